@@ -1,0 +1,224 @@
+"""From an AnnData to the engine's plain cells, and the checks on the way.
+
+Shapes: n cells, G genes, P categorical and Q continuous covariates.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scipy import sparse
+
+from sysvi.cells import Cells, Vocabulary
+from sysvi.checks import check_finite_nonnegative, check_obs_column, check_unique_names, listing, looks_like_counts
+from sysvi.errors import InputError
+
+FEWEST_CELLS = 10  # a smaller system cannot be integrated
+FEW_CELLS = 256  # a smaller system fills less than one minibatch
+LOG_CEILING = 20.0  # log1p of 500 million counts: nothing log-normalised lies above
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Where the model finds its input in an AnnData; the names are those of `SysVI.setup_anndata`."""
+
+    system_key: str
+    layer: str | None = None
+    categorical: tuple[str, ...] = ()
+    continuous: tuple[str, ...] = ()
+    weight_systems: bool = False
+
+
+def vocabulary_of(adata: AnnData, columns: Columns) -> Vocabulary:
+    """Read names and categories off the data and check that they make sense.
+
+    Raises
+    ------
+    InputError
+        For a missing column or layer, missing values, one system only, a system of fewer than 10 cells, duplicated
+        names, or a continuous covariate that is no number.
+    """
+    check_unique_names(adata)
+    _expression(adata, columns.layer)
+    if len(set(columns.categorical)) < len(columns.categorical) or columns.system_key in columns.categorical:
+        raise InputError(
+            f"The covariates {listing(columns.categorical)} name the system or a column twice: list each column once."
+        )
+    system = check_obs_column(adata, columns.system_key, "system")
+    systems, sizes = np.unique(system.astype(str), return_counts=True)
+    if len(systems) < 2:
+        raise InputError(
+            f"adata.obs[{columns.system_key!r}] has one system only ({systems[0]}); integration needs at least two."
+        )
+    small = {s: n for s, n in zip(systems, sizes, strict=True) if n < FEW_CELLS}
+    for s, n in small.items():
+        if n < FEWEST_CELLS:
+            raise InputError(
+                f"System {s!r} of adata.obs[{columns.system_key!r}] has {n} cells; at least {FEWEST_CELLS} are needed: "
+                "remove it or merge it with another system."
+            )
+    if small:
+        warnings.warn(
+            f"System {listing(small)} has fewer cells ({listing(small.values())}) than a minibatch of {FEW_CELLS} "
+            "holds; mixing may be poor. weight_batches=True counts all systems the same.",
+            stacklevel=3,
+        )
+    categorical = {key: _categories(adata, key, system) for key in columns.categorical}
+    continuous = {key: _mean_and_std(adata, key) for key in columns.continuous}
+    return Vocabulary(tuple(adata.var_names), columns.system_key, tuple(systems), categorical, continuous)
+
+
+def cells_of(
+    adata: AnnData, columns: Columns, vocabulary: Vocabulary, device: torch.device | str = "cpu", *, check: bool = True
+) -> Cells:
+    """The cells of `adata` in the model's terms: its genes in its order, its codes.
+
+    Parameters
+    ----------
+    adata
+        Must hold all genes of `vocabulary` (more, or in another order, is fine) and only its categories.
+    columns
+        Where to look.
+    vocabulary
+        What the model knows.
+    device
+        Where the cells will live.
+    check
+        Look at the values: finite, not negative, log-normalised.
+
+    Raises
+    ------
+    InputError
+        If genes are missing, a category is new, or the values are not log-normalised expression.
+    """
+    x = _genes_in_order(adata, columns.layer, vocabulary.genes)
+    system = _codes(adata, vocabulary.system_key, vocabulary.systems, "system")
+    categorical = [_codes(adata, k, categories, "covariate") for k, categories in vocabulary.categorical.items()]
+    continuous = [(_numbers(adata, key) - mean) / std for key, (mean, std) in vocabulary.continuous.items()]
+    if check:
+        where = "adata.X" if columns.layer is None else f"adata.layers[{columns.layer!r}]"
+        check_finite_nonnegative(x, adata.obs_names, pd.Index(vocabulary.genes), where)
+        check_log_normalised(x, where)
+        _warn_of_silent_genes(x, system, vocabulary)
+    n = adata.n_obs
+    return Cells(
+        x,
+        system,
+        np.stack(categorical, 1) if categorical else np.zeros((n, 0), np.int64),
+        np.stack(continuous, 1) if continuous else np.zeros((n, 0), np.float32),
+        n_systems=len(vocabulary.systems),
+        weight_systems=columns.weight_systems,
+        device=device,
+    )
+
+
+def check_log_normalised(x: sparse.csr_matrix, where: str) -> None:
+    """Expression must look log-normalised: fractions, and no value that only counts reach."""
+    if x.nnz and looks_like_counts(x.data):
+        raise InputError(
+            f"{where} looks like raw counts; run adata = sysvi.prepare(adata, system_key, batch_key) first."
+        )
+    if x.nnz and x.data.max() > LOG_CEILING:
+        raise InputError(
+            f"{where} has values up to {x.data.max():g}, too large for log-normalised expression; take log1p of it "
+            "or start from counts with sysvi.prepare."
+        )
+
+
+def _expression(adata: AnnData, layer: str | None):  # type: ignore[no-untyped-def]
+    if layer is None:
+        if adata.X is None:
+            raise InputError("adata.X is empty; name the layer that holds the log-normalised expression.")
+        return adata.X
+    if layer not in adata.layers:
+        raise InputError(f"adata has no layer {layer!r}; it has: {listing(adata.layers)}.")
+    return adata.layers[layer]
+
+
+def _genes_in_order(adata: AnnData, layer: str | None, genes: tuple[str, ...]) -> sparse.csr_matrix:
+    """The model's genes in its order, CSR float32 (n, G)."""
+    place = adata.var_names.get_indexer(pd.Index(genes))  # (G,), -1 where missing
+    missing = [gene for gene, i in zip(genes, place, strict=True) if i < 0]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of the model's {len(genes)} genes are not in adata.var_names "
+            f"({listing(missing, 5)}): use the same gene names and do not remove the model's genes."
+        )
+    if not np.array_equal(place, np.arange(adata.n_vars)):
+        adata = adata[:, place]
+    x = _expression(adata, layer)
+    if not isinstance(x, np.ndarray) and not sparse.issparse(x):
+        x = adata.to_memory()
+        x = _expression(x, layer)
+    x = sparse.csr_matrix(x, dtype=np.float32)
+    x.sum_duplicates()  # also sorts the columns
+    return x
+
+
+def _codes(adata: AnnData, key: str, categories: tuple[str, ...], what: str) -> np.ndarray:
+    """Code of each cell's category, (n,) int64."""
+    labels = check_obs_column(adata, key, what)
+    codes = pd.Index(categories).get_indexer(pd.Index(labels.astype(str)))
+    if (codes < 0).any():
+        new = sorted(set(labels[codes < 0]))
+        raise InputError(
+            f"adata.obs[{key!r}] has categories that the model does not know ({listing(new)}); "
+            f"it knows {listing(categories)}."
+        )
+    return codes.astype(np.int64)
+
+
+def _categories(adata: AnnData, key: str, system: np.ndarray) -> tuple[str, ...]:
+    labels = check_obs_column(adata, key, "covariate").astype(str)
+    categories = np.unique(labels)
+    if len(categories) == 1:
+        warnings.warn(
+            f"Covariate {key!r} is the same in all cells ({categories[0]}); it changes nothing.", stacklevel=4
+        )
+    elif len(categories) == len(pd.unique(system)) == len(pd.unique(pd.Series(system) + "\0" + labels)):
+        warnings.warn(
+            f"Covariate {key!r} says the same as the system; leave it out, it only helps "
+            "the model to tell systems apart.",
+            stacklevel=4,
+        )
+    return tuple(categories)
+
+
+def _numbers(adata: AnnData, key: str) -> np.ndarray:
+    """Values of a continuous covariate, (n,) float64."""
+    check_obs_column(adata, key, "continuous covariate")
+    try:
+        values = adata.obs[key].to_numpy(dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"adata.obs[{key!r}] is not numeric; list it under categorical_covariate_keys instead."
+        ) from None
+    if not np.isfinite(values).all():
+        raise InputError(f"adata.obs[{key!r}] has infinite values; remove these cells or correct the column.")
+    return values
+
+
+def _mean_and_std(adata: AnnData, key: str) -> tuple[float, float]:
+    values = _numbers(adata, key)
+    std = float(values.std())
+    if std == 0:
+        warnings.warn(f"Covariate {key!r} is the same in all cells ({values[0]:g}); it changes nothing.", stacklevel=4)
+    return float(values.mean()), std or 1.0
+
+
+def _warn_of_silent_genes(x: sparse.csr_matrix, system: np.ndarray, vocabulary: Vocabulary) -> None:
+    for code, name in enumerate(vocabulary.systems):
+        rows = x[system == code]
+        silent = np.flatnonzero(np.bincount(rows.indices[rows.data > 0], minlength=x.shape[1]) == 0)
+        if rows.shape[0] and len(silent):
+            names = listing((vocabulary.genes[i] for i in silent), 5)
+            warnings.warn(
+                f"{len(silent)} genes are zero in all cells of system {name!r} ({names}); they tell the systems apart "
+                "and hinder mixing. sysvi.prepare keeps only genes seen in every system.",
+                stacklevel=4,
+            )

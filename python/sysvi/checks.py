@@ -1,0 +1,151 @@
+"""Checks of what a user hands over: each failure is one sentence with what is wrong, where, and what to do."""
+
+from collections.abc import Iterable
+from itertools import islice
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+from sysvi.errors import InputError
+
+
+def listing(names: Iterable[object], most: int = 20) -> str:
+    """Names for an error message, at most ``most`` of them."""
+    names = iter(names)
+    shown = ", ".join(map(str, islice(names, most))) or "none"
+    return f"{shown}, ..." if next(names, None) is not None else shown
+
+
+def check_obs_column(adata: AnnData, key: str, what: str) -> np.ndarray:
+    """Labels of a column of ``adata.obs`` that must exist and be complete.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with n_cells cells.
+    key
+        Name of the column.
+    what
+        What the column is for, for the message: the argument's name, such as ``"system_key"``.
+
+    Returns
+    -------
+    numpy.ndarray
+        The labels as strings, shape (n_cells,).
+
+    Raises
+    ------
+    InputError
+        If there is no such column, or it has missing or empty values.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd, anndata
+    >>> adata = anndata.AnnData(np.ones((2, 1)), obs=pd.DataFrame({"species": ["human", "mouse"]}, index=["a", "b"]))
+    >>> check_obs_column(adata, "species", "system_key").tolist()
+    ['human', 'mouse']
+    """
+    if key not in adata.obs:
+        raise InputError(
+            f"{what}={key!r} is not a column of adata.obs: choose one of its columns ({listing(adata.obs.columns)})."
+        )
+    column = adata.obs[key]
+    labels = column.astype(str).to_numpy(dtype=object)  # (n_cells,)
+    missing = int((column.isna().to_numpy() | (labels == "")).sum())
+    if missing:
+        raise InputError(
+            f"adata.obs[{key!r}] ({what}) has {missing} missing {'value' if missing == 1 else 'values'}: "
+            "fill them in or remove these cells."
+        )
+    return labels
+
+
+def check_unique_names(adata: AnnData) -> None:
+    """Gene names and cell names must each be unique.
+
+    Parameters
+    ----------
+    adata
+        Annotated data.
+
+    Raises
+    ------
+    InputError
+        If a name occurs twice; it is named.
+
+    Examples
+    --------
+    >>> import numpy as np, anndata
+    >>> check_unique_names(anndata.AnnData(np.ones((2, 3))))
+    """
+    for axis, what, names in (("var", "gene", adata.var_names), ("obs", "cell", adata.obs_names)):
+        if not names.is_unique:
+            raise InputError(
+                f"The {what} name {names[names.duplicated()][0]!r} occurs more than once in adata.{axis}_names: "
+                f"make them unique, for example with adata.{axis}_names_make_unique()."
+            )
+
+
+def check_finite_nonnegative(block: sparse.csr_matrix, obs_names: pd.Index, var_names: pd.Index, where: str) -> None:
+    """Expression values must be finite and not negative.
+
+    Parameters
+    ----------
+    block
+        Expression of some cells, CSR of shape (n_block, n_genes).
+    obs_names
+        Names of these cells, length n_block.
+    var_names
+        Gene names, length n_genes.
+    where
+        Where the values come from, for the message, such as ``"adata.X"``.
+
+    Raises
+    ------
+    InputError
+        If a value is NaN, infinite or negative; its gene and cell are named.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from scipy import sparse
+    >>> block = sparse.csr_matrix([[0.0, 1.5], [2.0, 0.0]])
+    >>> check_finite_nonnegative(block, pd.Index(["cell1", "cell2"]), pd.Index(["INS", "GCG"]), "adata.X")
+    """
+    values = block.data  # (n_nonzero,)
+    for bad, kind, advice in (
+        (~np.isfinite(values), "a value that is not finite", "remove or repair such cells or genes"),
+        (values < 0, "a negative value", "give counts or log-normalised values, not scaled or corrected ones"),
+    ):
+        if bad.any():
+            entry = int(bad.argmax())
+            row = int(np.searchsorted(block.indptr, entry, side="right")) - 1
+            raise InputError(
+                f"{where} has {kind} ({values[entry]:g} in gene {var_names[block.indices[entry]]!r}, "
+                f"cell {obs_names[row]!r}): {advice}."
+            )
+
+
+def looks_like_counts(values: np.ndarray) -> bool:
+    """Whether all values are non-negative integers, whatever their type.
+
+    Parameters
+    ----------
+    values
+        Expression values of any shape; zeros say nothing, so the nonzero values of a sparse matrix will do.
+
+    Returns
+    -------
+    bool
+        True for counts, and for no values at all.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> looks_like_counts(np.array([0.0, 3.0, 12.0])), looks_like_counts(np.log1p([0.0, 3.0, 12.0]))
+    (True, False)
+    """
+    values = np.asarray(values)
+    return bool(np.all(np.isfinite(values)) and np.all(values >= 0) and np.all(values == np.floor(values)))

@@ -1,0 +1,95 @@
+"""The main job in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from anndata import AnnData
+
+from sysvi.errors import InputError
+from sysvi.events import OnEvent
+from sysvi.settings import ModelSettings, TrainSettings
+from sysvi.sysvi_model import SysVI
+
+
+def integrate(
+    adata: AnnData,
+    system_key: str,
+    batch_key: str | None = None,
+    *,
+    layer: str | None = None,
+    categorical_covariate_keys: Sequence[str] = (),
+    continuous_covariate_keys: Sequence[str] = (),
+    weight_systems: bool = False,
+    key_added: str = "X_sysVI",
+    device: str = "auto",
+    seed: int = 0,
+    progress: bool | OnEvent = True,
+    **settings: Any,
+) -> SysVI:
+    """Train a model on `adata` and write the integrated embedding into it.
+
+    Parameters
+    ----------
+    adata
+        Log-normalised expression of all systems, cells x genes, as :func:`sysvi.prepare` gives it. Gets the
+        embedding, float32 cells x latent dimensions, in ``obsm[key_added]``, what made it in ``uns["sysvi"]``, and
+        ``uns["sysvi_setup"]``.
+    system_key
+        Column of ``adata.obs`` with the systems: the substantial effect (species, organoid and tissue, ...).
+    batch_key
+        Column with the batches (samples, donors), a weaker effect.
+    layer
+        Layer with the expression; ``adata.X`` by default.
+    categorical_covariate_keys, continuous_covariate_keys
+        Columns with further effects to remove.
+    weight_systems
+        Count all systems the same in the loss, whatever their number of cells.
+    key_added
+        Where the embedding goes.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
+    seed
+        The same seed gives the same embedding (to the bit on a CPU at a given number of threads).
+    progress
+        True draws a progress bar, False is silent, a function gets each :class:`sysvi.Event`.
+    **settings
+        Any argument of :class:`sysvi.SysVI` and any field of :class:`sysvi.TrainSettings`: ``cycle_weight=10`` mixes
+        systems more, ``max_epochs``, ``batch_size``, ``n_latent``, ``prior``, ...
+
+    Returns
+    -------
+    SysVI
+        The trained model.
+
+    Raises
+    ------
+    InputError
+        For data or settings that cannot be used.
+
+    Examples
+    --------
+    >>> import sysvi
+    >>> adata = sysvi.prepare(sysvi.datasets.simulate_systems(300, 200, seed=1), "system", "batch", min_cells=3)
+    >>> model = sysvi.integrate(adata, "system", "batch", max_epochs=2, progress=False)
+    >>> adata.obsm["X_sysVI"].shape
+    (300, 15)
+    """
+    training = {f.name for f in fields(TrainSettings)}
+    modelling = {f.name for f in fields(ModelSettings)}
+    modelling |= {"pseudoinputs_data_indices", "pseudoinputs_label_key", "embedding_kwargs"}
+    if unknown := sorted(set(settings) - training - modelling):
+        raise InputError(
+            f"integrate has no setting {', '.join(unknown)}; settings are {', '.join(sorted(training | modelling))}."
+        )
+    batch = [] if batch_key is None else [batch_key]
+    SysVI.setup_anndata(
+        adata, system_key, layer, [*batch, *categorical_covariate_keys], continuous_covariate_keys, weight_systems
+    )
+    model = SysVI(adata, seed=seed, **{k: v for k, v in settings.items() if k in modelling})
+    model.train(device=device, progress=progress, **{k: v for k, v in settings.items() if k in training})
+    adata.obsm[key_added] = model.get_latent_representation()
+    adata.uns["sysvi"] = model.record()
+    return model

@@ -1,0 +1,150 @@
+"""The loss of one minibatch: a pure function of model, minibatch, weights and noise.
+
+    L = reconstruction + w_kl KL + w_cyc cycle (+ w_adv adversary), each a mean over cells
+
+Shapes: B cells, G genes, H hidden units, L latent dimensions, C covariate width.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from sysvi.cells import Minibatch
+from sysvi.likelihood import gaussian_nll, gaussian_nll_total
+from sysvi.model import Model, one_hot
+from sysvi.networks import Discriminator
+
+
+class Weights(NamedTuple):
+    """Weights of the loss terms at one moment of training."""
+
+    reconstruction: float
+    kl: float
+    cycle: float
+    adversary: float
+
+
+class Losses(NamedTuple):
+    """Loss terms, unweighted means over the cells of a minibatch; `total` is what is minimised."""
+
+    total: Tensor
+    reconstruction: Tensor
+    kl: Tensor
+    cycle: Tensor
+    adversary: Tensor
+    discriminator: Tensor
+
+
+class Objective(nn.Module):
+    """The model and, for the ADV baseline, its adversary, as one module whose forward is the loss.
+
+    Being one module, it can be wrapped for distributed training.
+
+    Parameters
+    ----------
+    model
+        The model.
+    discriminator
+        Guesses the system from z; None where there is no adversary.
+    fused
+        Use the cheap forms where they apply: the likelihood from per-gene statistics (needs one variance per gene) and
+        a cycle that never writes expression. Same values and gradients as the plain forms.
+    """
+
+    def __init__(self, model: Model, discriminator: Discriminator | None = None, *, fused: bool = True):
+        super().__init__()
+        self.model = model
+        self.discriminator = discriminator
+        self.fused = fused
+
+    def forward(self, batch: Minibatch, weights: Weights, noise: torch.Generator | None) -> Losses:
+        """Losses of a minibatch; without `noise`, those of validation (no dropout, z at its mean)."""
+        model, w = self.model, batch.weight
+        c = model.code(batch.own)  # (B, C)
+        mean, var = model.encoder(batch.x, c, noise)  # (B, L)
+        z = mean + var.sqrt() * _normal_like(mean, noise)
+
+        reconstruction = self._reconstruction(batch.x, z, c, w, noise)
+        kl = _mean(model.prior.kl(mean, var, z, model.encoder), w)
+        zero = torch.zeros((), device=z.device)
+        cycle = adversary = discriminator = zero
+        if weights.cycle > 0:
+            mean_cycled = self._cycled_mean(z, model.code(batch.swapped), noise)
+            cycle = _mean(standardised_distance(mean, mean_cycled), w)
+        if self.discriminator is not None:
+            adversary, discriminator = self._adversary(z, batch.own.system, w)
+        total = (
+            weights.reconstruction * reconstruction
+            + weights.kl * kl
+            + weights.cycle * cycle
+            + weights.adversary * adversary
+            + discriminator
+        )
+        return Losses(total, reconstruction, kl, cycle, adversary, discriminator)
+
+    def _reconstruction(
+        self, x: Tensor, z: Tensor, c: Tensor, w: Tensor | None, noise: torch.Generator | None
+    ) -> Tensor:
+        """Mean over cells of -log p(x | z, c)."""
+        decoder = self.model.decoder
+        h = decoder.hidden(z, c, noise)  # (B, H)
+        if self.fused and decoder.per_gene:
+            head = decoder.mean
+            return gaussian_nll_total(x, h, head.weight, head.bias, decoder.variance(h), w) / len(x)
+        return _mean(gaussian_nll(x, decoder.mean(h), decoder.variance(h)), w)
+
+    def _cycled_mean(self, z: Tensor, c: Tensor, noise: torch.Generator | None) -> Tensor:
+        """Decode z under the other system's covariates c, encode that expression under c: mean z' (B, L).
+
+        The expression is x' = h W_o' + b_o and the encoder starts with x' W_1', so the fused form goes from h to the
+        encoder's hidden layer by one H x H matrix: x' W_1' = h (W_1 W_o)' + W_1 b_o.
+        """
+        encoder, decoder = self.model.encoder, self.model.decoder
+        h = decoder.hidden(z, c, noise)  # (B, H)
+        if not self.fused:
+            return encoder(decoder.mean(h), c, noise)[0]
+        first, head = encoder.first_weight, decoder.mean  # W_1 (H, G); W_o (G, H) and b_o (G,)
+        projected = F.linear(h, first @ head.weight, first @ head.bias)  # (B, H)
+        return encoder.from_projection(projected, c, noise)[0]
+
+    def _adversary(self, z: Tensor, system: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Losses of the encoder, which wants its system unknown, and of the discriminator, which wants it found.
+
+        The encoder's loss is the cross-entropy of the discriminator's guess to the uniform distribution over the
+        *other* systems; it passes through a copy of the discriminator that gets no gradient. The discriminator's
+        is the cross-entropy to the true system and stops at z. So one backward pass updates both as adversaries.
+        """
+        assert self.discriminator is not None
+        frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
+        log_p = functional_call(self.discriminator, frozen, z).log_softmax(1)  # (B, S)
+        n_systems = log_p.shape[1]
+        own = one_hot(system, n_systems)
+        adversary = -(log_p * (1 - own)).sum(1) / (n_systems - 1)  # (B,)
+        guess = F.cross_entropy(self.discriminator(z.detach()), system, reduction="none")
+        return _mean(adversary, w), _mean(guess, w)
+
+
+def standardised_distance(z: Tensor, z_cycled: Tensor) -> Tensor:
+    """Squared distance of two embeddings after standardising both with the joint std: (B, L), (B, L) -> (B,).
+
+    The mean cancels in the difference. The gradient passes through the standard deviation: without it the model
+    could shrink the distance by shrinking z.
+    """
+    var = torch.cat([z, z_cycled]).var(0)  # (L,), over 2B rows
+    return ((z - z_cycled).square() / (var + 1e-12)).sum(1)
+
+
+def _mean(per_cell: Tensor, w: Tensor | None) -> Tensor:
+    """Mean over cells (B,), each counted with its weight."""
+    return per_cell.mean() if w is None else (w * per_cell).mean()
+
+
+def _normal_like(x: Tensor, noise: torch.Generator | None) -> Tensor:
+    if noise is None:
+        return torch.zeros_like(x)
+    return torch.empty_like(x).normal_(generator=noise)

@@ -1,0 +1,85 @@
+"""Priors p(z) and their divergence from q(z | x, c).
+
+Shapes: B cells of a minibatch, L latent dimensions, K prior components, G genes, C covariate width.
+
+A mixture of K diagonal Gaussians with weights w = softmax(logits) is offered in two forms:
+
+- ``"dimension"`` (the paper's code): log p(z) = Σ_d log Σ_k w_k N(z_d; m_kd, v_kd), mixed in each dimension alone;
+- ``"joint"`` (the textbook): log p(z) = log Σ_k w_k Π_d N(z_d; m_kd, v_kd).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from sysvi.likelihood import LOG_2PI
+from sysvi.networks import Encoder, positive
+
+
+def normal_log_density(z: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+    """Log N(z; mean, var), element by element."""
+    return -0.5 * ((z - mean).square() / var + var.log() + LOG_2PI)
+
+
+def mixture_log_density(z: Tensor, mean: Tensor, var: Tensor, logits: Tensor, form: str) -> Tensor:
+    """Log p(z) of the mixture: z (B, L), mean and var (K, L), logits (K,) -> (B,)."""
+    log_w = logits.log_softmax(0)  # (K,)
+    log_density = normal_log_density(z[:, None], mean, var)  # (B, K, L)
+    if form == "joint":
+        return (log_density.sum(2) + log_w).logsumexp(1)
+    return (log_density + log_w[:, None]).logsumexp(1).sum(1)
+
+
+class StandardNormal(nn.Module):
+    """p(z) = N(0, I): the divergence has a closed form."""
+
+    def kl(self, mean: Tensor, var: Tensor, z: Tensor, encoder: Encoder) -> Tensor:
+        """KL(q || p) of each cell: (B, L), (B, L), (B, L) -> (B,)."""
+        return 0.5 * (var + mean.square() - 1 - var.log()).sum(1)
+
+
+class _Mixture(nn.Module, ABC):
+    """What the mixtures share: one Monte-Carlo sample of the divergence. Subclasses give the components."""
+
+    def __init__(self, n_components: int, form: str, trainable: bool):
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(n_components), requires_grad=trainable)
+        self.form = form
+
+    @abstractmethod
+    def components(self, encoder: Encoder) -> tuple[Tensor, Tensor]:
+        """Means and variances, each (K, L)."""
+
+    def kl(self, mean: Tensor, var: Tensor, z: Tensor, encoder: Encoder) -> Tensor:
+        """Log q(z) - log p(z) at the sampled z of each cell: (B, L), (B, L), (B, L) -> (B,)."""
+        log_q = normal_log_density(z, mean, var).sum(1)
+        return log_q - mixture_log_density(z, *self.components(encoder), self.logits, self.form)
+
+
+class VampPrior(_Mixture):
+    """Components are the encoder's posteriors of K pseudo-inputs (expression and covariates), in evaluation mode."""
+
+    def __init__(self, x: Tensor, c: Tensor, form: str, trainable: bool):
+        super().__init__(len(x), form, trainable)
+        self.x = nn.Parameter(x.clone(), requires_grad=trainable)  # (K, G)
+        self.c = nn.Parameter(c.clone(), requires_grad=trainable)  # (K, C)
+
+    def components(self, encoder: Encoder) -> tuple[Tensor, Tensor]:
+        """Means and variances, each (K, L)."""
+        return encoder(self.x, self.c)
+
+
+class GaussianMixture(_Mixture):
+    """Components are free means and variances in latent space."""
+
+    def __init__(self, mean: Tensor, var: Tensor, form: str, trainable: bool):
+        super().__init__(len(mean), form, trainable)
+        self.mean = nn.Parameter(mean.clone(), requires_grad=trainable)  # (K, L)
+        self.log_var = nn.Parameter(var.log(), requires_grad=trainable)  # (K, L)
+
+    def components(self, encoder: Encoder) -> tuple[Tensor, Tensor]:
+        """Means and variances, each (K, L)."""
+        return self.mean, positive(self.log_var)

@@ -1,0 +1,55 @@
+"""How events are shown: a progress bar, JSON lines, or not at all."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import IO
+
+from tqdm.auto import tqdm
+
+from sysvi.events import Event, OnEvent, ignore
+
+
+class ProgressBar:
+    """Draws events with tqdm on `stream` (standard error by default)."""
+
+    def __init__(self, stream: IO[str] | None = None):
+        self.stream = stream
+        self.bar: tqdm | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        stream = self.stream or sys.stderr
+        if event.stage == "epoch":
+            v = event.values
+            if self.bar is None:
+                self.bar = tqdm(total=v["epochs"], unit="epoch", file=stream, dynamic_ncols=True, desc="Training")
+            terms = {name: f"{v['losses'][f'{name}_train']:.4g}" for name in ("reconstruction", "kl", "cycle")}
+            self.bar.set_postfix(terms | {"cells/s": f"{v['cells_per_second']:,.0f}"}, refresh=False)
+            self.bar.update(v["epoch"] - self.bar.n)
+            return
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+        if event.message:
+            print(event.message, file=stream, flush=True)
+
+
+class JsonLines:
+    """Prints one JSON object a line on `stream` (standard output by default)."""
+
+    def __init__(self, stream: IO[str] | None = None):
+        self.stream = stream
+
+    def __call__(self, event: Event) -> None:
+        """Print one event."""
+        line = {"stage": event.stage, "message": event.message, **event.values}
+        print(json.dumps(line), file=self.stream or sys.stdout, flush=True)
+
+
+def as_callback(progress: bool | OnEvent) -> OnEvent:
+    """True: a progress bar; False: silence; a function: that function."""
+    if callable(progress):
+        return progress
+    return ProgressBar() if progress else ignore

@@ -1,0 +1,82 @@
+"""One file per model, safe to open: safetensors for the numbers, JSON for the rest, no pickle.
+
+The JSON travels in the file's own header, under the key "sysvi", so that a model is a single file and R can read it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from sysvi.errors import InputError
+
+FORMAT, FORMAT_VERSION = "sysvi-model", 1
+
+
+def write_model(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any], overwrite: bool) -> None:
+    """Write parameters and description as one file; it appears whole or not at all."""
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists already; pass overwrite=True to replace it.")
+    header = {"format": FORMAT, "format_version": FORMAT_VERSION, **description}
+    text = json.dumps(header, allow_nan=False)
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_whole(path, lambda temporary: safetensors.torch.save_file(plain, temporary, metadata={"sysvi": text}))
+
+
+def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write_model` wrote.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged, not a sysVI model, or of a newer format.
+    """
+    if not path.is_file():
+        raise InputError(f"There is no saved model at {path}.")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("sysvi", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (safetensors.SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise InputError(f"{path} cannot be read as a saved model: it is damaged or another kind of file.") from error
+    if header.get("format") != FORMAT:
+        raise InputError(f"{path} is a safetensors file, but not one that sysVI wrote.")
+    if header["format_version"] > FORMAT_VERSION:
+        raise InputError(
+            f"{path} has format {header['format_version']}, newer than {FORMAT_VERSION}, "
+            "the newest that this sysvi reads: update sysvi."
+        )
+    return tensors, header
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then move it there: readers never see half a file.
+
+    Raises
+    ------
+    InputError
+        If the folder does not exist or cannot be written.
+    """
+    path = Path(path)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    except OSError as error:
+        raise InputError(f"Cannot write into the folder {path.parent} ({error.strerror}).") from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only the owner may read
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,145 @@
+"""Every default of the model and of its training, in one place.
+
+The CLI, the Python functions, the saved file and (later) R read their defaults from here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
+
+from sysvi.errors import InputError
+
+Prior = Literal["vamp", "gmm", "standard_normal"]
+Mixture = Literal["dimension", "joint"]
+Pseudoinputs = Literal["random", "system", "balanced_system", "balanced_label", "noise"]
+Variance = Literal["feature", "sample_feature"]
+SwappedCovariates = Literal["resampled", "observed", "zero"]
+
+
+class Ramp(NamedTuple):
+    """A loss weight over training: 0 until `start`, then linear up to `value` at `end`.
+
+    Parameters
+    ----------
+    value
+        The weight from `end` on.
+    start, end
+        Fractions of training in [0, 1]. With ``start == end == 0`` the weight is constant.
+
+    Examples
+    --------
+    >>> ramp = Ramp(5.0, start=0.1, end=0.6)
+    >>> ramp.at(0.0), ramp.at(0.35), ramp.at(1.0)
+    (0.0, 2.5, 5.0)
+    """
+
+    value: float
+    start: float = 0.0
+    end: float = 0.0
+
+    def at(self, progress: float) -> float:
+        """Weight at `progress`, the fraction of training already done."""
+        if progress >= self.end:
+            return self.value
+        if progress <= self.start:
+            return 0.0
+        return self.value * (progress - self.start) / (self.end - self.start)
+
+
+def as_ramp(weight: float | Ramp | tuple[float, float, float], default: Ramp, name: str) -> Ramp:
+    """Read a weight: a plain number keeps the shape of the default ramp; a Ramp is taken as it is."""
+    ramp = Ramp(*weight) if isinstance(weight, (tuple, list)) else Ramp(float(weight), default.start, default.end)
+    if not (ramp.value >= 0 and ramp.value < float("inf")):
+        raise InputError(f"{name} is {ramp.value}; it must be a finite number of 0 or more.")
+    if not 0 <= ramp.start <= ramp.end <= 1:
+        raise InputError(f"{name} ramps from {ramp.start} to {ramp.end}; both are fractions of training, start <= end.")
+    return ramp
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """What the model is. The names are the paper's; see :class:`sysvi.SysVI` for their meaning."""
+
+    n_latent: int = 15
+    n_hidden: int = 256
+    n_layers: int = 2
+    dropout_rate: float = 0.1
+    prior: Prior = "vamp"
+    n_prior_components: int = 5
+    mixture: Mixture = "dimension"
+    pseudoinputs: Pseudoinputs = "random"
+    pseudoinputs_system: str | None = None
+    trainable_priors: bool = True
+    out_var_mode: Variance = "feature"
+    embed_categorical_covariates: bool = False
+    embedding_dim: int = 5
+
+    def __post_init__(self) -> None:
+        for name in ("n_latent", "n_hidden", "n_layers", "n_prior_components", "embedding_dim"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)!r}; it must be a whole number of 1 or more.")
+        if not 0 <= self.dropout_rate < 1:
+            raise InputError(f"dropout_rate is {self.dropout_rate}; it must be at least 0 and below 1.")
+        _check_choice("prior", self.prior, Prior)
+        _check_choice("mixture", self.mixture, Mixture)
+        _check_choice("pseudoinputs", self.pseudoinputs, Pseudoinputs)
+        _check_choice("out_var_mode", self.out_var_mode, Variance)
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How the model is trained. ``None`` for epochs or minibatch: chosen from the number of cells."""
+
+    max_epochs: int | None = None
+    batch_size: int | None = None
+    lr: float = 1e-3
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    weight_decay: float = 1e-6
+    eps: float = 0.01
+    clip_norm: float | None = None
+    reconstruction_weight: Ramp = Ramp(1.0)
+    kl_weight: Ramp = Ramp(1.0)
+    cycle_weight: Ramp = Ramp(5.0, start=0.1, end=0.6)
+    adversarial_weight: Ramp = Ramp(0.0)
+    swapped_covariates: SwappedCovariates = "resampled"
+    train_size: float = 1.0
+    early_stopping: bool = False
+    patience: int = 20
+    fused: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for f in ("reconstruction_weight", "kl_weight", "cycle_weight", "adversarial_weight"):
+            object.__setattr__(self, f, as_ramp(getattr(self, f), getattr(type(self), f), f))
+        for name in ("max_epochs", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < (1 if name == "max_epochs" else 2)):
+                least = 1 if name == "max_epochs" else 2
+                raise InputError(f"{name} is {value!r}; it must be a whole number of {least} or more.")
+        if not 0 < self.lr < float("inf"):
+            raise InputError(f"lr is {self.lr}; it must be positive.")
+        if not 0 < self.train_size <= 1:
+            raise InputError(f"train_size is {self.train_size}; it must be above 0 and at most 1.")
+        if self.early_stopping and self.train_size == 1:
+            raise InputError("early_stopping watches held-out cells: set train_size below 1, for example 0.9.")
+        _check_choice("swapped_covariates", self.swapped_covariates, SwappedCovariates)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values only, for the saved file."""
+        return asdict(self)
+
+
+def _check_choice(name: str, value: Any, choices: Any) -> None:
+    if value not in choices.__args__:
+        raise InputError(f"{name} is {value!r}; it must be one of {', '.join(choices.__args__)}.")
+
+
+def default_batch_size(n_cells: int) -> int:
+    """Cells in a minibatch: 256, more for larger data."""
+    return 256
+
+
+def default_max_epochs(n_cells: int) -> int:
+    """Passes over the data."""
+    return 100

@@ -1,0 +1,337 @@
+"""The training loop: sampler, optimiser, schedules, events; no framework.
+
+Shapes: n cells, B cells of a minibatch.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from sysvi.cells import Cells, minibatches, n_minibatches
+from sysvi.device import describe
+from sysvi.events import Event, OnEvent, ignore
+from sysvi.model import Model
+from sysvi.networks import Discriminator
+from sysvi.objective import Losses, Objective, Weights
+from sysvi.seeds import generator
+from sysvi.settings import TrainSettings, default_batch_size, default_max_epochs
+
+TERMS = Losses._fields
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss became NaN or infinite; the model holds the last good weights."""
+
+
+@dataclass
+class TrainingRun:
+    """What training did.
+
+    Parameters
+    ----------
+    settings
+        The settings with everything decided: epochs, minibatch.
+    history
+        Loss term -> value per epoch, ``"<term>_train"`` and, with held-out cells, ``"<term>_validation"``.
+    status
+        ``"finished"``, ``"stopped_early"`` or ``"interrupted"``.
+    seconds
+        Wall time of the loop.
+    cells_per_second
+        Training cells processed per second.
+    train_index, validation_index
+        Which cells were trained on and held out.
+    """
+
+    settings: TrainSettings
+    history: dict[str, list[float]] = field(default_factory=dict)
+    status: str = "finished"
+    seconds: float = 0.0
+    cells_per_second: float = 0.0
+    train_index: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    validation_index: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+
+
+def train(model: Model, cells: Cells, settings: TrainSettings, on_event: OnEvent = ignore) -> TrainingRun:
+    """Train `model` on `cells`, in place.
+
+    Ctrl-C (or a KeyboardInterrupt raised by `on_event`) ends training after the current step; the model is usable
+    and the run is marked "interrupted".
+
+    Parameters
+    ----------
+    model
+        On the same device as `cells`.
+    cells
+        The data.
+    settings
+        How to train; undecided epochs and minibatch are chosen from the number of cells.
+    on_event
+        Called with "plan", each "epoch" and the "end".
+
+    Returns
+    -------
+    TrainingRun
+
+    Raises
+    ------
+    NonFiniteLossError
+        If the loss is not finite; the model then holds the weights of the last good epoch.
+    """
+    train_index, validation_index = split(cells.n_cells, settings)
+    settings = decide(settings, len(train_index))
+    assert settings.max_epochs is not None
+    assert settings.batch_size is not None
+    device = cells.device
+    order = generator(settings.seed, "order")
+    noise = generator(settings.seed, "noise", device)
+    objective = make_objective(model, cells, settings)
+    optimiser = make_optimiser(objective, settings)
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    steps_per_epoch = n_minibatches(len(train_index), settings.batch_size)
+    n_steps = settings.max_epochs * steps_per_epoch
+    run = TrainingRun(settings, train_index=train_index, validation_index=validation_index)
+    step_seconds = _time_step(objective, cells, train_index, settings)
+    on_event(_plan(run, cells, step_seconds * n_steps, steps_per_epoch))
+
+    last_good = best = copy.deepcopy(model.state_dict())
+    best_loss, epochs_since_best, step = math.inf, 0, 0
+    start = time.perf_counter()
+    with _interruptible() as interrupted:
+        for epoch in range(settings.max_epochs):
+            sums = torch.zeros(len(TERMS), device=device)
+            for index in minibatches(train_index.to(device), settings.batch_size, order):
+                progress = step / n_steps
+                for group in optimiser.param_groups:
+                    group["lr"] = learning_rate(settings, progress)
+                batch = cells.minibatch(index, settings.swapped_covariates, noise)
+                losses = objective(batch, weights_at(settings, progress), noise)
+                losses.total.backward()
+                if settings.clip_norm is not None:
+                    nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+                optimiser.step()
+                optimiser.zero_grad(set_to_none=True)
+                sums += len(index) * torch.stack([term.detach() for term in losses])
+                step += 1
+                if interrupted():
+                    break
+            else:
+                _check_finite(model, sums, last_good, epoch)
+                last_good = copy.deepcopy(model.state_dict())
+                _record(run.history, "train", sums / len(train_index))
+                if len(validation_index):
+                    _record(run.history, "validation", validate(objective, cells, validation_index, settings))
+                try:
+                    on_event(_epoch(run, epoch, time.perf_counter() - start, cells))
+                except KeyboardInterrupt:
+                    run.status = "interrupted"
+                    break
+                if settings.early_stopping and (epoch + 1) / settings.max_epochs >= _last_ramp_end(settings):
+                    loss = run.history["total_validation"][-1]
+                    if loss < best_loss:
+                        best_loss, epochs_since_best, best = loss, 0, last_good
+                    else:
+                        epochs_since_best += 1
+                    if epochs_since_best >= settings.patience:
+                        run.status = "stopped_early"
+                        break
+                continue
+            run.status = "interrupted"
+            _check_finite(model, sums, last_good, epoch)
+            break
+    if settings.early_stopping and best_loss < math.inf:
+        model.load_state_dict(best)
+    run.seconds = time.perf_counter() - start
+    run.cells_per_second = step / steps_per_epoch * len(train_index) / run.seconds
+    on_event(_end(run))
+    return run
+
+
+def decide(settings: TrainSettings, n_cells: int) -> TrainSettings:
+    """Fill in epochs and minibatch from the number of training cells."""
+    return replace(
+        settings,
+        max_epochs=settings.max_epochs or default_max_epochs(n_cells),
+        batch_size=settings.batch_size or default_batch_size(n_cells),
+    )
+
+
+def split(n_cells: int, settings: TrainSettings) -> tuple[Tensor, Tensor]:
+    """Rows to train on and rows to hold out, each sorted."""
+    n_train = max(2, round(settings.train_size * n_cells))
+    if n_train >= n_cells:
+        return torch.arange(n_cells), torch.empty(0, dtype=torch.int64)
+    shuffled = torch.randperm(n_cells, generator=generator(settings.seed, "split"))
+    return shuffled[:n_train].sort().values, shuffled[n_train:].sort().values
+
+
+def make_objective(model: Model, cells: Cells, settings: TrainSettings) -> Objective:
+    """The loss, with a discriminator where an adversary is asked for."""
+    discriminator = None
+    if settings.adversarial_weight.value > 0:
+        s = model.settings
+        discriminator = Discriminator(s.n_latent, s.n_hidden, cells.n_systems, generator(settings.seed, "adversary"))
+    return Objective(model, discriminator, fused=settings.fused).to(cells.device)
+
+
+def make_optimiser(objective: Objective, settings: TrainSettings) -> torch.optim.Optimizer:
+    """Adam over everything trainable, in its fused form (one kernel over all parameters)."""
+    parameters = [p for p in objective.parameters() if p.requires_grad]
+    fused = parameters[0].device.type in ("cpu", "cuda")
+    return torch.optim.Adam(
+        parameters, lr=settings.lr, eps=settings.eps, weight_decay=settings.weight_decay, fused=fused
+    )
+
+
+def learning_rate(settings: TrainSettings, progress: float) -> float:
+    """Learning rate at `progress` in [0, 1): constant, or a short rise and then half a cosine down to a hundredth."""
+    if settings.lr_schedule == "constant":
+        return settings.lr
+    rise = 0.05
+    if progress < rise:
+        return settings.lr * (0.1 + 0.9 * progress / rise)
+    fall = (progress - rise) / (1 - rise)
+    return settings.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * fall)))
+
+
+def weights_at(settings: TrainSettings, progress: float) -> Weights:
+    """Loss weights at `progress` in [0, 1]."""
+    s = settings
+    return Weights(
+        *(w.at(progress) for w in (s.reconstruction_weight, s.kl_weight, s.cycle_weight, s.adversarial_weight))
+    )
+
+
+@torch.no_grad()
+def validate(objective: Objective, cells: Cells, index: Tensor, settings: TrainSettings) -> Tensor:
+    """Loss terms on held-out cells at the final weights: z at its mean, no dropout, running statistics."""
+    assert settings.batch_size is not None
+    weights = weights_at(settings, 1.0)
+    swap = generator(settings.seed, "validation", cells.device)  # the same swaps at every epoch
+    sums = torch.zeros(len(TERMS), device=cells.device)
+    batches = minibatches(index.to(cells.device), settings.batch_size) if len(index) > 1 else [index.to(cells.device)]
+    for rows in batches:
+        losses = objective(cells.minibatch(rows, settings.swapped_covariates, swap), weights, None)
+        sums += len(rows) * torch.stack(list(losses))
+    return sums / len(index)
+
+
+def _time_step(objective: Objective, cells: Cells, train_index: Tensor, settings: TrainSettings) -> float:
+    """Seconds of one step, measured on a copy so that nothing of the real run is touched."""
+    assert settings.batch_size is not None
+    trial = copy.deepcopy(objective)
+    optimiser = make_optimiser(trial, settings)
+    noise = generator(settings.seed, "trial", cells.device)
+    index = next(iter(minibatches(train_index.to(cells.device), settings.batch_size)))
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        losses = trial(cells.minibatch(index, settings.swapped_covariates, noise), weights_at(settings, 1.0), noise)
+        losses.total.backward()
+        optimiser.step()
+        losses.total.item()  # waits for the device
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def _record(history: dict[str, list[float]], kind: str, means: Tensor) -> None:
+    for name, value in zip(TERMS, means.tolist(), strict=True):
+        history.setdefault(f"{name}_{kind}", []).append(value)
+
+
+def _check_finite(model: Model, sums: Tensor, last_good: dict[str, Tensor], epoch: int) -> None:
+    if torch.isfinite(sums).all():
+        return
+    model.load_state_dict(last_good)
+    bad = [name for name, value in zip(TERMS, sums.tolist(), strict=True) if not math.isfinite(value)]
+    raise NonFiniteLossError(
+        f"The loss became non-finite in epoch {epoch + 1} (terms: {', '.join(bad)}); the model holds the "
+        "weights of the epoch before. Likely causes: a learning rate that is too high (try lr=3e-4), expression "
+        "that is not log-normalised (run sysvi.prepare), or a very large cycle or KL weight."
+    )
+
+
+def _last_ramp_end(settings: TrainSettings) -> float:
+    s = settings
+    return max(w.end for w in (s.reconstruction_weight, s.kl_weight, s.cycle_weight, s.adversarial_weight))
+
+
+def _plan(run: TrainingRun, cells: Cells, seconds: float, steps_per_epoch: int) -> Event:
+    n, s, device = len(run.train_index), run.settings, describe(cells.device)
+    return Event(
+        "plan",
+        f"Training on {n:,} cells x {cells.n_genes:,} genes of {cells.n_systems} systems: {s.max_epochs} epochs of "
+        f"{steps_per_epoch} minibatches of up to {s.batch_size} cells on {device}, about {seconds:.0f} s.",
+        {
+            "cells": n,
+            "genes": cells.n_genes,
+            "systems": cells.n_systems,
+            "epochs": s.max_epochs,
+            "batch_size": s.batch_size,
+            "steps_per_epoch": steps_per_epoch,
+            "device": device,
+            "expected_seconds": seconds,
+        },
+    )
+
+
+def _epoch(run: TrainingRun, epoch: int, seconds: float, cells: Cells) -> Event:
+    assert run.settings.max_epochs is not None
+    done = epoch + 1
+    losses = {name: values[-1] for name, values in run.history.items()}
+    return Event(
+        "epoch",
+        values={
+            "epoch": done,
+            "epochs": run.settings.max_epochs,
+            "losses": losses,
+            "cells_per_second": done * len(run.train_index) / seconds,
+            "seconds_left": seconds / done * (run.settings.max_epochs - done),
+        },
+    )
+
+
+def _end(run: TrainingRun) -> Event:
+    epochs = len(run.history.get("total_train", []))
+    word = {"finished": "Trained", "stopped_early": "Stopped early after", "interrupted": "Interrupted after"}
+    return Event(
+        "end",
+        f"{word[run.status]} {epochs} epochs in {run.seconds:.1f} s ({run.cells_per_second:,.0f} cells/s).",
+        {
+            "status": run.status,
+            "epochs": epochs,
+            "seconds": run.seconds,
+            "cells_per_second": run.cells_per_second,
+        },
+    )
+
+
+@contextmanager
+def _interruptible() -> Iterator:
+    """Turn Ctrl-C into a flag that the loop asks after each step; a second Ctrl-C interrupts at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    pressed = False
+
+    def on_sigint(signum: int, frame: object) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+
+    before = signal.signal(signal.SIGINT, on_sigint)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
