@@ -34,6 +34,6 @@ model = SysVI(adata)
 start = time.perf_counter()
 model.train(max_epochs=args.epochs, accelerator="cpu", enable_progress_bar=False)
 seconds = time.perf_counter() - start
-epochs = len(model.history["train_loss_epoch"])
+epochs = model.trainer.current_epoch
 np.save(args.embedding, model.get_latent_representation().astype(np.float32))
 print(json.dumps({"seconds": seconds, "epochs": epochs, "seconds_per_epoch": seconds / epochs}))

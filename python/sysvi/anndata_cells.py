@@ -15,7 +15,14 @@ from anndata import AnnData
 from scipy import sparse
 
 from sysvi.cells import Cells, Vocabulary
-from sysvi.checks import check_finite_nonnegative, check_obs_column, check_unique_names, listing, looks_like_counts
+from sysvi.checks import (
+    check_finite_nonnegative,
+    check_obs_column,
+    check_unique_names,
+    expression,
+    listing,
+    looks_like_counts,
+)
 from sysvi.errors import InputError
 
 FEWEST_CELLS = 10  # a smaller system cannot be integrated
@@ -44,7 +51,7 @@ def vocabulary_of(adata: AnnData, columns: Columns) -> Vocabulary:
         names, or a continuous covariate that is no number.
     """
     check_unique_names(adata)
-    _expression(adata, columns.layer)
+    expression(adata, columns.layer)
     if len(set(columns.categorical)) < len(columns.categorical) or columns.system_key in columns.categorical:
         raise InputError(
             f"The covariates {listing(columns.categorical)} name the system or a column twice: list each column once."
@@ -73,9 +80,7 @@ def vocabulary_of(adata: AnnData, columns: Columns) -> Vocabulary:
     return Vocabulary(tuple(adata.var_names), columns.system_key, tuple(systems), categorical, continuous)
 
 
-def cells_of(
-    adata: AnnData, columns: Columns, vocabulary: Vocabulary, device: torch.device | str = "cpu", *, check: bool = True
-) -> Cells:
+def cells_of(adata: AnnData, columns: Columns, vocabulary: Vocabulary, device: torch.device | str = "cpu") -> Cells:
     """The cells of `adata` in the model's terms: its genes in its order, its codes.
 
     Parameters
@@ -88,8 +93,6 @@ def cells_of(
         What the model knows.
     device
         Where the cells will live.
-    check
-        Look at the values: finite, not negative, log-normalised.
 
     Raises
     ------
@@ -100,11 +103,10 @@ def cells_of(
     system = _codes(adata, vocabulary.system_key, vocabulary.systems, "system")
     categorical = [_codes(adata, k, categories, "covariate") for k, categories in vocabulary.categorical.items()]
     continuous = [(_numbers(adata, key) - mean) / std for key, (mean, std) in vocabulary.continuous.items()]
-    if check:
-        where = "adata.X" if columns.layer is None else f"adata.layers[{columns.layer!r}]"
-        check_finite_nonnegative(x, adata.obs_names, pd.Index(vocabulary.genes), where)
-        check_log_normalised(x, where)
-        _warn_of_silent_genes(x, system, vocabulary)
+    where, _ = expression(adata, columns.layer)
+    check_finite_nonnegative(x, adata.obs_names, pd.Index(vocabulary.genes), where)
+    check_log_normalised(x, where)
+    _warn_of_silent_genes(x, system, vocabulary)
     n = adata.n_obs
     return Cells(
         x,
@@ -130,16 +132,6 @@ def check_log_normalised(x: sparse.csr_matrix, where: str) -> None:
         )
 
 
-def _expression(adata: AnnData, layer: str | None):  # type: ignore[no-untyped-def]
-    if layer is None:
-        if adata.X is None:
-            raise InputError("adata.X is empty; name the layer that holds the log-normalised expression.")
-        return adata.X
-    if layer not in adata.layers:
-        raise InputError(f"adata has no layer {layer!r}; it has: {listing(adata.layers)}.")
-    return adata.layers[layer]
-
-
 def _genes_in_order(adata: AnnData, layer: str | None, genes: tuple[str, ...]) -> sparse.csr_matrix:
     """The model's genes in its order, CSR float32 (n, G)."""
     place = adata.var_names.get_indexer(pd.Index(genes))  # (G,), -1 where missing
@@ -151,11 +143,12 @@ def _genes_in_order(adata: AnnData, layer: str | None, genes: tuple[str, ...]) -
         )
     if not np.array_equal(place, np.arange(adata.n_vars)):
         adata = adata[:, place]
-    x = _expression(adata, layer)
-    if not isinstance(x, np.ndarray) and not sparse.issparse(x):
-        x = adata.to_memory()
-        x = _expression(x, layer)
-    x = sparse.csr_matrix(x, dtype=np.float32)
+    _, x = expression(adata, layer)
+    if not isinstance(x, np.ndarray) and not sparse.issparse(x):  # on disk
+        _, x = expression(adata.to_memory(), layer)
+    x = sparse.csr_matrix(x, dtype=np.float32)  # shares the user's memory where it is this already
+    if not x.has_canonical_format:
+        x = x.copy()
     x.sum_duplicates()  # also sorts the columns
     return x
 

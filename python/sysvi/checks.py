@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -60,6 +61,36 @@ def check_obs_column(adata: AnnData, key: str, what: str) -> np.ndarray:
             "fill them in or remove these cells."
         )
     return labels
+
+
+def expression(adata: AnnData, layer: str | None) -> tuple[str, Any]:
+    """Where the expression is, in words, and the matrix of shape (n_cells, n_genes).
+
+    Parameters
+    ----------
+    adata
+        Annotated data.
+    layer
+        Name of a layer; None for ``adata.X``.
+
+    Raises
+    ------
+    InputError
+        If there is no such layer, or no X.
+
+    Examples
+    --------
+    >>> import numpy as np, anndata
+    >>> expression(anndata.AnnData(np.ones((1, 2))), None)
+    ('adata.X', array([[1., 1.]]))
+    """
+    if layer is None:
+        if adata.X is None:
+            raise InputError(f"adata.X is empty: name the layer with the expression ({listing(adata.layers)}).")
+        return "adata.X", adata.X
+    if layer not in adata.layers:
+        raise InputError(f"adata has no layer {layer!r}: choose one of its layers ({listing(adata.layers)}).")
+    return f"adata.layers[{layer!r}]", adata.layers[layer]
 
 
 def check_unique_names(adata: AnnData) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -61,6 +63,16 @@ def describe(device: torch.device) -> str:
     if device.type == "cpu":
         return f"cpu ({torch.get_num_threads()} threads)"
     return str(device)
+
+
+@contextmanager
+def keep_threads() -> Iterator[None]:
+    """Give torch its number of threads back: numba, inside scanpy and umap, sets the one they share."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _nvidia_card_present() -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sysvi.cells import Cells, Covariates
-from sysvi.networks import Decoder, Encoder
+from sysvi.networks import VAR_EPS, Decoder, Encoder
 from sysvi.priors import GaussianMixture, StandardNormal, VampPrior
 from sysvi.settings import ModelSettings
 
@@ -111,7 +111,7 @@ class Model(nn.Module):
         else:
             mean, var = self.encoder(x, c)
             self.prior.mean.copy_(mean)
-            self.prior.log_var.copy_(var.log())
+            self.prior.log_var.copy_((var - VAR_EPS).clamp_min(1e-8).log())
 
     @torch.no_grad()
     def embed(self, cells: Cells, index: Tensor | None = None, batch_size: int = 4096) -> tuple[Tensor, Tensor]:

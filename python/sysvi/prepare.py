@@ -10,13 +10,22 @@ from anndata import AnnData
 from anndata.abc import CSCDataset
 from scipy import sparse
 
-from sysvi.checks import check_finite_nonnegative, check_obs_column, check_unique_names, listing, looks_like_counts
+from sysvi.checks import (
+    check_finite_nonnegative,
+    check_obs_column,
+    check_unique_names,
+    expression,
+    listing,
+    looks_like_counts,
+)
+from sysvi.device import keep_threads
 from sysvi.errors import InputError
 
 MIN_BATCH_CELLS = 10  # smaller batches say too little about a gene's variance
 FEW_GENES = 500  # below this an integration is doubtful
 
 
+@keep_threads()
 def prepare(
     adata: AnnData,
     system_key: str,
@@ -117,7 +126,8 @@ def prepare(
         )
 
     # 1. genes seen in every system
-    where, matrix = _expression(adata, layer)
+    where, matrix = expression(adata, layer)
+    matrix = by_rows(matrix)
     detected = _detected_cells(matrix, where, adata, system, systems, normalize)  # (n_systems, n_genes)
     passes = detected > min_cells  # (n_systems, n_genes)
     for name, n_passing in zip(systems, passes.sum(axis=1), strict=True):
@@ -263,19 +273,6 @@ def _check_settings(n_top_genes: int, min_cells: int, target_sum: float, flavor:
         raise InputError(f"target_sum={target_sum} must be positive.")
     if flavor not in ("cell_ranger", "seurat"):
         raise InputError(f"flavor={flavor!r} must be 'cell_ranger' or 'seurat'.")
-
-
-def _expression(adata: AnnData, layer: str | None) -> tuple[str, Any]:
-    """Where the expression is, in words, and the matrix of shape (n_cells, n_genes) that can be cut by rows."""
-    if layer is None:
-        where, matrix = "adata.X", adata.X
-        if matrix is None:
-            raise InputError(f"adata.X is empty: choose a layer ({listing(adata.layers)}).")
-    else:
-        if layer not in adata.layers:
-            raise InputError(f"adata has no layer {layer!r}: choose one of its layers ({listing(adata.layers)}).")
-        where, matrix = f"adata.layers[{layer!r}]", adata.layers[layer]
-    return where, by_rows(matrix)
 
 
 def _detected_cells(

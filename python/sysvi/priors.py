@@ -78,7 +78,7 @@ class GaussianMixture(_Mixture):
     def __init__(self, mean: Tensor, var: Tensor, form: str, trainable: bool):
         super().__init__(len(mean), form, trainable)
         self.mean = nn.Parameter(mean.clone(), requires_grad=trainable)  # (K, L)
-        self.log_var = nn.Parameter(var.log(), requires_grad=trainable)  # (K, L)
+        self.log_var = nn.Parameter(var.log(), requires_grad=trainable)  # (K, L), before `positive`
 
     def components(self, encoder: Encoder) -> tuple[Tensor, Tensor]:
         """Means and variances, each (K, L)."""

@@ -6,6 +6,7 @@ The CLI, the Python functions, the saved file and (later) R read their defaults 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from operator import index
 from typing import Any, Literal, NamedTuple
 
 from sysvi.errors import InputError
@@ -14,6 +15,7 @@ Prior = Literal["vamp", "gmm", "standard_normal"]
 Mixture = Literal["dimension", "joint"]
 Pseudoinputs = Literal["random", "system", "balanced_system", "balanced_label", "noise"]
 Variance = Literal["feature", "sample_feature"]
+LearningRateSchedule = Literal["constant", "cosine"]
 SwappedCovariates = Literal["resampled", "observed", "zero"]
 
 
@@ -29,9 +31,9 @@ class Ramp(NamedTuple):
 
     Examples
     --------
-    >>> ramp = Ramp(5.0, start=0.1, end=0.6)
-    >>> ramp.at(0.0), ramp.at(0.35), ramp.at(1.0)
-    (0.0, 2.5, 5.0)
+    >>> ramp = Ramp(4.0, start=0.25, end=0.75)
+    >>> ramp.at(0.0), ramp.at(0.5), ramp.at(1.0)
+    (0.0, 2.0, 4.0)
     """
 
     value: float
@@ -49,7 +51,11 @@ class Ramp(NamedTuple):
 
 def as_ramp(weight: float | Ramp | tuple[float, float, float], default: Ramp, name: str) -> Ramp:
     """Read a weight: a plain number keeps the shape of the default ramp; a Ramp is taken as it is."""
-    ramp = Ramp(*weight) if isinstance(weight, (tuple, list)) else Ramp(float(weight), default.start, default.end)
+    try:
+        ramp = Ramp(*weight) if isinstance(weight, (tuple, list)) else default._replace(value=weight)
+        ramp = Ramp(*(float(0 + number) for number in ramp))  # 0 + refuses texts
+    except (TypeError, ValueError):
+        raise InputError(f"{name} is {weight!r}; it must be a number or sysvi.Ramp(value, start, end).") from None
     if not (ramp.value >= 0 and ramp.value < float("inf")):
         raise InputError(f"{name} is {ramp.value}; it must be a finite number of 0 or more.")
     if not 0 <= ramp.start <= ramp.end <= 1:
@@ -77,8 +83,7 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         for name in ("n_latent", "n_hidden", "n_layers", "n_prior_components", "embedding_dim"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)!r}; it must be a whole number of 1 or more.")
+            _check_whole(self, name, 1)
         if not 0 <= self.dropout_rate < 1:
             raise InputError(f"dropout_rate is {self.dropout_rate}; it must be at least 0 and below 1.")
         _check_choice("prior", self.prior, Prior)
@@ -94,7 +99,7 @@ class TrainSettings:
     max_epochs: int | None = None
     batch_size: int | None = None
     lr: float = 1e-3
-    lr_schedule: Literal["constant", "cosine"] = "constant"
+    lr_schedule: LearningRateSchedule = "constant"
     weight_decay: float = 1e-6
     eps: float = 0.01
     clip_norm: float | None = None
@@ -112,22 +117,37 @@ class TrainSettings:
     def __post_init__(self) -> None:
         for f in ("reconstruction_weight", "kl_weight", "cycle_weight", "adversarial_weight"):
             object.__setattr__(self, f, as_ramp(getattr(self, f), getattr(type(self), f), f))
-        for name in ("max_epochs", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < (1 if name == "max_epochs" else 2)):
-                least = 1 if name == "max_epochs" else 2
-                raise InputError(f"{name} is {value!r}; it must be a whole number of {least} or more.")
-        if not 0 < self.lr < float("inf"):
-            raise InputError(f"lr is {self.lr}; it must be positive.")
+        for name, least in (("max_epochs", 1), ("batch_size", 2), ("patience", 1), ("seed", 0)):
+            if getattr(self, name) is not None:
+                _check_whole(self, name, least)
+        for name in ("lr", "clip_norm"):
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < float("inf"):
+                raise InputError(f"{name} is {getattr(self, name)}; it must be a positive number.")
+        for name in ("weight_decay", "eps"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise InputError(f"{name} is {getattr(self, name)}; it must be a finite number of 0 or more.")
         if not 0 < self.train_size <= 1:
             raise InputError(f"train_size is {self.train_size}; it must be above 0 and at most 1.")
         if self.early_stopping and self.train_size == 1:
             raise InputError("early_stopping watches held-out cells: set train_size below 1, for example 0.9.")
+        _check_choice("lr_schedule", self.lr_schedule, LearningRateSchedule)
         _check_choice("swapped_covariates", self.swapped_covariates, SwappedCovariates)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values only, for the saved file."""
         return asdict(self)
+
+
+def _check_whole(settings: Any, name: str, least: int) -> None:
+    """Make a setting a plain int (NumPy's integers come this way too), or say what is wrong with it."""
+    value = getattr(settings, name)
+    try:
+        whole = index(value)
+    except TypeError:
+        whole = least - 1
+    if whole < least:
+        raise InputError(f"{name} is {value!r}; it must be a whole number of {least} or more.")
+    object.__setattr__(settings, name, whole)
 
 
 def _check_choice(name: str, value: Any, choices: Any) -> None:
@@ -136,10 +156,13 @@ def _check_choice(name: str, value: Any, choices: Any) -> None:
 
 
 def default_batch_size(n_cells: int) -> int:
-    """Cells in a minibatch: 256, more for larger data."""
-    return 256
+    """Cells in a minibatch: larger for larger data, so that a step is never mostly overhead."""
+    for at_least, size in ((200_000, 2048), (50_000, 1024), (5_000, 512), (1_000, 256)):
+        if n_cells >= at_least:
+            return size
+    return 128
 
 
 def default_max_epochs(n_cells: int) -> int:
-    """Passes over the data."""
-    return 100
+    """Passes over the data: 200 up to 10,000 cells, then fewer, never under 20."""
+    return max(20, min(200, round(200 * 10_000 / n_cells)))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from sysvi.cells import Cells, minibatches, n_minibatches
 from sysvi.device import describe
+from sysvi.errors import InputError
 from sysvi.events import Event, OnEvent, ignore
 from sysvi.model import Model
 from sysvi.networks import Discriminator
@@ -27,6 +28,7 @@ from sysvi.seeds import generator
 from sysvi.settings import TrainSettings, default_batch_size, default_max_epochs
 
 TERMS = Losses._fields
+PROBE_CELLS = 64  # enough to see whether new weights give finite losses
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -65,8 +67,8 @@ class TrainingRun:
 def train(model: Model, cells: Cells, settings: TrainSettings, on_event: OnEvent = ignore) -> TrainingRun:
     """Train `model` on `cells`, in place.
 
-    Ctrl-C (or a KeyboardInterrupt raised by `on_event`) ends training after the current step; the model is usable
-    and the run is marked "interrupted".
+    Ctrl-C (or a KeyboardInterrupt that `on_event` raises at an epoch) ends training after the current step; the model
+    is usable and the run is marked "interrupted".
 
     Parameters
     ----------
@@ -101,6 +103,7 @@ def train(model: Model, cells: Cells, settings: TrainSettings, on_event: OnEvent
     steps_per_epoch = n_minibatches(len(train_index), settings.batch_size)
     n_steps = settings.max_epochs * steps_per_epoch
     run = TrainingRun(settings, train_index=train_index, validation_index=validation_index)
+    probe = train_index[:PROBE_CELLS]
     step_seconds = _time_step(objective, cells, train_index, settings)
     on_event(_plan(run, cells, step_seconds * n_steps, steps_per_epoch))
 
@@ -126,11 +129,13 @@ def train(model: Model, cells: Cells, settings: TrainSettings, on_event: OnEvent
                 if interrupted():
                     break
             else:
-                _check_finite(model, sums, last_good, epoch)
+                # The losses say that the weights were good before the epoch's last step; the check, after it too.
+                checked = validate(objective, cells, validation_index if len(validation_index) else probe, settings)
+                _check_finite(model, sums + checked, last_good, epoch)
                 last_good = copy.deepcopy(model.state_dict())
                 _record(run.history, "train", sums / len(train_index))
                 if len(validation_index):
-                    _record(run.history, "validation", validate(objective, cells, validation_index, settings))
+                    _record(run.history, "validation", checked)
                 try:
                     on_event(_epoch(run, epoch, time.perf_counter() - start, cells))
                 except KeyboardInterrupt:
@@ -147,7 +152,7 @@ def train(model: Model, cells: Cells, settings: TrainSettings, on_event: OnEvent
                         break
                 continue
             run.status = "interrupted"
-            _check_finite(model, sums, last_good, epoch)
+            _check_finite(model, sums + validate(objective, cells, probe, settings), last_good, epoch)
             break
     if settings.early_stopping and best_loss < math.inf:
         model.load_state_dict(best)
@@ -170,6 +175,8 @@ def split(n_cells: int, settings: TrainSettings) -> tuple[Tensor, Tensor]:
     """Rows to train on and rows to hold out, each sorted."""
     n_train = max(2, round(settings.train_size * n_cells))
     if n_train >= n_cells:
+        if settings.early_stopping:
+            raise InputError(f"train_size={settings.train_size} of {n_cells} cells holds none out: make it smaller.")
         return torch.arange(n_cells), torch.empty(0, dtype=torch.int64)
     shuffled = torch.randperm(n_cells, generator=generator(settings.seed, "split"))
     return shuffled[:n_train].sort().values, shuffled[n_train:].sort().values

@@ -1,7 +1,10 @@
 import os
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import sparse
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +17,125 @@ def data_dir() -> Path:
             pytest.fail(missing)
         pytest.skip(missing)
     return Path(folder)
+
+
+sys.path.insert(0, str(Path(__file__).parent))  # the tests share oracle.py
+for pool in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):  # numba, which prepare uses, would reset torch's threads
+    os.environ.setdefault(pool, "1")  # before torch is imported: on tiny tensors threads only wait for one another
+
+N_CATEGORIES = {2: [4, 2], 3: [6, 2]}  # systems -> categories of the two covariates of `make_cells`
+
+
+@pytest.fixture(scope="session")
+def make_cells():
+    """Maker of small random cells: batches nested in systems, a second covariate, a continuous one."""
+    from sysvi.cells import Cells
+
+    def make(n_cells=30, n_genes=12, n_systems=2, *, weight_systems=False, seed=0):
+        rng = np.random.default_rng(seed)
+        profile = rng.normal(size=(n_systems, n_genes))  # of each system
+        system = rng.choice(n_systems, n_cells, p=np.arange(1, n_systems + 1) / np.arange(1, n_systems + 1).sum())
+        system[:n_systems] = np.arange(n_systems)  # none is empty
+        x = np.maximum(profile[system] + rng.normal(size=(n_cells, n_genes)), 0)
+        batch, sex = 2 * system + rng.integers(0, 2, n_cells), rng.integers(0, 2, n_cells)
+        return Cells(
+            sparse.csr_matrix(x, dtype=np.float32),
+            system,
+            np.stack([batch, sex], 1),
+            rng.normal(size=(n_cells, 1)),
+            n_systems=n_systems,
+            weight_systems=weight_systems,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_model():
+    """Maker of a small model for `make_cells`. Nothing is at a neutral value (scale 1, log-variance 0, ...)."""
+    import torch
+
+    from sysvi.model import Model
+    from sysvi.settings import ModelSettings
+
+    def make(cells, *, seed=0, **settings):
+        init = torch.Generator().manual_seed(seed)
+        settings = {"n_hidden": 8, "n_latent": 3, "dropout_rate": 0.0, "n_prior_components": 4, **settings}
+        model_settings = ModelSettings(**settings)
+        n_categories = N_CATEGORIES[cells.n_systems]
+        model = Model(model_settings, cells.n_genes, cells.n_systems, n_categories, 1, init)
+        for name, tensor in model.state_dict().items():
+            if name.endswith(("scale", "running_var")):
+                tensor.uniform_(0.5, 2.0, generator=init)
+            elif name.endswith(("shift", "running_mean", "logits", "decoder.log_var")):
+                tensor.normal_(0, 0.3, generator=init)
+        rows = torch.randperm(cells.n_cells, generator=init)[: model_settings.n_prior_components]
+        model.init_prior(cells, rows, init)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_adata():
+    """Maker of 300 log-normalised cells x 100 genes: two systems, batches, labels, two more covariates, counts."""
+    import scanpy as sc
+
+    from sysvi.datasets import simulate_systems
+
+    small = {"n_types": 3, "n_private": 0, "n_samples": 2, "n_markers": 10, "n_programme_genes": 10}
+    base = simulate_systems(300, 100, **small, baseline_sd=0.5, depth=1000, seed=1)
+    base.layers["counts"] = base.X.copy()
+    sc.pp.normalize_total(base, target_sum=1e4)
+    sc.pp.log1p(base)
+    rng = np.random.default_rng(0)
+    base.obs["sex"] = rng.choice(["f", "m"], base.n_obs)
+    base.obs["age"] = rng.normal(50, 10, base.n_obs)
+
+    return lambda: base.copy()
+
+
+@pytest.fixture(scope="session")
+def make_sysvi():
+    """Maker of a small SysVI trained for two epochs, with the covariates of `make_adata`; `train=None`: untrained."""
+    from sysvi import SysVI
+
+    def make(adata, *, setup=None, train=(), **arguments):
+        covariates = {"categorical_covariate_keys": ["batch", "sex"], "continuous_covariate_keys": ["age"]}
+        SysVI.setup_anndata(adata, "system", **(covariates if setup is None else setup))
+        model = SysVI(adata, **{"n_hidden": 16, "n_latent": 4, **arguments})
+        if train is not None:
+            model.train(**{"max_epochs": 2, "progress": False, "device": "cpu", **dict(train)})
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def assert_same():
+    """Compare two AnnData, or parts of them, element by element."""
+    import anndata
+    import pandas as pd
+
+    def compare(a, b):
+        if isinstance(a, anndata.AnnData):
+            assert (a.raw is None) == (b.raw is None)
+            for part in ("obs", "var", "X", "layers", "obsm", "varm", "obsp", "varp", "uns"):
+                compare(getattr(a, part), getattr(b, part))
+            for part in () if a.raw is None else ("var", "X", "varm"):
+                compare(getattr(a.raw, part), getattr(b.raw, part))
+        elif isinstance(a, pd.DataFrame):
+            pd.testing.assert_frame_equal(a, b)
+        elif hasattr(a, "keys"):
+            assert set(a.keys()) == set(b.keys())
+            for key in a:
+                compare(a[key], b[key])
+        elif sparse.issparse(a):
+            assert (type(a), a.dtype, a.shape) == (type(b), b.dtype, b.shape)
+            for part in ("data", "indices", "indptr"):
+                np.testing.assert_array_equal(getattr(a, part), getattr(b, part))
+        else:
+            assert np.asarray(a).dtype == np.asarray(b).dtype
+            np.testing.assert_array_equal(a, b)
+
+    return compare

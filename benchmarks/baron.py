@@ -1,0 +1,129 @@
+"""Quality and speed on Baron islets (human and mouse), beside scvi-tools' SysVI and PCA.
+
+    python benchmarks/baron.py quality    three seeds each at the defaults, measured; about 40 minutes
+    python benchmarks/baron.py speed      seconds an epoch, interleaved; about 5 minutes
+
+Needs SYSVI_DATA. The peers' environment (.venv-bench) is made on demand. Embeddings are kept in benchmarks/.cache and
+reused; results go to benchmarks/results/*.csv.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import scanpy as sc
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+
+import sysvi
+from sysvi.metrics import shared_neighbors
+
+HERE = Path(__file__).parent
+CACHE, RESULTS, PEERS = HERE / ".cache", HERE / "results", HERE / "peers"
+PEER_PYTHON = HERE.parent / ".venv-bench" / "bin" / "python"
+PREPARED = CACHE / "baron_prepared.h5ad"
+SEEDS = (0, 1, 2)
+
+
+def main() -> None:
+    """Run one of the two."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["quality", "speed"])
+    what = parser.parse_args().what
+    CACHE.mkdir(exist_ok=True)
+    RESULTS.mkdir(exist_ok=True)
+    make_peer_environment()
+    if not PREPARED.exists():
+        counts = anndata.read_h5ad(Path(os.environ["SYSVI_DATA"]) / "baron_pancreas.h5ad")
+        sysvi.prepare(counts, "system", "batch").write_h5ad(PREPARED)
+    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    {"quality": quality, "speed": speed}[what]()
+
+
+def make_peer_environment() -> None:
+    """scvi-tools and scib-metrics in an environment of their own."""
+    if PEER_PYTHON.exists():
+        return
+    subprocess.run([sys.executable, "-m", "venv", PEER_PYTHON.parents[1]], check=True)
+    pip = [PEER_PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "torch==2.13.0"], check=True)
+    subprocess.run([*pip, "torch==2.13.0", "scvi-tools==1.4.2", "scib-metrics==0.5.10"], check=True)
+
+
+def peer(script: str, *arguments: object) -> dict:
+    """Run a peer's script; its last line is its result."""
+    command = [str(PEER_PYTHON), str(PEERS / script), *map(str, arguments)]
+    out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(out.strip().splitlines()[-1])
+
+
+def quality() -> None:
+    """Embeddings of PCA, ours and the peer's over the seeds, and their measures."""
+    adata = anndata.read_h5ad(PREPARED)
+    paths = {"PCA": CACHE / "baron_pca.npy"}
+    np.save(paths["PCA"], sc.pp.pca(adata.X, n_comps=30, random_state=0))
+    for seed in SEEDS:
+        ours, theirs = CACHE / f"baron_sysvi_{seed}.npy", CACHE / f"baron_scvi_{seed}.npy"
+        sysvi.integrate(adata, "system", "batch", seed=seed, progress=False)
+        np.save(ours, adata.obsm["X_sysVI"])
+        if not theirs.exists():
+            peer("scvi_sysvi.py", PREPARED, theirs, "--seed", seed)
+        paths |= {f"sysvi {sysvi.__version__}, seed {seed}": ours, f"scvi-tools 1.4.2 SysVI, seed {seed}": theirs}
+    names = list(paths)
+    scib = peer("scib.py", PREPARED, *(f"{i}={paths[name]}" for i, name in enumerate(names)))
+    rows = {name: measure(np.load(paths[name]), adata) | scib[str(i)] for i, name in enumerate(names)}
+    table = pd.DataFrame(rows).T.sort_index()
+    table.to_csv(RESULTS / "baron_quality.csv", float_format="%.4f")
+    method = table.index.str.replace(r", seed \d+", "", regex=True)
+    columns = ["shared_neighbors", "label_transfer", "knn_purity", "iLISI", "cLISI", "nmi", "ari", "iLISI_all"]
+    print(table.groupby(method)[columns].mean().round(3).to_string())
+
+
+def measure(z: np.ndarray, adata: anndata.AnnData) -> dict[str, float]:
+    """Our own measures of one embedding."""
+    system, label = adata.obs["system"].to_numpy(), adata.obs["cell_type"].to_numpy().astype(str)
+    per_type = shared_neighbors(z, system, label)
+    shared = np.isin(label, per_type.index)
+    # The type of a cell, voted by its 15 nearest cells of the other system (shared types only).
+    right = []
+    for s in np.unique(system):
+        query, reference = shared & (system == s), shared & (system != s)
+        vote = KNeighborsClassifier(15).fit(z[reference], label[reference]).predict(z[query])
+        right.append(np.mean(vote == label[query]))
+    neighbors = KNeighborsClassifier(15).fit(z, label).kneighbors(return_distance=False)
+    return {
+        "shared_neighbors": per_type.mean(),
+        "label_transfer": float(np.mean(right)),
+        "knn_purity": float(np.mean(label[neighbors] == label[:, None])),
+        **{f"shared_neighbors: {name}": value for name, value in per_type.items()},
+    }
+
+
+def speed(rounds: int = 5, epochs: int = 5) -> None:
+    """Seconds an epoch at each one's default minibatch, interleaved in one run."""
+    ours, theirs = [], []
+    script = (
+        f"import anndata, sysvi; a = anndata.read_h5ad({str(PREPARED)!r}); m = sysvi.integrate(a, 'system', 'batch', "
+        f"max_epochs={epochs}, progress=False); print(m.run.seconds / {epochs})"
+    )
+    for _ in range(rounds):
+        out = subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.PIPE, text=True).stdout
+        ours.append(float(out))
+        theirs.append(peer("scvi_sysvi.py", PREPARED, CACHE / "speed.npy", "--epochs", epochs)["seconds_per_epoch"])
+        print(f"sysvi {ours[-1]:.3f} s/epoch, scvi-tools {theirs[-1]:.3f} s/epoch, ratio {ours[-1] / theirs[-1]:.3f}")
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    table = pd.DataFrame({"sysvi": ours, "scvi-tools SysVI": theirs, "ratio": ratios})
+    table.to_csv(RESULTS / "baron_speed.csv", float_format="%.4f", index_label="round")
+    print(f"median ratio {statistics.median(ratios):.3f} (from {min(ratios):.3f} to {max(ratios):.3f})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,266 @@
+"""The command line: a thin door. Everything it does can be done from Python with the functions it calls."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from anndata import AnnData
+
+import sysvi
+from sysvi.events import Event, OnEvent, ignore
+from sysvi.progress import JsonLines, ProgressBar
+from sysvi.settings import ModelSettings, TrainSettings
+
+MODEL, TRAINING = ModelSettings(), TrainSettings()
+FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(sysvi.__version__, prog_name="sysvi")
+def main() -> None:
+    """Integrate single-cell data sets that differ a lot.
+
+    sysVI brings cells of different SYSTEMS (species, organoid and tissue, cells and nuclei, protocols) into one
+    embedding in which the same cell types lie together, and differences within a cell type are kept.
+
+    Try it on simulated cells: sysvi demo. Integrate your own:
+    sysvi integrate cells.h5ad --system species --batch donor -o integrated.h5ad
+    """
+
+
+def shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that `integrate` and `prepare` have in common."""
+    for option in reversed(
+        [
+            click.argument("input", type=FILE),
+            click.option("--system", required=True, help="Column of obs with the systems, for example species."),
+            click.option("--batch", help="Column of obs with the samples or donors within the systems."),
+            click.option("--layer", help="Layer with the expression (default: X)."),
+            click.option("-o", "--output", type=FILE, required=True, help="The h5ad file to write."),
+            click.option("--overwrite", is_flag=True, help="Replace the output if it exists."),
+            click.option("--genes", default=3000, show_default=True, help="Variable genes to find in each system."),
+            click.option(
+                "--min-cells", default=20, show_default=True, help="Keep genes seen in more cells than this per system."
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def reporting_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How to report."""
+    command = click.option("--json", "as_json", is_flag=True, help="Print one JSON event a line, for programs.")(
+        command
+    )
+    return click.option("--quiet", is_flag=True, help="Print nothing but errors.")(command)
+
+
+@main.command()
+@shared_options
+@click.option("--covariate", multiple=True, help="Further categorical column of obs to correct for; can be repeated.")
+@click.option("--continuous", multiple=True, help="Continuous column of obs to correct for; can be repeated.")
+@click.option("--weight-systems", is_flag=True, help="Count all systems the same, whatever their number of cells.")
+@click.option("--all-genes", is_flag=True, help="Use all genes of log-normalised input instead of variable ones.")
+@click.option(
+    "--cycle-weight",
+    type=click.FloatRange(0),
+    default=TRAINING.cycle_weight.value,
+    show_default=True,
+    help="Strength of integration: raise it (10, 20, 50) where systems stay apart, lower it to keep more differences.",
+)
+@click.option("--kl-weight", type=click.FloatRange(0), default=TRAINING.kl_weight.value, show_default=True)
+@click.option("--epochs", type=click.IntRange(1), help="Passes over the data (default: by the number of cells).")
+@click.option("--batch-size", type=click.IntRange(2), help="Cells of a minibatch (default: by the number of cells).")
+@click.option("--n-latent", type=click.IntRange(1), default=MODEL.n_latent, show_default=True, help="Dimensions.")
+@click.option("--prior", type=click.Choice(["vamp", "gmm", "standard_normal"]), default=MODEL.prior, show_default=True)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=TRAINING.seed, show_default=True, help="Same seed, same result."
+)
+@click.option("--key", default="X_sysVI", show_default=True, help="Name of the embedding in obsm.")
+@click.option("--save-model", type=FOLDER, help="Also save the model into this folder.")
+@reporting_options
+def integrate(
+    input: Path,
+    output: Path,
+    system: str,
+    batch: str | None,
+    layer: str | None,
+    overwrite: bool,
+    genes: int,
+    min_cells: int,
+    covariate: tuple[str, ...],
+    continuous: tuple[str, ...],
+    weight_systems: bool,
+    all_genes: bool,
+    cycle_weight: float,
+    kl_weight: float,
+    epochs: int | None,
+    batch_size: int | None,
+    n_latent: int,
+    prior: str,
+    device: str,
+    seed: int,
+    key: str,
+    save_model: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Integrate the systems of an h5ad file.
+
+    INPUT holds the cells of all systems on the same genes, as counts (prepared as in the paper: genes seen in every
+    system, normalised, variable in every system) or log-normalised (variable genes are chosen). The output is a copy
+    of INPUT with the embedding in obsm; use it for neighbours, UMAP and clustering.
+    """
+    from sysvi.h5ad import check_output, read_h5ad, write_with_embedding
+
+    with reporting(as_json, quiet) as on_event:
+        check_output(output, overwrite)
+        adata = read_h5ad(input)
+        prepared, layer = _prepared(adata, system, batch, layer, genes, min_cells, all_genes, on_event)
+        model = sysvi.integrate(
+            prepared,
+            system,
+            batch,
+            layer=layer,
+            categorical_covariate_keys=covariate,
+            continuous_covariate_keys=continuous,
+            weight_systems=weight_systems,
+            device=device,
+            seed=seed,
+            progress=on_event,
+            cycle_weight=cycle_weight,
+            kl_weight=kl_weight,
+            max_epochs=epochs,
+            batch_size=batch_size,
+            n_latent=n_latent,
+            prior=prior,
+        )
+        embedding = prepared.obsm["X_sysVI"]
+        record = {**model.record(), "genes": np.array(prepared.var_names, dtype=object)}
+        if save_model is not None:
+            model.save(save_model, overwrite=overwrite)
+            on_event(Event("write", f"Wrote the model to {save_model}"))
+        write_with_embedding(input, output, {key: embedding}, {"sysvi": record})
+        shape = " x ".join(map(str, embedding.shape))
+        on_event(Event("write", f"Wrote {output}: obsm[{key!r}], {shape}", {"output": str(output), "key": key}))
+        if model.status == "interrupted":
+            sys.exit(130)
+
+
+@main.command()
+@shared_options
+@reporting_options
+def prepare(
+    input: Path,
+    output: Path,
+    system: str,
+    batch: str | None,
+    layer: str | None,
+    overwrite: bool,
+    genes: int,
+    min_cells: int,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Prepare counts: genes seen in every system, normalised, log1p, variable in every system.
+
+    The output has log-normalised expression in X and the counts in layers["counts"]. `sysvi integrate` does this by
+    itself; prepare a file to look at it, or to use it more than once.
+    """
+    from sysvi.h5ad import check_output, read_h5ad
+    from sysvi.saving import write_whole
+
+    with reporting(as_json, quiet) as on_event:
+        check_output(output, overwrite)
+        adata = read_h5ad(input)
+        prepared = sysvi.prepare(
+            adata, system, batch, layer=layer, n_top_genes=genes, min_cells=min_cells, report=_say(on_event)
+        )
+        write_whole(output, prepared.write_h5ad)
+        on_event(Event("write", f"Wrote {output}: {prepared.n_obs:,} cells x {prepared.n_vars:,} genes"))
+
+
+@main.command()
+@click.option("-o", "--output", type=FOLDER, default="demo", show_default=True, help="Folder for the results.")
+@click.option("--cells", type=click.IntRange(500), default=2000, show_default=True, help="Cells to simulate.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@reporting_options
+def demo(output: Path, cells: int, seed: int, as_json: bool, quiet: bool) -> None:
+    """Simulate cells of two systems, integrate them, and show the result."""
+    from sysvi.demo import run_demo
+
+    with reporting(as_json, quiet) as on_event:
+        table = run_demo(output, cells, seed, on_event)
+        if not as_json:
+            click.echo(table.to_string(header=False))
+        names = [str(output / name) for name in ("demo.png", "demo.h5ad")]
+        on_event(Event("write", f"Wrote {' and '.join(names)}", {"results": table.iloc[:, 0].to_dict()}))
+
+
+def _prepared(
+    adata: AnnData,
+    system: str,
+    batch: str | None,
+    layer: str | None,
+    genes: int,
+    min_cells: int,
+    all_genes: bool,
+    on_event: OnEvent,
+) -> tuple[AnnData, str | None]:
+    """Expression ready for the model, and the layer it is in: prepared here unless it is already."""
+    from sysvi.checks import looks_like_counts
+    from sysvi.prepare import row_blocks
+
+    if layer is None and "sysvi_prepare" in adata.uns:
+        on_event(Event("prepare", "The input is prepared already"))
+        return adata.to_memory(), None
+    if layer is not None and layer not in adata.layers:
+        counts = True  # let prepare say what is wrong
+    else:
+        matrix = adata.X if layer is None else adata.layers[layer]
+        counts = all(looks_like_counts(block.data) for _, _, block in row_blocks(matrix))
+    on_event(Event("prepare", f"The input looks like {'counts' if counts else 'log-normalised expression'}"))
+    if all_genes and not counts:
+        return adata.to_memory(), layer
+    n_top_genes = adata.n_vars if all_genes else genes
+    options: dict[str, Any] = {"layer": layer, "n_top_genes": n_top_genes, "min_cells": min_cells}
+    return sysvi.prepare(adata, system, batch, normalize=counts, report=_say(on_event), **options), None
+
+
+def _say(on_event: OnEvent) -> Callable[[str], None]:
+    return lambda line: on_event(Event("prepare", line))
+
+
+@contextmanager
+def reporting(as_json: bool, quiet: bool) -> Iterator[OnEvent]:
+    """Give the work a way to report; show warnings and errors as one line each."""
+    on_event: OnEvent = JsonLines() if as_json else ignore if quiet else ProgressBar()
+
+    def show_warning(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
+        if issubclass(category, UserWarning) and not issubclass(category, (FutureWarning, DeprecationWarning)):
+            on_event(Event("warning", f"Warning: {message}"))
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show_warning
+        try:
+            yield on_event
+        except (sysvi.InputError, sysvi.NonFiniteLossError) as error:
+            if as_json:
+                print(json.dumps({"stage": "error", "message": str(error)}), flush=True)
+                sys.exit(1)
+            raise click.ClickException(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()
