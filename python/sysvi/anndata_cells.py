@@ -52,12 +52,12 @@ def vocabulary_of(adata: AnnData, columns: Columns) -> Vocabulary:
     """
     check_unique_names(adata)
     expression(adata, columns.layer)
-    if len(set(columns.categorical)) < len(columns.categorical) or columns.system_key in columns.categorical:
-        raise InputError(
-            f"The covariates {listing(columns.categorical)} name the system or a column twice: list each column once."
-        )
+    keys = [columns.system_key, *columns.categorical, *columns.continuous]
+    if len(set(keys)) < len(keys):
+        raise InputError(f"System and covariates ({listing(keys)}) name a column twice: name each column once.")
     system = check_obs_column(adata, columns.system_key, "system")
-    systems, sizes = np.unique(system.astype(str), return_counts=True)
+    names, sizes = np.unique(system.astype(str), return_counts=True)
+    systems = tuple(map(str, names))
     if len(systems) < 2:
         raise InputError(
             f"adata.obs[{columns.system_key!r}] has one system only ({systems[0]}); integration needs at least two."
@@ -77,7 +77,7 @@ def vocabulary_of(adata: AnnData, columns: Columns) -> Vocabulary:
         )
     categorical = {key: _categories(adata, key, system) for key in columns.categorical}
     continuous = {key: _mean_and_std(adata, key) for key in columns.continuous}
-    return Vocabulary(tuple(adata.var_names), columns.system_key, tuple(systems), categorical, continuous)
+    return Vocabulary(tuple(adata.var_names), columns.system_key, systems, categorical, continuous)
 
 
 def cells_of(adata: AnnData, columns: Columns, vocabulary: Vocabulary, device: torch.device | str = "cpu") -> Cells:
@@ -99,6 +99,7 @@ def cells_of(adata: AnnData, columns: Columns, vocabulary: Vocabulary, device: t
     InputError
         If genes are missing, a category is new, or the values are not log-normalised expression.
     """
+    check_unique_names(adata)
     x = _genes_in_order(adata, columns.layer, vocabulary.genes)
     system = _codes(adata, vocabulary.system_key, vocabulary.systems, "system")
     categorical = [_codes(adata, k, categories, "covariate") for k, categories in vocabulary.categorical.items()]
@@ -106,7 +107,6 @@ def cells_of(adata: AnnData, columns: Columns, vocabulary: Vocabulary, device: t
     where, _ = expression(adata, columns.layer)
     check_finite_nonnegative(x, adata.obs_names, pd.Index(vocabulary.genes), where)
     check_log_normalised(x, where)
-    _warn_of_silent_genes(x, system, vocabulary)
     n = adata.n_obs
     return Cells(
         x,
@@ -117,6 +117,23 @@ def cells_of(adata: AnnData, columns: Columns, vocabulary: Vocabulary, device: t
         weight_systems=columns.weight_systems,
         device=device,
     )
+
+
+def warn_of_silent_genes(cells: Cells, vocabulary: Vocabulary) -> None:
+    """Warn of genes that are zero in all cells of a system: they only tell the systems apart."""
+    row = torch.repeat_interleave(cells.covariates.system, cells.indptr.diff())  # (nnz,) system of each stored value
+    seen = torch.zeros(cells.n_systems, cells.n_genes, dtype=torch.bool)
+    expressed = cells.values > 0
+    seen[row[expressed], cells.indices[expressed].long()] = True
+    for name, genes in zip(vocabulary.systems, seen.numpy(), strict=True):
+        silent = np.flatnonzero(~genes)
+        if len(silent):
+            warnings.warn(
+                f"{len(silent)} genes are zero in all cells of system {name!r} "
+                f"({listing((vocabulary.genes[i] for i in silent), 5)}); they tell the systems apart and hinder "
+                "mixing. sysvi.prepare keeps only genes seen in every system.",
+                stacklevel=3,
+            )
 
 
 def check_log_normalised(x: sparse.csr_matrix, where: str) -> None:
@@ -141,11 +158,11 @@ def _genes_in_order(adata: AnnData, layer: str | None, genes: tuple[str, ...]) -
             f"{len(missing)} of the model's {len(genes)} genes are not in adata.var_names "
             f"({listing(missing, 5)}): use the same gene names and do not remove the model's genes."
         )
+    if adata.isbacked:
+        adata = adata.to_memory()
     if not np.array_equal(place, np.arange(adata.n_vars)):
         adata = adata[:, place]
     _, x = expression(adata, layer)
-    if not isinstance(x, np.ndarray) and not sparse.issparse(x):  # on disk
-        _, x = expression(adata.to_memory(), layer)
     x = sparse.csr_matrix(x, dtype=np.float32)  # shares the user's memory where it is this already
     if not x.has_canonical_format:
         x = x.copy()
@@ -179,7 +196,7 @@ def _categories(adata: AnnData, key: str, system: np.ndarray) -> tuple[str, ...]
             "the model to tell systems apart.",
             stacklevel=4,
         )
-    return tuple(categories)
+    return tuple(map(str, categories))
 
 
 def _numbers(adata: AnnData, key: str) -> np.ndarray:
@@ -202,16 +219,3 @@ def _mean_and_std(adata: AnnData, key: str) -> tuple[float, float]:
     if std == 0:
         warnings.warn(f"Covariate {key!r} is the same in all cells ({values[0]:g}); it changes nothing.", stacklevel=4)
     return float(values.mean()), std or 1.0
-
-
-def _warn_of_silent_genes(x: sparse.csr_matrix, system: np.ndarray, vocabulary: Vocabulary) -> None:
-    for code, name in enumerate(vocabulary.systems):
-        rows = x[system == code]
-        silent = np.flatnonzero(np.bincount(rows.indices[rows.data > 0], minlength=x.shape[1]) == 0)
-        if rows.shape[0] and len(silent):
-            names = listing((vocabulary.genes[i] for i in silent), 5)
-            warnings.warn(
-                f"{len(silent)} genes are zero in all cells of system {name!r} ({names}); they tell the systems apart "
-                "and hinder mixing. sysvi.prepare keeps only genes seen in every system.",
-                stacklevel=4,
-            )

@@ -18,6 +18,7 @@ import sysvi
 from sysvi.events import Event, OnEvent, ignore
 from sysvi.progress import JsonLines, ProgressBar
 from sysvi.settings import ModelSettings, TrainSettings
+from sysvi.sysvi_model import MODEL_FILE
 
 MODEL, TRAINING = ModelSettings(), TrainSettings()
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -78,11 +79,23 @@ def reporting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="Strength of integration: raise it (10, 20, 50) where systems stay apart, lower it to keep more differences.",
 )
-@click.option("--kl-weight", type=click.FloatRange(0), default=TRAINING.kl_weight.value, show_default=True)
+@click.option(
+    "--kl-weight",
+    type=click.FloatRange(0),
+    default=TRAINING.kl_weight.value,
+    show_default=True,
+    help="Weight of the prior; raising it shrinks latent dimensions, which only looks like mixing.",
+)
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the data (default: by the number of cells).")
 @click.option("--batch-size", type=click.IntRange(2), help="Cells of a minibatch (default: by the number of cells).")
 @click.option("--n-latent", type=click.IntRange(1), default=MODEL.n_latent, show_default=True, help="Dimensions.")
-@click.option("--prior", type=click.Choice(["vamp", "gmm", "standard_normal"]), default=MODEL.prior, show_default=True)
+@click.option(
+    "--prior",
+    type=click.Choice(["vamp", "gmm", "standard_normal"]),
+    default=MODEL.prior,
+    show_default=True,
+    help="Prior: posteriors of pseudo-cells, a Gaussian mixture, or a standard normal.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
 @click.option(
     "--seed", type=click.IntRange(0), default=TRAINING.seed, show_default=True, help="Same seed, same result."
@@ -126,6 +139,8 @@ def integrate(
 
     with reporting(as_json, quiet) as on_event:
         check_output(output, overwrite)
+        if save_model is not None and (save_model / MODEL_FILE).exists() and not overwrite:
+            raise sysvi.InputError(f"{save_model / MODEL_FILE} exists already; pass --overwrite to replace it.")
         adata = read_h5ad(input)
         prepared, layer = _prepared(adata, system, batch, layer, genes, min_cells, all_genes, on_event)
         model = sysvi.integrate(
@@ -138,6 +153,7 @@ def integrate(
             weight_systems=weight_systems,
             device=device,
             seed=seed,
+            key_added=key,
             progress=on_event,
             cycle_weight=cycle_weight,
             kl_weight=kl_weight,
@@ -146,7 +162,7 @@ def integrate(
             n_latent=n_latent,
             prior=prior,
         )
-        embedding = prepared.obsm["X_sysVI"]
+        embedding = prepared.obsm[key]
         record = {**model.record(), "genes": np.array(prepared.var_names, dtype=object)}
         if save_model is not None:
             model.save(save_model, overwrite=overwrite)
@@ -194,7 +210,7 @@ def prepare(
 @main.command()
 @click.option("-o", "--output", type=FOLDER, default="demo", show_default=True, help="Folder for the results.")
 @click.option("--cells", type=click.IntRange(500), default=2000, show_default=True, help="Cells to simulate.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same result.")
 @reporting_options
 def demo(output: Path, cells: int, seed: int, as_json: bool, quiet: bool) -> None:
     """Simulate cells of two systems, integrate them, and show the result."""
@@ -202,7 +218,7 @@ def demo(output: Path, cells: int, seed: int, as_json: bool, quiet: bool) -> Non
 
     with reporting(as_json, quiet) as on_event:
         table = run_demo(output, cells, seed, on_event)
-        if not as_json:
+        if not (as_json or quiet):
             click.echo(table.to_string(header=False))
         names = [str(output / name) for name in ("demo.png", "demo.h5ad")]
         on_event(Event("write", f"Wrote {' and '.join(names)}", {"results": table.iloc[:, 0].to_dict()}))
@@ -255,7 +271,7 @@ def reporting(as_json: bool, quiet: bool) -> Iterator[OnEvent]:
         warnings.showwarning = show_warning
         try:
             yield on_event
-        except (sysvi.InputError, sysvi.NonFiniteLossError) as error:
+        except (sysvi.InputError, sysvi.NonFiniteLossError, OSError) as error:
             if as_json:
                 print(json.dumps({"stage": "error", "message": str(error)}), flush=True)
                 sys.exit(1)

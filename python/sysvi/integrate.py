@@ -20,8 +20,8 @@ def integrate(
     batch_key: str | None = None,
     *,
     layer: str | None = None,
-    categorical_covariate_keys: Sequence[str] = (),
-    continuous_covariate_keys: Sequence[str] = (),
+    categorical_covariate_keys: Sequence[str] | None = None,
+    continuous_covariate_keys: Sequence[str] | None = None,
     weight_systems: bool = False,
     key_added: str = "X_sysVI",
     device: str = "auto",
@@ -84,10 +84,10 @@ def integrate(
         raise InputError(
             f"integrate has no setting {', '.join(unknown)}; settings are {', '.join(sorted(training | modelling))}."
         )
-    batch = [] if batch_key is None else [batch_key]
-    SysVI.setup_anndata(
-        adata, system_key, layer, [*batch, *categorical_covariate_keys], continuous_covariate_keys, weight_systems
-    )
+    if not key_added or "/" in key_added:
+        raise InputError(f"key_added is {key_added!r}; a name in obsm must not be empty or contain a slash.")
+    categorical = [*([] if batch_key is None else [batch_key]), *(categorical_covariate_keys or [])]
+    SysVI.setup_anndata(adata, system_key, layer, categorical, continuous_covariate_keys, weight_systems)
     model = SysVI(adata, seed=seed, **{k: v for k, v in settings.items() if k in modelling})
     model.train(device=device, progress=progress, **{k: v for k, v in settings.items() if k in training})
     adata.obsm[key_added] = model.get_latent_representation()

@@ -26,7 +26,7 @@ def write_model(path: Path, tensors: Mapping[str, Tensor], description: Mapping[
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists already; pass overwrite=True to replace it.")
     header = {"format": FORMAT, "format_version": FORMAT_VERSION, **description}
-    text = json.dumps(header, allow_nan=False)
+    text = json.dumps(header, allow_nan=False, default=lambda number: number.item())  # NumPy's numbers
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_whole(path, lambda temporary: safetensors.torch.save_file(plain, temporary, metadata={"sysvi": text}))
 
@@ -47,8 +47,10 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (safetensors.SafetensorError, json.JSONDecodeError, OSError) as error:
         raise InputError(f"{path} cannot be read as a saved model: it is damaged or another kind of file.") from error
-    if header.get("format") != FORMAT:
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise InputError(f"{path} is a safetensors file, but not one that sysVI wrote.")
+    if not isinstance(header.get("format_version"), int):
+        raise InputError(f"{path} does not hold together: its format has no version.")
     if header["format_version"] > FORMAT_VERSION:
         raise InputError(
             f"{path} has format {header['format_version']}, newer than {FORMAT_VERSION}, "

@@ -83,7 +83,7 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         for name in ("n_latent", "n_hidden", "n_layers", "n_prior_components", "embedding_dim"):
-            _check_whole(self, name, 1)
+            _make_whole(self, name, 1)
         if not 0 <= self.dropout_rate < 1:
             raise InputError(f"dropout_rate is {self.dropout_rate}; it must be at least 0 and below 1.")
         _check_choice("prior", self.prior, Prior)
@@ -119,7 +119,7 @@ class TrainSettings:
             object.__setattr__(self, f, as_ramp(getattr(self, f), getattr(type(self), f), f))
         for name, least in (("max_epochs", 1), ("batch_size", 2), ("patience", 1), ("seed", 0)):
             if getattr(self, name) is not None:
-                _check_whole(self, name, least)
+                _make_whole(self, name, least)
         for name in ("lr", "clip_norm"):
             if getattr(self, name) is not None and not 0 < getattr(self, name) < float("inf"):
                 raise InputError(f"{name} is {getattr(self, name)}; it must be a positive number.")
@@ -138,16 +138,19 @@ class TrainSettings:
         return asdict(self)
 
 
-def _check_whole(settings: Any, name: str, least: int) -> None:
-    """Make a setting a plain int (NumPy's integers come this way too), or say what is wrong with it."""
-    value = getattr(settings, name)
+def whole_number(name: str, value: Any, least: int) -> int:
+    """A setting as a plain int (NumPy's integers become one), or an InputError that names it."""
     try:
         whole = index(value)
     except TypeError:
         whole = least - 1
     if whole < least:
         raise InputError(f"{name} is {value!r}; it must be a whole number of {least} or more.")
-    object.__setattr__(settings, name, whole)
+    return whole
+
+
+def _make_whole(settings: Any, name: str, least: int) -> None:
+    object.__setattr__(settings, name, whole_number(name, getattr(settings, name), least))
 
 
 def _check_choice(name: str, value: Any, choices: Any) -> None:
@@ -163,6 +166,6 @@ def default_batch_size(n_cells: int) -> int:
     return 128
 
 
-def default_max_epochs(n_cells: int) -> int:
-    """Passes over the data: 200 up to 10,000 cells, then fewer, never under 20."""
-    return max(20, min(200, round(200 * 10_000 / n_cells)))
+def default_max_epochs(steps_per_epoch: int) -> int:
+    """Passes over the data: enough for 2,200 steps, and never under 20."""
+    return max(20, -(-2200 // steps_per_epoch))

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 
-from sysvi.anndata_cells import Columns, cells_of, vocabulary_of
+from sysvi.anndata_cells import Columns, cells_of, vocabulary_of, warn_of_silent_genes
 from sysvi.cells import Cells, Vocabulary
 from sysvi.checks import check_obs_column
 from sysvi.device import choose_device
@@ -26,9 +26,9 @@ from sysvi.errors import InputError
 from sysvi.events import OnEvent
 from sysvi.model import Model
 from sysvi.progress import as_callback
-from sysvi.saving import read_model, write_model
+from sysvi.saving import read_model, write_model, write_whole
 from sysvi.seeds import generator
-from sysvi.settings import ModelSettings, TrainSettings
+from sysvi.settings import ModelSettings, TrainSettings, whole_number
 from sysvi.train import TrainingRun, train
 
 SETUP_KEY = "sysvi_setup"
@@ -179,6 +179,7 @@ class SysVI:
             raise InputError(
                 f"encoder_decoder_kwargs {dict(encoder_decoder_kwargs)} are not supported; leave them out."
             )
+        model_kwargs |= dict(embedding_kwargs or {})
         known = {f.name for f in fields(ModelSettings)}
         if unknown := sorted(set(model_kwargs) - known):
             raise InputError(
@@ -189,7 +190,6 @@ class SysVI:
             n_prior_components=n_prior_components,
             pseudoinputs=pseudoinputs,  # type: ignore[arg-type]
             pseudoinputs_system=pseudoinputs_system,
-            **dict(embedding_kwargs or {}),
             **model_kwargs,
         )
         columns = _read_setup(adata)
@@ -197,11 +197,13 @@ class SysVI:
         self._restore(columns, vocabulary, settings, seed)
         self.adata = adata
         self._cells = cells = cells_of(adata, columns, vocabulary)
+        warn_of_silent_genes(cells, vocabulary)
         start = _prior_rows(cells, vocabulary, settings, pseudoinputs_data_indices, adata, pseudoinputs_label_key, seed)
         self.module.init_prior(self._cells, start, generator(seed, "prior"))
 
     def _restore(self, columns: Columns, vocabulary: Vocabulary, settings: ModelSettings, seed: int) -> None:
         """Everything that does not need data: shared by a new model and a loaded one."""
+        seed = whole_number("seed", seed, 0)
         self.columns, self.vocabulary, self.model_settings, self.seed = columns, vocabulary, settings, seed
         self.module = Model(
             settings,
@@ -266,6 +268,9 @@ class SysVI:
         >>> adata = sysvi.datasets.simulate_systems(300, 200)
         >>> sysvi.SysVI.setup_anndata(adata, batch_key="system", categorical_covariate_keys=["batch"])
         """
+        for name, keys in (("categorical", categorical_covariate_keys), ("continuous", continuous_covariate_keys)):
+            if isinstance(keys, str):
+                raise InputError(f"{name}_covariate_keys is the text {keys!r}; give a list of columns: [{keys!r}].")
         columns = Columns(
             batch_key,
             layer,
@@ -470,13 +475,8 @@ class SysVI:
         if not self.is_trained:
             raise InputError("The model is not trained yet: call train() first.")
         cells = self._cells_for(adata)
-        rows = np.arange(cells.n_cells) if indices is None else np.asarray(indices)
-        if rows.dtype == bool:
-            rows = np.flatnonzero(rows)
-        if len(rows) and (rows.min() < -cells.n_cells or rows.max() >= cells.n_cells):
-            raise InputError(f"indices reach to {rows.max()}, but there are {cells.n_cells} cells.")
-        index = torch.from_numpy(rows.astype(np.int64) % max(cells.n_cells, 1)).to(cells.device)
-        mean, var = self.module.embed(cells, index, batch_size or 4096)
+        index = torch.from_numpy(_rows(indices, cells.n_cells)).to(cells.device)
+        mean, var = self.module.embed(cells, index, whole_number("batch_size", batch_size or 4096, 1))
         if return_dist:
             return mean.numpy(), var.numpy()
         if not give_mean:
@@ -521,7 +521,12 @@ class SysVI:
         InputError
             If there is a model already, or the folder cannot be written.
         """
-        folder = Path(dir_path)
+        folder, prefix = Path(dir_path), prefix or ""
+        if save_anndata and self.adata is None:
+            raise InputError("This model was loaded without data: there is no AnnData to save.")
+        data_file = folder / f"{prefix}adata.h5ad"
+        if save_anndata and data_file.exists() and not overwrite:
+            raise InputError(f"{data_file} exists already; pass overwrite=True to replace it.")
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -537,12 +542,9 @@ class SysVI:
             "history": {name: [x if math.isfinite(x) else None for x in xs] for name, xs in self._history.items()},
             **self._made(),
         }
-        prefix = prefix or ""
         write_model(folder / f"{prefix}{MODEL_FILE}", self.module.state_dict(), description, overwrite)
-        if save_anndata:
-            if self.adata is None:
-                raise InputError("This model was loaded without data: there is no AnnData to save.")
-            self.adata.write_h5ad(folder / f"{prefix}adata.h5ad")
+        if save_anndata and self.adata is not None:
+            write_whole(data_file, self.adata.write_h5ad)
 
     @classmethod
     def load(
@@ -602,6 +604,23 @@ class SysVI:
             model.adata = adata
         model.to_device(_lightning_device(accelerator if device is None else str(device), "auto"))
         return model
+
+
+def _rows(indices: Sequence[int] | np.ndarray | None, n_cells: int) -> np.ndarray:
+    """Rows asked for, as whole numbers from 0: all, by number (negative ones from the end) or by a mask."""
+    if indices is None:
+        return np.arange(n_cells)
+    rows = np.asarray(indices)
+    if rows.dtype == bool:
+        if rows.shape != (n_cells,):
+            raise InputError(f"indices is a mask of shape {rows.shape}; there are {n_cells} cells.")
+        return np.flatnonzero(rows)
+    if rows.size and not np.issubdtype(rows.dtype, np.integer):
+        raise InputError(f"indices are of type {rows.dtype}; they must be whole numbers or a mask.")
+    rows = rows.astype(np.int64)
+    if rows.size and not -n_cells <= rows.min() <= rows.max() < n_cells:
+        raise InputError(f"indices reach from {rows.min()} to {rows.max()}, but there are {n_cells} cells.")
+    return np.where(rows < 0, rows + n_cells, rows)
 
 
 def _read_setup(adata: AnnData) -> Columns:

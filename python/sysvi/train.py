@@ -164,11 +164,9 @@ def train(model: Model, cells: Cells, settings: TrainSettings, on_event: OnEvent
 
 def decide(settings: TrainSettings, n_cells: int) -> TrainSettings:
     """Fill in epochs and minibatch from the number of training cells."""
-    return replace(
-        settings,
-        max_epochs=settings.max_epochs or default_max_epochs(n_cells),
-        batch_size=settings.batch_size or default_batch_size(n_cells),
-    )
+    batch_size = settings.batch_size or default_batch_size(n_cells)
+    max_epochs = settings.max_epochs or default_max_epochs(n_minibatches(n_cells, batch_size))
+    return replace(settings, max_epochs=max_epochs, batch_size=batch_size)
 
 
 def split(n_cells: int, settings: TrainSettings) -> tuple[Tensor, Tensor]:

@@ -74,7 +74,7 @@ def shared_neighbors(
             continue
         expected = 1 - sizes / sizes.sum()
         observed = pd.Series({s: foreign[members & (system == s)].mean() for s in sizes.index})
-        values[name] = float((observed / expected).mean())
+        values[str(name)] = float((observed / expected).mean())
     if not values:
         raise InputError(f"No label has {min_cells} cells in each of two systems; lower min_cells.")
     return pd.Series(values, name="shared_neighbors")
