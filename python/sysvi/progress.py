@@ -24,7 +24,10 @@ class ProgressBar:
         if event.stage == "epoch":
             v = event.values
             if self.bar is None:
-                self.bar = tqdm(total=v["epochs"], unit="epoch", file=stream, dynamic_ncols=True, desc="Training")
+                every = 0.1 if stream.isatty() else 10.0  # seconds; a log file wants few lines
+                self.bar = tqdm(
+                    total=v["epochs"], unit="epoch", file=stream, dynamic_ncols=True, desc="Training", mininterval=every
+                )
             terms = {name: f"{v['losses'][f'{name}_train']:.4g}" for name in ("reconstruction", "kl", "cycle")}
             self.bar.set_postfix(terms | {"cells/s": f"{v['cells_per_second']:,.0f}"}, refresh=False)
             self.bar.update(v["epoch"] - self.bar.n)
