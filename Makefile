@@ -29,7 +29,8 @@ lint: $(VENV)/dev
 	$(BIN)/mypy
 
 bench: $(VENV)/dev
-	$(BIN)/python benchmarks/baron.py
+	$(BIN)/python benchmarks/baron.py quality
+	$(BIN)/python benchmarks/baron.py speed
 
 # torch comes first and alone: its CPU wheel is enough, and later packages must not replace it.
 $(VENV)/engine: pyproject.toml constraints-dev.txt

@@ -25,7 +25,6 @@ MIN_BATCH_CELLS = 10  # smaller batches say too little about a gene's variance
 FEW_GENES = 500  # below this an integration is doubtful
 
 
-@keep_threads()
 def prepare(
     adata: AnnData,
     system_key: str,
@@ -155,8 +154,9 @@ def prepare(
     if normalize:
         prepared.uns.pop("log1p", None)  # scanpy's mark of an earlier log1p
         prepared.layers["counts"] = prepared.X.copy()
-        sc.pp.normalize_total(prepared, target_sum=target_sum)
-        sc.pp.log1p(prepared)
+        with keep_threads():
+            sc.pp.normalize_total(prepared, target_sum=target_sum)
+            sc.pp.log1p(prepared)
         tell(f"Normalised each cell to {target_sum:g} counts over {prepared.n_vars} genes, then log1p")
 
     # 4. and 5. variable genes per system, and those variable in every system
@@ -301,6 +301,7 @@ def _detected_cells(
     return detected
 
 
+@keep_threads()
 def _variable_genes(cells: AnnData, batch: np.ndarray | None, n_top_genes: int, flavor: str, system: str) -> np.ndarray:
     """Mask of one system's variable genes, shape (n_genes,), from its log-normalised cells (n_cells, n_genes)."""
     if cells.n_vars <= n_top_genes:

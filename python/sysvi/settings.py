@@ -167,5 +167,5 @@ def default_batch_size(n_cells: int) -> int:
 
 
 def default_max_epochs(steps_per_epoch: int) -> int:
-    """Passes over the data: enough for 2,200 steps, and never under 20."""
-    return max(20, -(-2200 // steps_per_epoch))
+    """Passes over the data: enough for 4,400 steps, and never under 20."""
+    return max(20, -(-4400 // steps_per_epoch))

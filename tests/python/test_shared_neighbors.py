@@ -21,7 +21,8 @@ def brute_force(embedding, system, label, k, min_cells):
             for i in np.flatnonzero((system == s) & (label == name)):
                 distance = ((embedding - embedding[i]) ** 2).sum(1)
                 distance[i] = np.inf
-                shares.append((system[np.argsort(distance)[:k]] != s).mean())
+                nearest = np.argsort(distance)[:k]
+                shares.append(((system[nearest] != s) & (label[nearest] == name)).mean())
             ratios.append(np.mean(shares) / (1 - size / sum(sizes.values())))
         values[name] = np.mean(ratios)
     return values

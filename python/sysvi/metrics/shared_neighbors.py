@@ -20,9 +20,10 @@ def shared_neighbors(
     """Share of neighbours from other systems, relative to full mixing: 0 is none, 1 is fully mixed.
 
     For a cell, the share of its `n_neighbors` nearest cells (Euclidean, among all cells, itself not counted) that
-    belong to another system, divided by the share of such cells in its group: all cells with its label, or all cells
-    without labels. Averaged over the cells of a system, then over the systems of the group, so that systems count
-    the same whatever their size.
+    belong to another system and have its label, divided by the share of other systems among all cells of that label.
+    Neighbours of another label do not count: putting the wrong types together is no mixing. Averaged over the cells
+    of a system, then over the systems of the label, so that systems count the same whatever their size. Without
+    labels all cells have the same one.
 
     Parameters
     ----------
@@ -64,7 +65,8 @@ def shared_neighbors(
         raise InputError(f"{n} cells are too few for {n_neighbors} neighbours each.")
     search = NearestNeighbors(n_neighbors=n_neighbors).fit(embedding)
     neighbors = search.kneighbors(return_distance=False)  # (n, k), each cell's own place left out
-    foreign = (system[neighbors] != system[:, None]).mean(1)  # (n,)
+    shared = (system[neighbors] != system[:, None]) & (label[neighbors] == label[:, None])  # (n, k)
+    foreign = shared.mean(1)  # (n,)
     values = {}
     for name in np.unique(label):
         members = label == name
