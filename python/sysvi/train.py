@@ -99,7 +99,6 @@ def train(model: Model, cells: Cells, settings: TrainSettings, on_event: OnEvent
     noise = generator(settings.seed, "noise", device)
     objective = make_objective(model, cells, settings)
     optimiser = make_optimiser(objective, settings)
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
     steps_per_epoch = n_minibatches(len(train_index), settings.batch_size)
     n_steps = settings.max_epochs * steps_per_epoch
     run = TrainingRun(settings, train_index=train_index, validation_index=validation_index)
@@ -107,59 +106,83 @@ def train(model: Model, cells: Cells, settings: TrainSettings, on_event: OnEvent
     step_seconds = _time_step(objective, cells, train_index, settings)
     on_event(_plan(run, cells, step_seconds * n_steps, steps_per_epoch))
 
-    last_good = best = copy.deepcopy(model.state_dict())
-    best_loss, epochs_since_best, step = math.inf, 0, 0
+    last_good = copy.deepcopy(model.state_dict())
+    watch = EarlyStopping(settings.patience)
+    step = 0
     start = time.perf_counter()
     with _interruptible() as interrupted:
         for epoch in range(settings.max_epochs):
             sums = torch.zeros(len(TERMS), device=device)
             for index in minibatches(train_index.to(device), settings.batch_size, order):
-                progress = step / n_steps
-                for group in optimiser.param_groups:
-                    group["lr"] = learning_rate(settings, progress)
-                batch = cells.minibatch(index, settings.swapped_covariates, noise)
-                losses = objective(batch, weights_at(settings, progress), noise)
-                losses.total.backward()
-                if settings.clip_norm is not None:
-                    nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
-                optimiser.step()
-                optimiser.zero_grad(set_to_none=True)
-                sums += len(index) * torch.stack([term.detach() for term in losses])
+                sums += len(index) * train_step(objective, optimiser, cells, index, settings, step / n_steps, noise)
                 step += 1
                 if interrupted():
-                    break
-            else:
-                # The losses say that the weights were good before the epoch's last step; the check, after it too.
-                checked = validate(objective, cells, validation_index if len(validation_index) else probe, settings)
-                _check_finite(model, sums + checked, last_good, epoch)
-                last_good = copy.deepcopy(model.state_dict())
-                _record(run.history, "train", sums / len(train_index))
-                if len(validation_index):
-                    _record(run.history, "validation", checked)
-                try:
-                    on_event(_epoch(run, epoch, time.perf_counter() - start, cells))
-                except KeyboardInterrupt:
                     run.status = "interrupted"
                     break
-                if settings.early_stopping and (epoch + 1) / settings.max_epochs >= _last_ramp_end(settings):
-                    loss = run.history["total_validation"][-1]
-                    if loss < best_loss:
-                        best_loss, epochs_since_best, best = loss, 0, last_good
-                    else:
-                        epochs_since_best += 1
-                    if epochs_since_best >= settings.patience:
-                        run.status = "stopped_early"
-                        break
-                continue
-            run.status = "interrupted"
-            _check_finite(model, sums + validate(objective, cells, probe, settings), last_good, epoch)
-            break
-    if settings.early_stopping and best_loss < math.inf:
-        model.load_state_dict(best)
+            # The losses say that the weights were good before the last step; the check, after it too.
+            checked = validate(objective, cells, validation_index if len(validation_index) else probe, settings)
+            _check_finite(model, sums + checked, last_good, epoch)
+            if run.status == "interrupted":
+                break
+            last_good = copy.deepcopy(model.state_dict())
+            _record(run.history, "train", sums / len(train_index))
+            if len(validation_index):
+                _record(run.history, "validation", checked)
+            if settings.early_stopping and (epoch + 1) / settings.max_epochs >= _last_ramp_end(settings):
+                watch.see(run.history["total_validation"][-1], last_good)
+                if watch.epochs_since_best >= watch.patience:
+                    run.status = "stopped_early"
+            try:
+                on_event(_epoch(run, epoch, time.perf_counter() - start, cells))
+            except KeyboardInterrupt:
+                run.status = "interrupted"
+            if run.status != "finished":
+                break
+    if watch.best is not None:
+        model.load_state_dict(watch.best)
     run.seconds = time.perf_counter() - start
     run.cells_per_second = step / steps_per_epoch * len(train_index) / run.seconds
     on_event(_end(run))
     return run
+
+
+def train_step(
+    objective: Objective,
+    optimiser: torch.optim.Optimizer,
+    cells: Cells,
+    index: Tensor,
+    settings: TrainSettings,
+    progress: float,
+    noise: torch.Generator,
+) -> Tensor:
+    """One step on the cells in `index`, at `progress` in [0, 1) of training; the loss terms, as `TERMS`."""
+    for group in optimiser.param_groups:
+        group["lr"] = learning_rate(settings, progress)
+    batch = cells.minibatch(index, settings.swapped_covariates, noise)
+    losses = objective(batch, weights_at(settings, progress), noise)
+    losses.total.backward()
+    if settings.clip_norm is not None:
+        nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], settings.clip_norm)
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    return torch.stack([term.detach() for term in losses])
+
+
+@dataclass
+class EarlyStopping:
+    """Remembers the weights of the best epoch and how long ago it was."""
+
+    patience: int
+    best_loss: float = math.inf
+    best: dict[str, Tensor] | None = None
+    epochs_since_best: int = 0
+
+    def see(self, loss: float, weights: dict[str, Tensor]) -> None:
+        """Take note of an epoch's loss on held-out cells and its weights."""
+        if loss < self.best_loss:
+            self.best_loss, self.best, self.epochs_since_best = loss, weights, 0
+        else:
+            self.epochs_since_best += 1
 
 
 def decide(settings: TrainSettings, n_cells: int) -> TrainSettings:
