@@ -112,7 +112,7 @@ def measure(z: np.ndarray, adata: anndata.AnnData) -> dict[str, float]:
     }
 
 
-def speed(rounds: int = 5, epochs: int = 5) -> None:
+def speed(rounds: int = 7, epochs: int = 5) -> None:
     """Seconds an epoch at each one's default minibatch, interleaved in one run."""
     ours, theirs = [], []
     script = (

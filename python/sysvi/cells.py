@@ -124,13 +124,14 @@ class Cells:
     def dense(self, index: Tensor) -> Tensor:
         """Expression of the cells in `index` as a dense (B, G) float32 tensor on the device."""
         start = self.indptr[index]  # (B,)
-        length = self.indptr[index + 1] - start
-        row = torch.repeat_interleave(torch.arange(len(index), device=self.device), length)  # (nnz of B,)
+        length = self.indptr[index + 1] - start  # (B,) stored values of each cell
         shift = start - (torch.cumsum(length, 0) - length)  # (B,) from place in the minibatch to place in the data
-        source = torch.arange(len(row), device=self.device) + shift[row]
-        x = torch.zeros(len(index), self.n_genes, device=self.device)
-        x.view(-1)[row * self.n_genes + self.indices[source]] = self.values[source]
-        return x
+        source = torch.repeat_interleave(shift, length)  # (nnz of B,)
+        source += torch.arange(len(source), device=self.device)
+        row_start = torch.arange(len(index), device=self.device) * self.n_genes  # (B,)
+        target = torch.repeat_interleave(row_start, length) + self.indices.index_select(0, source)
+        x = torch.zeros(len(index) * self.n_genes, device=self.device)
+        return x.scatter_(0, target, self.values.index_select(0, source)).view(len(index), self.n_genes)
 
     def minibatch(self, index: Tensor, swapped_covariates: str, noise: torch.Generator) -> Minibatch:
         """The cells in `index` with their own covariates, and those of another system drawn for each cell.

@@ -56,7 +56,7 @@ class _GaussianTotal(torch.autograd.Function):
         wx, wh, n = (x, h, len(x)) if w is None else (w[:, None] * x, w[:, None] * h, w.sum())
         cross = x.T @ wh  # (G, H)
         sum_h, sum_x = wh.sum(0), wx.sum(0)  # (H,), (G,)
-        sum_xx = torch.linalg.vecdot(x, wx, dim=0) if w is not None else torch.linalg.vector_norm(x, dim=0).square()
+        sum_xx = torch.linalg.vecdot(x, wx, dim=0)  # (G,)
         r = torch.addmm(cross, weight, h.T @ wh, beta=-1).addr_(bias, sum_h)  # (G, H)
         q = torch.addmv(n * bias - sum_x, weight, sum_h)  # (G,)
         rss = sum_xx + torch.linalg.vecdot(weight, r - cross) + bias * (q - sum_x)  # (G,) = S_g

@@ -87,13 +87,17 @@ class Objective(nn.Module):
         )
         return Losses(total, reconstruction, kl, cycle, adversary, discriminator)
 
+    def _fuses(self, n_cells: int) -> bool:
+        """Whether the fused forms pay: they trade B x G x H products for H x G x H ones."""
+        return self.fused and 2 * n_cells > self.model.settings.n_hidden
+
     def _reconstruction(
         self, x: Tensor, z: Tensor, c: Tensor, w: Tensor | None, noise: torch.Generator | None
     ) -> Tensor:
         """Mean over cells of -log p(x | z, c)."""
         decoder = self.model.decoder
         h = decoder.hidden(z, c, noise)  # (B, H)
-        if self.fused and decoder.per_gene:
+        if self._fuses(len(x)) and decoder.per_gene:
             head = decoder.mean
             return gaussian_nll_total(x, h, head.weight, head.bias, decoder.variance(h), w) / len(x)
         return _mean(gaussian_nll(x, decoder.mean(h), decoder.variance(h)), w)
@@ -106,7 +110,7 @@ class Objective(nn.Module):
         """
         encoder, decoder = self.model.encoder, self.model.decoder
         h = decoder.hidden(z, c, noise)  # (B, H)
-        if not self.fused:
+        if not self._fuses(len(z)):
             return encoder(decoder.mean(h), c, noise)[0]
         first, head = encoder.first_weight, decoder.mean  # W_1 (H, G); W_o (G, H) and b_o (G,)
         projected = F.linear(h, first @ head.weight, first @ head.bias)  # (B, H)
