@@ -77,7 +77,7 @@ def dropout(h: Tensor, rate: float, noise: torch.Generator | None) -> Tensor:
     draws = torch.empty(-(-h.numel() // 4), dtype=torch.int64, device=h.device).random_(-(2**63), None, generator=noise)
     dropped = round(rate * 2**16)
     keep = draws.view(torch.int16)[: h.numel()].view_as(h) >= dropped - 2**15
-    return h * keep * (1 / (1 - dropped / 2**16))
+    return h * keep.float().mul_(1 / (1 - dropped / 2**16))
 
 
 def positive(log_var: Tensor) -> Tensor:
