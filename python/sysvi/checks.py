@@ -86,7 +86,7 @@ def expression(adata: AnnData, layer: str | None) -> tuple[str, Any]:
     """
     if layer is None:
         if adata.X is None:
-            raise InputError(f"adata.X is empty: name the layer with the expression ({listing(adata.layers)}).")
+            raise InputError(f"adata.X is empty: choose a layer ({listing(adata.layers)}).")
         return "adata.X", adata.X
     if layer not in adata.layers:
         raise InputError(f"adata has no layer {layer!r}: choose one of its layers ({listing(adata.layers)}).")
