@@ -12,7 +12,6 @@ from typing import Any
 
 import click
 import numpy as np
-from anndata import AnnData
 
 import sysvi
 from sysvi.events import Event, OnEvent, ignore
@@ -136,13 +135,23 @@ def integrate(
     of INPUT with the embedding in obsm; use it for neighbours, UMAP and clustering.
     """
     from sysvi.h5ad import check_output, read_h5ad, write_with_embedding
+    from sysvi.ready import ready
 
     with reporting(as_json, quiet) as on_event:
         check_output(output, overwrite)
         if save_model is not None and (save_model / MODEL_FILE).exists() and not overwrite:
             raise sysvi.InputError(f"{save_model / MODEL_FILE} exists already; pass --overwrite to replace it.")
         adata = read_h5ad(input)
-        prepared, layer = _prepared(adata, system, batch, layer, genes, min_cells, all_genes, on_event)
+        prepared, layer = ready(
+            adata,
+            system,
+            batch,
+            layer=layer,
+            n_top_genes=genes,
+            min_cells=min_cells,
+            all_genes=all_genes,
+            report=_say(on_event),
+        )
         model = sysvi.integrate(
             prepared,
             system,
@@ -222,36 +231,6 @@ def demo(output: Path, cells: int, seed: int, as_json: bool, quiet: bool) -> Non
             click.echo(table.to_string(header=False))
         names = [str(output / name) for name in ("demo.png", "demo.h5ad")]
         on_event(Event("write", f"Wrote {' and '.join(names)}", {"results": table.iloc[:, 0].to_dict()}))
-
-
-def _prepared(
-    adata: AnnData,
-    system: str,
-    batch: str | None,
-    layer: str | None,
-    genes: int,
-    min_cells: int,
-    all_genes: bool,
-    on_event: OnEvent,
-) -> tuple[AnnData, str | None]:
-    """Expression ready for the model, and the layer it is in: prepared here unless it is already."""
-    from sysvi.checks import looks_like_counts
-    from sysvi.prepare import row_blocks
-
-    if layer is None and "sysvi_prepare" in adata.uns:
-        on_event(Event("prepare", "The input is prepared already"))
-        return adata.to_memory(), None
-    if layer is not None and layer not in adata.layers:
-        counts = True  # let prepare say what is wrong
-    else:
-        matrix = adata.X if layer is None else adata.layers[layer]
-        counts = all(looks_like_counts(block.data) for _, _, block in row_blocks(matrix))
-    on_event(Event("prepare", f"The input looks like {'counts' if counts else 'log-normalised expression'}"))
-    if all_genes and not counts:
-        return adata.to_memory(), layer
-    n_top_genes = adata.n_vars if all_genes else genes
-    options: dict[str, Any] = {"layer": layer, "n_top_genes": n_top_genes, "min_cells": min_cells}
-    return sysvi.prepare(adata, system, batch, normalize=counts, report=_say(on_event), **options), None
 
 
 def _say(on_event: OnEvent) -> Callable[[str], None]:

@@ -1,0 +1,81 @@
+"""Expression ready for the model, whatever the user has: counts, log-normalised, or prepared already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from anndata import AnnData
+
+from sysvi.checks import expression, looks_like_counts
+from sysvi.prepare import prepare, row_blocks
+
+
+def ready(
+    adata: AnnData,
+    system_key: str,
+    batch_key: str | None = None,
+    *,
+    layer: str | None = None,
+    n_top_genes: int = 3000,
+    min_cells: int = 20,
+    all_genes: bool = False,
+    report: Callable[[str], None] = lambda line: None,
+) -> tuple[AnnData, str | None]:
+    """Cells with log-normalised expression of the genes variable in every system.
+
+    What `prepare` made is taken as it is; counts are prepared; of log-normalised expression the variable genes are
+    chosen.
+
+    Parameters
+    ----------
+    adata
+        Cells of all systems, in memory or backed; never changed.
+    system_key, batch_key
+        Columns of ``adata.obs``.
+    layer
+        Layer with the expression; ``adata.X`` by default.
+    n_top_genes, min_cells
+        As in `prepare`.
+    all_genes
+        Keep all genes of log-normalised input, and all genes seen in every system of counts.
+    report
+        Called with one line of text after each step.
+
+    Returns
+    -------
+    adata
+        In memory.
+    layer
+        Where its expression is; None for ``X``.
+
+    Raises
+    ------
+    InputError
+        As `prepare` does.
+
+    Examples
+    --------
+    >>> import sysvi
+    >>> counts = sysvi.datasets.simulate_systems(200, 150, seed=0)
+    >>> cells, layer = ready(counts, "system", min_cells=3, all_genes=True)
+    >>> cells.n_obs, layer, float(cells.X.max()) < 10
+    (200, None, True)
+    """
+    if layer is None and "sysvi_prepare" in adata.uns:
+        report("The input is prepared already")
+        return adata.to_memory(), None
+    _, matrix = expression(adata, layer)
+    counts = all(looks_like_counts(block.data) for _, _, block in row_blocks(matrix))
+    report(f"The input looks like {'counts' if counts else 'log-normalised expression'}")
+    if all_genes and not counts:
+        return adata.to_memory(), layer
+    return prepare(
+        adata,
+        system_key,
+        batch_key,
+        layer=layer,
+        n_top_genes=adata.n_vars if all_genes else n_top_genes,
+        min_cells=min_cells,
+        normalize=counts,
+        report=report,
+    ), None
