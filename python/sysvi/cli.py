@@ -217,6 +217,88 @@ def prepare(
 
 
 @main.command()
+@click.argument("input", type=FILE)
+@click.option(
+    "--embedding",
+    "embeddings",
+    multiple=True,
+    default=("X_pca", "X_sysVI"),
+    show_default=True,
+    help="Embedding in obsm; can be repeated. X_pca is computed where it is not there.",
+)
+@click.option("--system", required=True, help="Column of obs with the systems, whose mixing is measured.")
+@click.option("--batch", help="Column of obs with the samples or donors within the systems.")
+@click.option("--label", help="Column of obs with the cell types; without it only what needs none is measured.")
+@click.option("--layer", help="Layer with the expression (default: X).")
+@click.option("--metric", "metrics", multiple=True, help="Only this metric, such as iLISI; can be repeated.")
+@click.option("--all", "all_metrics", is_flag=True, help="The slow metrics too: kBET, Leiden at ten resolutions.")
+@click.option(
+    "--standardised", is_flag=True, help="Also measure with every dimension scaled to unit variance (is mixing real?)."
+)
+@click.option(
+    "--min-cells", type=click.IntRange(20), default=500, show_default=True, help="Cells of a group for Moran."
+)
+@click.option("--max-cells", type=click.IntRange(100), help="Measure a stratified random sample of this many cells.")
+@click.option("-o", "--output", type=FOLDER, help="Folder for tables (CSV, JSON) and figures; made if missing.")
+@click.option("--figures", type=click.Choice(["png", "pdf", "svg"]), default="png", show_default=True)
+@click.option("--overwrite", is_flag=True, help="Replace results that are in the folder.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same result.")
+@reporting_options
+def evaluate(
+    input: Path,
+    embeddings: tuple[str, ...],
+    system: str,
+    batch: str | None,
+    label: str | None,
+    layer: str | None,
+    metrics: tuple[str, ...],
+    all_metrics: bool,
+    standardised: bool,
+    min_cells: int,
+    max_cells: int | None,
+    output: Path | None,
+    figures: str,
+    overwrite: bool,
+    device: str,
+    seed: int,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Measure embeddings of an h5ad file: mixing, cell types kept, structure within types kept.
+
+    Prints a table, higher is better. With -o also writes evaluation.csv and .json (the table and what to know of it),
+    labels.csv and cells.csv (the values by cell type and by cell) and the figures evaluation and labels.
+    """
+    from sysvi.evaluation_files import check_folder, printed, write_evaluation
+    from sysvi.h5ad import read_h5ad
+
+    with reporting(as_json, quiet) as on_event:
+        if output is not None:
+            check_folder(output, overwrite)
+        found = sysvi.evaluate_in_detail(
+            read_h5ad(input),
+            embeddings,
+            system_key=system,
+            batch_key=batch,
+            label_key=label,
+            layer=layer,
+            metrics=metrics or ("all" if all_metrics else "default"),
+            standardised=standardised,
+            min_cells=min_cells,
+            max_cells=max_cells,
+            device=device,
+            seed=seed,
+            progress=on_event,
+        )
+        if not (as_json or quiet):
+            click.echo(printed(found))
+        if output is not None:
+            for path in write_evaluation(found, output, figures):
+                on_event(Event("write", f"Wrote {path}", {"output": str(path)}))
+
+
+@main.command()
 @click.option("-o", "--output", type=FOLDER, default="demo", show_default=True, help="Folder for the results.")
 @click.option("--cells", type=click.IntRange(500), default=2000, show_default=True, help="Cells to simulate.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same result.")

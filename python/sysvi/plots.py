@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from matplotlib.backend_bases import FigureCanvasBase
+from matplotlib.figure import Figure
 
 from sysvi.device import keep_threads
+from sysvi.errors import InputError
 from sysvi.saving import write_whole
 
 
@@ -37,8 +40,6 @@ def umap_before_after(
     seed
         Of the UMAP.
     """
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(4.6 * len(colors), 8.4), layout="constrained")
     axes = figure.subplots(2, len(colors), squeeze=False)
     for row, (title, basis) in zip(axes, (("before", before), ("after", after)), strict=True):
@@ -58,8 +59,21 @@ def umap_before_after(
             for name, color in zip(categories, palette, strict=True)
         ]
         ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=3, frameon=False, fontsize=8)
+    save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure whole or not at all, in the format that the name ends on; PNG without one.
+
+    Raises
+    ------
+    InputError
+        If matplotlib cannot write that format.
+    """
     path = Path(path)
-    kind = path.suffix.lstrip(".") or "png"
+    kind = path.suffix.lstrip(".").lower() or "png"
+    if kind not in FigureCanvasBase.get_supported_filetypes():
+        raise InputError(f"A figure cannot be written as {path.name}: end its name on .png, .pdf or .svg.")
     write_whole(path, lambda temporary: figure.savefig(temporary, dpi=120, format=kind))
 
 

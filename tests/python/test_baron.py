@@ -48,11 +48,28 @@ def same_type(latent, label):
     return pd.Series((label[near] == label[:, None]).mean(1)).groupby(label).mean().mean()
 
 
-def test_species_mix_far_more_than_in_pca_and_cell_types_stay_apart(data_dir):
+@pytest.fixture(scope="module")
+def integrated(data_dir):
     adata = sysvi.prepare(anndata.read_h5ad(data_dir / "baron_pancreas.h5ad"), "system", "batch")
     sc.pp.pca(adata, n_comps=30)
     sysvi.integrate(adata, "system", "batch", max_epochs=12, device="cpu", progress=False)
+    return adata
+
+
+def test_species_mix_far_more_than_in_pca_and_cell_types_stay_apart(integrated):
+    adata = integrated
     latent, label = adata.obsm["X_sysVI"], adata.obs["cell_type"].to_numpy().astype(str)
     before, after = (shared_neighbors(x, adata.obs["system"], label).mean() for x in (adata.obsm["X_pca"], latent))
     assert after > before + 0.15
     assert same_type(latent, label) > 0.4
+
+
+def test_evaluation_tells_the_story(integrated):
+    keys = {"system_key": "system", "batch_key": "batch", "label_key": "cell_type"}
+    table = sysvi.evaluate(integrated, ["X_pca", "X_sysVI"], **keys, device="cpu", progress=False)
+    before, after = table["X_pca"], table["X_sysVI"]
+    assert before["iLISI"] < 0.02  # apart
+    assert after["CiLISI"] > before["CiLISI"] + 0.1  # mixed within types
+    assert after["cLISI"] > 0.95  # types kept
+    assert after["Moran"] > 0.8  # and structure within them
+    assert after["Total"] > before["Total"]

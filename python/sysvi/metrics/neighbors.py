@@ -73,6 +73,7 @@ class Neighbors:
         return sparse.csr_matrix((np.ones(n * k, np.float32), self.indices.ravel(), starts), shape=(n, n))
 
     @cached_property
+    @keep_threads()
     def connectivities(self) -> sparse.csr_matrix:
         """UMAP's fuzzy union of the neighbourhoods, (n, n), symmetric: scanpy's ``connectivities`` for k + 1."""
         from umap.umap_ import fuzzy_simplicial_set
@@ -108,7 +109,7 @@ def nearest_neighbors(
     k
         Neighbours of a cell, itself not counted; n - 1 where there are not as many.
     method
-        ``"exact"``: scikit-learn's trees or chunked brute force on the CPU, chunked brute force on CUDA.
+        ``"exact"``: brute force in chunks, by scikit-learn on the CPU, by torch on CUDA.
         ``"approximate"``: pynndescent. ``"auto"``: exact up to 200,000 cells and on CUDA, approximate above.
     device
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
@@ -118,7 +119,8 @@ def nearest_neighbors(
     Returns
     -------
     Neighbors
-        Cells at the same distance come in no particular order, but the same each time.
+        Cells at the same distance come in the order of their index; which of them are left out where the k-th and
+        the next are equally far is not defined, but the same each time.
 
     Raises
     ------
@@ -146,8 +148,22 @@ def nearest_neighbors(
 def _exact(points: np.ndarray, k: int) -> Neighbors:
     from sklearn.neighbors import NearestNeighbors
 
-    search = NearestNeighbors(n_neighbors=k, n_jobs=torch.get_num_threads()).fit(points)
-    distances, indices = search.kneighbors()  # without an argument: each cell's own place is left out
+    points = points - points.mean(0)  # far from the origin the search would lose digits
+    search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(points)  # trees lose above a few dimensions
+    indices = search.kneighbors(return_distance=False)  # without an argument: each cell's own place is left out
+    return _in_order(points, indices)
+
+
+def _in_order(points: np.ndarray, indices: np.ndarray, rows: int = 4096) -> Neighbors:
+    """Distances in float64, nearest first, cells at the same distance in order of their index."""
+    distances = np.empty(indices.shape)
+    for start in range(0, len(points), rows):
+        here = slice(start, start + rows)
+        difference = points[indices[here]].astype(np.float64) - points[here, None]  # (rows, k, d)
+        exact = np.sqrt(np.einsum("nkd,nkd->nk", difference, difference))
+        order = np.lexsort((indices[here], exact), axis=1)
+        indices[here] = np.take_along_axis(indices[here], order, 1)
+        distances[here] = np.take_along_axis(exact, order, 1)
     return Neighbors(indices, distances)
 
 
@@ -155,25 +171,23 @@ def _approximate(points: np.ndarray, k: int, seed: int) -> Neighbors:
     from pynndescent import NNDescent
 
     index = NNDescent(points, n_neighbors=k + 1, random_state=seed, n_jobs=torch.get_num_threads())
-    indices, distances = index.neighbor_graph  # (n, k + 1), usually with the cell itself first
+    indices, _ = index.neighbor_graph  # (n, k + 1), usually with the cell itself first
     other = indices != np.arange(len(points))[:, None]
     other[other.all(1), -1] = False  # where it was not found, the farthest goes
     shape = (len(points), k)
-    return Neighbors(indices[other].reshape(shape), distances[other].reshape(shape))
+    return _in_order(points, indices[other].reshape(shape).astype(np.int64))
 
 
 def _brute_force(points: np.ndarray, k: int, device: torch.device) -> Neighbors:
-    all_points = torch.from_numpy(points.astype(np.float32)).to(device)  # (n, d)
+    all_points = torch.from_numpy((points - points.mean(0)).astype(np.float32)).to(device)  # (n, d)
     n = len(all_points)
     rows = max(1, 2**28 // n)  # a block of distances takes a gigabyte
-    indices, distances = np.empty((n, k), np.int64), np.empty((n, k), np.float32)
+    indices = np.empty((n, k), np.int64)
     for start in range(0, n, rows):
         block = torch.cdist(
             all_points[start : start + rows], all_points, compute_mode="donot_use_mm_for_euclid_dist"
         )  # (rows, n)
         own = torch.arange(len(block), device=device)
         block[own, start + own] = torch.inf
-        nearest = block.topk(k, dim=1, largest=False, sorted=True)
-        indices[start : start + rows] = nearest.indices.cpu().numpy()
-        distances[start : start + rows] = nearest.values.cpu().numpy()
-    return Neighbors(indices, distances)
+        indices[start : start + rows] = block.topk(k, dim=1, largest=False).indices.cpu().numpy()
+    return _in_order(points, indices)

@@ -67,9 +67,11 @@ def encode(values: ArrayLike, what: str, n: int) -> tuple[np.ndarray, np.ndarray
     >>> encode(["beta", "alpha", "beta"], "label", 3)
     (array([1, 0, 1]), array(['alpha', 'beta'], dtype=object))
     """
-    column = pd.Series(np.asarray(values, dtype=object))
-    if len(column) != n:
-        raise InputError(f"{what} has {len(column)} values for {n} cells: give one for each cell.")
+    array = np.asarray(values, dtype=object)
+    if array.shape != (n,):
+        shape = f"{len(array)} values" if array.ndim == 1 else f"the shape {array.shape}"
+        raise InputError(f"{what} has {shape} for {n} cells: give one for each cell.")
+    column = pd.Series(array)
     missing = int(column.isna().sum())
     if missing:
         raise InputError(f"{what} is missing for {missing} of {n} cells: leave these cells out or fill it in.")
