@@ -8,12 +8,19 @@
 (300, 15)
 """
 
-from sysvi import datasets
+from sysvi import datasets, metrics
+from sysvi.batch_strength import BatchStrength, batch_strength, plot_batch_strength
+from sysvi.compare_runs import compare_runs
+from sysvi.condition_mixing import condition_mixing
 from sysvi.errors import InputError
+from sysvi.evaluate import Evaluation, evaluate, evaluate_in_detail
+from sysvi.evaluation_files import write_evaluation
+from sysvi.evaluation_plots import plot_evaluation, plot_labels
 from sysvi.events import Event
 from sysvi.integrate import integrate
 from sysvi.orthologs import join_systems, map_orthologs
 from sysvi.prepare import prepare
+from sysvi.prior_components import PriorComponents, prior_components
 from sysvi.settings import ModelSettings, Ramp, TrainSettings
 from sysvi.sysvi_model import SysVI
 from sysvi.train import NonFiniteLossError
@@ -21,16 +28,30 @@ from sysvi.train import NonFiniteLossError
 __version__ = "0.1.0"
 
 __all__ = [
+    "BatchStrength",
+    "Evaluation",
     "Event",
     "InputError",
     "ModelSettings",
     "NonFiniteLossError",
+    "PriorComponents",
     "Ramp",
     "SysVI",
     "TrainSettings",
+    "batch_strength",
+    "compare_runs",
+    "condition_mixing",
     "datasets",
+    "evaluate",
+    "evaluate_in_detail",
     "integrate",
     "join_systems",
     "map_orthologs",
+    "metrics",
+    "plot_batch_strength",
+    "plot_evaluation",
+    "plot_labels",
     "prepare",
+    "prior_components",
+    "write_evaluation",
 ]
