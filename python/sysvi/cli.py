@@ -298,6 +298,54 @@ def evaluate(
                 on_event(Event("write", f"Wrote {path}", {"output": str(path)}))
 
 
+@main.command("batch-strength")
+@click.argument("input", type=FILE)
+@click.option("--system", required=True, help="Column of obs with the systems.")
+@click.option("--batch", required=True, help="Column of obs with the samples or donors within the systems.")
+@click.option("--label", required=True, help="Column of obs with the cell types.")
+@click.option("--layer", help="Layer with the expression (default: X).")
+@click.option("--min-cells", type=click.IntRange(1), default=50, show_default=True, help="Cells of a type in a sample.")
+@click.option("-o", "--output", type=FILE, help="Also write the table (this name, .csv) and the figure (.png).")
+@click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same result.")
+@reporting_options
+def batch_strength(
+    input: Path,
+    system: str,
+    batch: str,
+    label: str,
+    layer: str | None,
+    min_cells: int,
+    output: Path | None,
+    overwrite: bool,
+    seed: int,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Are the differences between systems substantial? Ask before integrating.
+
+    Compares the distances between samples of one system with those between systems, cell type by cell type.
+    """
+    from sysvi.h5ad import check_output, read_h5ad
+    from sysvi.ready import ready
+    from sysvi.saving import write_whole
+
+    with reporting(as_json, quiet) as on_event:
+        paths = [] if output is None else [output.with_suffix(".csv"), output.with_suffix(".png")]
+        for path in paths:
+            check_output(path, overwrite)
+        adata, layer = ready(read_h5ad(input), system, batch, layer=layer, report=_say(on_event))
+        strength = sysvi.batch_strength(adata, system, batch, label, layer=layer, min_cells=min_cells, seed=seed)
+        if not (as_json or quiet):
+            click.echo(str(strength))
+        values = {"substantial": strength.substantial, "advice": strength.advice}
+        on_event(Event("strength", "", values))
+        if paths:
+            write_whole(paths[0], strength.table.to_csv)
+            sysvi.plot_batch_strength(strength, paths[1])
+            on_event(Event("write", f"Wrote {paths[0]} and {paths[1]}", {"output": str(paths[0])}))
+
+
 @main.command()
 @click.option("-o", "--output", type=FOLDER, default="demo", show_default=True, help="Folder for the results.")
 @click.option("--cells", type=click.IntRange(500), default=2000, show_default=True, help="Cells to simulate.")

@@ -19,6 +19,19 @@ def data_dir() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(scope="session")
+def baron_pca(data_dir):
+    """Baron, human and mouse: obs and obsm["X_pca"], 15 components of log-normalised counts. Not to be changed."""
+    import anndata
+    import scanpy as sc
+
+    adata = anndata.read_h5ad(data_dir / "baron_pancreas.h5ad")
+    sc.pp.normalize_total(adata, target_sum=1e4)
+    sc.pp.log1p(adata)
+    sc.pp.pca(adata, n_comps=15)
+    return anndata.AnnData(obs=adata.obs, obsm={"X_pca": adata.obsm["X_pca"]})
+
+
 sys.path.insert(0, str(Path(__file__).parent))  # the tests share oracle.py
 for pool in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):  # numba, which prepare uses, would reset torch's threads
     os.environ.setdefault(pool, "1")  # before torch is imported: on tiny tensors threads only wait for one another

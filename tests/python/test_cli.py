@@ -434,3 +434,17 @@ def test_module_is_the_command():
     result = subprocess.run([sys.executable, "-m", "sysvi", "--version"], capture_output=True, text=True, check=True)
     assert result.stdout == f"sysvi, version {sysvi.__version__}\n"
     assert result.stderr == ""
+
+
+def test_batch_strength_prints_advice_and_writes_table_and_figure(counts, tmp_path):
+    command = ["batch-strength", counts, *COLUMNS, "--label", "cell_type", "--min-cells", 5]
+    result = run(*command, "-o", tmp_path / "strength.csv")
+    prepared = sysvi.prepare(anndata.read_h5ad(counts), "system", "batch")
+    strength = sysvi.batch_strength(prepared, "system", "batch", "cell_type", min_cells=5)
+    assert strength.advice in result.stdout
+    table = pd.read_csv(tmp_path / "strength.csv", index_col=[0, 1])
+    pd.testing.assert_frame_equal(table, strength.table, check_dtype=False)
+    assert (tmp_path / "strength.png").read_bytes().startswith(b"\x89PNG")
+    assert "exists already" in run(*command, "-o", tmp_path / "strength.csv", code=1).output
+    events = [json.loads(line) for line in run(*command, "--json").stdout.splitlines()]
+    assert events[-1]["substantial"] is strength.substantial

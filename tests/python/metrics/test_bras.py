@@ -61,18 +61,11 @@ def test_is_that_of_scib_metrics(between):
     assert bras(points, system, label, between=between).value == pytest.approx(expected, rel=1e-5)
 
 
-def test_on_baron(data_dir):
-    import anndata
-    import scanpy as sc
+def test_on_baron(baron_pca):
     from scib_metrics.metrics import bras as reference
 
-    adata = anndata.read_h5ad(data_dir / "baron_pancreas.h5ad")
-    adata = adata[adata.obs["cell_type"].isin(["alpha", "gamma", "macrophage", "mast"])][
-        ::2
-    ].copy()  # one in human only
-    sc.pp.normalize_total(adata, target_sum=1e4)
-    sc.pp.log1p(adata)
-    sc.pp.pca(adata, n_comps=15)
+    types = ["alpha", "gamma", "macrophage", "mast"]  # mast in human only
+    adata = baron_pca[baron_pca.obs["cell_type"].isin(types)][::2]
     points, batch, label = (adata.obsm["X_pca"], *adata.obs[["batch", "cell_type"]].astype(str).to_numpy().T)
     assert bras(points, batch, label).value == pytest.approx(reference(points, label, batch), rel=1e-4)
 

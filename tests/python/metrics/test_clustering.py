@@ -32,16 +32,11 @@ def test_leiden_gives_the_clusters_of_scib_metrics(seed):
     np.testing.assert_array_equal(leiden(neighbors, 2.0, seed=seed), found[2.0])
 
 
-def test_leiden_gives_the_clusters_of_scib_metrics_on_baron(data_dir):
-    import anndata
-    import scanpy as sc
+def test_leiden_gives_the_clusters_of_scib_metrics_on_baron(baron_pca):
     from scib_metrics.metrics._nmi_ari import _compute_clustering_leiden as reference
     from scib_metrics.nearest_neighbors import NeighborsResults
 
-    adata = anndata.read_h5ad(data_dir / "baron_pancreas.h5ad")[::3].copy()
-    sc.pp.normalize_total(adata, target_sum=1e4)
-    sc.pp.log1p(adata)
-    sc.pp.pca(adata, n_comps=15)
+    adata = baron_pca[::3]
     neighbors = nearest_neighbors(adata.obsm["X_pca"], 20)
     own = np.arange(adata.n_obs)[:, None]
     theirs = NeighborsResults(

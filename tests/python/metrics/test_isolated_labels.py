@@ -36,15 +36,10 @@ def test_labels_in_the_fewest_systems_count(cells, left_out, isolated):
     np.testing.assert_array_equal(np.isnan(score.per_cell), ~np.isin(label, isolated))
 
 
-def test_is_that_of_scib_metrics_on_baron(data_dir):
-    import anndata
-    import scanpy as sc
+def test_is_that_of_scib_metrics_on_baron(baron_pca):
     from scib_metrics.metrics import isolated_labels as reference
 
-    adata = anndata.read_h5ad(data_dir / "baron_pancreas.h5ad")[::3].copy()
-    sc.pp.normalize_total(adata, target_sum=1e4)
-    sc.pp.log1p(adata)
-    sc.pp.pca(adata, n_comps=15)
+    adata = baron_pca[::3]
     points, label = adata.obsm["X_pca"], adata.obs["cell_type"].to_numpy()
     for key in ("system", "batch"):
         score = isolated_labels(label_silhouette(points, label), label, adata.obs[key])

@@ -37,17 +37,9 @@ def cells():
 
 
 @pytest.fixture(scope="module")
-def baron(data_dir):
-    import anndata
-    import scanpy as sc
-
-    adata = anndata.read_h5ad(data_dir / "baron_pancreas.h5ad")
-    adata = adata[adata.obs["cell_type"].isin(["alpha", "gamma", "macrophage", "mast"])][
-        ::2
-    ].copy()  # one in human only
-    sc.pp.normalize_total(adata, target_sum=1e4)
-    sc.pp.log1p(adata)
-    sc.pp.pca(adata, n_comps=15)
+def baron(baron_pca):
+    types = ["alpha", "gamma", "macrophage", "mast"]  # mast in human only
+    adata = baron_pca[baron_pca.obs["cell_type"].isin(types)][::2]
     return adata.obsm["X_pca"], adata.obs["system"].to_numpy(), adata.obs["cell_type"].astype(str).to_numpy()
 
 
