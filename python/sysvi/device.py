@@ -56,6 +56,18 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
     return chosen
 
 
+def double_device(device: str | torch.device = "auto") -> torch.device:
+    """As `choose_device`, for work in double precision: Apple's GPUs have none and leave it to the CPU.
+
+    Examples
+    --------
+    >>> double_device("cpu")
+    device(type='cpu')
+    """
+    chosen = choose_device(device)
+    return torch.device("cpu") if chosen.type == "mps" else chosen
+
+
 def describe(device: torch.device) -> str:
     """Name of the device for people: ``cpu (2 threads)`` or ``cuda:0 (NVIDIA H100)``."""
     if device.type == "cuda":

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from sysvi.device import choose_device, keep_threads
+from sysvi.device import double_device, keep_threads
 from sysvi.errors import InputError
 from sysvi.metrics.score import check_embedding
 
@@ -54,9 +54,7 @@ def group_distances(embedding: ArrayLike, groups: np.ndarray, *, device: str = "
     points = check_embedding(embedding).astype(np.float64)
     if len(groups) != len(points):
         raise InputError(f"groups has {len(groups)} values for {len(points)} cells: give one for each cell.")
-    where = choose_device(device)
-    if where.type != "cuda":
-        where = torch.device("cpu")
+    where = double_device(device)
     tile = CPU_TILE if where.type == "cpu" else CUDA_TILE
     n, n_groups = len(points), int(groups.max()) + 1
 

@@ -11,10 +11,12 @@ import torch
 from numpy.typing import ArrayLike
 from scipy import sparse
 
-from sysvi.device import choose_device, keep_threads
+from sysvi.device import double_device, keep_threads
 from sysvi.errors import InputError
 from sysvi.metrics.score import check_embedding
 
+BLOCK = 2**26  # distances that the search on a card holds at a time
+FEWEST_APPROXIMATE = 4096  # cells; below it the exact search is faster, and the approximate one may find too few
 MOST_EXACT = 200_000  # cells; above it an exact search on two CPU cores takes minutes (benchmarks/README.md)
 
 
@@ -62,7 +64,18 @@ class Neighbors:
         return self.indices.shape[1]
 
     def nearest(self, k: int) -> Neighbors:
-        """The k nearest of these neighbours; all of them if there are no more than k."""
+        """The k nearest of these neighbours; all of them where no more cells than that exist.
+
+        Raises
+        ------
+        InputError
+            If k is less than one, or more than the neighbours that were searched.
+        """
+        if k < 1 or self.n_neighbors < min(k, self.n_cells - 1):
+            raise InputError(
+                f"{k} neighbours of each cell are wanted, but {self.n_neighbors} were searched: "
+                "choose from 1 to these, or call nearest_neighbors with more."
+            )
         return Neighbors(self.indices[:, :k], self.distances[:, :k])
 
     @cached_property
@@ -110,7 +123,8 @@ def nearest_neighbors(
         Neighbours of a cell, itself not counted; n - 1 where there are not as many.
     method
         ``"exact"``: brute force in chunks, by scikit-learn on the CPU, by torch on CUDA.
-        ``"approximate"``: pynndescent. ``"auto"``: exact up to 200,000 cells and on CUDA, approximate above.
+        ``"approximate"``: pynndescent, for 4,096 cells or more. ``"auto"``: exact up to 200,000 cells and on CUDA,
+        approximate above.
     device
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     seed
@@ -138,9 +152,12 @@ def nearest_neighbors(
         raise InputError(f"{n} cell has no neighbours: give at least two cells.")
     if method not in ("auto", "exact", "approximate"):
         raise InputError(f"method {method!r} is not known; use 'auto', 'exact' or 'approximate'.")
+    if k < 1:
+        raise InputError(f"k is {k}: ask for at least one neighbour.")
     k = min(k, n - 1)
-    where = choose_device(device)
-    if method == "approximate" or (method == "auto" and where.type == "cpu" and n > MOST_EXACT):
+    where = double_device(device)
+    approximate = method == "approximate" or (method == "auto" and where.type == "cpu" and n > MOST_EXACT)
+    if approximate and n >= FEWEST_APPROXIMATE:
         return _approximate(points, k, seed)
     return _brute_force(points, k, where) if where.type == "cuda" else _exact(points, k)
 
@@ -172,6 +189,8 @@ def _approximate(points: np.ndarray, k: int, seed: int) -> Neighbors:
 
     index = NNDescent(points, n_neighbors=k + 1, random_state=seed, n_jobs=torch.get_num_threads())
     indices, _ = index.neighbor_graph  # (n, k + 1), usually with the cell itself first
+    if (indices < 0).any():  # it found too few of some cells
+        return _exact(points, k)
     other = indices != np.arange(len(points))[:, None]
     other[other.all(1), -1] = False  # where it was not found, the farthest goes
     shape = (len(points), k)
@@ -181,7 +200,7 @@ def _approximate(points: np.ndarray, k: int, seed: int) -> Neighbors:
 def _brute_force(points: np.ndarray, k: int, device: torch.device) -> Neighbors:
     all_points = torch.from_numpy((points - points.mean(0)).astype(np.float32)).to(device)  # (n, d)
     n = len(all_points)
-    rows = max(1, 2**28 // n)  # a block of distances takes a gigabyte
+    rows = max(1, BLOCK // n)
     indices = np.empty((n, k), np.int64)
     for start in range(0, n, rows):
         block = torch.cdist(
