@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
@@ -85,6 +86,18 @@ def keep_threads() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def threads_of_python(device: torch.device) -> Iterator[ThreadPoolExecutor]:
+    """A pool of as many Python threads as torch has, each with one of its own; a single one for a graphics card.
+
+    For many small operations: torch's threads wait for one another at the end of each, for long on a busy machine.
+    """
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    with keep_threads(), ThreadPoolExecutor(threads) as pool:
+        torch.set_num_threads(1)
+        yield pool
 
 
 def _nvidia_card_present() -> bool:

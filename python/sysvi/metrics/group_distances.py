@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from sysvi.device import double_device, keep_threads
+from sysvi.device import double_device, threads_of_python
 from sysvi.errors import InputError
 from sysvi.metrics.score import check_embedding
 
@@ -85,9 +84,7 @@ def group_distances(embedding: ArrayLike, groups: np.ndarray, *, device: str = "
             sums[columns, row_groups] += distances.T @ row_belongs
         return distances @ column_belongs
 
-    threads = torch.get_num_threads() if where.type == "cpu" else 1
-    with keep_threads(), ThreadPoolExecutor(threads) as pool:
-        torch.set_num_threads(1)  # a thread for each tile: several in one wait for each other on a busy machine
+    with threads_of_python(where) as pool:
         for i, (rows, _, _) in enumerate(blocks):
             later = range(i, len(blocks))  # their tiles add to different rows: the order of threads changes nothing
             for j, part in zip(later, pool.map(partial(add_tile, i), later), strict=True):

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 
-from sysvi.device import double_device
+from sysvi.device import double_device, threads_of_python
 from sysvi.errors import InputError
 from sysvi.metrics.neighbors import Neighbors, nearest_neighbors
 from sysvi.metrics.score import Score, check_embedding, encode
@@ -72,15 +72,17 @@ def lisi(
         raise InputError(f"perplexity is {perplexity}: the effective number of neighbours is at least 1.")
     where = double_device(device)
     rows = max(1, CHUNK // max(k, len(names)))
-    values = np.empty(n)
-    for start in range(0, n, rows):
+
+    def chunk(start: int) -> np.ndarray:
         part = slice(start, start + rows)
         weights = _weights(torch.from_numpy(neighbors.distances[part]).to(where, torch.float64), perplexity)
         group = torch.from_numpy(codes[neighbors.indices[part]]).to(where)  # (rows, k)
         share = weights.new_zeros(len(group), len(names)).scatter_add_(1, group, weights)  # (rows, groups)
         index = share.sum(1) ** 2 / share.square().sum(1)  # exactly 1 where all are of one group
-        values[part] = index.clamp(max=len(names)).cpu().numpy()
-    return values
+        return index.clamp(max=len(names)).cpu().numpy()
+
+    with threads_of_python(where) as pool:
+        return np.concatenate(list(pool.map(chunk, range(0, n, rows))))
 
 
 def _weights(distances: torch.Tensor, perplexity: float) -> torch.Tensor:
