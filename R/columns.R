@@ -21,7 +21,7 @@ one_column <- function(x, what, cells, call_it = what) {
     lost <- setdiff(cells$cells, names(x))
     if (length(lost)) abort("%s lacks %d cells (%s): name a value for each.", what, length(lost), quoted(lost, 3L))
   }
-  missing <- sum(is.na(column$values) | (is.character(column$values) & !nzchar(column$values)))
+  missing <- sum(is.na(column$values) | column$values %in% "")
   if (missing) {
     abort(
       "%s (%s) has %d missing %s: fill them in or remove these cells.",
