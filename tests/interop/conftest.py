@@ -1,6 +1,7 @@
 """Python drives R through rpy2, R calls the engine back through reticulate: one process, one Python."""
 
 import os
+import sys
 import warnings
 from pathlib import Path
 
@@ -13,15 +14,15 @@ ROOT = Path(__file__).resolve().parents[2]
 for pool in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(pool, "1")  # before torch and R start: on tiny data threads only wait for one another
 
-SMALL = {"max_epochs": 2, "n_latent": 5, "seed": 3}  # of every model here
-SMALL_R = "max_epochs = 2, n_latent = 5, seed = 3, device = 'cpu', verbose = FALSE"
+sys.path.insert(0, str(Path(__file__).parent))  # the tests share r_objects.py
 
 
 @pytest.fixture(scope="session")
 def r():
     """Run R code, its variables given as keyword arguments; values are converted on both ways."""
     if os.environ.get("CI") != "true":
-        pytest.importorskip("rpy2.robjects", reason="needs R and rpy2, which `make test-interop` installs")
+        pytest.importorskip("rpy2", reason="needs R and rpy2, which `make test-interop` installs")
+    import torch  # noqa: F401 (before R: otherwise R's BLAS would answer torch's calls, with other last bits)
     from rpy2 import robjects
     from rpy2.rlike.container import NamedList
     from rpy2.robjects import numpy2ri, pandas2ri
@@ -29,7 +30,8 @@ def r():
     converter = robjects.default_converter + numpy2ri.converter + pandas2ri.converter
 
     @converter.py2rpy.register(sparse.csr_matrix)
-    def _(cells_by_genes: sparse.csr_matrix):  # the very arrays are those of a genes x cells dgCMatrix
+    def _(cells_by_genes: sparse.csr_matrix):  # its very arrays are those of a genes x cells dgCMatrix
+        cells_by_genes = cells_by_genes.sorted_indices()
         return robjects.r["new"](
             "dgCMatrix",
             i=robjects.IntVector(cells_by_genes.indices),
@@ -75,6 +77,9 @@ def log_cells():
     sc.pp.log1p(adata)
     rng = np.random.default_rng(1)
     adata.obs["sex"] = pd.Categorical(rng.choice(["♀", "♂"], adata.n_obs), categories=["♂", "♀", "unused"])
+    adata.obs["donor"] = pd.Series(
+        rng.choice(["b", "A", "a", "ä", "10", "9"], adata.n_obs), adata.obs_names, dtype=object
+    )
     adata.obs["plate"] = rng.integers(1, 12, adata.n_obs)
     adata.obs["stained"] = rng.random(adata.n_obs) < 0.5
     adata.obs["age"] = rng.normal(50, 10, adata.n_obs)
@@ -84,13 +89,17 @@ def log_cells():
 @pytest.fixture(scope="session")
 def integrate():
     """Integrate in Python, as the R package would: all genes that pass, or the variable ones, then training."""
+    import r_objects
+
     import sysvi
 
     def run(adata, *, n_top_genes=3000, **covariates):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # few genes
             prepared = sysvi.prepare(adata, "system", "batch", normalize=False, n_top_genes=n_top_genes)
-            model = sysvi.integrate(prepared, "system", "batch", **SMALL, **covariates, device="cpu", progress=False)
+            model = sysvi.integrate(
+                prepared, "system", "batch", **r_objects.SMALL, **covariates, device="cpu", progress=False
+            )
         return model, prepared
 
     return run
@@ -102,33 +111,18 @@ def python_embedding(integrate, log_cells):
     return integrate(log_cells)[1].obsm["X_sysVI"]
 
 
-# From the variables `expression`, `counts` (genes x cells) and `obs`.
-R_OBJECTS = {
-    "Assay5": "CreateSeuratObject(CreateAssay5Object(counts = counts, data = expression), meta.data = obs)",
-    "split Assay5": """{
-        object <- CreateSeuratObject(CreateAssay5Object(counts = counts, data = expression), meta.data = obs)
-        object[["RNA"]] <- split(object[["RNA"]], object$system)
-        object
-    }""",
-    "v3 Assay": "CreateSeuratObject(CreateAssayObject(data = expression), meta.data = obs)",
-    "SCE": "SingleCellExperiment(list(counts = counts, logcounts = expression), colData = obs)",
-    "SCE in an HDF5 file": """
-        SingleCellExperiment(list(counts = counts, logcounts = as(expression, "HDF5Array")), colData = obs)
-    """,
-    "delayed SCE": "SingleCellExperiment(list(logcounts = DelayedArray(expression / 2) * 2), colData = obs)",
-}
-
-
 @pytest.fixture(scope="session")
 def build(r, log_cells):
     """Make the R object of a kind from `log_cells` or other cells."""
+
+    import r_objects
 
     def make(kind, adata=log_cells):
         return r(
             f"""
             dimnames(counts) <- dimnames(expression) <- list(genes, cells)
             rownames(obs) <- cells
-            {R_OBJECTS[kind]}
+            {r_objects.OBJECTS[kind]}
             """,
             expression=adata.X,
             counts=adata.layers["counts"],

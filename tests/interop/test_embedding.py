@@ -5,8 +5,10 @@ import os
 import anndata
 import numpy as np
 import pytest
-from conftest import R_OBJECTS, SMALL_R
+from r_objects import OBJECTS, SMALL, SMALL_R
 from scipy import sparse
+
+import sysvi
 
 RUN = f"RunSysVI(object, system = 'system', batch = 'batch', {SMALL_R}"
 READ = """
@@ -30,7 +32,7 @@ def test_r_calls_back_into_this_very_python(r):
     assert r("reticulate::import('os')$getpid()")[0] == os.getpid()
 
 
-@pytest.mark.parametrize("kind", R_OBJECTS)
+@pytest.mark.parametrize("kind", OBJECTS)
 def test_every_kind_of_object(embed, build, log_cells, python_embedding, kind):
     embedding, cells = embed(build(kind))
     assert cells == list(log_cells.obs_names)
@@ -67,12 +69,27 @@ def test_every_kind_of_matrix(r, log_cells, python_embedding, kind):
     np.testing.assert_array_equal(np.asarray(embedding), python_embedding)
 
 
+def test_integrate_layers(r, build, log_cells):
+    embedding = r(
+        f"""
+        object <- IntegrateLayers(
+          object, SysVIIntegration, orig.reduction = NULL, new.reduction = 'sysvi', scale.layer = 'data',
+          features = rownames(object), batch = object$batch, {SMALL_R}
+        )
+        unname(Embeddings(object, 'sysvi'))
+        """,
+        object=build("split Assay5"),
+    )
+    model = sysvi.integrate(log_cells.copy(), "system", "batch", **SMALL, device="cpu", progress=False)
+    np.testing.assert_array_equal(np.asarray(embedding), model.get_latent_representation())
+
+
 def test_a_process_of_its_own(embed, build, python_embedding):
     np.testing.assert_array_equal(embed(build("SCE"), ", process = 'separate'")[0], python_embedding)
 
 
-@pytest.mark.parametrize("column", ["sex", "plate", "stained"])
-def test_factors_whole_numbers_and_logicals_are_categories(embed, build, integrate, log_cells, column):
+@pytest.mark.parametrize("column", ["sex", "donor", "plate", "stained"])
+def test_factors_texts_whole_numbers_and_logicals_are_categories(embed, build, integrate, log_cells, column):
     expected = integrate(log_cells, categorical_covariate_keys=[column])[1].obsm["X_sysVI"]
     np.testing.assert_array_equal(embed(build("Assay5"), f", covariates = '{column}'")[0], expected)
 

@@ -1,7 +1,7 @@
 """A model trained in one language is the same model in the other; so are files."""
 
 import numpy as np
-from conftest import SMALL, SMALL_R
+from r_objects import SMALL, SMALL_R
 
 from sysvi import SysVI
 
@@ -16,7 +16,7 @@ def test_trained_in_r_loaded_in_python(r, build, integrate, log_cells, python_em
     model = SysVI.load(tmp_path / "model", prepared)
     np.testing.assert_array_equal(model.get_latent_representation(), python_embedding)
     assert model.is_trained
-    assert len(model.history["loss"]) == SMALL["max_epochs"]
+    assert len(model.history["loss_train"]) == SMALL["max_epochs"]
 
 
 def test_trained_in_python_loaded_in_r(r, build, integrate, log_cells, python_embedding, tmp_path):
