@@ -118,11 +118,14 @@ check_counts <- function(cells, system) {
 }
 
 join_metadata <- function(parts, system, cells) {
-  tables <- lapply(parts, function(part) part$metadata[match(layer_cells(part), part$cells), , drop = FALSE])
-  shared <- setdiff(Reduce(intersect, lapply(tables, colnames)), system)
-  n <- vapply(parts, function(part) length(part$cells), 1L)
+  tables <- Map(function(part, name) {
+    table <- part$metadata[match(layer_cells(part), part$cells), , drop = FALSE]
+    table[[system]] <- rep(name, nrow(table))
+    table
+  }, parts, names(parts))
+  shared <- Reduce(intersect, lapply(tables, colnames))
   joined <- do.call(rbind, c(unname(lapply(tables, function(table) table[shared])), make.row.names = FALSE))
-  joined[[system]] <- factor(rep(names(parts), n), names(parts))
+  joined[[system]] <- factor(joined[[system]], names(parts))
   rownames(joined) <- cells
   joined
 }

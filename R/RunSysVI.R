@@ -80,10 +80,9 @@ RunSysVI.default <- function(object, system, batch = NULL, metadata = NULL, cova
                              features = NULL, n_top_genes = 3000L, cycle_weight = 5, max_epochs = NULL,
                              n_latent = 15L, device = "auto", seed = 0L, process = c("session", "separate"),
                              verbose = TRUE, options = sysvi_options(), ...) {
-  no_dots(...)
   fit <- integrate_cells(
     cells_of(object, metadata = metadata), system, batch, covariates, continuous, features, n_top_genes,
-    cycle_weight, max_epochs, n_latent, device, seed, process, verbose, options
+    cycle_weight, max_epochs, n_latent, device, seed, process, verbose, options, ...
   )
   structure(fit$embedding, sysVI = fit$model)
 }
@@ -130,7 +129,8 @@ as_reduction <- function(fit, assay, key) {
 integrate_cells <- function(cells, system, batch = NULL, covariates = NULL, continuous = NULL, features = NULL,
                             n_top_genes = 3000L, cycle_weight = 5, max_epochs = NULL, n_latent = 15L,
                             device = "auto", seed = 0L, process = c("session", "separate"), verbose = TRUE,
-                            options = sysvi_options()) {
+                            options = sysvi_options(), ...) {
+  no_dots(...)
   process <- one_of(process, c("session", "separate"), "process")
   check_flag(verbose, "verbose")
   check_string(device, "device")

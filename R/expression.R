@@ -125,18 +125,14 @@ as_dgCMatrix <- function(x) {
 # blocks were seen. `system` is the system of each of cells$cells.
 check_log_normalised <- function(cells, system) {
   only_whole <- setNames(rep(TRUE, nlevels(system)), levels(system))
+  largest <- 0
   block <- function(block, layer, columns) {
     where <- if (length(cells$layers) > 1L) sprintf("layer '%s'", layer$name) else cells$where
     check_finite(block, where, layer$cells[columns])
     if (length(block@x) && min(block@x) < 0) {
       abort("%s has negative values, so it is scaled or corrected: %s.", sentence(where), cells$mend[["scaled"]])
     }
-    if (length(block@x) && max(block@x) > log_ceiling && any(block@x != floor(block@x))) {
-      abort(
-        "%s has values up to %s, too large for log-normalised expression: %s.",
-        sentence(where), format(max(block@x)), cells$mend[["counts"]]
-      )
-    }
+    largest <<- max(largest, block@x)
     here <- system[match(layer$cells[columns], cells$cells)]
     undecided <- only_whole[as.character(here)] & !is.na(here)
     if (any(undecided)) {
@@ -150,6 +146,12 @@ check_log_normalised <- function(cells, system) {
         "%s looks like raw counts%s: %s.", sentence(cells$where),
         if (all(only_whole)) "" else sprintf(" in system '%s'", names(which(only_whole))[1L]),
         cells$mend[["counts"]]
+      )
+    }
+    if (largest > log_ceiling) {
+      abort(
+        "%s has values up to %s, too large for log-normalised expression: %s.",
+        sentence(cells$where), format(largest), cells$mend[["counts"]]
       )
     }
   }

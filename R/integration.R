@@ -33,10 +33,9 @@
 #' object <- SeuratObject::CreateSeuratObject(cells$counts, meta.data = cells$metadata)
 #' object[["RNA"]] <- split(object[["RNA"]], object$system)
 #' object <- Seurat::NormalizeData(object, verbose = FALSE)
-#' SeuratObject::VariableFeatures(object) <- rownames(object)
 #' object <- Seurat::IntegrateLayers(
 #'   object, SysVIIntegration,
-#'   orig.reduction = NULL, new.reduction = "sysvi", scale.layer = NULL,
+#'   orig.reduction = NULL, new.reduction = "sysvi", features = rownames(object), scale.layer = "data",
 #'   batch = object$batch, max_epochs = 2, verbose = FALSE
 #' )
 #' object[["sysvi"]]

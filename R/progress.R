@@ -33,7 +33,7 @@ new_listener <- function(verbose) {
       close()
       cli::cli_inform("{event$message}")
     }
-    FALSE
+    event$stage
   }
   list(hear = hear, close = close, warnings = function() warnings)
 }

@@ -44,8 +44,8 @@ write_stream <- function(folder, stream) {
   n_layers
 }
 
-# Run Python to its end and hear its events. A first interrupt ends training
-# after the step, a second one the process.
+# Run Python to its end and hear its events. An interrupt ends training after
+# the step; before training, or a second time, it ends the process.
 run_apart <- function(folder, listener) {
   python <- separate_python()
   child <- processx::process$new(
@@ -54,23 +54,24 @@ run_apart <- function(folder, listener) {
     wd = folder, stdout = "|", stderr = file.path(folder, "stderr"), cleanup_tree = TRUE
   )
   on.exit(child$kill_tree())
-  interrupts <- 0L
+  can_stop <- FALSE # training runs and was not told to stop
   repeat {
     tryCatch(
       {
         child$poll_io(200)
-        lapply(child$read_output_lines(), listener$hear)
+        for (line in child$read_output_lines()) {
+          if (identical(listener$hear(line), "plan")) can_stop <- TRUE
+        }
         if (!child$is_alive() && !child$is_incomplete_output()) break
       },
       interrupt = function(condition) {
-        interrupts <<- interrupts + 1L
-        if (interrupts > 1L) abort("Interrupted; nothing was changed.", class = "sysvi_interrupted")
+        if (!can_stop) abort("Interrupted; nothing was changed.", class = "sysvi_interrupted")
+        can_stop <<- FALSE
         child$interrupt()
       }
     )
   }
   if (!file.exists(file.path(folder, "answer.json"))) {
-    if (interrupts) abort("Interrupted; nothing was changed.", class = "sysvi_interrupted")
     said <- utils::tail(readLines(file.path(folder, "stderr"), warn = FALSE), 20L)
     abort(
       "The engine's process (%s) ended with status %s; run sysvi_doctor(). It said:\n%s",

@@ -7,12 +7,15 @@ The answer is JSON and named arrays. Inside R's process reticulate calls :func:`
 
 from __future__ import annotations
 
+import ctypes
 import json
+import signal
 import sys
 import tempfile
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +144,7 @@ def call(
         if issubclass(category, UserWarning) and not issubclass(category, (FutureWarning, DeprecationWarning)):
             say(Event("warning", str(message)))
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _host_keeps_sigint():
         warnings.showwarning = show_warning
         try:
             answer, out = TASKS[task](json.loads(values), arrays, expression or Expression(), say)
@@ -150,6 +153,19 @@ def call(
         except KeyboardInterrupt:
             answer, out = {"interrupted": True}, {}
     return json.dumps(answer), out
+
+
+@contextmanager
+def _host_keeps_sigint() -> Iterator[None]:
+    """Give R its own handler of Ctrl-C back: Python's `signal` puts only Python's handlers back, not those of C."""
+    get, put = ctypes.pythonapi.PyOS_getsig, ctypes.pythonapi.PyOS_setsig
+    get.restype = put.restype = ctypes.c_void_p
+    put.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    before = get(signal.SIGINT)
+    try:
+        yield
+    finally:
+        put(signal.SIGINT, before)
 
 
 Answer = tuple[dict[str, Any], dict[str, np.ndarray]]
