@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def installed(package):
+    """Version of a package, or None."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -14,6 +15,7 @@ def installed(package):
 
 
 def torch_runs():
+    """Whether torch can be loaded, and on what it would run."""
     try:
         import torch
     except Exception as error:

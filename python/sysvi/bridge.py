@@ -1,8 +1,9 @@
 """The door for R: plain values in, plain values out.
 
-A call is the name of a task, its values as JSON, named arrays and, for tasks on cells, expression handed over in blocks.
-The answer is JSON and named arrays. Inside R's process reticulate calls :func:`call`; for a process of its own,
-``python -m sysvi.bridge FOLDER`` finds the same in files and answers with files. Shapes: n cells, G genes, L latent.
+A call is the name of a task, its values as JSON, named arrays and, for tasks on cells, expression handed over in
+blocks. The answer is JSON and named arrays. Inside R's process reticulate calls :func:`call`; for a process of its
+own, ``python -m sysvi.bridge FOLDER`` finds the same in files and answers with files. Shapes: n cells, G genes,
+L latent.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ class Expression:
         starts
             Where each cell starts in them, and their number, (n of the block + 1,).
         """
-        self._keep(int(layer), np.array(values, np.float32, ndmin=1), np.array(genes, np.int32, ndmin=1), np.diff(starts))
+        self._keep(
+            int(layer), np.array(values, np.float32, ndmin=1), np.array(genes, np.int32, ndmin=1), np.diff(starts)
+        )
 
     def _keep(self, layer: int, values: np.ndarray, genes: np.ndarray, lengths: np.ndarray) -> None:
         for name, piece in (("values", values), ("genes", genes), ("lengths", lengths)):
@@ -243,9 +246,7 @@ def _prepare_systems(values: Values, arrays: Arrays, expression: Expression, on_
     return {"cells": list(prepared.obs_names), "genes": list(prepared.var_names)}, out
 
 
-def _in_names_of(
-    reference: str, systems: dict[str, AnnData], values: Values, on_event: OnEvent
-) -> dict[str, AnnData]:
+def _in_names_of(reference: str, systems: dict[str, AnnData], values: Values, on_event: OnEvent) -> dict[str, AnnData]:
     """Rename the genes of all systems to those of the reference, each by the column that holds most of its names."""
     given = values["orthologs"]
     table = _read_table(given if isinstance(given, str) else pd.DataFrame(given))
@@ -318,8 +319,8 @@ def run_folder(folder: Path) -> None:
     """Do the task that R wrote into `folder`; print events as lines of JSON and leave the answer there.
 
     R writes ``task.json`` (task, values, and type and shape of each array), arrays as ``in.<name>`` and expression as
-    ``layer<i>.values`` (float32), ``.genes`` (int32) and ``.lengths`` (int32, stored values of each cell). The answer is
-    ``answer.json`` and ``out.<name>``. All arrays are plain numbers of this machine, the first index running fastest.
+    ``layer<i>.values`` (float32), ``.genes`` (int32) and ``.lengths`` (int32, stored values of each cell). The answer
+    is ``answer.json`` and ``out.<name>``. Arrays are plain numbers of this machine, the first index running fastest.
     """
     given = json.loads((folder / "task.json").read_text(encoding="utf-8"))
     arrays = {
