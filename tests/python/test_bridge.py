@@ -130,7 +130,7 @@ def test_embed_with_a_model_of_a_layer(make_adata, make_sysvi, tmp_path):
 def test_prepare_systems_equals_python():
     counts = sysvi.datasets.simulate_systems(200, 150, n_markers=10, n_programme_genes=10, seed=1)
     human = counts[counts.obs["system"] == "system1"].copy()
-    mouse = counts[counts.obs["system"] == "system2"][:, ::-1].copy()
+    mouse = counts[counts.obs["system"] == "system2"].copy()[:, list(counts.var_names)[::-1]].copy()
     mouse.var_names = [f"m{name}" for name in mouse.var_names]
     table = {"human": list(counts.var_names), "mouse": [f"m{n}" for n in counts.var_names], "note": [None] * 150}
     values = {
