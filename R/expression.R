@@ -89,10 +89,11 @@ stream_blocks <- function(cells, genes, add, check) {
     n <- length(layer$cells)
     width <- max(1L, as.integer(block_values %/% max(1L, length(layer$genes))))
     for (start in seq(1L, n, by = width)) {
-      columns <- start:min(start + width - 1L, n)
+      columns <- seq.int(start, min(start + width - 1L, n))
       block <- cut_block(layer$x, rows, columns)
       check(block, layer, columns)
       add(i - 1L, block)
+      gc(verbose = FALSE, full = FALSE) # blocks would pile up to the size of the whole matrix
     }
   }
 }

@@ -62,7 +62,7 @@ model_file <- "model.safetensors"
 read_model <- function(bytes, file = "the model") {
   header <- tryCatch(
     {
-      size <- sum(as.numeric(bytes[1:8]) * 256^(0:7))
+      size <- sum(as.numeric(bytes[seq_len(8)]) * 256^(0:7))
       text <- rawToChar(bytes[8 + seq_len(size)])
       jsonlite::fromJSON(jsonlite::fromJSON(text, simplifyVector = FALSE)$`__metadata__`$sysvi)
     },

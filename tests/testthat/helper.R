@@ -20,7 +20,9 @@ make_cells <- function(n_cells = 240L, n_genes = 80L, seed = 1L) {
 run <- function(..., max_epochs = 1L, verbose = FALSE) {
   withCallingHandlers(
     RunSysVI(..., max_epochs = max_epochs, verbose = verbose),
-    warning = function(w) if (grepl("few for|fewer cells|are zero in all", conditionMessage(w))) invokeRestart("muffleWarning")
+    warning = function(w) {
+      if (grepl("few for|fewer cells|are zero in all", conditionMessage(w))) invokeRestart("muffleWarning")
+    }
   )
 }
 

@@ -38,8 +38,10 @@ test_that("a joined assay needs system, and takes it by cell", {
   skip_without_engine()
   joined <- make_seurat(cells)
   features <- rownames(joined)
-  expect_error(integrate(joined, features = features, scale.layer = "data"), "all in one part.*system = object\\$species",
-               class = "sysvi_error")
+  expect_error(
+    integrate(joined, features = features, scale.layer = "data"), "all in one part.*system = object\\$species",
+    class = "sysvi_error"
+  )
   object <- integrate(joined, features = features, scale.layer = "data", system = joined$system)
   split <- integrate(split_object, features = features, scale.layer = "data")
   expect_identical(

@@ -46,7 +46,10 @@ test_that("seed, covariates and settings matter, and the same call gives the sam
 test_that("a separate process gives the same bits, and leaves nothing behind", {
   skip_without_engine()
   call <- function(process) {
-    run(cells$data, "system", "batch", metadata = cells$metadata, continuous = "age", process = process, options = small)
+    run(
+      cells$data, "system", "batch",
+      metadata = cells$metadata, continuous = "age", process = process, options = small
+    )
   }
   before <- list.files(tempdir(), "^sysvi-")
   apart <- call("separate")

@@ -36,7 +36,8 @@ test_that("a loaded model embeds cells as when it was trained, in both processes
   expect_equal(values(part), values(z[some, ]), tolerance = 1e-5)
   renamed <- cells$metadata["age"]
   columns <- list(
-    system = setNames(cells$metadata$system, rownames(renamed)), batch = setNames(cells$metadata$batch, rownames(renamed))
+    system = setNames(cells$metadata$system, rownames(renamed)),
+    batch = setNames(cells$metadata$batch, rownames(renamed))
   )
   again <- predict(model, cells$data, metadata = renamed, columns = columns, verbose = FALSE)
   expect_identical(values(again), values(z))

@@ -63,8 +63,8 @@ test_that("log-normalised objects are joined as they are; same cell names get pr
   data <- lapply(c(human = "human", mouse = "mouse"), function(s) cells$data[, cells$metadata$system == s])
   joined <- join(data, NULL, normalize = FALSE)
   expect_null(joined$counts)
-  expect_equal(as.matrix(joined$expression), as.matrix(cells$data[rownames(joined$expression), colnames(joined$expression)]),
-               tolerance = 1e-6)
+  given <- cells$data[rownames(joined$expression), colnames(joined$expression)]
+  expect_equal(as.matrix(joined$expression), as.matrix(given), tolerance = 1e-6)
   colnames(data$mouse)[1] <- colnames(data$human)[1]
   expect_identical(colnames(join(data, NULL, normalize = FALSE)$expression)[1], "human_cell001")
 })
@@ -76,7 +76,10 @@ test_that("what cannot be joined is told", {
   skip_without_engine()
   expect_error(join(list(human = human, mouse = mouse), NULL), "share no gene name", class = "sysvi_error")
   expect_error(join(list(human = cells$data, mouse = mouse)), "of system 'human' is not counts", class = "sysvi_error")
-  expect_error(join(list(human = human, mouse = mouse), normalize = FALSE), "looks like raw counts", class = "sysvi_error")
+  expect_error(
+    join(list(human = human, mouse = mouse), normalize = FALSE), "looks like raw counts",
+    class = "sysvi_error"
+  )
   expect_error(join(list(human = human, mouse = mouse), "no such file"), "no orthologue table", class = "sysvi_error")
   skip_if_not_installed("SingleCellExperiment")
   expect_error(join(list(a = human, b = make_sce(cells))), "they are 'matrix', 'SCE'", class = "sysvi_error")
