@@ -51,8 +51,7 @@ start_python <- function() {
   if (is.null(chosen$path)) {
     # uv would fetch torch with several gigabytes of CUDA where no card can use them
     if (!has_nvidia_card() && is_linux() && !nzchar(Sys.getenv("UV_INDEX"))) {
-      Sys.setenv(UV_INDEX = cpu_wheels)
-      on.exit(Sys.unsetenv("UV_INDEX"))
+      withr::local_envvar(UV_INDEX = cpu_wheels)
     }
   } else {
     reticulate::use_python(chosen$path, required = TRUE)

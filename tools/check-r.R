@@ -11,11 +11,8 @@ stopifnot("the tarball must stay under 5 MB" = megabytes < 5)
 
 rcmdcheck::rcmdcheck(tarball, args = c("--no-manual", "--no-tests", "--no-vignettes"), error_on = "note")
 
-unpacked <- file.path("build", "unpacked")
-unlink(unpacked, recursive = TRUE)
-utils::untar(tarball, exdir = unpacked)
 bioc <- BiocCheck::BiocCheck(
-  file.path(unpacked, "sysVI"),
+  tarball,
   `no-check-deprecated` = TRUE, `no-check-remotes` = TRUE, `no-check-CRAN` = TRUE, `no-check-bioc-help` = TRUE
 )
 quit(status = length(bioc$error) > 0)
