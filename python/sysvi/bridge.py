@@ -226,14 +226,16 @@ def _prepare_systems(values: Values, arrays: Arrays, expression: Expression, on_
     key = values["system"]
     joined = join_systems(systems, key)
     del systems
-    prepared = prepare(
-        joined,
-        key,
-        n_top_genes=joined.n_vars,  # all of them: variable genes are chosen when they are needed
-        min_cells=values["min_cells"],
-        normalize=values["normalize"],
-        report=_say(on_event),
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Only .* genes remain")  # true of a choice of genes, which comes later
+        prepared = prepare(
+            joined,
+            key,
+            n_top_genes=joined.n_vars,  # all of them: variable genes are chosen when they are needed
+            min_cells=values["min_cells"],
+            normalize=values["normalize"],
+            report=lambda line: None if "ariable" in line else _say(on_event)(line),
+        )
     x = prepared.X
     if x.nnz > np.iinfo(np.int32).max:
         raise InputError(

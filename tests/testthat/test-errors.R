@@ -50,7 +50,7 @@ test_that("counts, scaled values and missing values are recognised before traini
   holes <- cells$data
   holes@x[holes@p[8]  + 1] <- NaN
   expect_said(call(holes), "not finite \\(cell 'cell008'\\)")
-  local_mocked_bindings(block_values = 80 * 7) # the same over blocks
+  local_mocked_bindings(block_values = function(in_memory) 80 * 7) # the same over blocks
   expect_said(call(holes), "not finite \\(cell 'cell008'\\)")
   expect_said(call(half), "looks like raw counts in system 'mouse'")
 })

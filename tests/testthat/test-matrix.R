@@ -26,7 +26,7 @@ test_that("the embedding does not depend on blocks, on metadata's order or on wh
   named <- setNames(shuffled$system, rownames(shuffled))
   by_vector <- run(cells$data, named, setNames(shuffled$batch, rownames(shuffled)), options = small)
   expect_identical(values(by_vector), values(z))
-  local_mocked_bindings(block_values = 80 * 7)
+  local_mocked_bindings(block_values = function(in_memory) 80 * 7)
   expect_identical(values(run(cells$data, "system", "batch", metadata = cells$metadata, options = small)), values(z))
 })
 
