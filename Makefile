@@ -1,11 +1,12 @@
-# make demo    install and integrate simulated cells        make test    all tests
-# make check   ruff, mypy, tests                            make bench   quality and speed beside scvi-tools
+# make demo    install and integrate simulated cells        make test    all tests: Python, R, the two together
+# make check   linters, tests, R CMD check                  make bench   quality and speed beside scvi-tools
 # The data sets that tests and benchmarks need lie in SYSVI_DATA.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints-dev.txt
+export RETICULATE_PYTHON := $(abspath $(BIN)/python)
 
 ifeq ($(origin SYSVI_DATA), undefined)
 ifneq ($(wildcard ../shared/data),)
@@ -13,20 +14,35 @@ export SYSVI_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: demo test check lint bench clean
+.PHONY: demo test test-python test-r test-interop check check-r lint docs bench clean
 
 demo: $(VENV)/engine
 	$(BIN)/sysvi demo --output demo
 
-test: $(VENV)/dev
+test: test-python test-r test-interop
+
+test-python: $(VENV)/dev
 	$(BIN)/python -m pytest
 
-check: lint test
+test-r: $(VENV)/interop
+	Rscript tools/test-r.R
 
-lint: $(VENV)/dev
+test-interop: $(VENV)/interop
+	$(BIN)/python -m pytest tests/interop
+
+check: lint test check-r
+
+check-r: $(VENV)/interop
+	Rscript tools/check-r.R
+
+lint: $(VENV)/interop
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	Rscript -e 'print(lints <- lintr::lint_package()); quit(status = length(lints) > 0)'
+
+docs: $(VENV)/interop
+	Rscript -e 'roxygen2::roxygenise()'
 
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/baron.py quality
@@ -43,5 +59,11 @@ $(VENV)/dev: $(VENV)/engine
 	$(PIP) --editable '.[dev]'
 	touch $@
 
+# rpy2 comes last: it compiles against the R it finds.
+$(VENV)/interop: $(VENV)/dev tools/install-r.sh
+	tools/install-r.sh
+	$(PIP) --no-cache-dir --editable '.[interop]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) build demo

@@ -74,7 +74,7 @@ def map_orthologs(
     if duplicates not in ("drop", "sum"):
         raise InputError(f"duplicates={duplicates!r} must be 'drop' or 'sum'.")
     check_unique_names(adata)
-    table = _read_table(table)
+    table = read_orthologs(table)
     source, target = _columns(table, adata.var_names, source, target)
 
     pairs = table[[source, target]].dropna().drop_duplicates()
@@ -180,7 +180,7 @@ def join_systems(adatas: dict[str, AnnData], system_key: str = "system") -> AnnD
     return joined
 
 
-def _read_table(table: pd.DataFrame | str | PathLike[str]) -> pd.DataFrame:
+def read_orthologs(table: pd.DataFrame | str | PathLike[str]) -> pd.DataFrame:
     """Table of names with missing ones (empty or NA) as NaN."""
     if not isinstance(table, pd.DataFrame):
         path = Path(table)

@@ -489,8 +489,11 @@ class SysVI:
         return {name: json.dumps(value) for name, value in self._made().items()}
 
     def _made(self) -> dict[str, Any]:
+        import sysvi  # its version; it imports this module first
+
         return {
-            "versions": {p: version(p) for p in ("sysvi", "torch", "numpy", "anndata", "scanpy")}
+            "versions": {"sysvi": sysvi.__version__}  # inside the R package sysvi runs without being installed
+            | {p: version(p) for p in ("torch", "numpy", "anndata", "scanpy")}
             | {"python": platform.python_version()},
             "model_settings": asdict(self.model_settings),
             "train_settings": None if self.train_settings is None else self.train_settings.as_dict(),

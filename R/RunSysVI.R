@@ -1,0 +1,215 @@
+#' Integrate systems
+#'
+#' Trains sysVI on log-normalised expression and returns one embedding of all
+#' cells in which systems and batches are mixed and cell types are kept.
+#'
+#' @details
+#' The *system* is the substantial effect (species, organoid and tissue, cells
+#' and nuclei, protocol), the *batch* a weaker one inside the systems (sample,
+#' donor). Are systems apart still? `cycle_weight = 10` (20, 50) mixes more.
+#'
+#' Raw counts and scaled values are recognised and refused. Layers are not
+#' joined, matrices are neither transposed nor made dense, and matrices on disk
+#' are read in blocks of cells; the engine holds the chosen genes' values in
+#' memory, 8 bytes for each that is not zero.
+#'
+#' Unless `features` are given, the engine chooses variable genes in each system
+#' by itself, there by batch, and keeps those variable in every system: this
+#' decides much of the result, and genes variable in one system only do harm.
+#'
+#' Ctrl-C or Esc ends training after the current step; the result is that of the
+#' model so far, with a warning. A second one ends everything, and nothing is
+#' changed.
+#'
+#' @param object A Seurat object, a SingleCellExperiment, or a matrix of genes x
+#'   cells of any kind: dense, sparse (Matrix), DelayedArray/HDF5Array, or
+#'   BPCells.
+#' @param system,batch Names of columns of the metadata, or vectors named by
+#'   cell. No values may be missing.
+#' @param metadata Data frame with one row a cell, row names the cells' names.
+#' @param covariates,continuous Further categorical and continuous effects to
+#'   correct: names of metadata columns, data frames with cells as row names, or
+#'   a vector named by cell.
+#' @param features Genes to use; `NULL`: variable genes are chosen.
+#' @param n_top_genes Variable genes to find in each system.
+#' @param cycle_weight Strength of integration: a number (ramped up from a tenth
+#'   to six tenths of training) or `c(value, start, end)`.
+#' @param max_epochs Passes over the cells; `NULL`: by the number of cells.
+#' @param n_latent Dimensions of the embedding.
+#' @param device `"auto"` (an NVIDIA card if there is one), `"cpu"`, `"cuda"`,
+#'   `"cuda:1"` or `"mps"`.
+#' @param seed Whole number; the same seed gives the same embedding, to the bit
+#'   on a CPU at a given number of threads.
+#' @param process `"session"` runs the engine inside R, `"separate"` in a
+#'   process of its own, with the same result: for clashes between Python and R
+#'   libraries in one process (OpenMP on macOS) and for data larger than memory.
+#' @param verbose Show what is done, progress and time left.
+#' @param options Further settings, see [sysvi_options()].
+#' @param ... For the methods, the arguments of the default method from
+#'   `covariates` on.
+#'
+#' @return The object with the embedding: a Seurat object with a reduction, a
+#'   SingleCellExperiment with a reduced dimension, or, for a matrix, a matrix
+#'   of cells x `n_latent`. The model (see [LoadSysVI()]) lies beside it as
+#'   plain data that survives `saveRDS()`: in `Misc(object[["sysvi"]], "sysVI")`,
+#'   `metadata(object)[["sysVI"]]` or `attr(x, "sysVI")`.
+#'
+#' @section Errors:
+#' One sentence with the object, assay, layer or column and what to do: columns
+#' that are missing or have missing values, one system only, raw counts or
+#' scaled values, cells that differ between layers, no genes left, no Python.
+#'
+#' @references
+#' Hrovatin, Moinfar et al. (2025). Integrating single-cell RNA-seq datasets
+#' with substantial batch effects. BMC Genomics.
+#'
+#' @seealso [SysVIIntegration()] for `Seurat::IntegrateLayers()`,
+#'   [PrepareSystems()] to join species, [SaveSysVI()].
+#' @export
+#' @examplesIf sysvi_available()
+#' cells <- SimulateSystems(n_cells = 300, n_genes = 150, seed = 1)
+#' x <- log1p(cells$counts)
+#' x@x <- log1p(x@x) # any log-normalised values will do for an example
+#' z <- RunSysVI(x, "system", "batch", metadata = cells$metadata, max_epochs = 2, verbose = FALSE)
+#' dim(z)
+RunSysVI <- function(object, system, batch = NULL, ...) UseMethod("RunSysVI")
+
+#' @rdname RunSysVI
+#' @export
+RunSysVI.default <- function(object, system, batch = NULL, metadata = NULL, covariates = NULL, continuous = NULL,
+                             features = NULL, n_top_genes = 3000L, cycle_weight = 5, max_epochs = NULL,
+                             n_latent = 15L, device = "auto", seed = 0L, process = c("session", "separate"),
+                             verbose = TRUE, options = sysvi_options(), ...) {
+  fit <- integrate_cells(
+    cells_of(object, metadata = metadata), system, batch, covariates, continuous, features, n_top_genes,
+    cycle_weight, max_epochs, n_latent, device, seed, process, verbose, options, ...
+  )
+  structure(fit$embedding, sysVI = fit$model)
+}
+
+#' @rdname RunSysVI
+#' @param assay Assay with the expression: of a Seurat object the default one, of
+#'   a SingleCellExperiment `"logcounts"`.
+#' @param layer Layer with log-normalised expression, or several; `"data"` also
+#'   means the parts of a split assay (`"data.human"`, `"data.mouse"`).
+#' @param reduction.name,reduction.key Name of the new reduction, and what its
+#'   columns' names start with.
+#' @export
+RunSysVI.Seurat <- function(object, system, batch = NULL, ..., assay = NULL, layer = "data",
+                            reduction.name = "sysvi", reduction.key = "sysvi_") {
+  check_string(reduction.name, "reduction.name")
+  check_string(reduction.key, "reduction.key")
+  if (is.null(assay)) assay <- SeuratObject::DefaultAssay(object)
+  fit <- integrate_cells(cells_of(object, assay = assay, layer = layer), system, batch, ...)
+  object[[reduction.name]] <- as_reduction(fit, assay, reduction.key)
+  SeuratObject::LogSeuratCommand(object)
+}
+
+#' @rdname RunSysVI
+#' @param name Name of the new reduced dimension.
+#' @export
+RunSysVI.SingleCellExperiment <- function(object, system, batch = NULL, ..., assay = "logcounts", name = "sysVI") {
+  check_string(name, "name")
+  fit <- integrate_cells(cells_of(object, assay = assay), system, batch, ...)
+  SingleCellExperiment::reducedDim(object, name) <- fit$embedding
+  S4Vectors::metadata(object)[[name]] <- fit$model
+  object
+}
+
+as_reduction <- function(fit, assay, key) {
+  z <- fit$embedding
+  colnames(z) <- paste0(key, seq_len(ncol(z)))
+  SeuratObject::CreateDimReducObject(
+    embeddings = z, stdev = apply(z, 2L, sd), key = key, assay = assay, misc = list(sysVI = fit$model)
+  )
+}
+
+# Everything between the doors for data and the engine. `cells` as cells_of()
+# describes them; returns list(embedding, model).
+integrate_cells <- function(cells, system, batch = NULL, covariates = NULL, continuous = NULL, features = NULL,
+                            n_top_genes = 3000L, cycle_weight = 5, max_epochs = NULL, n_latent = 15L,
+                            device = "auto", seed = 0L, process = c("session", "separate"), verbose = TRUE,
+                            options = sysvi_options(), ...) {
+  no_dots(...)
+  process <- one_of(process, c("session", "separate"), "process")
+  check_flag(verbose, "verbose")
+  check_string(device, "device")
+  if (!inherits(options, "sysvi_options")) abort("options must come from sysvi_options().")
+  system <- categorical_column(one_column(system, "system", cells))
+  check_systems(system$values, system$name)
+  batch <- if (!is.null(batch)) categorical_column(one_column(batch, "batch", cells))
+  covariates <- lapply(many_columns(covariates, "covariates", cells), categorical_column)
+  continuous <- lapply(many_columns(continuous, "continuous", cells), continuous_column)
+  effects <- c(list(system), if (!is.null(batch)) list(batch), covariates, continuous)
+  names <- vapply(effects, `[[`, "", "name")
+  if (anyDuplicated(names)) {
+    abort("'%s' is named twice among system, batch and covariates: name each column once.", names[anyDuplicated(names)])
+  }
+  label <- options$pseudoinputs_label
+  if (!is.null(label)) {
+    label <- categorical_column(one_column(label, "pseudoinputs_label", cells))
+    if (!label$name %in% names) effects <- c(effects, list(label))
+  }
+
+  genes <- genes_of(cells, features)
+  chosen <- c("pseudoinputs_label", "min_cells", "weight_systems")
+  settings <- c(
+    list(cycle_weight = cycle_weight, max_epochs = max_epochs, n_latent = n_latent),
+    list(pseudoinputs_label_key = label$name),
+    unclass(options)[setdiff(names(options), chosen)]
+  )
+  values <- list(
+    genes = I(genes), cells = I(cells$cells), columns = column_values(effects),
+    system = system$name, batch = batch$name,
+    categorical = I(vapply(covariates, `[[`, "", "name")), continuous = I(vapply(continuous, `[[`, "", "name")),
+    weight_systems = options$weight_systems, device = device, seed = seed,
+    choose_genes = if (is.null(features)) list(n_top_genes = n_top_genes, min_cells = options$min_cells),
+    settings = Filter(Negate(is.null), settings)
+  )
+  answer <- call_engine(
+    "integrate", values, c(column_arrays(effects), order_array(cells)),
+    stream = checked_stream(cells, genes, system$values), process = process, verbose = verbose
+  )
+  model <- read_model(as.raw(answer$arrays$model))
+  warn_if_interrupted(model)
+  list(embedding = named_embedding(answer$arrays$embedding, cells$cells), model = model)
+}
+
+no_dots <- function(...) {
+  if (...length()) {
+    extra <- ...names()
+    abort(
+      "RunSysVI() has no argument %s; see ?RunSysVI, and ?sysvi_options for rarer settings.",
+      if (is.null(extra)) "without a name here" else quoted(extra)
+    )
+  }
+}
+
+order_array <- function(cells) {
+  order <- row_order(cells)
+  if (is.null(order)) list() else list(order = order)
+}
+
+checked_stream <- function(cells, genes, system) {
+  function(add) {
+    check <- check_log_normalised(cells, system)
+    stream_blocks(cells, genes, add, check$block)
+    check$done()
+  }
+}
+
+named_embedding <- function(embedding, cells) {
+  dimnames(embedding) <- list(cells, paste0("sysvi_", seq_len(ncol(embedding))))
+  embedding
+}
+
+warn_if_interrupted <- function(model) {
+  if (model$status != "interrupted") {
+    return(invisible())
+  }
+  if (!nrow(model$history)) abort("Interrupted before the first epoch was done; nothing was changed.")
+  warning(sprintf(
+    "Training was interrupted after %d of %d epochs; the embedding is that of the model so far.",
+    nrow(model$history), model$train_settings$max_epochs
+  ), call. = FALSE)
+}

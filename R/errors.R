@@ -1,0 +1,28 @@
+# Every error of the package is one sentence: what is wrong, where, and what to
+# do. Texts go through sprintf(), so names with braces do no harm.
+abort <- function(text, ..., class = NULL) {
+  stop(errorCondition(
+    if (...length()) sprintf(text, ...) else text,
+    class = c(class, "sysvi_error"), call = NULL
+  ))
+}
+
+# 'a', 'b', 'c', ...
+quoted <- function(x, most = 5L) {
+  shown <- paste0("'", utils::head(x, most), "'", collapse = ", ")
+  if (!length(x)) "none" else if (length(x) > most) paste0(shown, ", ...") else shown
+}
+
+need_package <- function(package, for_what) {
+  if (!requireNamespace(package, quietly = TRUE)) {
+    abort("%s needs the package %s: install.packages(\"%s\").", for_what, package, package)
+  }
+}
+
+check_flag <- function(x, name) {
+  if (!is.logical(x) || length(x) != 1L || is.na(x)) abort("%s must be TRUE or FALSE.", name)
+}
+
+check_string <- function(x, name) {
+  if (!is.character(x) || length(x) != 1L || is.na(x) || !nzchar(x)) abort("%s must be one text.", name)
+}

@@ -1,0 +1,351 @@
+"""The door for R: plain values in, plain values out.
+
+A call is the name of a task, its values as JSON, named arrays and, for tasks on cells, expression handed over in
+blocks. The answer is JSON and named arrays. Inside R's process reticulate calls :func:`call`; for a process of its
+own, ``python -m sysvi.bridge FOLDER`` finds the same in files and answers with files. Shapes: n cells, G genes,
+L latent.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import signal
+import sys
+import tempfile
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+from sysvi.datasets import simulate_systems
+from sysvi.device import choose_device, describe
+from sysvi.errors import InputError
+from sysvi.events import Event, OnEvent
+from sysvi.integrate import integrate
+from sysvi.orthologs import read_orthologs, join_systems, map_orthologs
+from sysvi.prepare import prepare
+from sysvi.sysvi_model import MODEL_FILE, SysVI
+from sysvi.train import NonFiniteLossError
+
+Values = Mapping[str, Any]
+Arrays = Mapping[str, Any]
+
+
+class Expression:
+    """Expression handed over in blocks of cells.
+
+    A genes x cells dgCMatrix of R holds the very arrays of a cells x genes CSR matrix, so nothing is transposed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> expression = Expression()
+    >>> expression.add(0, np.array([1.0, 2.0]), np.array([0, 2]), np.array([0, 1, 2]))
+    >>> expression.add(0, np.array([3.0]), np.array([1]), np.array([0, 1]))
+    >>> expression.matrix(0, n_genes=3).toarray().tolist()
+    [[1.0, 0.0, 0.0], [0.0, 0.0, 2.0], [0.0, 3.0, 0.0]]
+    """
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, dict[str, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
+
+    def add(self, layer: int, values: np.ndarray, genes: np.ndarray, starts: np.ndarray) -> None:
+        """Append cells to a layer.
+
+        Parameters
+        ----------
+        layer
+            Which layer, from 0.
+        values, genes
+            The stored values and their genes, counted from 0, (nnz of the block,). They are copied: R owns its memory.
+        starts
+            Where each cell starts in them, and their number, (n of the block + 1,).
+        """
+        self._keep(
+            int(layer), np.array(values, np.float32, ndmin=1), np.array(genes, np.int32, ndmin=1), np.diff(starts)
+        )
+
+    def _keep(self, layer: int, values: np.ndarray, genes: np.ndarray, lengths: np.ndarray) -> None:
+        for name, piece in (("values", values), ("genes", genes), ("lengths", lengths)):
+            self._blocks[layer][name].append(piece)
+
+    @classmethod
+    def of_files(cls, folder: Path, n_layers: int) -> Expression:
+        """Expression that lies in files (see :func:`run_folder`), read as it is needed."""
+        expression = cls()
+        for i in range(n_layers):
+            kinds = {"values": np.float32, "genes": np.int32, "lengths": np.int32}
+            expression._keep(i, *(_map(folder / f"layer{i}.{name}", kind) for name, kind in kinds.items()))
+        return expression
+
+    def matrix(self, layer: int, n_genes: int) -> sparse.csr_matrix:
+        """The layer's cells, CSR float32 (n, G), with 64-bit starts where they are needed; its blocks are given up."""
+        block = self._blocks.pop(layer)
+        parts = {}
+        for name in ("values", "genes", "lengths"):
+            pieces = block.pop(name)
+            parts[name] = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        starts = np.concatenate([[0], np.cumsum(parts["lengths"], dtype=np.int64)])  # (n + 1,)
+        return sparse.csr_matrix((parts["values"], parts["genes"], starts), shape=(len(starts) - 1, n_genes))
+
+    def joined(self, n_genes: int) -> sparse.csr_matrix:
+        """All layers below one another, CSR float32 (n, G)."""
+        first, *others = sorted(self._blocks)
+        for layer in others:
+            for name, pieces in self._blocks.pop(layer).items():
+                self._blocks[first][name] += pieces
+        return self.matrix(first, n_genes)
+
+
+def call(
+    task: str,
+    values: str,
+    arrays: Arrays,
+    expression: Expression | None = None,
+    on_event: Callable[[str], object] = lambda line: None,
+) -> tuple[str, dict[str, np.ndarray]]:
+    """Do a task.
+
+    Parameters
+    ----------
+    task
+        One of `TASKS`.
+    values
+        JSON object with the task's values.
+    arrays
+        Named arrays.
+    expression
+        Expression of the cells, for tasks that need it.
+    on_event
+        Called with each event as one line of JSON; if it returns True, training ends after the epoch.
+
+    Returns
+    -------
+    JSON object and named arrays. Input that cannot be used is told as ``{"error": sentence}``, an interrupt that leaves
+    nothing to use as ``{"interrupted": true}``.
+
+    Examples
+    --------
+    >>> call("device", '{"device": "cpu"}', {})[0]
+    '{"device": "cpu (... threads)"}'
+    """
+
+    def say(event: Event) -> None:
+        stop = on_event(json.dumps({"stage": event.stage, "message": event.message, **event.values}))
+        if stop is True and event.stage == "epoch":
+            raise KeyboardInterrupt
+
+    def show_warning(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
+        if issubclass(category, UserWarning) and not issubclass(category, (FutureWarning, DeprecationWarning)):
+            say(Event("warning", str(message)))
+
+    with warnings.catch_warnings(), _host_keeps_sigint():
+        warnings.showwarning = show_warning
+        try:
+            answer, out = TASKS[task](json.loads(values), arrays, expression or Expression(), say)
+        except (InputError, NonFiniteLossError) as error:
+            answer, out = {"error": str(error)}, {}
+        except KeyboardInterrupt:
+            answer, out = {"interrupted": True}, {}
+    return json.dumps(answer), out
+
+
+@contextmanager
+def _host_keeps_sigint() -> Iterator[None]:
+    """Give R its own handler of Ctrl-C back: Python's `signal` puts only Python's handlers back, not those of C."""
+    get, put = ctypes.pythonapi.PyOS_getsig, ctypes.pythonapi.PyOS_setsig
+    get.restype = put.restype = ctypes.c_void_p
+    put.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    before = get(signal.SIGINT)
+    try:
+        yield
+    finally:
+        put(signal.SIGINT, before)
+
+
+Answer = tuple[dict[str, Any], dict[str, np.ndarray]]
+
+
+def _integrate(values: Values, arrays: Arrays, expression: Expression, on_event: OnEvent) -> Answer:
+    """Train a model: its file and the embedding (n, L)."""
+    adata = _anndata(values, arrays, expression)
+    if values["choose_genes"] is not None:
+        adata = prepare(
+            adata, values["system"], values["batch"], normalize=False, report=_say(on_event), **values["choose_genes"]
+        )
+    model = integrate(
+        adata,
+        values["system"],
+        values["batch"],
+        categorical_covariate_keys=values["categorical"],
+        continuous_covariate_keys=values["continuous"],
+        weight_systems=values["weight_systems"],
+        device=values["device"],
+        seed=values["seed"],
+        progress=on_event,
+        **values["settings"],
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(folder)
+        file = np.fromfile(Path(folder, MODEL_FILE), np.uint8)
+    return {}, {"embedding": adata.obsm["X_sysVI"], "model": file}
+
+
+def _embed(values: Values, arrays: Arrays, expression: Expression, on_event: OnEvent) -> Answer:
+    """Embed cells with a trained model: (n, L)."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, MODEL_FILE)
+        file.write_bytes(bytes(arrays["model"]))
+        model = SysVI.load(file, device=values["device"])
+    adata = _anndata(values, arrays, expression)
+    if model.columns.layer is not None:
+        adata.layers[model.columns.layer] = adata.X
+    return {}, {"embedding": np.asarray(model.get_latent_representation(adata))}
+
+
+def _prepare_systems(values: Values, arrays: Arrays, expression: Expression, on_event: OnEvent) -> Answer:
+    """Join systems on the reference's gene names: expression, and counts where they were normalised, as CSR arrays."""
+    systems = {
+        system["name"]: AnnData(
+            expression.matrix(i, len(system["genes"])),
+            obs=pd.DataFrame(index=pd.Index(system["cells"], dtype=object)),
+            var=pd.DataFrame(index=pd.Index(system["genes"], dtype=object)),
+        )
+        for i, system in enumerate(values["systems"])
+    }
+    if values["orthologs"] is not None:
+        systems = _in_names_of(values["reference"], systems, values, on_event)
+    key = values["system"]
+    joined = join_systems(systems, key)
+    del systems
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Only .* genes remain")  # true of a choice of genes, which comes later
+        prepared = prepare(
+            joined,
+            key,
+            n_top_genes=joined.n_vars,  # all of them: variable genes are chosen when they are needed
+            min_cells=values["min_cells"],
+            normalize=values["normalize"],
+            report=lambda line: None if "ariable" in line else _say(on_event)(line),
+        )
+    x = prepared.X
+    if x.nnz > np.iinfo(np.int32).max:
+        raise InputError(
+            f"The joined matrix has {x.nnz:,} non-zero values, more than a sparse matrix of R holds: prepare the "
+            "systems in Python, or give fewer cells."
+        )
+    out = {"expression": x.data, "genes": x.indices.astype(np.int32), "starts": x.indptr.astype(np.int32)}
+    if values["normalize"]:
+        out["counts"] = prepared.layers["counts"].data  # normalising keeps the pattern
+    return {"cells": list(prepared.obs_names), "genes": list(prepared.var_names)}, out
+
+
+def _in_names_of(reference: str, systems: dict[str, AnnData], values: Values, on_event: OnEvent) -> dict[str, AnnData]:
+    """Rename the genes of all systems to those of the reference, each by the column that holds most of its names."""
+    given = values["orthologs"]
+    table = read_orthologs(given if isinstance(given, str) else pd.DataFrame(given))
+
+    def best_column(system: str) -> str:
+        return max(table.columns, key=lambda column: int(systems[system].var_names.isin(table[column]).sum()))
+
+    target = best_column(reference)
+    return {
+        name: adata
+        if best_column(name) == target
+        else map_orthologs(
+            adata,
+            table,
+            source=best_column(name),
+            target=target,
+            duplicates=values["duplicates"],
+            report=lambda line, name=name: on_event(Event("prepare", f"{name}: {line}")),  # type: ignore[misc]
+        )
+        for name, adata in systems.items()
+    }
+
+
+def _simulate(values: Values, arrays: Arrays, expression: Expression, on_event: OnEvent) -> Answer:
+    """Simulated counts as CSR arrays, and the cells' columns."""
+    adata = simulate_systems(**values)
+    x = sparse.csr_matrix(adata.X)
+    columns = {name: adata.obs[name].tolist() for name in adata.obs}
+    return (
+        {"cells": list(adata.obs_names), "genes": list(adata.var_names), "columns": columns},
+        {"values": x.data, "genes": x.indices.astype(np.int32), "starts": x.indptr.astype(np.int32)},
+    )
+
+
+def _device(values: Values, arrays: Arrays, expression: Expression, on_event: OnEvent) -> Answer:
+    """What the engine would run on."""
+    return {"device": describe(choose_device(values["device"]))}, {}
+
+
+TASKS: dict[str, Callable[[Values, Arrays, Expression, OnEvent], Answer]] = {
+    "integrate": _integrate,
+    "embed": _embed,
+    "prepare_systems": _prepare_systems,
+    "simulate": _simulate,
+    "device": _device,
+}
+
+
+def _anndata(values: Values, arrays: Arrays, expression: Expression) -> AnnData:
+    """Cells with their columns. A categorical column is an array of codes from 0; a continuous one, of numbers."""
+    x = expression.joined(len(values["genes"]))
+    if "order" in arrays:
+        x = x[np.asarray(arrays["order"])]
+    obs = pd.DataFrame(index=pd.Index(values["cells"], dtype=object))
+    for i, column in enumerate(values["columns"]):
+        array = np.array(arrays[f"column{i}"])
+        levels = column["levels"]
+        obs[column["name"]] = array if levels is None else pd.Categorical.from_codes(array, levels)
+    return AnnData(x, obs=obs, var=pd.DataFrame(index=pd.Index(values["genes"], dtype=object)))
+
+
+def _say(on_event: OnEvent) -> Callable[[str], None]:
+    return lambda line: on_event(Event("prepare", line))
+
+
+# -- the same over files ----------------------------------------------------------------------------------------------
+
+
+def run_folder(folder: Path) -> None:
+    """Do the task that R wrote into `folder`; print events as lines of JSON and leave the answer there.
+
+    R writes ``task.json`` (task, values, and type and shape of each array), arrays as ``in.<name>`` and expression as
+    ``layer<i>.values`` (float32), ``.genes`` (int32) and ``.lengths`` (int32, stored values of each cell). The answer
+    is ``answer.json`` and ``out.<name>``. Arrays are plain numbers of this machine, the first index running fastest.
+    """
+    given = json.loads((folder / "task.json").read_text(encoding="utf-8"))
+    arrays = {
+        name: _map(folder / f"in.{name}", a["type"]).reshape(a["shape"], order="F")
+        for name, a in given["arrays"].items()
+    }
+    expression = Expression.of_files(folder, given["layers"])
+    answer, out = call(given["task"], json.dumps(given["values"]), arrays, expression, _print_line)
+    for name, array in out.items():
+        np.asarray(array).ravel(order="F").tofile(folder / f"out.{name}")
+    shapes = {name: {"type": str(array.dtype), "shape": list(array.shape)} for name, array in out.items()}
+    text = json.dumps({"answer": json.loads(answer), "arrays": shapes})
+    (folder / "answer.json").write_text(text, encoding="utf-8")
+
+
+def _map(path: Path, kind: Any) -> np.ndarray:
+    """The numbers in a file, read as they are needed and never written back."""
+    return np.memmap(path, kind, mode="c") if path.stat().st_size else np.empty(0, kind)
+
+
+def _print_line(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    run_folder(Path(sys.argv[1]))

@@ -1,0 +1,20 @@
+"""What the tests share: the settings of their models, and R code that makes objects."""
+
+SMALL = {"max_epochs": 2, "n_latent": 5, "seed": 3}
+SMALL_R = "max_epochs = 2, n_latent = 5, seed = 3, device = 'cpu', verbose = FALSE"
+
+# From the variables `expression`, `counts` (genes x cells) and `obs`.
+OBJECTS = {
+    "Assay5": "CreateSeuratObject(CreateAssay5Object(counts = counts, data = expression), meta.data = obs)",
+    "split Assay5": """{
+        object <- CreateSeuratObject(CreateAssay5Object(counts = counts, data = expression), meta.data = obs)
+        object[["RNA"]] <- split(object[["RNA"]], object$system)
+        object
+    }""",
+    "v3 Assay": "CreateSeuratObject(CreateAssayObject(data = expression), meta.data = obs)",
+    "SCE": "SingleCellExperiment(list(counts = counts, logcounts = expression), colData = obs)",
+    "SCE in an HDF5 file": """
+        SingleCellExperiment(list(counts = counts, logcounts = as(expression, "HDF5Array")), colData = obs)
+    """,
+    "delayed SCE": "SingleCellExperiment(list(logcounts = DelayedArray(expression / 2) * 2), colData = obs)",
+}

@@ -1,0 +1,253 @@
+"""The door for R: what goes in and comes out, in this process and over files."""
+
+import json
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from scipy import sparse
+
+import sysvi
+from sysvi.bridge import Expression, call, run_folder
+
+SETTINGS = {"max_epochs": 2, "n_latent": 3, "n_hidden": 8, "n_prior_components": 2}
+
+
+def blocks_of(x, widths):
+    """CSR rows cut into blocks: values, genes, starts, as R cuts a dgCMatrix by columns."""
+    start = 0
+    for width in widths:
+        block = x[start : start + width]
+        yield block.data.astype(np.float64), block.indices, block.indptr
+        start += width
+
+
+def task(adata, **changes):
+    """Values and arrays of the task "integrate" on all genes of `adata`."""
+    values = {
+        "genes": list(adata.var_names),
+        "cells": list(adata.obs_names),
+        "columns": [
+            {"name": name, "levels": list(pd.Categorical(adata.obs[name]).categories)} for name in ("system", "batch")
+        ]
+        + [{"name": "age", "levels": None}],
+        "system": "system",
+        "batch": "batch",
+        "categorical": [],
+        "continuous": ["age"],
+        "weight_systems": False,
+        "device": "cpu",
+        "seed": 3,
+        "choose_genes": None,
+        "settings": SETTINGS,
+    }
+    arrays = {
+        f"column{i}": pd.Categorical(adata.obs[n]).codes.astype(np.int32) for i, n in enumerate(("system", "batch"))
+    }
+    return {**values, **changes}, {**arrays, "column2": adata.obs["age"].to_numpy()}
+
+
+def filled(x, widths=None):
+    expression = Expression()
+    for block in blocks_of(sparse.csr_matrix(x), widths or [x.shape[0]]):
+        expression.add(0, *block)
+    return expression
+
+
+@pytest.mark.parametrize("widths", [[7], [1, 2, 4], [3, 0, 4]])
+def test_blocks_make_the_matrix_and_copy_what_they_get(widths):
+    x = sparse.random(7, 5, 0.5, "csr", dtype=np.float32, random_state=0)
+    expression = Expression()
+    for values, genes, starts in blocks_of(x, widths):
+        expression.add(0.0, values, genes, starts)  # R's numbers are floats
+        values[:] = -1
+        genes[:] = 0
+    made = expression.matrix(0, 5)
+    assert made.dtype == np.float32
+    np.testing.assert_array_equal(made.toarray(), x.toarray())
+
+
+def test_layers_are_joined_in_their_order():
+    x = sparse.random(6, 4, 0.6, "csr", dtype=np.float32, random_state=1)
+    expression = Expression()
+    for layer, rows in ((1, x[4:]), (0, x[:4])):
+        for block in blocks_of(rows, [rows.shape[0]]):
+            expression.add(layer, *block)
+    np.testing.assert_array_equal(expression.joined(4).toarray(), x.toarray())
+
+
+def test_integrate_equals_python(make_adata):
+    adata = make_adata()
+    values, arrays = task(adata)
+    heard = []
+    answer, out = call("integrate", json.dumps(values), arrays, filled(adata.X, [100, 200]), heard.append)
+    assert json.loads(answer) == {}
+    model = sysvi.integrate(
+        adata, "system", "batch", continuous_covariate_keys=["age"], device="cpu", seed=3, progress=False, **SETTINGS
+    )
+    np.testing.assert_array_equal(out["embedding"], adata.obsm["X_sysVI"])
+    assert [json.loads(line)["stage"] for line in heard if "warning" not in line] == ["plan", "epoch", "epoch", "end"]
+    assert model.status == "finished"
+
+
+def test_order_and_choice_of_genes(make_adata):
+    adata = make_adata()
+    prepared = sysvi.prepare(adata, "system", "batch", normalize=False, n_top_genes=40, min_cells=5)
+    sysvi.integrate(
+        prepared, "system", "batch", continuous_covariate_keys=["age"], seed=3, device="cpu", progress=False, **SETTINGS
+    )
+    values, arrays = task(adata, choose_genes={"n_top_genes": 40, "min_cells": 5})
+    shuffled = np.random.default_rng(0).permutation(adata.n_obs)
+    arrays["order"] = np.argsort(shuffled).astype(np.int32)
+    _, out = call("integrate", json.dumps(values), arrays, filled(adata.X[shuffled]))
+    np.testing.assert_array_equal(out["embedding"], prepared.obsm["X_sysVI"])
+
+
+def test_embed_with_the_models_bytes(make_adata):
+    adata = make_adata()
+    values, arrays = task(adata)
+    _, trained = call("integrate", json.dumps(values), arrays, filled(adata.X))
+    embed = {k: values[k] for k in ("genes", "cells", "columns", "device")}
+    _, out = call("embed", json.dumps(embed), {**arrays, "model": bytearray(trained["model"])}, filled(adata.X))
+    np.testing.assert_array_equal(out["embedding"], trained["embedding"])
+
+
+def test_embed_with_a_model_of_a_layer(make_adata, make_sysvi, tmp_path):
+    adata = make_adata()
+    adata.layers["lognorm"] = adata.X
+    model = make_sysvi(adata, setup={"layer": "lognorm", "categorical_covariate_keys": ["batch"]})
+    model.save(tmp_path)
+    file = np.fromfile(tmp_path / "model.safetensors", np.uint8)
+    values, arrays = task(adata)
+    _, out = call("embed", json.dumps(values), {**arrays, "model": file}, filled(adata.X))
+    np.testing.assert_array_equal(out["embedding"], model.get_latent_representation())
+
+
+def test_prepare_systems_equals_python():
+    counts = sysvi.datasets.simulate_systems(200, 150, n_markers=10, n_programme_genes=10, seed=1)
+    human = counts[counts.obs["system"] == "system1"].copy()
+    mouse = counts[counts.obs["system"] == "system2"].copy()[:, list(counts.var_names)[::-1]].copy()
+    mouse.var_names = [f"m{name}" for name in mouse.var_names]
+    table = {"human": list(counts.var_names), "mouse": [f"m{n}" for n in counts.var_names], "note": [None] * 150}
+    values = {
+        "systems": [
+            {"name": n, "genes": list(a.var_names), "cells": list(a.obs_names)} for n, a in (("h", human), ("m", mouse))
+        ],
+        "orthologs": table,
+        "reference": "h",
+        "system": "species",
+        "duplicates": "drop",
+        "min_cells": 20,
+        "normalize": True,
+    }
+    expression = Expression()
+    for layer, adata in enumerate((human, mouse)):
+        for block in blocks_of(sparse.csr_matrix(adata.X), [50, 50]):
+            expression.add(layer, *block)
+    answer, out = call("prepare_systems", json.dumps(values), {}, expression)
+    answer = json.loads(answer)
+    mapped = sysvi.map_orthologs(mouse, pd.DataFrame(table)[["human", "mouse"]])
+    joined = sysvi.join_systems({"h": human, "m": mapped}, "species")
+    expected = sysvi.prepare(joined, "species", n_top_genes=150)
+    assert answer["cells"] == list(expected.obs_names)
+    assert answer["genes"] == list(expected.var_names)
+    shape = expected.shape
+    for name, matrix in (("expression", expected.X), ("counts", expected.layers["counts"])):
+        made = sparse.csr_matrix((out[name], out["genes"], out["starts"]), shape=shape)
+        np.testing.assert_array_equal(made.toarray(), matrix.toarray())
+
+
+def test_bad_input_is_told_as_a_value(make_adata):
+    adata = make_adata()
+    values, arrays = task(adata, settings={"n_latent": 0})
+    answer, out = call("integrate", json.dumps(values), arrays, filled(adata.X))
+    assert "n_latent is 0" in json.loads(answer)["error"]
+    assert out == {}
+
+
+def test_a_listener_can_stop_training(make_adata):
+    adata = make_adata()
+    values, arrays = task(adata, settings={**SETTINGS, "max_epochs": 50})
+    _, out = call("integrate", json.dumps(values), arrays, filled(adata.X), lambda line: '"epoch": 2' in line)
+    assert b'\\"status\\": \\"interrupted\\"' in bytes(out["model"])
+
+
+def test_an_interrupt_before_training_is_told_as_a_value(make_adata):
+    def interrupt(line):
+        raise KeyboardInterrupt
+
+    adata = make_adata()
+    values, arrays = task(adata)
+    answer, out = call("integrate", json.dumps(values), arrays, filled(adata.X), interrupt)
+    assert json.loads(answer) == {"interrupted": True}
+    assert out == {}
+
+
+def test_sigint_handler_of_the_host_comes_back():
+    code = """
+import ctypes, signal
+from sysvi.bridge import call
+get = ctypes.pythonapi.PyOS_getsig
+get.restype = ctypes.c_void_p
+put = ctypes.pythonapi.PyOS_setsig
+put.argtypes = [ctypes.c_int, ctypes.c_void_p]
+put(signal.SIGINT, ctypes.c_void_p(1))  # SIG_IGN, set as C code would
+call("device", '{"device": "cpu"}', {})
+assert get(signal.SIGINT) == 1
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_versions_without_an_installed_sysvi(make_adata, monkeypatch):
+    def not_installed(name):
+        if name == "sysvi":
+            raise PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr("sysvi.sysvi_model.version", not_installed)
+    adata = make_adata()
+    values, arrays = task(adata)
+    answer, _ = call("integrate", json.dumps(values), arrays, filled(adata.X))
+    assert json.loads(answer) == {}
+
+
+def test_folder_gives_the_same(make_adata, tmp_path, capsys):
+    adata = make_adata()
+    values, arrays = task(adata)
+    _, expected = call("integrate", json.dumps(values), arrays, filled(adata.X))
+    x = sparse.csr_matrix(adata.X, dtype=np.float32)
+    for name, array in (("values", x.data), ("genes", x.indices), ("lengths", np.diff(x.indptr))):
+        np.asarray(array, np.float32 if name == "values" else np.int32).tofile(tmp_path / f"layer0.{name}")
+    described = {}
+    for name, array in arrays.items():
+        described[name] = {"type": str(array.dtype), "shape": list(array.shape)}
+        array.tofile(tmp_path / f"in.{name}")
+    given = {"task": "integrate", "values": values, "arrays": described, "layers": 1}
+    (tmp_path / "task.json").write_text(json.dumps(given))
+    run_folder(tmp_path)
+    answer = json.loads((tmp_path / "answer.json").read_text())
+    assert answer["arrays"]["embedding"] == {"type": "float32", "shape": [300, 3]}
+    embedding = np.fromfile(tmp_path / "out.embedding", np.float32).reshape(300, 3, order="F")
+    np.testing.assert_array_equal(embedding, expected["embedding"])
+    stages = [json.loads(line)["stage"] for line in capsys.readouterr().out.splitlines()]
+    assert stages[-1] == "end"
+
+
+def test_an_empty_matrix_in_files(tmp_path):
+    for name in ("values", "genes"):
+        (tmp_path / f"layer0.{name}").touch()
+    np.zeros(3, np.int32).tofile(tmp_path / "layer0.lengths")
+    assert Expression.of_files(tmp_path, 1).joined(4).shape == (3, 4)
+
+
+def test_simulated_counts():
+    answer, out = call("simulate", json.dumps({"n_cells": 120, "n_genes": 300, "seed": 2}), {})
+    answer = json.loads(answer)
+    expected = sysvi.datasets.simulate_systems(120, 300, seed=2)
+    made = sparse.csr_matrix((out["values"], out["genes"], out["starts"]), shape=(120, 300))
+    np.testing.assert_array_equal(made.toarray(), AnnData(expected.X).to_df().to_numpy())
+    assert answer["columns"]["system"] == expected.obs["system"].tolist()

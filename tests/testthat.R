@@ -1,0 +1,4 @@
+library(testthat)
+library(sysVI)
+
+test_check("sysVI")

@@ -1,0 +1,51 @@
+# Small data made in R: two systems, two batches each, 80 genes.
+make_cells <- function(n_cells = 240L, n_genes = 80L, seed = 1L) {
+  withr::with_seed(seed, {
+    system <- rep(c("human", "mouse"), length.out = n_cells)
+    batch <- paste0(system, sample(1:2, n_cells, replace = TRUE))
+    mean <- matrix(rexp(2L * n_genes, 0.5), n_genes, 2L)[, ifelse(system == "human", 1L, 2L)]
+    counts <- matrix(rpois(length(mean), mean), n_genes, n_cells)
+    age <- rnorm(n_cells, 50, 10)
+  })
+  cells <- sprintf("cell%03d", seq_len(n_cells))
+  dimnames(counts) <- list(sprintf("gene%02d", seq_len(n_genes)), cells)
+  metadata <- data.frame(system = system, batch = batch, age = age, row.names = cells)
+  counts <- as(counts, "CsparseMatrix")
+  data <- counts
+  data@x <- log1p(data@x / rep(Matrix::colSums(counts), diff(counts@p)) * 1e4)
+  list(counts = counts, data = data, metadata = metadata)
+}
+
+# A call that trains for a moment; small data make the engine warn, on purpose.
+run <- function(..., max_epochs = 1L, verbose = FALSE) {
+  withCallingHandlers(
+    RunSysVI(..., max_epochs = max_epochs, verbose = verbose),
+    warning = function(w) {
+      if (grepl("few for|fewer cells|are zero in all", conditionMessage(w))) invokeRestart("muffleWarning")
+    }
+  )
+}
+
+small <- sysvi_options(n_hidden = 16L, n_prior_components = 2L)
+
+make_seurat <- function(cells, version = "v5") {
+  withr::local_options(Seurat.object.assay.version = version)
+  object <- SeuratObject::CreateSeuratObject(cells$counts, meta.data = cells$metadata)
+  SeuratObject::SetAssayData(object, layer = "data", new.data = cells$data)
+}
+
+make_sce <- function(cells) {
+  SingleCellExperiment::SingleCellExperiment(
+    list(counts = cells$counts, logcounts = cells$data),
+    colData = cells$metadata
+  )
+}
+
+# Values only: names and the model beside them left out.
+values <- function(x) unname(matrix(as.numeric(x), nrow(x)))
+
+skip_without_engine <- function() {
+  skip_if_not(sysvi_available(), "Python with the engine's dependencies")
+}
+
+python <- function(code) reticulate::py_eval(code)

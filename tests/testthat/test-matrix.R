@@ -1,0 +1,100 @@
+cells <- make_cells()
+
+test_that("every kind of matrix gives the same embedding", {
+  skip_without_engine()
+  z <- run(cells$data, "system", "batch", metadata = cells$metadata, options = small)
+  expect_equal(dim(z), c(240L, 15L))
+  expect_equal(dimnames(z), list(colnames(cells$data), paste0("sysvi_", 1:15)))
+  expect_true(all(is.finite(z)))
+  kinds <- list(
+    dense = as.matrix(cells$data),
+    triplets = as(cells$data, "TsparseMatrix"),
+    by_rows = as(cells$data, "RsparseMatrix")
+  )
+  if (requireNamespace("HDF5Array", quietly = TRUE)) kinds$disk <- as(cells$data, "HDF5Array")
+  for (kind in names(kinds)) {
+    same <- run(kinds[[kind]], "system", "batch", metadata = cells$metadata, options = small)
+    expect_identical(values(same), values(z), label = kind)
+  }
+})
+
+test_that("the embedding does not depend on blocks, on metadata's order or on where columns come from", {
+  skip_without_engine()
+  z <- run(cells$data, "system", "batch", metadata = cells$metadata, options = small)
+  shuffled <- cells$metadata[rev(seq_len(240)), ]
+  expect_identical(values(run(cells$data, "system", "batch", metadata = shuffled, options = small)), values(z))
+  named <- setNames(shuffled$system, rownames(shuffled))
+  by_vector <- run(cells$data, named, setNames(shuffled$batch, rownames(shuffled)), options = small)
+  expect_identical(values(by_vector), values(z))
+  local_mocked_bindings(block_values = function(in_memory) 80 * 7)
+  expect_identical(values(run(cells$data, "system", "batch", metadata = cells$metadata, options = small)), values(z))
+})
+
+test_that("seed, covariates and settings matter, and the same call gives the same bits", {
+  skip_without_engine()
+  call <- function(...) values(run(cells$data, "system", metadata = cells$metadata, options = small, ...))
+  z <- call()
+  expect_identical(call(), z)
+  expect_false(identical(call(seed = 1L), z))
+  expect_false(identical(call(batch = "batch"), z))
+  expect_false(identical(call(continuous = "age"), z))
+  expect_identical(call(covariates = "batch"), call(batch = "batch"))
+  expect_identical(call(covariates = cells$metadata["batch"]), call(batch = "batch"))
+  expect_equal(ncol(call(n_latent = 3L)), 3L)
+})
+
+test_that("a separate process gives the same bits, and leaves nothing behind", {
+  skip_without_engine()
+  call <- function(process) {
+    run(
+      cells$data, "system", "batch",
+      metadata = cells$metadata, continuous = "age", process = process, options = small
+    )
+  }
+  before <- list.files(tempdir(), "^sysvi-")
+  apart <- call("separate")
+  expect_identical(values(apart), values(call("session")))
+  expect_identical(list.files(tempdir(), "^sysvi-"), before)
+  expect_identical(attr(apart, "sysVI")$genes, attr(call("session"), "sysVI")$genes)
+})
+
+test_that("features are used as given, in their order, and lost ones are told", {
+  skip_without_engine()
+  features <- c("gene30", "gene02", "gene77", "gene11")
+  z <- run(cells$data, "system", metadata = cells$metadata, features = features, options = small)
+  expect_identical(attr(z, "sysVI")$genes, features)
+  expect_warning(
+    z2 <- run(cells$data, "system", metadata = cells$metadata, features = c(features, "none"), options = small),
+    "1 of 5 features are not in the matrix.*'none'"
+  )
+  expect_identical(values(z2), values(z))
+})
+
+test_that("the engine sees expression and columns as they are", {
+  skip_without_engine()
+  bridge <- import_bridge()
+  seen <- bridge$Expression()
+  described <- cells_of(cells$data, metadata = cells$metadata)
+  stream_blocks(
+    described, c("gene05", "gene01"),
+    function(layer, block) bridge$Expression$add(seen, layer, one_dim(block@x), one_dim(block@i), one_dim(block@p)),
+    function(...) NULL
+  )
+  x <- bridge$Expression$joined(seen, 2L) # SciPy's CSR comes back as a dgRMatrix
+  expect_equal(unname(as.matrix(x)), unname(t(as.matrix(cells$data[c("gene05", "gene01"), ]))), tolerance = 1e-7)
+})
+
+test_that("progress is told unless verbose = FALSE", {
+  skip_without_engine()
+  expect_silent(run(cells$data, "system", metadata = cells$metadata, options = small))
+  for (process in c("session", "separate")) {
+    expect_message(
+      expect_message(
+        run(cells$data, "system", metadata = cells$metadata, options = small, verbose = TRUE, process = process,
+            features = rownames(cells$data)),
+        "Training on 240 cells"
+      ),
+      "Trained 1 epoch"
+    )
+  }
+})

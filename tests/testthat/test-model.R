@@ -1,0 +1,93 @@
+cells <- make_cells()
+fit <- function(...) run(cells$data, "system", "batch", metadata = cells$metadata, options = small, ...)
+
+test_that("models are saved and loaded without loss, whole or not at all", {
+  skip_without_engine()
+  z <- fit(continuous = "age", seed = 3L, max_epochs = 2L)
+  folder <- withr::local_tempdir()
+  file <- SaveSysVI(z, file.path(folder, "deep", "model"))
+  expect_identical(basename(file), "model.safetensors")
+  expect_identical(list.files(dirname(file), all.files = TRUE, no.. = TRUE), "model.safetensors")
+  model <- LoadSysVI(dirname(file))
+  expect_identical(model, attr(z, "sysVI"))
+  expect_identical(LoadSysVI(file), model)
+  expect_error(SaveSysVI(z, dirname(file)), "exists already; overwrite = TRUE", class = "sysvi_error")
+  SaveSysVI(model, dirname(file), overwrite = TRUE)
+  expect_identical(model$seed, 3L)
+  expect_identical(model$status, "finished")
+  expect_identical(model$history$epoch, 1:2)
+  expect_identical(model$versions$sysvi, as.character(packageVersion("sysVI")))
+  expect_named(model$continuous, "age")
+  expect_equal(model$continuous$age[1], mean(cells$metadata$age))
+  expect_output(print(model), "systems human, mouse \\('system'\\); covariates batch, age; .* 2 epochs, seed 3")
+})
+
+test_that("a loaded model embeds cells as when it was trained, in both processes", {
+  skip_without_engine()
+  z <- fit(continuous = "age")
+  model <- attr(z, "sysVI")
+  for (process in c("session", "separate")) {
+    again <- predict(model, cells$data, metadata = cells$metadata, process = process, verbose = FALSE)
+    expect_identical(values(again), values(z))
+    expect_identical(dimnames(again), dimnames(z))
+  }
+  some <- rev(colnames(cells$data))[1:30]
+  part <- predict(model, cells$data[80:1, some], metadata = cells$metadata, verbose = FALSE)
+  expect_equal(values(part), values(z[some, ]), tolerance = 1e-5)
+  renamed <- cells$metadata["age"]
+  columns <- list(
+    system = setNames(cells$metadata$system, rownames(renamed)),
+    batch = setNames(cells$metadata$batch, rownames(renamed))
+  )
+  again <- predict(model, cells$data, metadata = renamed, columns = columns, verbose = FALSE)
+  expect_identical(values(again), values(z))
+})
+
+test_that("cells that a model does not fit are refused", {
+  skip_without_engine()
+  model <- attr(fit(), "sysVI")
+  expect_error(predict(model, cells$data[1:50, ], metadata = cells$metadata), "lacks .* of the model's .* genes",
+               class = "sysvi_error")
+  expect_error(predict(model, cells$data, metadata = cells$metadata["age"]), "system = \"system\" is not a column",
+               class = "sysvi_error")
+  frogs <- transform(cells$metadata, system = ifelse(system == "human", "frog", system))
+  expect_error(predict(model, cells$data, metadata = frogs), "does not know \\(frog\\)", class = "sysvi_error")
+})
+
+test_that("a model trained in Python is loaded, and one trained in R is loaded in Python", {
+  skip_without_engine()
+  z <- fit()
+  folder <- withr::local_tempdir()
+  SaveSysVI(z, folder)
+  import_bridge()
+  loaded <- reticulate::import("sysvi")$SysVI$load(folder)
+  expect_match(as.character(reticulate::py_str(loaded)), "systems (human, mouse)", fixed = TRUE)
+  loaded$save(file.path(folder, "python"))
+  expect_identical(LoadSysVI(file.path(folder, "python"))$genes, attr(z, "sysVI")$genes)
+})
+
+test_that("files that are no models are told", {
+  expect_error(LoadSysVI(tempfile()), "There is no saved model", class = "sysvi_error")
+  file <- withr::local_tempfile()
+  writeLines("something else", file)
+  expect_error(LoadSysVI(file), "damaged or another kind of file", class = "sysvi_error")
+  expect_error(SaveSysVI(matrix(1), tempfile()), "holds no sysVI model: run RunSysVI", class = "sysvi_error")
+})
+
+test_that("an object with several models asks which one", {
+  skip_without_engine()
+  skip_if_not_installed("SeuratObject")
+  object <- run(make_seurat(cells), "system", options = small)
+  object <- run(object, "system", reduction.name = "second", reduction.key = "second_", options = small, seed = 1L)
+  expect_error(SaveSysVI(object, tempfile()), "holds 2 models.*'sysvi', 'second'", class = "sysvi_error")
+  folder <- withr::local_tempdir()
+  SaveSysVI(object, folder, name = "second")
+  expect_identical(LoadSysVI(folder)$seed, 1L)
+})
+
+test_that("an interrupted model is told, and one without an epoch is refused", {
+  model <- list(status = "interrupted", history = data.frame(epoch = 1:3), train_settings = list(max_epochs = 9))
+  expect_warning(warn_if_interrupted(model), "interrupted after 3 of 9 epochs")
+  model$history <- model$history[0, , drop = FALSE]
+  expect_error(warn_if_interrupted(model), "nothing was changed", class = "sysvi_error")
+})

@@ -1,0 +1,57 @@
+engine_defaults <- function(class) {
+  import_bridge()
+  jsonlite::fromJSON(reticulate::import("json")$dumps(
+    reticulate::import("dataclasses", convert = FALSE)$asdict(reticulate::import("sysvi", convert = FALSE)[[class]]())
+  ))
+}
+
+test_that("the defaults are the engine's", {
+  skip_without_engine()
+  engine <- c(engine_defaults("ModelSettings"), engine_defaults("TrainSettings"))
+  ours <- c(
+    unclass(sysvi_options()),
+    lapply(formals(RunSysVI.default)[c("cycle_weight", "max_epochs", "n_latent", "seed")], eval)
+  )
+  shared <- intersect(names(ours), names(engine))
+  expect_setequal(setdiff(names(engine), shared), "fused") # a form for testing
+  expect_setequal(setdiff(names(ours), shared), c("pseudoinputs_label", "weight_systems", "min_cells"))
+  for (name in shared) {
+    expect_equal(as.vector(ours[[name]]), engine[[name]][seq_along(ours[[name]])], label = name)
+  }
+  defaults <- reticulate::py_eval("{k: p.default for k, p in __import__('inspect').signature(
+    __import__('sysvi').prepare).parameters.items() if k in ('n_top_genes', 'min_cells')}")
+  expect_equal(defaults$n_top_genes, formals(RunSysVI.default)$n_top_genes)
+  expect_equal(defaults$min_cells, sysvi_options()$min_cells)
+})
+
+test_that("every option reaches the engine", {
+  skip_without_engine()
+  cells <- make_cells()
+  given <- list(
+    kl_weight = 0.5, reconstruction_weight = 2, adversarial_weight = c(1, 0.2, 0.4), prior = "gmm",
+    n_prior_components = 3L, mixture = "joint", pseudoinputs = "system", pseudoinputs_system = "mouse",
+    trainable_priors = FALSE, n_hidden = 8L, n_layers = 1L, dropout_rate = 0.2, out_var_mode = "sample_feature",
+    embed_categorical_covariates = TRUE, embedding_dim = 3L, swapped_covariates = "resampled", batch_size = 50L,
+    lr = 0.002, lr_schedule = "cosine", weight_decay = 1e-5, eps = 0.02, clip_norm = 5, train_size = 0.8,
+    early_stopping = TRUE, patience = 7L
+  )
+  options <- do.call(sysvi_options, c(given, list(weight_systems = TRUE, min_cells = 5L)))
+  z <- run(cells$data, "system", "batch", metadata = cells$metadata, options = options,
+           cycle_weight = c(3, 0.1, 0.5), n_latent = 4L, seed = 7L)
+  model <- attr(z, "sysVI")
+  used <- c(model$model_settings, model$train_settings)
+  for (name in names(given)) {
+    expect_equal(used[[name]][seq_along(given[[name]])], given[[name]], label = name)
+  }
+  expect_equal(used$cycle_weight, c(3, 0.1, 0.5))
+  expect_equal(c(used$n_latent, model$seed, used$max_epochs), c(4, 7, 1))
+  expect_true(any(grepl("_validation$", names(model$history))))
+  labels <- sysvi_options(pseudoinputs = "balanced_label", pseudoinputs_label = "batch", n_hidden = 8L)
+  expect_equal(dim(run(cells$data, "system", metadata = cells$metadata, options = labels)), c(240L, 15L))
+  fewer <- run(cells$data, "system", metadata = cells$metadata, n_top_genes = 30L, options = small)
+  expect_lt(length(attr(fewer, "sysVI")$genes), 31L)
+})
+
+test_that("options print", {
+  expect_output(print(sysvi_options(kl_weight = 0.5)), "kl_weight = 0.5")
+})

@@ -1,0 +1,86 @@
+cells <- make_cells()
+human <- cells$counts[, cells$metadata$system == "human"]
+mouse <- cells$counts[, cells$metadata$system == "mouse"]
+rownames(mouse) <- sub("gene", "Gene", rownames(mouse))
+pairs <- data.frame(human = rownames(human), mouse = rownames(mouse), source = "test")
+join <- function(objects, orthologs = pairs, ..., min_cells = 3L) {
+  suppressWarnings(PrepareSystems(objects, orthologs, ..., min_cells = min_cells, verbose = FALSE))
+}
+
+test_that("matrices are joined on the first one's names, normalised over the genes kept", {
+  skip_without_engine()
+  joined <- join(list(human = human, mouse = mouse[80:1, ]))
+  expect_identical(colnames(joined$counts), c(colnames(human), colnames(mouse)))
+  expect_identical(as.character(joined$metadata$system), rep(c("human", "mouse"), each = 120))
+  genes <- rownames(joined$counts)
+  expect_identical(genes, rownames(human)[rownames(human) %in% genes])
+  expect_equal(as.matrix(joined$counts), cbind(as.matrix(human), as.matrix(cells$counts[, colnames(mouse)]))[genes, ])
+  seen <- rowSums(as.matrix(human) > 0) > 3 & rowSums(as.matrix(mouse) > 0) > 3
+  expect_identical(genes, unname(rownames(human)[seen]))
+  by_hand <- log1p(t(t(as.matrix(joined$counts)) / Matrix::colSums(joined$counts)) * 1e4)
+  expect_equal(as.matrix(joined$expression), by_hand, tolerance = 1e-6)
+  apart <- join(list(human = human, mouse = mouse[80:1, ]), process = "separate")
+  expect_identical(apart, joined)
+})
+
+test_that("orthologues with several targets are dropped, shared targets dropped or summed", {
+  skip_without_engine()
+  twice <- pairs
+  twice$human[twice$human == "gene05"] <- "gene06" # Gene05 and Gene06 are both gene06
+  expect_false("gene06" %in% rownames(join(list(human = human, mouse = mouse), twice)$counts))
+  summed <- join(list(human = human, mouse = mouse), twice, duplicates = "sum")$counts
+  expect_equal(summed["gene06", colnames(mouse)], colSums(as.matrix(mouse[c("Gene05", "Gene06"), ])))
+  file <- withr::local_tempfile(fileext = ".csv")
+  write.csv(pairs, file, row.names = FALSE)
+  expect_identical(join(list(human = human, mouse = mouse), file), join(list(human = human, mouse = mouse)))
+})
+
+test_that("Seurat and SingleCellExperiment come back as such, ready for RunSysVI", {
+  skip_without_engine()
+  skip_if_not_installed("SeuratObject")
+  skip_if_not_installed("SingleCellExperiment")
+  plain <- join(list(human = human, mouse = mouse))
+  seurat <- lapply(list(human = human, mouse = mouse), function(counts) {
+    SeuratObject::CreateSeuratObject(counts, meta.data = cells$metadata[colnames(counts), "batch", drop = FALSE])
+  })
+  object <- join(seurat)
+  expect_equal(as.matrix(SeuratObject::LayerData(object, "data")), as.matrix(plain$expression))
+  expect_identical(unname(object$batch), cells$metadata[colnames(object), "batch"])
+  sce <- lapply(list(human = human, mouse = mouse), function(counts) {
+    SingleCellExperiment::SingleCellExperiment(
+      list(counts = counts), colData = cells$metadata[colnames(counts), "batch", drop = FALSE]
+    )
+  })
+  joined <- join(sce)
+  expect_equal(as.matrix(SummarizedExperiment::assay(joined, "logcounts")), as.matrix(plain$expression))
+  z <- run(plain$expression, "system", metadata = plain$metadata, options = small)
+  expect_identical(values(SeuratObject::Embeddings(run(object, "system", options = small), "sysvi")), values(z))
+  expect_identical(values(SingleCellExperiment::reducedDim(run(joined, "system", options = small))), values(z))
+})
+
+test_that("log-normalised objects are joined as they are; same cell names get prefixes", {
+  skip_without_engine()
+  data <- lapply(c(human = "human", mouse = "mouse"), function(s) cells$data[, cells$metadata$system == s])
+  joined <- join(data, NULL, normalize = FALSE)
+  expect_null(joined$counts)
+  given <- cells$data[rownames(joined$expression), colnames(joined$expression)]
+  expect_equal(as.matrix(joined$expression), as.matrix(given), tolerance = 1e-6)
+  colnames(data$mouse)[1] <- colnames(data$human)[1]
+  expect_identical(colnames(join(data, NULL, normalize = FALSE)$expression)[1], "human_cell001")
+})
+
+test_that("what cannot be joined is told", {
+  expect_error(PrepareSystems(list(human, mouse)), "named list of two or more", class = "sysvi_error")
+  expect_error(PrepareSystems(list(a = human, b = mouse), reference = "c"), "reference must be one of 'a', 'b'",
+               class = "sysvi_error")
+  skip_without_engine()
+  expect_error(join(list(human = human, mouse = mouse), NULL), "share no gene name", class = "sysvi_error")
+  expect_error(join(list(human = cells$data, mouse = mouse)), "of system 'human' is not counts", class = "sysvi_error")
+  expect_error(
+    join(list(human = human, mouse = mouse), normalize = FALSE), "looks like raw counts",
+    class = "sysvi_error"
+  )
+  expect_error(join(list(human = human, mouse = mouse), "no such file"), "no orthologue table", class = "sysvi_error")
+  skip_if_not_installed("SingleCellExperiment")
+  expect_error(join(list(a = human, b = make_sce(cells))), "they are 'matrix', 'SCE'", class = "sysvi_error")
+})

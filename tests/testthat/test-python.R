@@ -1,0 +1,117 @@
+test_that("the environment that the user set is respected, the plainest first", {
+  local_mocked_bindings(py_available = function(...) FALSE, .package = "reticulate")
+  fake <- withr::local_tempfile()
+  file.create(fake)
+  withr::local_envvar(SYSVI_PYTHON = fake, RETICULATE_PYTHON = "/usr/bin/env", VIRTUAL_ENV = "")
+  expect_identical(choose_python()$path, fake)
+  withr::local_envvar(SYSVI_PYTHON = "")
+  expect_identical(choose_python()$path, "/usr/bin/env")
+  withr::local_envvar(RETICULATE_PYTHON = "")
+  folder <- withr::local_tempdir()
+  dir.create(dirname(python_in(folder)))
+  file.create(python_in(folder))
+  withr::local_envvar(VIRTUAL_ENV = folder)
+  expect_identical(choose_python(), list(
+    path = python_in(folder), why = "the environment variable VIRTUAL_ENV names it"
+  ))
+  withr::local_envvar(VIRTUAL_ENV = "", WORKON_HOME = folder, RETICULATE_VIRTUALENV_ROOT = folder)
+  expect_null(choose_python()$path)
+  withr::local_envvar(SYSVI_PYTHON = "/no/such/python")
+  expect_error(choose_python(), "SYSVI_PYTHON names /no/such/python, but there is no Python", class = "sysvi_error")
+  expect_false(sysvi_available())
+})
+
+test_that("the engine comes from this package, in its version", {
+  skip_without_engine()
+  import_bridge()
+  expect_identical(
+    normalizePath(dirname(reticulate::import("sysvi")$`__file__`)), normalizePath(file.path(engine_path(), "sysvi"))
+  )
+  local_mocked_bindings(loaded_module = function(name) list(`__version__` = "0.0.9", `__file__` = "/other/__init__.py"))
+  expect_error(import_bridge(), "has imported sysvi 0.0.9 from /other, .* start R anew", class = "sysvi_error")
+})
+
+test_that("torch computes as fast and as exactly in R as in Python", {
+  skip_without_engine()
+  skip_on_os(c("mac", "windows"))
+  import_bridge()
+  code <- paste(
+    "import torch; a = torch.randn(200, 400, generator=torch.Generator().manual_seed(0));",
+    "total = float((a @ a.T).double().sum())"
+  )
+  here <- reticulate::py_run_string(code, local = TRUE)$total
+  there <- processx::run(separate_python(), c("-c", paste(code, "; print(repr(total))")))$stdout
+  expect_identical(here, as.numeric(there))
+})
+
+test_that("the requirements are those of pyproject.toml", {
+  file <- test_path("..", "..", "pyproject.toml")
+  skip_if_not(file.exists(file))
+  lines <- readLines(file)
+  start <- which(lines == "dependencies = [")
+  end <- which(lines == "]")
+  listed <- lines[(start + 1):(min(end[end > start]) - 1)]
+  expect_setequal(gsub("[ \",]", "", listed), python_requirements)
+})
+
+test_that("the doctor says what is missing and how to mend it", {
+  skip_without_engine()
+  found <- sysvi_doctor() |> suppressMessages()
+  expect_identical(found$problems, character())
+  expect_true(all(c("sysVI", "R", "Python", "torch") %in% names(found$versions)))
+  local_mocked_bindings(python_requirements = c("numpy>=1", "no-such-package>=2"))
+  expect_message(found <- sysvi_doctor(), "lacks no-such-package")
+  expect_match(found$mend, "pip install 'no-such-package>=2'")
+  local_mocked_bindings(choose_python = function() list(path = "/no/python", why = "a test"))
+  expect_match(diagnose()$problems, "/no/python does not run")
+  local_mocked_bindings(choose_python = function() list(path = NULL, why = "a test"))
+  expect_identical(diagnose()$mend, "sysvi_install()")
+})
+
+test_that("the device is named", {
+  skip_without_engine()
+  expect_match(sysvi_device("cpu"), "^cpu \\([0-9]+ threads\\)$")
+  expect_match(sysvi_device("cpu", process = "separate"), "^cpu \\([0-9]+ threads\\)$")
+  expect_error(sysvi_device("cuda:99"), "sees no such CUDA card", class = "sysvi_error")
+})
+
+test_that("installation puts torch first, from the wheels that fit the machine", {
+  calls <- list()
+  local_mocked_bindings(
+    virtualenv_exists = function(...) FALSE,
+    virtualenv_create = function(...) calls <<- c(calls, list(c("create", ..1))),
+    virtualenv_install = function(envname, packages, pip_options = NULL, ...) {
+      calls <<- c(calls, list(c(packages[1], pip_options)))
+    },
+    virtualenv_python = function(...) "python", .package = "reticulate"
+  )
+  local_mocked_bindings(is_linux = function() TRUE)
+  suppressMessages(sysvi_install("some", gpu = FALSE))
+  expect_identical(calls[[1]], c("create", "some"))
+  expect_identical(calls[[2]], c("torch>=2.4", "--index-url", cpu_wheels))
+  expect_identical(calls[[3]][1], python_requirements[1])
+  calls <- list()
+  suppressMessages(sysvi_install("some", gpu = TRUE))
+  expect_identical(calls[[2]], "torch>=2.4")
+})
+
+test_that("a broken separate process is told with what it said", {
+  local_mocked_bindings(
+    separate_python = function() Sys.which("false"), import_bridge = function() stop("not used")
+  )
+  expect_error(sysvi_device(process = "separate"), "ended with status 1; run sysvi_doctor", class = "sysvi_error")
+})
+
+test_that("simulated counts are the engine's", {
+  skip_without_engine()
+  cells <- SimulateSystems(60, 40, n_types = 3L, n_private = 0L, n_markers = 5L, n_programme_genes = 5L, seed = 2)
+  expect_equal(dim(cells$counts), c(40L, 60L))
+  expect_identical(rownames(cells$metadata), colnames(cells$counts))
+  x <- reticulate::py_eval(paste0(
+    "__import__('sysvi').datasets.simulate_systems(60, 40, n_types=3, n_private=0, n_markers=5, n_programme_genes=5,",
+    "seed=2).X.toarray().T"
+  ))
+  expect_equal(unname(as.matrix(cells$counts)), x)
+  expect_equal(time_left(c(75)), "1m 15s")
+  expect_equal(c(time_left(3600), time_left(0.2)), c("1h 0m 0s", "0s"))
+})

@@ -1,0 +1,23 @@
+skip_if_not_installed("SingleCellExperiment")
+cells <- make_cells()
+
+test_that("a SingleCellExperiment gets the matrix's embedding, and the model in its metadata", {
+  skip_without_engine()
+  z <- run(cells$data, "system", "batch", metadata = cells$metadata, options = small)
+  sce <- run(make_sce(cells), "system", "batch", options = small)
+  expect_identical(SingleCellExperiment::reducedDimNames(sce), "sysVI")
+  expect_identical(values(SingleCellExperiment::reducedDim(sce, "sysVI")), values(z))
+  expect_identical(rownames(SingleCellExperiment::reducedDim(sce, "sysVI")), colnames(sce))
+  expect_s3_class(S4Vectors::metadata(sce)$sysVI, "SysVIModel")
+  named <- run(make_sce(cells), "system", name = "mix", options = small)
+  expect_identical(SingleCellExperiment::reducedDimNames(named), "mix")
+})
+
+test_that("errors name the assay", {
+  sce <- make_sce(cells)
+  SummarizedExperiment::assay(sce, "logcounts") <- NULL
+  expect_error(run(sce, "system"), "no assay 'logcounts' \\(it has 'counts'\\): run object <- scater::logNormCounts",
+               class = "sysvi_error")
+  skip_without_engine()
+  expect_error(run(sce, "system", assay = "counts"), "Assay 'counts' looks like raw counts", class = "sysvi_error")
+})

@@ -1,0 +1,78 @@
+skip_if_not_installed("SeuratObject")
+cells <- make_cells()
+expect_said <- function(code, ...) expect_error(code, ..., class = "sysvi_error")
+
+test_that("all kinds of assay give the matrix's embedding, in the object's order", {
+  skip_without_engine()
+  z <- run(cells$data, "system", "batch", metadata = cells$metadata, options = small)
+  joined <- make_seurat(cells)
+  split <- joined
+  split[["RNA"]] <- split(split[["RNA"]], split$system)
+  objects <- list(v5 = joined, split = split, v3 = make_seurat(cells, "v3"))
+  for (kind in names(objects)) {
+    object <- run(objects[[kind]], "system", "batch", options = small)
+    expect_identical(values(SeuratObject::Embeddings(object, "sysvi")), values(z), label = kind)
+    expect_identical(SeuratObject::Cells(object[["sysvi"]]), colnames(joined))
+  }
+})
+
+test_that("what comes back is complete: names, key, assay, stdev, model, command", {
+  skip_without_engine()
+  object <- run(make_seurat(cells), "system", "batch", options = small, n_latent = 3L)
+  reduction <- object[["sysvi"]]
+  expect_identical(SeuratObject::Key(reduction), "sysvi_")
+  expect_identical(colnames(reduction), paste0("sysvi_", 1:3))
+  expect_identical(SeuratObject::DefaultAssay(reduction), "RNA")
+  expect_equal(SeuratObject::Stdev(reduction), unname(apply(SeuratObject::Embeddings(reduction), 2, sd)),
+               ignore_attr = TRUE)
+  model <- SeuratObject::Misc(reduction)$sysVI
+  expect_s3_class(model, "SysVIModel")
+  expect_identical(model$systems, c("human", "mouse"))
+  command <- SeuratObject::Command(object, "RunSysVI.RNA")
+  expect_identical(command@params$system, "system")
+  other <- run(make_seurat(cells), "system", reduction.name = "mix", reduction.key = "mix_", options = small)
+  expect_identical(colnames(other[["mix"]])[1], "mix_1")
+})
+
+test_that("layers may come in another order of cells and genes; only shared genes count", {
+  skip_without_engine()
+  z <- run(cells$data, "system", metadata = cells$metadata, features = rownames(cells$data)[1:50], options = small)
+  human <- cells$metadata$system == "human"
+  object <- make_seurat(cells)
+  backwards <- rev(which(human))
+  layers <- list(
+    human = list(name = "human", x = cells$data[80:1, backwards]),
+    mouse = list(name = "mouse", x = cells$data[c(60:1, 70), !human])
+  )
+  layers <- lapply(layers, function(l) c(l, list(genes = rownames(l$x), cells = colnames(l$x))))
+  described <- new_cells(layers, colnames(cells$data), cells$metadata, "the layers", c(cells = "mend"))
+  fit <- suppressWarnings(integrate_cells(
+    described, "system", features = rownames(cells$data)[1:50], max_epochs = 1, verbose = FALSE, options = small
+  ))
+  expect_identical(values(fit$embedding), values(z))
+  expect_identical(genes_of(described), rownames(cells$data)[c(70, 60:1)])
+})
+
+test_that("errors name assay and layer", {
+  object <- make_seurat(cells)
+  expect_said(run(object, "system", assay = "ADT"), "no assay 'ADT': choose one of 'RNA'")
+  expect_said(run(object, "system", layer = "lognorm"), "Assay 'RNA' has no layer 'lognorm'.*'counts', 'data'")
+  raw <- SeuratObject::CreateSeuratObject(cells$counts, meta.data = cells$metadata)
+  expect_said(run(raw, "system"), "Assay 'RNA' has no layer 'data'.*NormalizeData\\(object, assay = \"RNA\"\\)")
+  object[["RNA"]] <- split(object[["RNA"]], object$system)
+  expect_said(run(object, "system", layer = "data.human"), "lacks 120 of the 240 cells")
+  layers <- c("data", "data.human", "data.mouse", "counts")
+  expect_said(run(object, "system", layer = layers), "in more than one of the layers")
+  skip_without_engine()
+  expect_said(run(object, "system", layer = "counts"), "Layer 'counts' of assay 'RNA' looks like raw counts")
+})
+
+test_that("results survive saveRDS", {
+  skip_without_engine()
+  object <- run(make_seurat(cells), "system", options = small)
+  file <- withr::local_tempfile(fileext = ".rds")
+  saveRDS(object, file)
+  back <- readRDS(file)
+  embedded <- predict(SeuratObject::Misc(back[["sysvi"]])$sysVI, back, verbose = FALSE)
+  expect_identical(values(embedded), values(SeuratObject::Embeddings(object, "sysvi")))
+})

@@ -1,0 +1,6 @@
+# The tests of the R package, with a closing line that counts them. In CI nothing may be skipped.
+results <- as.data.frame(testthat::test_local(".", reporter = "summary", stop_on_failure = FALSE))
+failed <- sum(results$failed) + sum(results$error)
+skipped <- sum(results$skipped)
+cat(sprintf("R: %d passed, %d failed, %d skipped\n", sum(results$passed), failed, skipped))
+quit(status = as.integer(failed > 0 || (Sys.getenv("CI") == "true" && skipped > 0)))
