@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
-from scipy.stats import false_discovery_control, mannwhitneyu
 
 from sysvi.anndata_cells import check_log_normalised
 from sysvi.checks import check_finite_nonnegative, check_obs_column, check_unique_names, expression, listing
@@ -192,6 +191,8 @@ def _distances(profiles: pd.DataFrame) -> pd.DataFrame:
 
 def _tests(profiles: pd.DataFrame, distances: pd.DataFrame) -> pd.DataFrame:
     """The table of :class:`BatchStrength`."""
+    from scipy.stats import false_discovery_control, mannwhitneyu  # slow to import
+
     rows = []
     for (label, system), samples in profiles.groupby(level=["label", "system"], sort=True):
         touches = (distances["system_1"] == system) | (distances["system_2"] == system)

@@ -30,7 +30,7 @@ from sysvi.device import choose_device, describe
 from sysvi.errors import InputError
 from sysvi.events import Event, OnEvent
 from sysvi.integrate import integrate
-from sysvi.orthologs import read_orthologs, join_systems, map_orthologs
+from sysvi.orthologs import join_systems, map_orthologs, read_orthologs
 from sysvi.prepare import prepare
 from sysvi.sysvi_model import MODEL_FILE, SysVI
 from sysvi.train import NonFiniteLossError

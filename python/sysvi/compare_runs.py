@@ -8,8 +8,6 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from sysvi.checks import listing
 from sysvi.errors import InputError
@@ -67,6 +65,8 @@ def compare_runs(
       metric  difference   df       p
     0  iLISI         0.3  4.0  0.0213
     """
+    from statsmodels.stats.multitest import multipletests  # slow to import
+
     if not 0 < alpha < 1:
         raise InputError(f"alpha is {alpha}; it must be between 0 and 1.")
     if family not in ("metric", "all"):
@@ -126,6 +126,8 @@ def _scores(table: pd.DataFrame, method: str, metrics: Sequence[str] | None) -> 
 
 def _welch(a: np.ndarray, b: np.ndarray, alpha: float) -> dict[str, object]:
     """Welch's test of two samples, a row of the table; NaN and a note where there is none."""
+    from scipy import stats
+
     row: dict[str, object] = {"n_a": len(a), "n_b": len(b)}
     mean_a, mean_b = (float(x.mean()) if len(x) else np.nan for x in (a, b))
     row |= {"mean_a": mean_a, "mean_b": mean_b, "difference": mean_a - mean_b}

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from sklearn.decomposition import PCA
 
 from sysvi.errors import InputError
 
@@ -41,6 +40,8 @@ def principal_components(expression: Any, n_components: int, *, seed: int = 0) -
     >>> principal_components(np.array([[0.0, 0.0], [3.0, 0.1], [6.0, 0.2]]), 5).shape
     (3, 1)
     """
+    from sklearn.decomposition import PCA  # slow to import
+
     varies = _varies(expression) if expression.shape[0] else np.zeros(0, bool)
     if varies.sum() < 2:
         raise InputError("Principal components need at least two cells and two genes that vary among them.")

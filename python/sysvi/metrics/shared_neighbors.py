@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from sklearn.neighbors import NearestNeighbors
 
 from sysvi.errors import InputError
 
@@ -56,6 +55,8 @@ def shared_neighbors(
     >>> shared_neighbors(points, system, n_neighbors=2).round(2).to_dict()
     {'all': 1.98}
     """
+    from sklearn.neighbors import NearestNeighbors  # slow to import
+
     system = np.asarray(system)
     n = len(embedding)
     label = np.full(n, "all") if label is None else np.asarray(label).astype(str)
