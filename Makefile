@@ -1,5 +1,5 @@
 # make demo    install and integrate simulated cells        make test    all tests: Python, R, the two together
-# make check   linters, tests, R CMD check                  make bench   quality and speed beside scvi-tools
+# make check   linters, tests, R CMD check                  make bench   quality and speed beside scvi-tools, scib-metrics
 # The data sets that tests and benchmarks need lie in SYSVI_DATA.
 
 PYTHON ?= python3
@@ -47,6 +47,7 @@ docs: $(VENV)/interop
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/baron.py quality
 	$(BIN)/python benchmarks/baron.py speed
+	$(BIN)/python benchmarks/metrics.py speed --cells 20000 --rounds 3
 
 # torch comes first and alone: its CPU wheel is enough, and later packages must not replace it.
 $(VENV)/engine: pyproject.toml constraints-dev.txt

@@ -2,6 +2,7 @@
 
     python benchmarks/metrics.py speed [--cells 100000] [--rounds 1]    the same metrics by both, interleaved
     python benchmarks/metrics.py table [--cells 100000]                 our whole table: time and memory by metric
+    python benchmarks/metrics.py sample [--cells 1000000]               the table on a sample of 100,000 cells
     python benchmarks/metrics.py neighbors                              exact against approximate: time and recall
 
 Simulated embeddings: 15 dimensions, 2 systems, 15 labels. Each measurement runs in a process of its own; peak memory is
@@ -36,23 +37,23 @@ def simulate(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray,
 def main() -> None:
     """Run one of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["speed", "table", "neighbors", "one"])
+    parser.add_argument("what", choices=["speed", "table", "sample", "neighbors", "one"])
     parser.add_argument("--cells", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--of", choices=["ours", "theirs", "table"])
+    parser.add_argument("--of", choices=["ours", "theirs", "table", "sample"])
     args = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
     if args.what == "one":
-        print(json.dumps({"ours": ours, "theirs": theirs, "table": table}[args.of](args.cells)))
+        print(json.dumps({"ours": ours, "theirs": theirs, "table": table, "sample": sample}[args.of](args.cells)))
     elif args.what == "speed":
         speed(args.cells, args.rounds)
-    elif args.what == "table":
-        found = run("table", args.cells, sys.executable)
+    elif args.what in ("table", "sample"):
+        found = run(args.what, args.cells, sys.executable)
         seconds = pd.Series(found.pop("seconds"), name="seconds")
         seconds.loc["whole table"] = found["total"]
         seconds.loc["peak memory over start, MB"] = found["peak_mb"]
         print(seconds.round(2).to_string())
-        seconds.to_csv(RESULTS / f"metrics_table_{args.cells}.csv", float_format="%.2f", index_label="metric")
+        seconds.to_csv(RESULTS / f"metrics_{args.what}_{args.cells}.csv", float_format="%.2f", index_label="metric")
     else:
         neighbors()
 
@@ -168,6 +169,20 @@ def table(cells: int) -> dict:
     steps = {"neighbours": lambda: view.neighbors and None}
     steps |= {m.name: lambda m=m: m.measure(view).value for m in METRICS if not m.slow and "within" not in m.needs}
     return measure(steps)
+
+
+def sample(cells: int) -> dict:
+    """`evaluate` on 100,000 cells drawn in each system and label; the whole call."""
+    import anndata
+
+    import sysvi
+
+    z, system, batch, label = simulate(cells)
+    obs = pd.DataFrame({"system": system, "batch": batch, "label": label}, index=np.arange(cells).astype(str))
+    adata = anndata.AnnData(obs=obs.astype(str), obsm={"Z": z})
+    keys = {"system_key": "system", "batch_key": "batch", "label_key": "label"}
+    step = lambda: sysvi.evaluate(adata, "Z", **keys, max_cells=100_000, progress=False)["Z"]["Total"]  # noqa: E731
+    return measure({"evaluate": step})
 
 
 def neighbors(sizes: tuple[int, ...] = (20_000, 50_000, 100_000, 200_000), k: int = 89) -> None:
