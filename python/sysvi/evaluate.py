@@ -65,11 +65,11 @@ def evaluate(adata: AnnData, embeddings: str | Sequence[str] = "X_sysVI", **argu
 
     Examples
     --------
-    >>> import sysvi
-    >>> cells = sysvi.prepare(sysvi.datasets.simulate_systems(300, 200, seed=1), "system", "batch", min_cells=3)
-    >>> model = sysvi.integrate(cells, "system", "batch", max_epochs=2, progress=False)
-    >>> table = sysvi.evaluate(cells, ["X_pca", "X_sysVI"], system_key="system", label_key="cell_type", progress=False)
-    >>> table.loc["iLISI", ["X_pca", "X_sysVI"]].between(0, 1).all()
+    >>> from sysvi.datasets import simulate_systems
+    >>> from sysvi.evaluate import evaluate
+    >>> counts = simulate_systems(300, 200, seed=1)
+    >>> table = evaluate(counts, "X_pca", system_key="system", label_key="cell_type", progress=False)
+    >>> bool(table["X_pca"].dropna().between(0, 1).all())
     True
     """
     return evaluate_in_detail(adata, embeddings, **arguments).table
@@ -145,9 +145,9 @@ def evaluate_in_detail(
 
     Examples
     --------
-    >>> import sysvi
-    >>> cells = sysvi.prepare(sysvi.datasets.simulate_systems(300, 200, seed=1), "system", "batch", min_cells=3)
-    >>> found = sysvi.evaluate_in_detail(cells, "X_pca", system_key="system", label_key="cell_type", progress=False)
+    >>> from sysvi.datasets import simulate_systems
+    >>> counts = simulate_systems(300, 200, seed=1)
+    >>> found = evaluate_in_detail(counts, "X_pca", system_key="system", label_key="cell_type", progress=False)
     >>> found.per_cell["X_pca", "iLISI"].shape
     (300,)
     """
@@ -182,14 +182,7 @@ def evaluate_in_detail(
         x = _log_normalised(adata, system_key, batch_key, layer, notes, on_event)
     pcs, source = _pcs(adata, x, seed)
     points = {name: _points(adata, name, pcs) for name in names}
-    for name, z in points.items():
-        collapsed = latent_spread(z)["collapsed"].to_numpy()
-        if collapsed.any():
-            which = listing(np.flatnonzero(collapsed) + 1)
-            notes.append(
-                f"{name}: {collapsed.sum()} of {z.shape[1]} dimensions have collapsed ({which}). Usual in a VAE; "
-                "whether mixing comes from that, standardised=True shows."
-            )
+    notes += [note for name, z in points.items() for note in _collapsed(name, z)]
     if standardised:
         pairs = [((name, z), (f"{name} (standardised)", standardise(z))) for name, z in points.items()]
         points = dict(pair for both in pairs for pair in both)
@@ -204,19 +197,12 @@ def evaluate_in_detail(
     scores: dict[tuple[str, str], Score] = {}  # of each embedding and metric
     for name, z in points.items():
         start = time.perf_counter()
-        view = of_labelled = View(z, system, batch, label if labelled.all() else None, pcs, within, device, seed)
+        view = View(z, system, batch, label if labelled.all() else None, pcs, within, device, seed)
+        known = view
         if label is not None and not labelled.all():
-            of_labelled = View(
-                z[labelled], system[labelled], label=label[labelled], within=within, device=device, seed=seed
-            )
+            known = View(z[labelled], system[labelled], label=label[labelled], within=within, device=device, seed=seed)
         for metric in chosen:
-            if ("within" in metric.needs and within is None) or ("before" in metric.needs and pcs is None):
-                score = Score(np.nan)
-            elif "label" in metric.needs:
-                score = _among(metric.measure(of_labelled), labelled)
-            else:
-                score = metric.measure(view)
-            scores[name, metric.name] = score
+            score = scores[name, metric.name] = _measure(metric, view, known, labelled)
             on_event(Event("metric", "", {"embedding": name, "metric": metric.name, "value": score.value}))
         on_event(Event("evaluate", f"Measured {name} in {time.perf_counter() - start:.1f} s"))
     return Evaluation(
@@ -225,6 +211,20 @@ def evaluate_in_detail(
         pd.DataFrame({k: v.per_cell for k, v in scores.items() if v.per_cell is not None}, index=adata.obs_names),
         tuple(notes),
     )
+
+
+def _measure(metric: Metric, view: View, known: View, labelled: np.ndarray) -> Score:
+    """A metric of all cells (`view`), or of the labelled ones (`known`) where it needs labels."""
+    if ("within" in metric.needs and view.within is None) or ("before" in metric.needs and view.before is None):
+        return Score(np.nan)
+    if "label" not in metric.needs:
+        return metric.measure(view)
+    score = metric.measure(known)
+    if score.per_cell is None:
+        return score
+    per_cell = np.full(len(labelled), np.nan)
+    per_cell[labelled] = score.per_cell
+    return Score(score.value, score.per_label, per_cell)
 
 
 def _chosen(metrics: str | Sequence[str], batch_key: str | None, label_key: str | None) -> list[Metric]:
@@ -307,13 +307,16 @@ def _points(adata: AnnData, name: str, pcs: np.ndarray | None) -> np.ndarray:
         raise InputError(f"adata.obsm[{name!r}] cannot be measured. {error}") from error
 
 
-def _among(score: Score, cells: np.ndarray) -> Score:
-    """A score of some cells as one of all: the others have NaN."""
-    if score.per_cell is None:
-        return score
-    per_cell = np.full(len(cells), np.nan)
-    per_cell[cells] = score.per_cell
-    return Score(score.value, score.per_label, per_cell)
+def _collapsed(name: str, z: np.ndarray) -> list[str]:
+    """What to know of an embedding's collapsed dimensions, if it has any."""
+    collapsed = latent_spread(z)["collapsed"].to_numpy()
+    if not collapsed.any():
+        return []
+    which = listing(np.flatnonzero(collapsed) + 1)
+    return [
+        f"{name}: {collapsed.sum()} of {z.shape[1]} dimensions have collapsed ({which}). Usual in a VAE; "
+        "whether mixing comes from that, standardised=True shows."
+    ]
 
 
 def _of(within: MoranReference | None) -> str:

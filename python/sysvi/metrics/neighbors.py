@@ -64,18 +64,9 @@ class Neighbors:
         return self.indices.shape[1]
 
     def nearest(self, k: int) -> Neighbors:
-        """The k nearest of these neighbours; all of them where no more cells than that exist.
-
-        Raises
-        ------
-        InputError
-            If k is less than one, or more than the neighbours that were searched.
-        """
-        if k < 1 or self.n_neighbors < min(k, self.n_cells - 1):
-            raise InputError(
-                f"{k} neighbours of each cell are wanted, but {self.n_neighbors} were searched: "
-                "choose from 1 to these, or call nearest_neighbors with more."
-            )
+        """The k nearest of these neighbours; all of them where fewer were searched."""
+        if k < 1:
+            raise InputError(f"k is {k}: ask for at least one neighbour.")
         return Neighbors(self.indices[:, :k], self.distances[:, :k])
 
     @cached_property
