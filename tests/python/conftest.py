@@ -8,18 +8,6 @@ from scipy import sparse
 
 
 @pytest.fixture(scope="session")
-def data_dir() -> Path:
-    """Folder of the real data sets, from the environment variable SYSVI_DATA."""
-    folder = os.environ.get("SYSVI_DATA")
-    if not folder:
-        missing = "the environment variable SYSVI_DATA does not name the folder of the real data sets"
-        if os.environ.get("CI") == "true":
-            pytest.fail(missing)
-        pytest.skip(missing)
-    return Path(folder)
-
-
-@pytest.fixture(scope="session")
 def baron_pca(data_dir):
     """Baron, human and mouse: obs and obsm["X_pca"], 15 components of log-normalised counts. Not to be changed."""
     import anndata
