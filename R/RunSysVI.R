@@ -175,12 +175,12 @@ integrate_cells <- function(cells, system, batch = NULL, covariates = NULL, cont
   list(embedding = named_embedding(answer$arrays$embedding, cells$cells), model = model)
 }
 
-no_dots <- function(...) {
+no_dots <- function(..., .of = "RunSysVI", .rarer = ", and ?sysvi_options for rarer settings") {
   if (...length()) {
     extra <- ...names()
     abort(
-      "RunSysVI() has no argument %s; see ?RunSysVI, and ?sysvi_options for rarer settings.",
-      if (is.null(extra)) "without a name here" else quoted(extra)
+      "%s() has no argument %s; see ?%s%s.",
+      .of, if (is.null(extra)) "without a name here" else quoted(extra), .of, .rarer
     )
   }
 }

@@ -14,6 +14,19 @@ cells_of.default <- function(object, metadata = NULL, ...) {
     abort("object is a %s matrix; give numbers.", typeof(object))
   }
   cells <- colnames(object)
+  new_cells(
+    list(list(name = "object", x = object, genes = rownames(object), cells = cells)),
+    cells, metadata_of(cells, metadata),
+    where = "the matrix",
+    mend = c(
+      counts = "give log-normalised values, for example log1p of counts scaled to 10,000 a cell",
+      scaled = "give log-normalised values instead"
+    )
+  )
+}
+
+# The rows of `metadata` for these cells.
+metadata_of <- function(cells, metadata) {
   if (!is.null(metadata) && !is.data.frame(metadata)) abort("metadata must be a data.frame with one row a cell.")
   if (!is.null(metadata) && length(lost <- setdiff(cells, rownames(metadata)))) {
     abort(
@@ -21,15 +34,7 @@ cells_of.default <- function(object, metadata = NULL, ...) {
       length(lost), length(cells), quoted(lost, 3L)
     )
   }
-  new_cells(
-    list(list(name = "object", x = object, genes = rownames(object), cells = cells)),
-    cells, as.data.frame(metadata)[cells, , drop = FALSE],
-    where = "the matrix",
-    mend = c(
-      counts = "give log-normalised values, for example log1p of counts scaled to 10,000 a cell",
-      scaled = "give log-normalised values instead"
-    )
-  )
+  as.data.frame(metadata)[cells, , drop = FALSE]
 }
 
 #' @exportS3Method

@@ -1,7 +1,7 @@
 # System, batch and covariates: columns of the metadata, or vectors named by cell.
 
 # One column: list(name, values), values in the order of the cells.
-one_column <- function(x, what, cells, call_it = what) {
+one_column <- function(x, what, cells, call_it = what, complete = TRUE) {
   if (is.character(x) && length(x) == 1L && is.null(names(x))) {
     if (!x %in% colnames(cells$metadata)) {
       abort(
@@ -22,7 +22,7 @@ one_column <- function(x, what, cells, call_it = what) {
     if (length(lost)) abort("%s lacks %d cells (%s): name a value for each.", what, length(lost), quoted(lost, 3L))
   }
   missing <- sum(is.na(column$values) | column$values %in% "")
-  if (missing) {
+  if (missing && complete) {
     abort(
       "%s (%s) has %d missing %s: fill them in or remove these cells.",
       sprintf("'%s'", column$name), what, missing, if (missing == 1L) "value" else "values"
@@ -70,7 +70,8 @@ check_systems <- function(system, what) {
   }
 }
 
-# Columns as the engine takes them: names and levels, and arrays column0, column1, ...
+# Columns as the engine takes them: names and levels, and arrays column0, column1, ...;
+# codes of categories count from 0, and -1 is a missing one.
 column_values <- function(columns) {
   lapply(columns, function(column) {
     list(name = column$name, levels = if (column$continuous) NULL else I(levels(column$values)))
@@ -79,7 +80,12 @@ column_values <- function(columns) {
 
 column_arrays <- function(columns) {
   arrays <- lapply(columns, function(column) {
-    if (column$continuous) column$values else as.integer(column$values) - 1L
+    if (column$continuous) {
+      return(column$values)
+    }
+    codes <- as.integer(column$values) - 1L
+    codes[is.na(codes)] <- -1L
+    codes
   })
   names(arrays) <- sprintf("column%d", seq_along(columns) - 1L)
   arrays

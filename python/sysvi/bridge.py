@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import re
 import signal
 import sys
 import tempfile
@@ -25,13 +26,16 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from sysvi.batch_strength import batch_strength
 from sysvi.datasets import simulate_systems
 from sysvi.device import choose_device, describe
 from sysvi.errors import InputError
+from sysvi.evaluate import PCA_KEY, evaluate_in_detail
 from sysvi.events import Event, OnEvent
 from sysvi.integrate import integrate
 from sysvi.orthologs import join_systems, map_orthologs, read_orthologs
 from sysvi.prepare import prepare
+from sysvi.ready import ready
 from sysvi.sysvi_model import MODEL_FILE, SysVI
 from sysvi.train import NonFiniteLossError
 
@@ -89,10 +93,7 @@ class Expression:
     def matrix(self, layer: int, n_genes: int) -> sparse.csr_matrix:
         """The layer's cells, CSR float32 (n, G), with 64-bit starts where they are needed; its blocks are given up."""
         block = self._blocks.pop(layer)
-        parts = {}
-        for name in ("values", "genes", "lengths"):
-            pieces = block.pop(name)
-            parts[name] = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        parts = {name: _joined(block.pop(name)) for name in ("values", "genes", "lengths")}
         starts = np.concatenate([[0], np.cumsum(parts["lengths"], dtype=np.int64)])  # (n + 1,)
         return sparse.csr_matrix((parts["values"], parts["genes"], starts), shape=(len(starts) - 1, n_genes))
 
@@ -103,6 +104,19 @@ class Expression:
             for name, pieces in self._blocks.pop(layer).items():
                 self._blocks[first][name] += pieces
         return self.matrix(first, n_genes)
+
+
+def _joined(pieces: list[np.ndarray]) -> np.ndarray:
+    """Arrays one after another; each piece is given up once it is copied, so that both are never held whole."""
+    if len(pieces) == 1:
+        return pieces[0]
+    joined = np.empty(sum(map(len, pieces)), pieces[0].dtype)
+    end = len(joined)
+    while pieces:
+        piece = pieces.pop()
+        joined[end - len(piece) : end] = piece
+        end -= len(piece)
+    return joined
 
 
 def call(
@@ -226,8 +240,7 @@ def _prepare_systems(values: Values, arrays: Arrays, expression: Expression, on_
     key = values["system"]
     joined = join_systems(systems, key)
     del systems
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Only .* genes remain")  # true of a choice of genes, which comes later
+    with _few_genes():  # variable ones are chosen later
         prepared = prepare(
             joined,
             key,
@@ -272,6 +285,110 @@ def _in_names_of(reference: str, systems: dict[str, AnnData], values: Values, on
     }
 
 
+def _evaluate(values: Values, arrays: Arrays, expression: Expression, on_event: OnEvent) -> Answer:
+    """Measure embeddings, arrays ``embedding0``, ...: the table, values by label and by cell, notes.
+
+    ``before`` names the embedding with the principal components before integration, if there is one.
+    """
+
+    def say(event: Event) -> None:  # the value of a single metric may be NaN, which JSON has not
+        if event.message:
+            on_event(event)
+
+    adata = _anndata(values, arrays, expression)
+    for i, name in enumerate(values["embeddings"]):
+        adata.obsm[name] = np.ascontiguousarray(arrays[f"embedding{i}"])
+    if values["before"] is not None:
+        adata.obsm[PCA_KEY] = adata.obsm[values["before"]]
+    if not values["choose_genes"]:
+        adata.uns["sysvi_prepare"] = {}  # the genes are taken as they are
+    try:
+        with _few_genes():
+            found = evaluate_in_detail(
+                adata,
+                values["measured"],
+                system_key=values["system"],
+                batch_key=values["batch"],
+                label_key=values["label"],
+                device=values["device"],
+                seed=values["seed"],
+                progress=say,
+                **values["settings"],
+            )
+    except InputError as error:
+        raise InputError(_for_r(str(error))) from error
+    table = found.table.reset_index()
+    table["convention"] = [
+        _for_r(text).replace(f"'{PCA_KEY}'", f"'{values['before']}'") for text in table["convention"]
+    ]
+    answer: dict[str, Any] = {
+        "table": _columns(table, "metric", "group", "in_score", "convention"),
+        "per_label": _columns(found.per_label, "embedding", "metric", "by", "name"),
+        "per_cell": list(found.per_cell.columns.map(": ".join)),
+        "notes": [_for_r(note) for note in found.notes],
+    }
+    return answer, {
+        "table": _numbers(table, answer["table"]),
+        "per_label": _numbers(found.per_label, answer["per_label"]),
+        "per_cell": found.per_cell.to_numpy(np.float64),
+        "rows": adata.obs_names.get_indexer(found.per_cell.index).astype(np.int32),
+    }
+
+
+def _for_r(text: str) -> str:
+    """What the engine says about its own objects, in words of R."""
+    for python, r in (
+        (r"adata\.X is empty\.", "There is no expression."),
+        (r"(?:adata\.)?obsm?\['(.*?)'\]", r"'\1'"),
+        (r"\b(\w+)_key\b", r"\1"),
+        (r"=True\b", " = TRUE"),
+    ):
+        text = re.sub(python, r, text)
+    return text
+
+
+def _batch_strength(values: Values, arrays: Arrays, expression: Expression, on_event: OnEvent) -> Answer:
+    """How systems differ, beside how the samples of one do: advice, table and distances."""
+    with _few_genes():
+        adata, layer = ready(
+            _anndata(values, arrays, expression),
+            values["system"],
+            values["batch"],
+            all_genes=not values["choose_genes"],
+            report=_say(on_event),
+        )
+    found = batch_strength(
+        adata,
+        values["system"],
+        values["batch"],
+        values["label"],
+        layer=layer,
+        seed=values["seed"],
+        **values["settings"],
+    )
+    table = found.table.reset_index()
+    answer: dict[str, Any] = {
+        "substantial": found.substantial,
+        "advice": found.advice,
+        "table": _columns(table, "label", "system"),
+        "distances": _columns(found.distances, "label", "kind", "system_1", "batch_1", "system_2", "batch_2"),
+    }
+    return answer, {
+        "table": _numbers(table, answer["table"]),
+        "distances": _numbers(found.distances, answer["distances"]),
+    }
+
+
+def _columns(table: pd.DataFrame, *texts: str) -> dict[str, Any]:
+    """A table's columns in their order, and the values of those that are not numbers; for these see `_numbers`."""
+    return {"order": list(table), "texts": {name: table[name].tolist() for name in texts}}
+
+
+def _numbers(table: pd.DataFrame, described: Values) -> np.ndarray:
+    """The numbers of a table, (rows, columns); as an array, since they may be NaN, which JSON has not."""
+    return table.drop(columns=list(described["texts"])).to_numpy(np.float64)
+
+
 def _simulate(values: Values, arrays: Arrays, expression: Expression, on_event: OnEvent) -> Answer:
     """Simulated counts as CSR arrays, and the cells' columns."""
     adata = simulate_systems(**values)
@@ -292,22 +409,36 @@ TASKS: dict[str, Callable[[Values, Arrays, Expression, OnEvent], Answer]] = {
     "integrate": _integrate,
     "embed": _embed,
     "prepare_systems": _prepare_systems,
+    "evaluate": _evaluate,
+    "batch_strength": _batch_strength,
     "simulate": _simulate,
     "device": _device,
 }
 
 
 def _anndata(values: Values, arrays: Arrays, expression: Expression) -> AnnData:
-    """Cells with their columns. A categorical column is an array of codes from 0; a continuous one, of numbers."""
-    x = expression.joined(len(values["genes"]))
-    if "order" in arrays:
+    """Cells with their columns; without genes, without expression.
+
+    A categorical column is an array of codes from 0, -1 where there is none; a continuous one, of numbers.
+    """
+    genes = values["genes"] or []
+    x = expression.joined(len(genes)) if genes else None
+    if x is not None and "order" in arrays:
         x = x[np.asarray(arrays["order"])]
     obs = pd.DataFrame(index=pd.Index(values["cells"], dtype=object))
     for i, column in enumerate(values["columns"]):
         array = np.array(arrays[f"column{i}"])
         levels = column["levels"]
         obs[column["name"]] = array if levels is None else pd.Categorical.from_codes(array, levels)
-    return AnnData(x, obs=obs, var=pd.DataFrame(index=pd.Index(values["genes"], dtype=object)))
+    return AnnData(x, obs=obs, var=pd.DataFrame(index=pd.Index(genes, dtype=object)))
+
+
+@contextmanager
+def _few_genes() -> Iterator[None]:
+    """Where nothing is trained, few genes are no reason for a warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Only .* genes remain")
+        yield
 
 
 def _say(on_event: OnEvent) -> Callable[[str], None]:

@@ -1,6 +1,6 @@
 """Checks of what a user hands over: each failure is one sentence with what is wrong, where, and what to do."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
@@ -146,12 +146,16 @@ def check_finite_nonnegative(block: sparse.csr_matrix, obs_names: pd.Index, var_
     >>> check_finite_nonnegative(block, pd.Index(["cell1", "cell2"]), pd.Index(["INS", "GCG"]), "adata.X")
     """
     values = block.data  # (n_nonzero,)
-    for bad, kind, advice in (
-        (~np.isfinite(values), "a value that is not finite", "remove or repair such cells or genes"),
-        (values < 0, "a negative value", "give counts or log-normalised values, not scaled or corrected ones"),
+    for is_bad, kind, advice in (
+        (lambda part: ~np.isfinite(part), "a value that is not finite", "remove or repair such cells or genes"),
+        (
+            lambda part: part < 0,
+            "a negative value",
+            "give counts or log-normalised values, not scaled or corrected ones",
+        ),
     ):
-        if bad.any():
-            entry = int(bad.argmax())
+        entry = _first(values, is_bad)
+        if entry is not None:
             row = int(np.searchsorted(block.indptr, entry, side="right")) - 1
             raise InputError(
                 f"{where} has {kind} ({values[entry]:g} in gene {var_names[block.indices[entry]]!r}, "
@@ -178,5 +182,14 @@ def looks_like_counts(values: np.ndarray) -> bool:
     >>> looks_like_counts(np.array([0.0, 3.0, 12.0])), looks_like_counts(np.log1p([0.0, 3.0, 12.0]))
     (True, False)
     """
-    values = np.asarray(values)
-    return bool(np.all(np.isfinite(values)) and np.all(values >= 0) and np.all(values == np.floor(values)))
+    values = np.asarray(values).ravel()
+    return _first(values, lambda part: ~(np.isfinite(part) & (part >= 0) & (part == np.floor(part)))) is None
+
+
+def _first(values: np.ndarray, is_so: Callable[[np.ndarray], np.ndarray], size: int = 2**20) -> int | None:
+    """Place of the first of the values, (n,), for which `is_so` holds; looked for in parts, to hold little memory."""
+    for start in range(0, len(values), size):
+        found = is_so(values[start : start + size])
+        if found.any():
+            return start + int(found.argmax())
+    return None

@@ -114,7 +114,7 @@ class Model(nn.Module):
             self.prior.log_var.copy_((var - VAR_EPS).clamp_min(1e-8).log())
 
     @torch.no_grad()
-    def embed(self, cells: Cells, index: Tensor | None = None, batch_size: int = 4096) -> tuple[Tensor, Tensor]:
+    def embed(self, cells: Cells, index: Tensor | None = None, batch_size: int = 1024) -> tuple[Tensor, Tensor]:
         """Mean and variance of q(z | x, c) of the cells in `index`, each (n, L) float32 on the CPU."""
         index = torch.arange(cells.n_cells, device=cells.device) if index is None else index
         mean, var = torch.empty(2, len(index), self.settings.n_latent)

@@ -161,6 +161,146 @@ def test_prepare_systems_equals_python():
         np.testing.assert_array_equal(made.toarray(), matrix.toarray())
 
 
+def table_of(described, numbers):
+    """A table as R puts it together again."""
+    texts = described["texts"]
+    numbers = pd.DataFrame(numbers, columns=[name for name in described["order"] if name not in texts])
+    return numbers.assign(**texts)[described["order"]]
+
+
+def columns_of(adata, *names):
+    """Categorical columns as R hands them over: values, arrays."""
+    factors = {name: pd.Categorical(adata.obs[name]) for name in names}
+    described = [{"name": name, "levels": list(factor.categories)} for name, factor in factors.items()]
+    arrays = {f"column{i}": factor.codes.astype(np.int32) for i, factor in enumerate(factors.values())}
+    return {"cells": list(adata.obs_names), "columns": described}, arrays
+
+
+def evaluation_task(adata, **changes):
+    """Values and arrays of the task "evaluate" on two embeddings, the PCA to measure as well."""
+    columns, arrays = columns_of(adata, "system", "batch", "cell_type")
+    embeddings = {"pca": adata.obsm["X_pca"], "wide": adata.obsm["X_pca"] * np.arange(1, 6)}
+    values = {
+        "genes": list(adata.var_names),
+        **columns,
+        "system": "system",
+        "batch": "batch",
+        "label": "cell_type",
+        "embeddings": list(embeddings),
+        "measured": ["wide", "pca"],
+        "before": "pca",
+        "choose_genes": True,
+        "device": "cpu",
+        "seed": 1,
+        "settings": {"min_cells": 20},
+    }
+    return {**values, **changes}, arrays | {f"embedding{i}": z for i, z in enumerate(embeddings.values())}
+
+
+@pytest.fixture
+def evaluated(make_adata):
+    """Cells with what shall be a PCA, some without a label."""
+    adata = make_adata()
+    adata.obsm["X_pca"] = adata.X.toarray()[:, :5].astype(np.float64)
+    adata.obsm["wide"] = adata.obsm["X_pca"] * np.arange(1, 6)
+    adata.obs.loc[adata.obs_names[:7], "cell_type"] = np.nan
+    return adata
+
+
+@pytest.mark.filterwarnings("ignore:Only .* genes remain")
+@pytest.mark.parametrize("settings", [{}, {"standardised": True, "max_cells": 200}])
+def test_evaluate_equals_python(evaluated, settings):
+    values, arrays = evaluation_task(evaluated, settings={"min_cells": 20, **settings})
+    heard = []
+    answer, out = call("evaluate", json.dumps(values), arrays, filled(evaluated.X), heard.append)
+    answer = json.loads(answer)
+    expected = sysvi.evaluate_in_detail(
+        evaluated,
+        ["wide", "X_pca"],
+        system_key="system",
+        batch_key="batch",
+        label_key="cell_type",
+        device="cpu",
+        seed=1,
+        progress=False,
+        **values["settings"],
+    )
+    table = table_of(answer["table"], out["table"]).set_index("metric").drop(columns="convention")
+    pd.testing.assert_frame_equal(
+        table.rename(columns=lambda name: name.replace("pca", "X_pca")),
+        expected.table.drop(columns="convention"),
+        check_dtype=False,
+    )
+    by_label = table_of(answer["per_label"], out["per_label"]).replace({"pca": "X_pca"}, regex=True)
+    pd.testing.assert_frame_equal(by_label, expected.per_label)
+    assert list(evaluated.obs_names[out["rows"]]) == list(expected.per_cell.index)
+    assert answer["per_cell"][0] == "wide: iLISI"
+    np.testing.assert_array_equal(out["per_cell"], expected.per_cell.to_numpy())
+    assert len(answer["notes"]) == len(expected.notes)
+    assert any(text.endswith("before: 'pca'") for text in answer["table"]["texts"]["convention"])
+    assert not any("NaN" in line or "warning" in line for line in heard)
+
+
+def test_evaluate_without_expression_leaves_out_what_needs_it(evaluated):
+    values, arrays = evaluation_task(evaluated, genes=None, before=None)
+    answer, out = call("evaluate", json.dumps(values), arrays)
+    answer = json.loads(answer)
+    scores = table_of(answer["table"], out["table"]).set_index("metric")["wide"]
+    assert scores.isna()[["PCR comparison", "Moran"]].all()
+    assert scores.notna().sum() > 10
+    assert "What needs expression is left out. There is no expression." in answer["notes"]
+
+
+def test_evaluate_takes_chosen_genes_as_they_are(evaluated):
+    few = evaluated[:, :30].copy()
+    values, arrays = evaluation_task(few, choose_genes=False, before=None, settings={"metrics": "PCR comparison"})
+    _, out = call("evaluate", json.dumps(values), arrays, filled(few.X))
+    few.uns["sysvi_prepare"] = {}
+    del few.obsm["X_pca"]
+    expected = sysvi.evaluate(
+        few, "wide", system_key="system", metrics="PCR comparison", device="cpu", seed=1, progress=False
+    )
+    assert out["table"][0, 0] == expected.loc["PCR comparison", "wide"]
+
+
+def test_what_evaluate_refuses_is_told_in_words_of_r(evaluated):
+    values, arrays = evaluation_task(evaluated)
+    arrays["embedding1"] = np.full_like(arrays["embedding1"], np.nan)
+    answer, _ = call("evaluate", json.dumps(values), arrays, filled(evaluated.X))
+    assert json.loads(answer)["error"].startswith("'wide' cannot be measured. The embedding of 300 of 300 cells")
+    values, arrays = evaluation_task(evaluated)
+    evaluated.obs["cell_type"] = "unknown"
+    arrays |= columns_of(evaluated, "system", "batch", "cell_type")[1]
+    values |= columns_of(evaluated, "system", "batch", "cell_type")[0]
+    answer, _ = call("evaluate", json.dumps(values), arrays, filled(evaluated.X))
+    assert json.loads(answer)["error"].startswith("'cell_type' (label) labels no cell")
+
+
+@pytest.mark.filterwarnings("ignore:Only .* genes remain")
+@pytest.mark.parametrize(("min_cells", "choose_genes"), [(10, True), (10, False), (10_000, True)])
+def test_batch_strength_equals_python(make_adata, min_cells, choose_genes):
+    adata = make_adata()
+    keys = ["system", "batch", "cell_type"]
+    columns, arrays = columns_of(adata, *keys)
+    values = {
+        "genes": list(adata.var_names),
+        **columns,
+        **dict(zip(("system", "batch", "label"), keys, strict=True)),
+        "choose_genes": choose_genes,
+        "seed": 0,
+        "settings": {"min_cells": min_cells},
+    }
+    answer, out = call("batch_strength", json.dumps(values), arrays, filled(adata.X))
+    answer = json.loads(answer)
+    chosen = sysvi.prepare(adata, "system", "batch", normalize=False) if choose_genes else adata
+    expected = sysvi.batch_strength(chosen, *keys, min_cells=min_cells)
+    assert (answer["substantial"], answer["advice"]) == (expected.substantial, expected.advice)
+    table = table_of(answer["table"], out["table"]).set_index(["label", "system"])
+    pd.testing.assert_frame_equal(table, expected.table, check_dtype=False, check_index_type=False)
+    distances = table_of(answer["distances"], out["distances"])
+    pd.testing.assert_frame_equal(distances, expected.distances, check_dtype=False)
+
+
 def test_bad_input_is_told_as_a_value(make_adata):
     adata = make_adata()
     values, arrays = task(adata, settings={"n_latent": 0})
