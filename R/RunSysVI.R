@@ -190,12 +190,20 @@ order_array <- function(cells) {
   if (is.null(order)) list() else list(order = order)
 }
 
+# All cells as one layer, whatever the layers they come from.
 checked_stream <- function(cells, genes, system) {
-  function(add) {
+  stream <- function(add) {
     check <- check_log_normalised(cells, system)
-    stream_blocks(cells, genes, add, check$block)
+    stream_blocks(cells, genes, function(layer, block) add(0L, block), check$block)
     check$done()
   }
+  structure(stream, room = stored_values(cells))
+}
+
+# How many values the layers store; NULL where that is not known without reading them.
+stored_values <- function(cells) {
+  stored <- lapply(cells$layers, function(layer) if (is(layer$x, "dgCMatrix")) length(layer$x@x))
+  if (any(vapply(stored, is.null, NA))) NULL else sum(as.numeric(unlist(stored)))
 }
 
 named_embedding <- function(embedding, cells) {

@@ -2,7 +2,8 @@
 # named arrays and, for tasks on cells, a stream of expression go over; plain
 # values and arrays come back. Nothing that lives in Python is kept.
 #
-# stream   NULL or a function(add) that hands over all blocks by add(layer, block)
+# stream   NULL or a function(add) that hands over all blocks by add(layer, block);
+#          its attribute "room" is how many stored values there are, where known
 # returns  list(values, arrays)
 call_engine <- function(task, values, arrays = list(), stream = NULL, process = "session", verbose = TRUE) {
   listener <- new_listener(verbose)
@@ -18,7 +19,8 @@ call_engine <- function(task, values, arrays = list(), stream = NULL, process = 
 
 call_in_session <- function(task, values, arrays, stream, listener) {
   bridge <- import_bridge()
-  expression <- bridge$Expression()
+  room <- attr(stream, "room")
+  expression <- bridge$Expression(if (is.null(room)) 0 else room)
   if (!is.null(stream)) {
     stream(function(layer, block) {
       bridge$Expression$add(expression, layer, one_dim(block@x), one_dim(block@i), one_dim(block@p))

@@ -98,9 +98,9 @@ stream_blocks <- function(cells, genes, add, check) {
   }
 }
 
-# Values of a block if it were dense: 32 MB in memory; on disk more, to read
+# Values of a block if it were dense: 8 MB in memory; on disk more, to read
 # whole chunks.
-block_values <- function(in_memory) if (in_memory) 4e6 else 2e7
+block_values <- function(in_memory) if (in_memory) 1e6 else 2e7
 
 is_in_memory <- function(x) is.matrix(x) || is(x, "Matrix")
 

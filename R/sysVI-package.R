@@ -3,7 +3,9 @@
 #' [RunSysVI()] integrates Seurat and SingleCellExperiment objects and
 #' matrices; [SysVIIntegration()] does so inside `Seurat::IntegrateLayers()`.
 #' [PrepareSystems()] joins data sets of several species by a table of
-#' orthologues. [sysvi_doctor()] says what is missing when Python does not
+#' orthologues. [BatchStrength()] asks before whether differences between
+#' systems are substantial, [EvaluateIntegration()] afterwards whether mixing
+#' and biology are good. [sysvi_doctor()] says what is missing when Python does not
 #' work, [sysvi_install()] installs it.
 #'
 #' @references

@@ -72,7 +72,8 @@ def vocabulary_of(adata: AnnData, columns: Columns) -> Vocabulary:
     if small:
         warnings.warn(
             f"System {listing(small)} has fewer cells ({listing(small.values())}) than a minibatch of {FEW_CELLS} "
-            "holds; mixing may be poor. weight_batches=True counts all systems the same.",
+            "holds; mixing may be poor. weight_systems=True (of SysVI: weight_batches=True) counts "
+            "all systems the same.",
             stacklevel=3,
         )
     categorical = {key: _categories(adata, key, system) for key in columns.categorical}

@@ -48,18 +48,28 @@ class Expression:
 
     A genes x cells dgCMatrix of R holds the very arrays of a cells x genes CSR matrix, so nothing is transposed.
 
+    Parameters
+    ----------
+    room
+        How many stored values the first layer has at most, where that is known: they then lie in one place from the
+        start and are never held twice. Room that is not used takes no memory.
+
     Examples
     --------
     >>> import numpy as np
-    >>> expression = Expression()
+    >>> expression = Expression(room=3)
     >>> expression.add(0, np.array([1.0, 2.0]), np.array([0, 2]), np.array([0, 1, 2]))
     >>> expression.add(0, np.array([3.0]), np.array([1]), np.array([0, 1]))
     >>> expression.matrix(0, n_genes=3).toarray().tolist()
     [[1.0, 0.0, 0.0], [0.0, 0.0, 2.0], [0.0, 3.0, 0.0]]
     """
 
-    def __init__(self) -> None:
+    def __init__(self, room: float = 0) -> None:
         self._blocks: dict[int, dict[str, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
+        self._room = (
+            {"values": np.empty(int(room), np.float32), "genes": np.empty(int(room), np.int32)} if room else None
+        )
+        self._used = 0
 
     def add(self, layer: int, values: np.ndarray, genes: np.ndarray, starts: np.ndarray) -> None:
         """Append cells to a layer.
@@ -73,9 +83,16 @@ class Expression:
         starts
             Where each cell starts in them, and their number, (n of the block + 1,).
         """
-        self._keep(
-            int(layer), np.array(values, np.float32, ndmin=1), np.array(genes, np.int32, ndmin=1), np.diff(starts)
-        )
+        layer, end = int(layer), self._used + np.size(values)
+        if self._room is not None and layer == 0 and end <= len(self._room["values"]):
+            for name, piece in (("values", values), ("genes", genes)):
+                self._room[name][self._used : end] = piece
+                self._blocks[layer][name] = [self._room[name][:end]]
+            self._blocks[layer]["lengths"].append(np.diff(starts))
+            self._used = end
+            return
+        self._room = None  # from now on: blocks must stay in their order
+        self._keep(layer, np.array(values, np.float32, ndmin=1), np.array(genes, np.int32, ndmin=1), np.diff(starts))
 
     def _keep(self, layer: int, values: np.ndarray, genes: np.ndarray, lengths: np.ndarray) -> None:
         for name, piece in (("values", values), ("genes", genes), ("lengths", lengths)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from sysvi.metrics.pca import principal_components
 from sysvi.metrics.score import Score
 from sysvi.progress import as_callback
 from sysvi.ready import ready
+from sysvi.settings import whole_number
 
 AGGREGATE = "aggregate"
 BIOLOGY_SHARE = 0.6  # of the total; the rest is batch correction
@@ -163,6 +165,9 @@ def evaluate_in_detail(
         raise InputError(
             f"adata.obsm has no {listing(map(repr, missing))}: choose of its keys ({listing(adata.obsm)})."
         )
+    whole_number("min_cells", min_cells, 2)
+    if max_cells is not None:
+        whole_number("max_cells", max_cells, 2)
     if max_cells is not None and max_cells < adata.n_obs:
         notes.append(f"Measured on {max_cells} of {adata.n_obs} cells, drawn at random in each system and cell type.")
         adata = adata[_sample(adata, system_key, label_key, max_cells, seed)].to_memory()
@@ -240,8 +245,11 @@ def _chosen(metrics: str | Sequence[str], batch_key: str | None, label_key: str 
         wanted = [metric for metric in METRICS if metric.name in names]
     given = {"label": label_key, "batch": batch_key}
     chosen = [m for m in wanted if all(given.get(need, "") is not None for need in m.needs)]
+    if not wanted:
+        raise InputError("metrics is empty: give 'default', 'all' or names of metrics.")
     if not chosen:
-        raise InputError(f"None of the metrics {listing(m.name for m in wanted)} can be measured without label_key.")
+        lacking = dict.fromkeys(f"{need}_key" for m in wanted for need in m.needs if given.get(need, "") is None)
+        raise InputError(f"{listing(m.name for m in wanted)} cannot be measured without {' and '.join(lacking)}.")
     return chosen
 
 
@@ -265,7 +273,8 @@ def _sample(adata: AnnData, system_key: str, label_key: str | None, n: int, seed
     """N cells drawn at random, as large a share of each system and label as of all; sorted rows."""
     keys = [check_obs_column(adata, system_key, "system_key")]
     if label_key is not None and label_key in adata.obs:
-        keys.append(adata.obs[label_key].astype(str).to_numpy(dtype=object))
+        label = adata.obs[label_key]
+        keys.append(np.where(label.isna(), "", label.astype(str)))
     stratum = pd.Series(0, index=range(adata.n_obs)).groupby(keys).ngroup().to_numpy()  # (n_obs,)
     random = np.random.default_rng(seed).permutation(adata.n_obs)
     order = random[np.argsort(stratum[random], kind="stable")]  # strata one after another, each in random order
@@ -279,9 +288,10 @@ def _log_normalised(
     try:
         if layer is None and adata.X is None:
             raise InputError("adata.X is empty.")
-        cells, layer = ready(
-            adata, system_key, batch_key, layer=layer, report=lambda line: on_event(Event("prepare", line))
-        )
+        say = lambda line: on_event(Event("prepare", line))  # noqa: E731
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Only .* genes remain")  # too few to integrate may do to measure
+            cells, layer = ready(adata, system_key, batch_key, layer=layer, report=say)
         return expression(cells, layer)[1]
     except InputError as error:
         notes.append(f"What needs expression is left out. {error}")

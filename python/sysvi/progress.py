@@ -47,8 +47,12 @@ class JsonLines:
 
     def __call__(self, event: Event) -> None:
         """Print one event."""
-        line = {"stage": event.stage, "message": event.message, **event.values}
-        print(json.dumps(line), file=self.stream or sys.stdout, flush=True)
+        values = {name: None if value != value else value for name, value in event.values.items()}  # JSON has no NaN
+        print(
+            json.dumps({"stage": event.stage, "message": event.message, **values}),
+            file=self.stream or sys.stdout,
+            flush=True,
+        )
 
 
 def as_callback(progress: bool | OnEvent) -> OnEvent:

@@ -58,10 +58,11 @@ def filled(x, widths=None):
     return expression
 
 
+@pytest.mark.parametrize("room", [0, 5, 18, 1000])
 @pytest.mark.parametrize("widths", [[7], [1, 2, 4], [3, 0, 4]])
-def test_blocks_make_the_matrix_and_copy_what_they_get(widths):
-    x = sparse.random(7, 5, 0.5, "csr", dtype=np.float32, random_state=0)
-    expression = Expression()
+def test_blocks_make_the_matrix_and_copy_what_they_get(widths, room):
+    x = sparse.random(7, 5, 0.5, "csr", dtype=np.float32, random_state=0)  # 18 stored values
+    expression = Expression(room)
     for values, genes, starts in blocks_of(x, widths):
         expression.add(0.0, values, genes, starts)  # R's numbers are floats
         values[:] = -1

@@ -224,7 +224,11 @@ def test_a_sample_of_cells_is_stated(cells):
         ({"label_key": "type"}, "label_key='type' is not a column"),
         ({"label_key": "nothing"}, "labels no cell"),
         ({"metrics": ["iLisi"]}, "no metric iLisi; choose"),
-        ({"metrics": ["cLISI"], "label_key": None}, "without label_key"),
+        ({"metrics": ["cLISI"], "label_key": None}, "cLISI cannot be measured without label_key"),
+        ({"metrics": ["iLISI of batches"], "batch_key": None}, "iLISI of batches cannot be measured without batch_key"),
+        ({"metrics": []}, "metrics is empty"),
+        ({"max_cells": 0}, "max_cells is 0"),
+        ({"min_cells": 0}, "min_cells is 0"),
         ({"device": "gpu"}, "device 'gpu' is not known"),
         ({"layer": "logs", "embeddings": "X_pca"}, "X_pca"),
     ],
@@ -346,6 +350,8 @@ def test_command_as_json_and_quiet(path, tmp_path):
     events = [json.loads(line) for line in lines]
     assert [e["metric"] for e in events if e["stage"] == "metric"] == ["iLISI"]
     assert run(path, *COMMAND, "--metric", "iLISI", "--quiet").output == ""
+    lines = run(path, *COMMAND, "--metric", "Moran", "--json").stdout.splitlines()  # no group is large enough
+    assert [json.loads(line)["value"] for line in lines if '"metric"' in line] == [None]
     error = run(path, "--embedding", "X_no", *COMMAND[2:], "--json", code=1)
     assert json.loads(error.stdout.splitlines()[-1])["stage"] == "error"
 
