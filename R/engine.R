@@ -28,7 +28,9 @@ call_in_session <- function(task, values, arrays, stream, listener) {
   }
   on_event <- function(line) tryCatch(listener$hear(line), interrupt = function(condition) TRUE)
   arrays <- lapply(arrays, function(array) if (is.null(dim(array)) && !is.raw(array)) one_dim(array) else array)
-  answer <- bridge$call(task, to_json(values), reticulate::dict(arrays), expression, on_event)
+  text <- to_json(values)
+  gc(verbose = FALSE) # while the engine works, R need not hold what it no longer uses
+  answer <- bridge$call(task, text, reticulate::dict(arrays), expression, on_event)
   list(values = jsonlite::fromJSON(answer[[1L]]), arrays = answer[[2L]])
 }
 
