@@ -210,7 +210,13 @@ def _integrate(values: Values, arrays: Arrays, expression: Expression, on_event:
     adata = _anndata(values, arrays, expression)
     if values["choose_genes"] is not None:
         adata = prepare(
-            adata, values["system"], values["batch"], normalize=False, report=_say(on_event), **values["choose_genes"]
+            adata,
+            values["system"],
+            values["batch"],
+            normalize=False,
+            copy=False,
+            report=_say(on_event),
+            **values["choose_genes"],
         )
     model = integrate(
         adata,

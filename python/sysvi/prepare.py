@@ -36,6 +36,7 @@ def prepare(
     target_sum: float = 1e4,
     normalize: bool = True,
     flavor: str = "cell_ranger",
+    copy: bool = True,
     report: Callable[[str], None] | None = None,
 ) -> AnnData:
     """Prepare counts for integration as in the sysVI paper.
@@ -68,6 +69,8 @@ def prepare(
         Whether the expression is counts to normalise; False if it is log-normalised already (steps 1, 4 and 5 only).
     flavor
         How scanpy ranks variable genes: ``"cell_ranger"`` or ``"seurat"``.
+    copy
+        False: with ``normalize=False`` the result may share its expression with the input, to hold it only once.
     report
         Called with one line of text after each step, for example ``print``.
 
@@ -142,8 +145,9 @@ def prepare(
             f"No gene of {where} is seen in more than {min_cells} cells of every system, though each system has genes "
             "that are: check that all systems use the same gene names (see map_orthologs) or lower min_cells."
         )
+    shared = not normalize and bool(seen.all()) and _is_plain(matrix)  # nothing would change in a copy
     prepared = AnnData(
-        select_genes(matrix, np.flatnonzero(seen)),  # (n_cells, n_seen)
+        matrix if shared else select_genes(matrix, np.flatnonzero(seen)),  # (n_cells, n_seen)
         obs=adata.obs.copy(),
         var=adata.var[seen].copy(),
         obsm=dict(adata.obsm),
@@ -196,7 +200,10 @@ def prepare(
         },
         "genes_kept": int(kept.sum()),
     }
-    prepared = prepared[:, kept].copy()
+    if not kept.all():
+        prepared = prepared[:, kept].copy()
+    elif shared and copy:
+        prepared = prepared.copy()
     prepared.uns["sysvi_prepare"] = {k: v for k, v in settings.items() if v is not None} | steps
     return prepared
 
@@ -261,7 +268,31 @@ def select_genes(matrix: Any, genes: np.ndarray) -> sparse.csr_matrix:
     >>> select_genes(np.array([[1, 0, 2], [0, 3, 4]]), np.array([0, 2])).toarray().tolist()
     [[1.0, 2.0], [0.0, 4.0]]
     """
-    return sparse.vstack([block[:, genes] for _, _, block in row_blocks(matrix)], format="csr")
+    blocks = (block[:, genes] for _, _, block in row_blocks(matrix))
+    if not sparse.issparse(matrix):
+        return sparse.vstack(list(blocks), format="csr")
+    # As many values as there may be: what is not used takes no memory, and nothing is held twice.
+    values, columns = np.empty(matrix.nnz, np.float32), np.empty(matrix.nnz, np.int32)
+    starts = np.zeros(matrix.shape[0] + 1, np.int64)
+    row = end = 0
+    for block in blocks:
+        n, start = block.shape[0], end
+        end += block.nnz
+        values[start:end], columns[start:end] = block.data, block.indices
+        starts[row + 1 : row + n + 1] = start + block.indptr[1:]
+        row += n
+    return sparse.csr_matrix((values[:end], columns[:end], starts), shape=(matrix.shape[0], len(genes)))
+
+
+def _is_plain(matrix: Any) -> bool:
+    """Whether a matrix is as :func:`select_genes` would make it."""
+    return (
+        sparse.issparse(matrix)
+        and matrix.format == "csr"
+        and matrix.dtype == np.float32
+        and matrix.has_canonical_format
+        and np.count_nonzero(matrix.data) == matrix.nnz
+    )
 
 
 def _check_settings(n_top_genes: int, min_cells: int, target_sum: float, flavor: str) -> None:

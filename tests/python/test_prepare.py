@@ -493,3 +493,16 @@ def test_baron_pancreas(data_dir, batch_key, n_genes):
     backed = prepare(anndata.read_h5ad(path, backed="r"), "system", batch_key)
     assert (backed.X != result.X).nnz == 0
     assert backed.var_names.equals(result.var_names)
+
+
+@pytest.mark.parametrize("n_top_genes", [50, 1000])
+def test_without_a_copy_values_are_the_same_and_only_then_memory_is_shared(make_adata, n_top_genes):
+    adata = make_adata()
+    adata.X = sparse.csr_matrix(adata.X, dtype=np.float32)
+    adata.X.sort_indices()
+    options = {"normalize": False, "min_cells": 0, "n_top_genes": n_top_genes}
+    copied, lean = (prepare(adata, "system", **options, copy=copy) for copy in (True, False))
+    assert (copied.X != lean.X).nnz == 0
+    assert list(copied.var_names) == list(lean.var_names)
+    assert not np.shares_memory(copied.X.data, adata.X.data)
+    assert np.shares_memory(lean.X.data, adata.X.data) == (n_top_genes == 1000)  # all genes of all cells
