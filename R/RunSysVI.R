@@ -6,7 +6,8 @@
 #' @details
 #' The *system* is the substantial effect (species, organoid and tissue, cells
 #' and nuclei, protocol), the *batch* a weaker one inside the systems (sample,
-#' donor). Are systems apart still? `cycle_weight = 10` (20, 50) mixes more.
+#' donor). Are systems apart still? `cycle_weight = 10` (20, 50) mixes more where
+#' training is long enough.
 #'
 #' Raw counts and scaled values are recognised and refused. Layers are not
 #' joined, matrices are neither transposed nor made dense, and matrices on disk
