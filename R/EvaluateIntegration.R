@@ -348,7 +348,8 @@ plot.SysVIEvaluation <- function(x, ...) {
     ggplot2::theme(
       axis.text.x.top = ggplot2::element_text(angle = 45, hjust = 0, vjust = 0),
       legend.position = "none", panel.grid.major.x = ggplot2::element_blank(),
-      panel.grid.minor = ggplot2::element_blank(), strip.placement = "outside", strip.clip = "off"
+      panel.grid.minor = ggplot2::element_blank(), strip.placement = "outside", strip.clip = "off",
+      plot.margin = ggplot2::margin(5, 60, 5, 5) # for the last slanted name
     )
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
+from math import comb
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,8 @@ def batch_strength(
     -------
     BatchStrength
         ``substantial`` is None if no type has a system of three samples (two of them do not show how samples differ)
-        with samples of another system beside it.
+        with enough samples of another system beside it that a test could come out below 0.05, or if differences are
+        large by their ratio but not by their p-values.
 
     Raises
     ------
@@ -204,7 +206,8 @@ def _tests(profiles: pd.DataFrame, distances: pd.DataFrame) -> pd.DataFrame:
         with np.errstate(divide="ignore", invalid="ignore"):
             row |= {"median_within": near, "median_between": far, "ratio": np.divide(far, near)}
         row |= dict.fromkeys(("rank_biserial", "u", "p"), np.nan)
-        if min(len(within), len(between)) >= FEWEST_PAIRS:
+        least_p = 1 / comb(len(within) + len(between), len(within))  # where each distance within is the smaller
+        if min(len(within), len(between)) >= FEWEST_PAIRS and least_p < ALPHA:
             u, p = mannwhitneyu(within, between, alternative="less")
             row |= {"rank_biserial": 1 - 2 * u / (len(within) * len(between)), "u": u, "p": p}
         rows.append(row)
@@ -232,6 +235,9 @@ def _judge(table: pd.DataFrame, sizes: pd.Series, min_cells: int) -> tuple[bool 
     )
     if substantial:
         return True, f"The batch effects between systems are substantial: {finding}; integrate with sysVI."
+    if ratio >= LARGE_RATIO:
+        advice = "too few samples to be sure; if cell types lie apart by system in a PCA, integrate with sysVI."
+        return None, f"The batch effects between systems may be substantial: {finding}, {advice}"
     return False, f"The batch effects between systems are not substantial: {finding}; a simpler method may do."
 
 

@@ -224,3 +224,29 @@ def test_bad_input_is_named(adata):
     missing.obs.iloc[0, missing.obs.columns.get_loc("batch")] = None
     with pytest.raises(InputError, match="missing value"):
         batch_strength(missing, *KEYS)
+
+
+def test_too_few_distances_for_any_p_below_005_are_not_tested(adata):
+    """Three samples against one: even if all distances within are smaller, p is 1 / 20."""
+    batches = sorted(adata.obs["batch"].astype(str).unique())
+    first = [b for b in batches if b.startswith(str(adata.obs["system"].iloc[0]))]
+    second = [b for b in batches if b not in first]
+    few = adata[adata.obs["batch"].astype(str).isin(first[:3] + second[:1])].copy()
+    strength = batch_strength(few, *KEYS, min_cells=10)
+    pairs = strength.table[(strength.table["n_within"] == 3) & (strength.table["n_between"] == 3)]
+    assert len(pairs) > 0
+    assert mannwhitneyu([1, 2, 3], [4, 5, 6], alternative="less").pvalue == pytest.approx(0.05)
+    assert pairs["p"].isna().all()
+    assert strength.substantial is None
+
+
+def test_large_but_uncertain_differences_are_not_called_small():
+    from sysvi.batch_strength import _judge
+
+    index = pd.MultiIndex.from_tuples([("alpha", "human"), ("beta", "human")], names=["label", "system"])
+    table = pd.DataFrame({"p": [0.1, 0.2], "p_adjusted": [0.2, 0.2], "ratio": [4.0, 5.0]}, index=index)
+    substantial, advice = _judge(table, pd.Series([60]), 50)
+    assert substantial is None
+    assert "may be substantial" in advice
+    substantial, advice = _judge(table.assign(ratio=1.1), pd.Series([60]), 50)
+    assert substantial is False
