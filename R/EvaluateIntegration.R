@@ -237,10 +237,7 @@ grouping_columns <- function(system, batch, label, cells, complete_label) {
     label = if (!is.null(label)) one_column(label, "label", cells, complete = complete_label)
   )
   effects <- lapply(Filter(Negate(is.null), effects), categorical_column)
-  names <- vapply(effects, `[[`, "", "name")
-  if (anyDuplicated(names)) {
-    abort("'%s' is named twice among system, batch and label: name each column once.", names[anyDuplicated(names)])
-  }
+  check_named_once(effects, "label")
   check_systems(effects$system$values, effects$system$name)
   effects
 }

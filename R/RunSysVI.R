@@ -142,10 +142,7 @@ integrate_cells <- function(cells, system, batch = NULL, covariates = NULL, cont
   covariates <- lapply(many_columns(covariates, "covariates", cells), categorical_column)
   continuous <- lapply(many_columns(continuous, "continuous", cells), continuous_column)
   effects <- c(list(system), if (!is.null(batch)) list(batch), covariates, continuous)
-  names <- vapply(effects, `[[`, "", "name")
-  if (anyDuplicated(names)) {
-    abort("'%s' is named twice among system, batch and covariates: name each column once.", names[anyDuplicated(names)])
-  }
+  names <- check_named_once(effects, "covariates")
   label <- options$pseudoinputs_label
   if (!is.null(label)) {
     label <- categorical_column(one_column(label, "pseudoinputs_label", cells))

@@ -60,6 +60,17 @@ continuous_column <- function(column) {
   list(name = column$name, values = as.double(column$values), continuous = TRUE)
 }
 
+# Names of the columns, none of them twice; `others` are those beside system and batch.
+check_named_once <- function(columns, others) {
+  names <- vapply(columns, `[[`, "", "name")
+  if (anyDuplicated(names)) {
+    abort(
+      "'%s' is named twice among system, batch and %s: name each column once.", names[anyDuplicated(names)], others
+    )
+  }
+  invisible(names)
+}
+
 check_systems <- function(system, what) {
   sizes <- table(system)
   if (length(sizes) < 2L) {

@@ -16,7 +16,7 @@ from sysvi.anndata_cells import check_log_normalised
 from sysvi.checks import check_finite_nonnegative, check_obs_column, check_unique_names, expression, listing
 from sysvi.errors import InputError
 from sysvi.metrics.pca import principal_components
-from sysvi.prepare import row_blocks
+from sysvi.prepare import select_genes
 from sysvi.saving import write_whole
 from sysvi.settings import whole_number
 
@@ -148,12 +148,7 @@ def _scaled(adata: AnnData, layer: str | None) -> sparse.csr_matrix:
     Not centred, which would make it dense: the PCA centres.
     """
     where, matrix = expression(adata, layer)
-    if sparse.issparse(matrix):
-        x = sparse.csr_matrix(matrix, dtype=np.float32, copy=True)
-        x.sum_duplicates()
-        x.eliminate_zeros()
-    else:
-        x = sparse.vstack([block for _, _, block in row_blocks(matrix)], format="csr")
+    x = select_genes(matrix, np.arange(adata.n_vars))  # a copy
     check_finite_nonnegative(x, adata.obs_names, adata.var_names, where)
     check_log_normalised(x, where)
     total = np.zeros(adata.n_vars)

@@ -31,10 +31,10 @@ from sysvi.datasets import simulate_systems
 from sysvi.device import choose_device, describe
 from sysvi.errors import InputError
 from sysvi.evaluate import PCA_KEY, evaluate_in_detail
-from sysvi.events import Event, OnEvent
+from sysvi.events import Event, OnEvent, as_json, say
 from sysvi.integrate import integrate
 from sysvi.orthologs import join_systems, map_orthologs, read_orthologs
-from sysvi.prepare import prepare
+from sysvi.prepare import few_genes_will_do, prepare
 from sysvi.ready import ready
 from sysvi.sysvi_model import MODEL_FILE, SysVI
 from sysvi.train import NonFiniteLossError
@@ -169,19 +169,19 @@ def call(
     '{"device": "cpu (... threads)"}'
     """
 
-    def say(event: Event) -> None:
-        stop = on_event(json.dumps({"stage": event.stage, "message": event.message, **event.values}))
+    def tell(event: Event) -> None:
+        stop = on_event(as_json(event))
         if stop is True and event.stage == "epoch":
             raise KeyboardInterrupt
 
     def show_warning(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
         if issubclass(category, UserWarning) and not issubclass(category, (FutureWarning, DeprecationWarning)):
-            say(Event("warning", str(message)))
+            tell(Event("warning", str(message)))
 
     with warnings.catch_warnings(), _host_keeps_sigint():
         warnings.showwarning = show_warning
         try:
-            answer, out = TASKS[task](json.loads(values), arrays, expression or Expression(), say)
+            answer, out = TASKS[task](json.loads(values), arrays, expression or Expression(), tell)
         except (InputError, NonFiniteLossError) as error:
             answer, out = {"error": str(error)}, {}
         except KeyboardInterrupt:
@@ -215,7 +215,7 @@ def _integrate(values: Values, arrays: Arrays, expression: Expression, on_event:
             values["batch"],
             normalize=False,
             copy=False,
-            report=_say(on_event),
+            report=say(on_event),
             **values["choose_genes"],
         )
     model = integrate(
@@ -263,14 +263,14 @@ def _prepare_systems(values: Values, arrays: Arrays, expression: Expression, on_
     key = values["system"]
     joined = join_systems(systems, key)
     del systems
-    with _few_genes():  # variable ones are chosen later
+    with few_genes_will_do():  # variable ones are chosen later
         prepared = prepare(
             joined,
             key,
             n_top_genes=joined.n_vars,  # all of them: variable genes are chosen when they are needed
             min_cells=values["min_cells"],
             normalize=values["normalize"],
-            report=lambda line: None if "ariable" in line else _say(on_event)(line),
+            report=lambda line: None if "ariable" in line else say(on_event)(line),
         )
     x = prepared.X
     if x.nnz > np.iinfo(np.int32).max:
@@ -313,11 +313,6 @@ def _evaluate(values: Values, arrays: Arrays, expression: Expression, on_event: 
 
     ``before`` names the embedding with the principal components before integration, if there is one.
     """
-
-    def say(event: Event) -> None:  # the value of a single metric may be NaN, which JSON has not
-        if event.message:
-            on_event(event)
-
     adata = _anndata(values, arrays, expression)
     for i, name in enumerate(values["embeddings"]):
         adata.obsm[name] = np.ascontiguousarray(arrays[f"embedding{i}"])
@@ -326,18 +321,17 @@ def _evaluate(values: Values, arrays: Arrays, expression: Expression, on_event: 
     if not values["choose_genes"]:
         adata.uns["sysvi_prepare"] = {}  # the genes are taken as they are
     try:
-        with _few_genes():
-            found = evaluate_in_detail(
-                adata,
-                values["measured"],
-                system_key=values["system"],
-                batch_key=values["batch"],
-                label_key=values["label"],
-                device=values["device"],
-                seed=values["seed"],
-                progress=say,
-                **values["settings"],
-            )
+        found = evaluate_in_detail(
+            adata,
+            values["measured"],
+            system_key=values["system"],
+            batch_key=values["batch"],
+            label_key=values["label"],
+            device=values["device"],
+            seed=values["seed"],
+            progress=on_event,
+            **values["settings"],
+        )
     except InputError as error:
         raise InputError(_for_r(str(error))) from error
     table = found.table.reset_index()
@@ -372,13 +366,13 @@ def _for_r(text: str) -> str:
 
 def _batch_strength(values: Values, arrays: Arrays, expression: Expression, on_event: OnEvent) -> Answer:
     """How systems differ, beside how the samples of one do: advice, table and distances."""
-    with _few_genes():
+    with few_genes_will_do():
         adata, layer = ready(
             _anndata(values, arrays, expression),
             values["system"],
             values["batch"],
             all_genes=not values["choose_genes"],
-            report=_say(on_event),
+            report=say(on_event),
         )
     found = batch_strength(
         adata,
@@ -454,18 +448,6 @@ def _anndata(values: Values, arrays: Arrays, expression: Expression) -> AnnData:
         levels = column["levels"]
         obs[column["name"]] = array if levels is None else pd.Categorical.from_codes(array, levels)
     return AnnData(x, obs=obs, var=pd.DataFrame(index=pd.Index(genes, dtype=object)))
-
-
-@contextmanager
-def _few_genes() -> Iterator[None]:
-    """Where nothing is trained, few genes are no reason for a warning."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Only .* genes remain")
-        yield
-
-
-def _say(on_event: OnEvent) -> Callable[[str], None]:
-    return lambda line: on_event(Event("prepare", line))
 
 
 # -- the same over files ----------------------------------------------------------------------------------------------

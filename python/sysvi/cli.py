@@ -14,7 +14,7 @@ import click
 import numpy as np
 
 import sysvi
-from sysvi.events import Event, OnEvent, ignore
+from sysvi.events import Event, OnEvent, ignore, say
 from sysvi.progress import JsonLines, ProgressBar
 from sysvi.settings import ModelSettings, TrainSettings
 from sysvi.sysvi_model import MODEL_FILE
@@ -150,7 +150,7 @@ def integrate(
             n_top_genes=genes,
             min_cells=min_cells,
             all_genes=all_genes,
-            report=_say(on_event),
+            report=say(on_event),
         )
         model = sysvi.integrate(
             prepared,
@@ -210,7 +210,7 @@ def prepare(
         check_output(output, overwrite)
         adata = read_h5ad(input)
         prepared = sysvi.prepare(
-            adata, system, batch, layer=layer, n_top_genes=genes, min_cells=min_cells, report=_say(on_event)
+            adata, system, batch, layer=layer, n_top_genes=genes, min_cells=min_cells, report=say(on_event)
         )
         write_whole(output, prepared.write_h5ad)
         on_event(Event("write", f"Wrote {output}: {prepared.n_obs:,} cells x {prepared.n_vars:,} genes"))
@@ -334,7 +334,7 @@ def batch_strength(
         paths = [] if output is None else [output.with_suffix(".csv"), output.with_suffix(".png")]
         for path in paths:
             check_output(path, overwrite)
-        adata, layer = ready(read_h5ad(input), system, batch, layer=layer, report=_say(on_event))
+        adata, layer = ready(read_h5ad(input), system, batch, layer=layer, report=say(on_event))
         strength = sysvi.batch_strength(adata, system, batch, label, layer=layer, min_cells=min_cells, seed=seed)
         if not (as_json or quiet):
             click.echo(str(strength))
@@ -361,10 +361,6 @@ def demo(output: Path, cells: int, seed: int, as_json: bool, quiet: bool) -> Non
             click.echo(table.to_string(header=False))
         names = [str(output / name) for name in ("demo.png", "demo.h5ad")]
         on_event(Event("write", f"Wrote {' and '.join(names)}", {"results": table.iloc[:, 0].to_dict()}))
-
-
-def _say(on_event: OnEvent) -> Callable[[str], None]:
-    return lambda line: on_event(Event("prepare", line))
 
 
 @contextmanager

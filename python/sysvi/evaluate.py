@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,11 +15,12 @@ from sysvi.checks import check_obs_column, expression, listing
 from sysvi.device import choose_device
 from sysvi.errors import InputError
 from sysvi.evaluation_metrics import BATCH, BIOLOGY, METRICS, WITHIN, Metric, View
-from sysvi.events import Event, OnEvent
+from sysvi.events import Event, OnEvent, say
 from sysvi.metrics.latent import embedding_of, latent_spread, standardise
 from sysvi.metrics.moran import MoranReference, moran_reference
 from sysvi.metrics.pca import principal_components
 from sysvi.metrics.score import Score
+from sysvi.prepare import few_genes_will_do
 from sysvi.progress import as_callback
 from sysvi.ready import ready
 from sysvi.settings import whole_number
@@ -288,10 +288,8 @@ def _log_normalised(
     try:
         if layer is None and adata.X is None:
             raise InputError("adata.X is empty.")
-        say = lambda line: on_event(Event("prepare", line))  # noqa: E731
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Only .* genes remain")  # too few to integrate may do to measure
-            cells, layer = ready(adata, system_key, batch_key, layer=layer, report=say)
+        with few_genes_will_do():
+            cells, layer = ready(adata, system_key, batch_key, layer=layer, report=say(on_event))
         return expression(cells, layer)[1]
     except InputError as error:
         notes.append(f"What needs expression is left out. {error}")
@@ -309,12 +307,7 @@ def _pcs(adata: AnnData, x: Any, seed: int) -> tuple[np.ndarray | None, str]:
 
 def _points(adata: AnnData, name: str, pcs: np.ndarray | None) -> np.ndarray:
     """Coordinates of an embedding, (n, dimensions)."""
-    if name == PCA_KEY and pcs is not None:
-        return pcs
-    try:
-        return embedding_of(adata, name)
-    except InputError as error:
-        raise InputError(f"adata.obsm[{name!r}] cannot be measured. {error}") from error
+    return pcs if name == PCA_KEY and pcs is not None else embedding_of(adata, name)
 
 
 def _collapsed(name: str, z: np.ndarray) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,3 +32,20 @@ OnEvent = Callable[[Event], None]
 
 def ignore(event: Event) -> None:
     """Say nothing."""
+
+
+def as_json(event: Event) -> str:
+    """The event as one line of JSON, which has no NaN: null stands for it.
+
+    Examples
+    --------
+    >>> as_json(Event("metric", values={"value": float("nan")}))
+    '{"stage": "metric", "message": "", "value": null}'
+    """
+    values = {name: None if value != value else value for name, value in event.values.items()}
+    return json.dumps({"stage": event.stage, "message": event.message, **values})
+
+
+def say(on_event: OnEvent) -> Callable[[str], None]:
+    """A way to report lines of text as events of the preparation."""
+    return lambda line: on_event(Event("prepare", line))

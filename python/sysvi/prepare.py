@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -206,6 +207,14 @@ def prepare(
         prepared = prepared.copy()
     prepared.uns["sysvi_prepare"] = {k: v for k, v in settings.items() if v is not None} | steps
     return prepared
+
+
+@contextmanager
+def few_genes_will_do() -> Iterator[None]:
+    """Where nothing is trained on what `prepare` makes, few genes are no reason for a warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Only .* genes remain")
+        yield
 
 
 def by_rows(matrix: Any) -> Any:

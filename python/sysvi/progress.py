@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import IO
 
 from tqdm.auto import tqdm
 
-from sysvi.events import Event, OnEvent, ignore
+from sysvi.events import Event, OnEvent, as_json, ignore
 
 
 class ProgressBar:
@@ -47,12 +46,7 @@ class JsonLines:
 
     def __call__(self, event: Event) -> None:
         """Print one event."""
-        values = {name: None if value != value else value for name, value in event.values.items()}  # JSON has no NaN
-        print(
-            json.dumps({"stage": event.stage, "message": event.message, **values}),
-            file=self.stream or sys.stdout,
-            flush=True,
-        )
+        print(as_json(event), file=self.stream or sys.stdout, flush=True)
 
 
 def as_callback(progress: bool | OnEvent) -> OnEvent:

@@ -28,7 +28,10 @@ def embedding_of(adata: AnnData, key: str) -> np.ndarray:
     """
     if key not in adata.obsm:
         raise InputError(f"adata.obsm has no embedding {key!r}: choose one of it ({listing(adata.obsm)}).")
-    return check_embedding(adata.obsm[key])
+    try:
+        return check_embedding(adata.obsm[key])
+    except InputError as error:
+        raise InputError(f"adata.obsm[{key!r}] cannot be measured. {error}") from error
 
 
 def latent_spread(embedding: ArrayLike, *, collapsed_below: float = 0.05) -> pd.DataFrame:

@@ -33,16 +33,12 @@ def test_leiden_gives_the_clusters_of_scib_metrics(seed):
 
 
 def test_leiden_gives_the_clusters_of_scib_metrics_on_baron(baron_pca):
+    from peers import with_self
     from scib_metrics.metrics._nmi_ari import _compute_clustering_leiden as reference
-    from scib_metrics.nearest_neighbors import NeighborsResults
 
     adata = baron_pca[::3]
     neighbors = nearest_neighbors(adata.obsm["X_pca"], 20)
-    own = np.arange(adata.n_obs)[:, None]
-    theirs = NeighborsResults(
-        indices=np.hstack([own, neighbors.indices[:, :14]]),
-        distances=np.hstack([np.zeros(own.shape), neighbors.distances[:, :14]]),
-    )
+    theirs = with_self(neighbors.nearest(14))
     for resolution, clusters in leiden_sweep(neighbors, [0.4, 2.0]).items():
         np.testing.assert_array_equal(clusters, reference(theirs.knn_graph_connectivities, resolution, 42))
 

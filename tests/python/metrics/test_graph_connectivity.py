@@ -3,7 +3,7 @@ import pytest
 import scib_metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scib_metrics.nearest_neighbors import NeighborsResults
+from peers import with_self
 
 from sysvi import InputError
 from sysvi.metrics.graph_connectivity import graph_connectivity
@@ -28,11 +28,7 @@ def by_definition(indices, label):
 
 
 def scib(neighbors, label):
-    own = np.arange(neighbors.n_cells)[:, None]
-    theirs = NeighborsResults(
-        indices=np.hstack([own, neighbors.indices]), distances=np.hstack([0 * own, neighbors.distances])
-    )
-    return scib_metrics.graph_connectivity(theirs, label)
+    return scib_metrics.graph_connectivity(with_self(neighbors), label)
 
 
 @settings(max_examples=50, deadline=None)

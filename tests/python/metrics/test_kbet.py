@@ -3,11 +3,12 @@ import logging
 
 import numpy as np
 import pandas as pd
+import peers
 import pytest
 import scib_metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scib_metrics.nearest_neighbors import NeighborsResults
+from peers import with_self
 from scipy.stats import chisquare
 
 from sysvi import InputError
@@ -17,24 +18,8 @@ from sysvi.metrics.neighbors import Neighbors, nearest_neighbors
 logging.getLogger("scib_metrics").setLevel(logging.ERROR)
 
 
-def simulate(n=600, n_systems=2, n_labels=3, shift=0.3, seed=0):
-    rng = np.random.default_rng(seed)
-    system, label = rng.integers(n_systems, size=n), rng.integers(n_labels, size=n)
-    points = rng.normal(size=(n, 6)) + shift * system[:, None] + 3 * rng.normal(size=(n_labels, 6))[label]
-    return (
-        points.astype(np.float32),
-        np.array(["human", "mouse", "rat"])[system],
-        np.array(list("abc"), dtype=object)[label],
-    )
-
-
-def with_self(neighbors):
-    """The neighbours as scib-metrics has them."""
-    own = np.arange(neighbors.n_cells)[:, None]
-    return NeighborsResults(
-        indices=np.hstack([own, neighbors.indices]).astype(np.int32),
-        distances=np.hstack([0 * own, neighbors.distances]).astype(np.float32),
-    )
+def simulate(n=600, shift=0.3, **sizes):
+    return peers.simulate(n, n_labels=3, shift=shift, **sizes)
 
 
 @pytest.fixture

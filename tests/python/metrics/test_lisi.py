@@ -6,23 +6,12 @@ import pytest
 import scib_metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scib_metrics.nearest_neighbors import NeighborsResults
+from peers import simulate, with_self
 from scipy.optimize import brentq
 
 from sysvi import InputError
 from sysvi.metrics.lisi import cilisi, clisi, ilisi, ilisi_within, lisi
 from sysvi.metrics.neighbors import Neighbors, nearest_neighbors
-
-
-def simulate(n=400, n_systems=2, n_labels=4, shift=1.0, seed=0):
-    rng = np.random.default_rng(seed)
-    system, label = rng.integers(n_systems, size=n), rng.integers(n_labels, size=n)
-    points = rng.normal(size=(n, 6)) + shift * system[:, None] + 3 * rng.normal(size=(n_labels, 6))[label]
-    return (
-        points.astype(np.float32),
-        np.array(["human", "mouse", "rat"])[system],
-        np.array(list("abcdefgh"), dtype=object)[label],
-    )
 
 
 def entropy_of(beta, distances):
@@ -40,14 +29,6 @@ def by_definition(distances, groups, perplexity):
     scale = np.log(np.ptp(distances))
     _, weights = entropy_of(np.exp(brentq(excess, -30 - scale, 30 - scale, xtol=1e-12)), distances)
     return 1 / sum(weights[groups == group].sum() ** 2 for group in set(groups))
-
-
-def with_self(neighbors):
-    """The neighbours as scib-metrics has them."""
-    own = np.arange(neighbors.n_cells)[:, None]
-    return NeighborsResults(
-        indices=np.hstack([own, neighbors.indices]), distances=np.hstack([0 * own, neighbors.distances])
-    )
 
 
 @pytest.fixture(scope="module")

@@ -73,16 +73,13 @@ def test_one_label_or_one_cluster(metric):
 
 
 def test_three_ways_against_scib_metrics(baron_pca):
+    from peers import with_self
     from scib_metrics.metrics import nmi_ari_cluster_labels_kmeans, nmi_ari_cluster_labels_leiden
-    from scib_metrics.nearest_neighbors import NeighborsResults
 
     adata = baron_pca[::3]
     points, label = adata.obsm["X_pca"], adata.obs["cell_type"]
     neighbors = nearest_neighbors(points, 14)
-    own = np.arange(adata.n_obs)[:, None]
-    theirs = NeighborsResults(
-        indices=np.hstack([own, neighbors.indices]), distances=np.hstack([np.zeros(own.shape), neighbors.distances])
-    )
+    theirs = with_self(neighbors)
 
     sweep = leiden_sweep(neighbors)
     best, expected = best_clusters(label, sweep), nmi_ari_cluster_labels_leiden(theirs, label.to_numpy())
