@@ -8,28 +8,24 @@ reused (ours only with --reuse); results go to benchmarks/results/*.csv.
 """
 
 import argparse
-import json
-import os
 import platform
 import statistics
 import subprocess
 import sys
-from pathlib import Path
 
 import anndata
+import data
 import numpy as np
 import pandas as pd
 import scanpy as sc
 import torch
+from common import CACHE, RESULTS, make_peer_environment, peer
 from sklearn.neighbors import KNeighborsClassifier
 
 import sysvi
 from sysvi.metrics import shared_neighbors
 
-HERE = Path(__file__).parent
-CACHE, RESULTS, PEERS = HERE / ".cache", HERE / "results", HERE / "peers"
-PEER_PYTHON = HERE.parent / ".venv-bench" / "bin" / "python"
-PREPARED = CACHE / "baron_prepared.h5ad"
+PREPARED = data.BARON
 SEEDS = (0, 1, 2)
 
 
@@ -42,31 +38,12 @@ def main() -> None:
     CACHE.mkdir(exist_ok=True)
     RESULTS.mkdir(exist_ok=True)
     make_peer_environment()
-    if not PREPARED.exists():
-        counts = anndata.read_h5ad(Path(os.environ["SYSVI_DATA"]) / "baron_pancreas.h5ad")
-        sysvi.prepare(counts, "system", "batch").write_h5ad(PREPARED)
+    data.baron()
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     if args.what == "quality":
         quality(args.reuse)
     else:
         speed()
-
-
-def make_peer_environment() -> None:
-    """scvi-tools and scib-metrics in an environment of their own."""
-    if PEER_PYTHON.exists():
-        return
-    subprocess.run([sys.executable, "-m", "venv", PEER_PYTHON.parents[1]], check=True)
-    pip = [PEER_PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "torch==2.13.0"], check=True)
-    subprocess.run([*pip, "torch==2.13.0", "scvi-tools==1.4.2", "scib-metrics==0.5.10"], check=True)
-
-
-def peer(script: str, *arguments: object) -> dict:
-    """Run a peer's script; its last line is its result."""
-    command = [str(PEER_PYTHON), str(PEERS / script), *map(str, arguments)]
-    out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return json.loads(out.strip().splitlines()[-1])
 
 
 def quality(reuse: bool) -> None:

@@ -67,7 +67,7 @@ def run(of: str, cells: int, python: str) -> dict:
 
 def speed(cells: int, rounds: int) -> None:
     """The metrics that both have, interleaved."""
-    from baron import PEER_PYTHON, make_peer_environment
+    from common import PEER_PYTHON, make_peer_environment
 
     make_peer_environment()
     rows = []

@@ -1,0 +1,97 @@
+"""Prepared data sets for the benchmarks, each made once and kept in benchmarks/.cache.
+
+`python benchmarks/data.py baron` makes one, `python benchmarks/data.py simulated 20000 3000` another.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+from common import CACHE
+
+BARON = CACHE / "baron_prepared.h5ad"
+COUNTS_PER_GENE = 0.22  # of a cell on average: 11 % of the values are above zero
+
+
+class Size(NamedTuple):
+    """How large a prepared set is."""
+
+    cells: int
+    genes: int
+    density: float  # share of values above zero
+    csr_mb: float  # values and columns, as the engine is given them
+
+
+def baron() -> Path:
+    """Human and mouse islets of SYSVI_DATA, prepared as in the paper."""
+    return _made(BARON, "baron")
+
+
+def has_baron() -> bool:
+    """Whether `baron` can be had."""
+    return BARON.exists() or _baron_counts().exists()
+
+
+def simulated(cells: int, genes: int) -> Path:
+    """Log-normalised cells of two systems; sets of the same number of genes are of the same systems."""
+    return _made(_simulated_path(cells, genes), "simulated", str(cells), str(genes))
+
+
+def size(path: Path) -> Size:
+    """How large a prepared set is, without reading it."""
+    with h5py.File(path) as file:
+        cells, genes = map(int, file["X"].attrs["shape"])
+        values = file["X/data"]
+        n_bytes = values.size * (values.dtype.itemsize + file["X/indices"].dtype.itemsize)
+        return Size(cells, genes, values.size / (cells * genes), n_bytes / 1e6)
+
+
+def _made(path: Path, *what: str) -> Path:
+    if not path.exists():  # in a new process: what one starts later counts its peak memory as theirs
+        subprocess.run([sys.executable, __file__, *what], check=True)
+    return path
+
+
+def _make_baron() -> None:
+    import anndata
+
+    import sysvi
+
+    _write(sysvi.prepare(anndata.read_h5ad(_baron_counts()), "system", "batch"), BARON)
+
+
+def _baron_counts() -> Path:
+    return Path(os.environ.get("SYSVI_DATA", ".")) / "baron_pancreas.h5ad"
+
+
+def _make_simulated(cells: int, genes: int) -> None:
+    import scanpy as sc
+
+    import sysvi
+
+    adata = sysvi.datasets.simulate_systems(cells, genes, depth=COUNTS_PER_GENE * genes, seed=0)
+    sc.pp.normalize_total(adata, target_sum=1e4)
+    sc.pp.log1p(adata)
+    del adata.varm, adata.uns
+    _write(adata, _simulated_path(cells, genes))
+
+
+def _simulated_path(cells: int, genes: int) -> Path:
+    return CACHE / f"simulated_{cells}_{genes}.h5ad"
+
+
+def _write(adata, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    unfinished = path.with_suffix(".part")
+    adata.write_h5ad(unfinished)
+    unfinished.rename(path)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "baron":
+        _make_baron()
+    else:
+        _make_simulated(*map(int, sys.argv[2:]))
