@@ -24,6 +24,7 @@ from sysvi.checks import (
     looks_like_counts,
 )
 from sysvi.errors import InputError
+from sysvi.prepare import select_genes
 
 FEWEST_CELLS = 10  # a smaller system cannot be integrated
 FEW_CELLS = 256  # a smaller system fills less than one minibatch
@@ -162,11 +163,11 @@ def _genes_in_order(adata: AnnData, layer: str | None, genes: tuple[str, ...]) -
             f"{len(missing)} of the model's {len(genes)} genes are not in adata.var_names "
             f"({listing(missing, 5)}): use the same gene names and do not remove the model's genes."
         )
-    if adata.isbacked:
-        adata = adata.to_memory()
-    if not np.array_equal(place, np.arange(adata.n_vars)):
-        adata = adata[:, place]
     _, x = expression(adata, layer)
+    if adata.isbacked:
+        x = select_genes(x, place)  # nothing else is read
+    elif not np.array_equal(place, np.arange(adata.n_vars)):
+        x = x[:, place]
     x = sparse.csr_matrix(x, dtype=np.float32)  # shares the user's memory where it is this already
     if not x.has_canonical_format:
         x = x.copy()

@@ -186,8 +186,8 @@ def looks_like_counts(values: np.ndarray) -> bool:
     return _first(values, lambda part: ~(np.isfinite(part) & (part >= 0) & (part == np.floor(part)))) is None
 
 
-def _first(values: np.ndarray, is_so: Callable[[np.ndarray], np.ndarray], size: int = 2**20) -> int | None:
-    """Place of the first of the values, (n,), for which `is_so` holds; looked for in parts, to hold little memory."""
+def _first(values: np.ndarray, is_so: Callable[[np.ndarray], np.ndarray], size: int = 2**17) -> int | None:
+    """Place of the first of the values, (n,), for which `is_so` holds; looked for in parts that fit a cache."""
     for start in range(0, len(values), size):
         found = is_so(values[start : start + size])
         if found.any():

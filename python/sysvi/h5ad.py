@@ -11,14 +11,16 @@ import anndata
 import h5py
 import numpy as np
 from anndata import AnnData
-from anndata.io import write_elem
+from anndata.io import read_elem, sparse_dataset, write_elem
 
 from sysvi.errors import InputError
 from sysvi.saving import write_whole
 
 
 def read_h5ad(path: str | Path) -> AnnData:
-    """Open an h5ad file with its expression left on disk.
+    """Open an h5ad file with its expression left on disk, that of layers too.
+
+    Of the rest, obs, var, obsm and uns are read: neighbour graphs and raw, which nothing here uses, are not.
 
     Raises
     ------
@@ -34,11 +36,26 @@ def read_h5ad(path: str | Path) -> AnnData:
         with h5py.File(path) as file:
             if not {"obs", "var"} <= set(file):
                 raise InputError(f"{path} is an HDF5 file but not an h5ad: it has no obs and var.")
-        return anndata.read_h5ad(path, backed="r")
+        return _opened(path)
     except InputError:
         raise
     except Exception as error:  # whatever a damaged file makes h5py or anndata raise
         raise InputError(f"{path} cannot be read as an h5ad file: {str(error).splitlines()[0]}") from error
+
+
+def _opened(path: Path) -> AnnData:
+    """As anndata's ``backed="r"``, which reads layers into memory."""
+    file = h5py.File(path)  # open for as long as its layers are in use
+    if "encoding-type" not in file["obs"].attrs:  # of an anndata before 0.7
+        return anndata.read_h5ad(path, backed="r")
+    parts = {name: read_elem(file[name]) for name in ("obs", "var", "obsm", "uns") if name in file}
+    if "raw" in file:  # then AnnData wants it
+        parts["raw"] = {"var": read_elem(file["raw/var"])}
+    layers = {
+        name: matrix if isinstance(matrix, h5py.Dataset) else sparse_dataset(matrix)
+        for name, matrix in file.get("layers", {}).items()
+    }
+    return AnnData(**parts, layers=layers, filename=path, filemode="r")
 
 
 def check_output(path: Path, overwrite: bool) -> None:

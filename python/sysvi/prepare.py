@@ -1,14 +1,15 @@
 """Preparation of the data: genes seen in every system, normalisation, and the genes variable in every system."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from anndata.abc import CSCDataset
+from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
 
 from sysvi.checks import (
@@ -19,11 +20,12 @@ from sysvi.checks import (
     listing,
     looks_like_counts,
 )
-from sysvi.device import keep_threads
 from sysvi.errors import InputError
+from sysvi.variable_genes import FLAVORS, GeneMoments, variable_genes
 
 MIN_BATCH_CELLS = 10  # smaller batches say too little about a gene's variance
 FEW_GENES = 500  # below this an integration is doubtful
+BLOCK_VALUES = 2**19  # values of a block of cells: some 20 MB while they are worked on
 
 
 def prepare(
@@ -35,9 +37,10 @@ def prepare(
     n_top_genes: int = 3000,
     min_cells: int = 20,
     target_sum: float = 1e4,
-    normalize: bool = True,
+    normalize: bool | None = True,
     flavor: str = "cell_ranger",
     copy: bool = True,
+    keep_counts: bool = True,
     report: Callable[[str], None] | None = None,
 ) -> AnnData:
     """Prepare counts for integration as in the sysVI paper.
@@ -67,11 +70,14 @@ def prepare(
     target_sum
         Counts per cell after normalisation.
     normalize
-        Whether the expression is counts to normalise; False if it is log-normalised already (steps 1, 4 and 5 only).
+        Whether the expression is counts to normalise; False if it is log-normalised already (steps 1, 4 and 5 only);
+        None: whichever its values look like.
     flavor
         How scanpy ranks variable genes: ``"cell_ranger"`` or ``"seurat"``.
     copy
         False: with ``normalize=False`` the result may share its expression with the input, to hold it only once.
+    keep_counts
+        False: do without ``layers["counts"]``, which takes as much memory as ``X``.
     report
         Called with one line of text after each step, for example ``print``.
 
@@ -79,7 +85,7 @@ def prepare(
     -------
     anndata.AnnData
         New object of shape (n_cells, n_kept): ``X`` the log-normalised expression (CSR, float32),
-        ``layers["counts"]`` the counts (CSR, float32; only if ``normalize``), ``obs``, ``obsm`` and ``uns`` of the
+        ``layers["counts"]`` the counts (CSR, float32; only of counts), ``obs``, ``obsm`` and ``uns`` of the
         input, ``var`` of the kept genes, and ``uns["sysvi_prepare"]`` the settings and the number of genes after each
         step (in the system names there, "/" is written "|", since HDF5 keys cannot hold it).
 
@@ -91,15 +97,16 @@ def prepare(
     Warns
     -----
     UserWarning
-        If fewer than 500 genes remain, if small batches are left out of the choice of variable genes, or if there are
-        too few genes for the bins of ``flavor="cell_ranger"`` so that ``"seurat"`` is used.
+        If fewer than 500 genes remain, if cells have no counts, if small batches are left out of the choice of variable
+        genes, or if there are too few genes for the bins of ``flavor="cell_ranger"`` so that ``"seurat"`` is used.
 
     Notes
     -----
-    Hrovatin et al. 2025, "Integrating single-cell RNA-seq datasets with substantial batch effects". Normalisation and
-    variable genes are scanpy's ``normalize_total``, ``log1p`` and ``highly_variable_genes``.
+    Hrovatin et al. 2025, "Integrating single-cell RNA-seq datasets with substantial batch effects". Values and variable
+    genes are those of scanpy's ``normalize_total``, ``log1p`` and ``highly_variable_genes``.
 
-    Backed input is read twice in blocks of rows (backed CSC once, as a whole); only the genes of step 1 are held.
+    The input is gone through three times in blocks of cells: for the genes that are seen, for those that vary, and to
+    take these. Held are a block and the result (and the whole input if it is CSC, which cannot be cut into cells).
 
     Examples
     --------
@@ -114,14 +121,12 @@ def prepare(
     >>> prepared.shape, sorted(prepared.layers)
     ((100, 30), ['counts'])
     """
-    import scanpy as sc  # slow to import
-
     tell = report or (lambda line: None)
     _check_settings(n_top_genes, min_cells, target_sum, flavor)
     check_unique_names(adata)
     system = check_obs_column(adata, system_key, "system_key")  # (n_cells,)
     batch = None if batch_key is None else check_obs_column(adata, batch_key, "batch_key")  # (n_cells,)
-    systems = np.unique(system)
+    system_of, systems = pd.factorize(system, sort=True)  # (n_cells,), (n_systems,)
     if len(systems) < 2:
         raise InputError(
             f"adata.obs[{system_key!r}] (system_key) holds {len(systems)} system ({listing(systems)}), but there must "
@@ -131,7 +136,9 @@ def prepare(
     # 1. genes seen in every system
     where, matrix = expression(adata, layer)
     matrix = by_rows(matrix)
-    detected = _detected_cells(matrix, where, adata, system, systems, normalize)  # (n_systems, n_genes)
+    detected, counts = _look(matrix, where, adata, system_of, systems, normalize)  # (n_systems, n_genes)
+    if normalize is None:
+        tell(f"The input looks like {'counts' if counts else 'log-normalised expression'}")
     passes = detected > min_cells  # (n_systems, n_genes)
     for name, n_passing in zip(systems, passes.sum(axis=1), strict=True):
         if n_passing == 0:
@@ -139,49 +146,60 @@ def prepare(
                 f"No gene of {where} is seen in more than {min_cells} cells of system {name!r}: "
                 "lower min_cells or check that system's expression."
             )
-    seen = passes.all(axis=0)  # (n_genes,)
-    tell(f"Genes seen in more than {min_cells} cells of every system: {seen.sum()} of {adata.n_vars}")
-    if not seen.any():
+    seen = np.logical_and.reduce(passes)  # (n_genes,)
+    n_seen = int(seen.sum())
+    tell(f"Genes seen in more than {min_cells} cells of every system: {n_seen} of {adata.n_vars}")
+    if not n_seen:
         raise InputError(
             f"No gene of {where} is seen in more than {min_cells} cells of every system, though each system has genes "
             "that are: check that all systems use the same gene names (see map_orthologs) or lower min_cells."
         )
-    shared = not normalize and bool(seen.all()) and _is_plain(matrix)  # nothing would change in a copy
-    prepared = AnnData(
-        matrix if shared else select_genes(matrix, np.flatnonzero(seen)),  # (n_cells, n_seen)
-        obs=adata.obs.copy(),
-        var=adata.var[seen].copy(),
-        obsm=dict(adata.obsm),
-        uns=dict(adata.uns),
-    )
 
-    # 2. and 3. log-normalisation
-    if normalize:
-        prepared.uns.pop("log1p", None)  # scanpy's mark of an earlier log1p
-        prepared.layers["counts"] = prepared.X.copy()
-        with keep_threads():
-            sc.pp.normalize_total(prepared, target_sum=target_sum)
-            sc.pp.log1p(prepared)
-        tell(f"Normalised each cell to {target_sum:g} counts over {prepared.n_vars} genes, then log1p")
+    # 2. and 3. log-normalisation: here of blocks of cells, below of what is kept
+    target = float(target_sum) if counts else None
+    if counts:
+        tell(f"Normalised each cell to {target_sum:g} counts over {n_seen} genes, then log1p")
 
     # 4. and 5. variable genes per system, and those variable in every system
-    variable = np.empty((len(systems), prepared.n_vars), dtype=bool)
-    for i, name in enumerate(systems):
-        cells = system == name  # (n_cells,)
-        batch_of_cells = None if batch is None else batch[cells]
-        variable[i] = _variable_genes(prepared[cells], batch_of_cells, n_top_genes, flavor, name)
-        tell(f"Variable genes in system {name!r}: {variable[i].sum()} of {prepared.n_vars}")
-    kept = variable.all(axis=0)  # (n_seen,)
-    tell(f"Genes variable in every system: {kept.sum()} of {prepared.n_vars}")
-    if not kept.any():
+    variable = np.ones((len(systems), n_seen), dtype=bool)
+    if n_seen > n_top_genes:
+        base = None if counts else adata.uns.get("log1p", {}).get("base")
+        groups = _groups(system_of, systems, batch)
+        rank = partial(_rank, matrix, seen, target, base, groups, adata.var_names[seen], n_top_genes)
+        variable = _variable_genes(rank, systems, n_seen, flavor)
+    for name, n_variable in zip(systems, variable.sum(axis=1), strict=True):
+        tell(f"Variable genes in system {name!r}: {n_variable} of {n_seen}")
+    kept = np.flatnonzero(seen)[variable.all(axis=0)]  # (n_kept,)
+    tell(f"Genes variable in every system: {len(kept)} of {n_seen}")
+    if not len(kept):
         raise InputError("No gene is variable in every system: raise n_top_genes.")
-    if kept.sum() < FEW_GENES:
+    if len(kept) < FEW_GENES:
         warnings.warn(
-            f"Only {kept.sum()} genes remain, which is few for an integration: consider a larger n_top_genes "
+            f"Only {len(kept)} genes remain, which is few for an integration: consider a larger n_top_genes "
             f"(now {n_top_genes}) or a smaller min_cells (now {min_cells}).",
             UserWarning,
             stacklevel=2,
         )
+
+    # all but the expression, by AnnData's own rules; then the expression
+    prepared = AnnData(obs=adata.obs, var=adata.var, obsm=dict(adata.obsm), uns=dict(adata.uns))[:, kept].copy()
+    if not counts and len(kept) == adata.n_vars and _is_plain(matrix):  # nothing would change
+        prepared.X = matrix.copy() if copy else matrix
+    else:
+        total = np.empty(adata.n_obs)  # (n_cells,) counts of the seen genes
+        prepared.X = _take(matrix, kept, int(detected[:, kept].sum()), seen, total)
+        if counts:
+            if keep_counts:
+                prepared.layers["counts"] = prepared.X.copy()
+            if n_empty := int((total == 0).sum()):
+                warnings.warn(
+                    f"{n_empty} {'cell has' if n_empty == 1 else 'cells have'} zero counts of the {n_seen} genes seen "
+                    "in every system.",
+                    UserWarning,
+                    stacklevel=2,
+                )
+            log_normalise(prepared.X, total, target_sum)
+            prepared.uns["log1p"] = {"base": None}  # scanpy's mark
 
     settings = {
         "system_key": system_key,
@@ -190,21 +208,17 @@ def prepare(
         "n_top_genes": int(n_top_genes),
         "min_cells": int(min_cells),
         "target_sum": float(target_sum),
-        "normalize": bool(normalize),
+        "normalize": counts,
         "flavor": flavor,
     }
     steps = {
         "genes_in": int(adata.n_vars),
-        "genes_detected": int(seen.sum()),
+        "genes_detected": n_seen,
         "variable_genes": {
             name.replace("/", "|"): int(n) for name, n in zip(systems, variable.sum(axis=1), strict=True)
         },
-        "genes_kept": int(kept.sum()),
+        "genes_kept": len(kept),
     }
-    if not kept.all():
-        prepared = prepared[:, kept].copy()
-    elif shared and copy:
-        prepared = prepared.copy()
     prepared.uns["sysvi_prepare"] = {k: v for k, v in settings.items() if v is not None} | steps
     return prepared
 
@@ -224,7 +238,7 @@ def by_rows(matrix: Any) -> Any:
     return matrix.tocsr() if sparse.issparse(matrix) else matrix
 
 
-def row_blocks(matrix: Any, n_rows: int = 1024) -> Iterator[tuple[int, int, sparse.csr_matrix]]:
+def row_blocks(matrix: Any, n_rows: int | None = None) -> Iterator[tuple[int, int, sparse.csr_matrix]]:
     """Blocks of consecutive rows of an expression matrix of any kind, as new CSR matrices.
 
     Parameters
@@ -233,7 +247,7 @@ def row_blocks(matrix: Any, n_rows: int = 1024) -> Iterator[tuple[int, int, spar
         Shape (n_cells, n_genes): array, CSR or CSC, or their counterparts on disk (h5py dataset, anndata's backed
         matrices). It is not changed.
     n_rows
-        Rows per block.
+        Rows per block; by default as many as hold about half a million values, stored ones if the matrix is sparse.
 
     Yields
     ------
@@ -248,9 +262,13 @@ def row_blocks(matrix: Any, n_rows: int = 1024) -> Iterator[tuple[int, int, spar
     [(0, 2, 2), (2, 4, 2), (4, 5, 1)]
     """
     matrix = by_rows(matrix)
+    if n_rows is None:
+        n_rows = max(1, BLOCK_VALUES * matrix.shape[0] // max(1, _most_values(matrix)))
     for start in range(0, matrix.shape[0], n_rows):
         stop = min(start + n_rows, matrix.shape[0])
-        block = sparse.csr_matrix(matrix[start:stop], dtype=np.float32, copy=True)  # a slice may share memory
+        block = sparse.csr_matrix(matrix[start:stop], dtype=np.float32)
+        if sparse.issparse(matrix) and np.may_share_memory(block.data, matrix.data):
+            block = block.copy()
         block.sum_duplicates()  # sorts the indices too
         block.eliminate_zeros()
         yield start, stop, block
@@ -277,12 +295,44 @@ def select_genes(matrix: Any, genes: np.ndarray) -> sparse.csr_matrix:
     >>> select_genes(np.array([[1, 0, 2], [0, 3, 4]]), np.array([0, 2])).toarray().tolist()
     [[1.0, 2.0], [0.0, 4.0]]
     """
+    matrix = by_rows(matrix)
     blocks = (block[:, genes] for _, _, block in row_blocks(matrix))
-    if not sparse.issparse(matrix):
-        return sparse.vstack(list(blocks), format="csr")
-    # As many values as there may be: what is not used takes no memory, and nothing is held twice.
-    values, columns = np.empty(matrix.nnz, np.float32), np.empty(matrix.nnz, np.int32)
-    starts = np.zeros(matrix.shape[0] + 1, np.int64)
+    shape = (matrix.shape[0], len(genes))
+    return _joined(blocks, shape, min(_most_values(matrix), shape[0] * shape[1]))
+
+
+def log_normalise(x: sparse.csr_matrix, total: np.ndarray, target_sum: float) -> None:
+    """Scale cells to a sum and take log(1 + x), in place.
+
+    Parameters
+    ----------
+    x
+        Counts, (n_cells, n_genes), float32.
+    total
+        Counts of each cell, (n_cells,), also of genes that are not in `x`.
+    target_sum
+        What they become.
+
+    Examples
+    --------
+    >>> x = sparse.csr_matrix([[1.0, 3.0]], dtype=np.float32)
+    >>> log_normalise(x, np.array([4.0]), 8.0)
+    >>> np.expm1(x.data).round(3).tolist()
+    [2.0, 6.0]
+    """
+    size = total.astype(np.float32) / np.float32(target_sum)  # (n_cells,) in single precision, as in scanpy
+    size[size == 0] = 1
+    for start in range(0, x.shape[0], 1024):
+        starts = x.indptr[start : start + 1025]
+        values = x.data[starts[0] : starts[-1]]  # a view
+        values /= np.repeat(size[start : start + 1024], np.diff(starts))
+        np.log1p(values, out=values)
+
+
+def _joined(blocks: Iterable[sparse.csr_matrix], shape: tuple[int, int], most_values: int) -> sparse.csr_matrix:
+    """Blocks of cells below one another, CSR float32; each is copied to its place, so that nothing is held twice."""
+    values, columns = np.empty(most_values, np.float32), np.empty(most_values, np.int32)  # unused room takes no memory
+    starts = np.zeros(shape[0] + 1, np.int64)
     row = end = 0
     for block in blocks:
         n, start = block.shape[0], end
@@ -290,7 +340,14 @@ def select_genes(matrix: Any, genes: np.ndarray) -> sparse.csr_matrix:
         values[start:end], columns[start:end] = block.data, block.indices
         starts[row + 1 : row + n + 1] = start + block.indptr[1:]
         row += n
-    return sparse.csr_matrix((values[:end], columns[:end], starts), shape=(matrix.shape[0], len(genes)))
+    return sparse.csr_matrix((values[:end], columns[:end], starts), shape=shape)
+
+
+def _most_values(matrix: Any) -> int:
+    """Values that a matrix of any kind stores; of a dense one, all."""
+    if isinstance(matrix, CSRDataset):
+        return int(matrix.group["data"].shape[0])
+    return int(matrix.nnz) if sparse.issparse(matrix) else int(np.prod(matrix.shape))
 
 
 def _is_plain(matrix: Any) -> bool:
@@ -311,88 +368,143 @@ def _check_settings(n_top_genes: int, min_cells: int, target_sum: float, flavor:
         raise InputError(f"min_cells={min_cells} must not be negative.")
     if not target_sum > 0:
         raise InputError(f"target_sum={target_sum} must be positive.")
-    if flavor not in ("cell_ranger", "seurat"):
+    if flavor not in FLAVORS:
         raise InputError(f"flavor={flavor!r} must be 'cell_ranger' or 'seurat'.")
 
 
-def _detected_cells(
-    matrix: Any, where: str, adata: AnnData, system: np.ndarray, systems: np.ndarray, normalize: bool
-) -> np.ndarray:
-    """Cells of each system in which each gene is seen, shape (n_systems, n_genes); the values are checked."""
-    detected = np.zeros((len(systems), adata.n_vars), dtype=np.int64)
+def _look(
+    matrix: Any, where: str, adata: AnnData, system: np.ndarray, systems: np.ndarray, normalize: bool | None
+) -> tuple[np.ndarray, bool]:
+    """Cells of each system in which each gene is seen, (n_systems, n_genes), and whether the values are counts.
+
+    The values are checked; ``normalize`` is what the user says of them. ``system`` are codes, (n_cells,).
+    """
+    shape = (len(systems), adata.n_vars)
+    detected = np.zeros(shape, np.int64)
     counts = np.ones(len(systems), dtype=bool)  # whether all values of a system so far look like counts
     for start, stop, block in row_blocks(matrix):
+        of = system[start:stop]  # (n_rows,)
+        place = np.repeat(of * adata.n_vars, np.diff(block.indptr))  # (nnz,) in the flat counts
+        place += block.indices
+        detected += np.bincount(place, minlength=detected.size).reshape(shape)
+        if looks_like_counts(block.data):  # then they are finite and not negative, too
+            continue
         check_finite_nonnegative(block, adata.obs_names[start:stop], adata.var_names, where)
-        for i, name in enumerate(systems):
-            rows = block[system[start:stop] == name]  # (n_rows of this system, n_genes)
-            detected[i] += rows.getnnz(axis=0)
-            counts[i] &= looks_like_counts(rows.data)
+        for i in np.flatnonzero(counts):
+            counts[i] = looks_like_counts(block[of == i].data)
         if normalize and not counts.all():
             raise InputError(
                 f"{where} looks log-normalised, not like counts, in system {systems[~counts][0]!r}: "
                 "give counts (see the argument layer) or pass normalize=False."
             )
+    are_counts = bool(counts.all()) if normalize is None else bool(normalize)
     counts &= detected.any(axis=1)
-    if not normalize and counts.any():
+    if not are_counts and counts.any():
         raise InputError(
             f"{where} looks like raw counts in system {systems[counts][0]!r}: "
             "pass normalize=True or give log-normalised values."
         )
-    return detected
+    return detected, are_counts
 
 
-@keep_threads()
-def _variable_genes(cells: AnnData, batch: np.ndarray | None, n_top_genes: int, flavor: str, system: str) -> np.ndarray:
-    """Mask of one system's variable genes, shape (n_genes,), from its log-normalised cells (n_cells, n_genes)."""
-    if cells.n_vars <= n_top_genes:
-        return np.ones(cells.n_vars, dtype=bool)
-    ranked = AnnData(
-        cells.X,
-        obs=pd.DataFrame(index=cells.obs_names),
-        var=pd.DataFrame(index=cells.var_names),
-        uns={"log1p": cells.uns.get("log1p", {})},
-    )
-    if batch is not None:
-        names, sizes = np.unique(batch, return_counts=True)
-        small = names[sizes < MIN_BATCH_CELLS]
-        if small.size:
+class _Groups(NamedTuple):
+    """Groups of cells in each of which a gene's variance is looked at: systems, or batches of systems."""
+
+    of_cell: np.ndarray  # (n_cells,), -1 for none
+    of_system: list[np.ndarray]  # the groups of each system
+    by_batch: list[bool]  # whether these are batches
+
+
+def _groups(system: np.ndarray, systems: np.ndarray, batch: np.ndarray | None) -> _Groups:
+    """The systems, or their batches, small ones left out: ``system`` are codes, ``batch`` names, (n_cells,) each."""
+    if batch is None:
+        return _Groups(system, [np.array([i]) for i in range(len(systems))], [False] * len(systems))
+    of_cell = np.full(len(system), -1)
+    of_system: list[np.ndarray] = []
+    by_batch: list[bool] = []
+    n_groups = 0
+    for i, name in enumerate(systems):
+        cells = np.flatnonzero(system == i)
+        of, names = pd.factorize(batch[cells], sort=True)  # (n_cells of the system,), (n_batches,)
+        large = np.bincount(of) >= MIN_BATCH_CELLS  # (n_batches,)
+        if not large.all():
             warnings.warn(
-                f"System {system!r} has batches of fewer than {MIN_BATCH_CELLS} cells, left out of its choice of "
-                f"variable genes{'' if small.size < names.size else ', which is therefore made without batches'}: "
-                f"{listing(small)}.",
+                f"System {name!r} has batches of fewer than {MIN_BATCH_CELLS} cells, left out of its choice of "
+                f"variable genes{'' if large.any() else ', which is therefore made without batches'}: "
+                f"{listing(names[~large])}.",
                 UserWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
-        if small.size == names.size:
-            batch = None
+        by_batch.append(bool(large.any()))
+        if large.any():
+            of_cell[cells] = np.where(large, n_groups + np.cumsum(large) - 1, -1)[of]
         else:
-            ranked.obs["batch"] = pd.Categorical(batch)
-            ranked = ranked[~np.isin(batch, small)].copy()
-    return _highly_variable(ranked, None if batch is None else "batch", n_top_genes, flavor, system)
+            of_cell[cells] = n_groups
+        of_system.append(np.arange(n_groups, of_cell.max() + 1))
+        n_groups = of_cell.max() + 1
+    return _Groups(of_cell, of_system, by_batch)
 
 
-def _highly_variable(ranked: AnnData, batch_key: str | None, n_top_genes: int, flavor: str, system: str) -> np.ndarray:
-    """Mask of scanpy's highly variable genes, shape (n_genes,); where cell_ranger's bins fail, seurat's."""
-    import scanpy as sc
+def _rank(
+    matrix: Any,
+    seen: np.ndarray,
+    target_sum: float | None,
+    base: float | None,
+    groups: _Groups,
+    names: pd.Index,
+    n_top_genes: int,
+    flavor: str,
+) -> list[np.ndarray | None]:
+    """One pass over the cells: each system's variable genes among those seen, (n_seen,), None if they cannot be ranked.
 
-    try:
-        table = sc.pp.highly_variable_genes(
-            ranked, flavor=flavor, n_top_genes=n_top_genes, batch_key=batch_key, inplace=False
-        )
-    except (ValueError, IndexError) as error:
-        # duplicate bin edges, or no bin with two genes so that no dispersion can be normalised
-        if isinstance(error, ValueError) and "Bin edges must be unique" not in str(error):
-            raise
+    ``target_sum``: counts per cell after normalisation, None if the values are logarithms already, to ``base``.
+    """
+    moments = GeneMoments(groups.of_cell.max() + 1, matrix.shape[1])
+    for start, stop, block in row_blocks(matrix):
+        if target_sum is not None:
+            log_normalise(block, block @ seen.astype(np.float64), target_sum)
         if flavor == "seurat":
+            if base is not None:
+                block.data *= np.log(base)
+            np.expm1(block.data, out=block.data)
+        moments.add(block, groups.of_cell[start:stop])
+    chosen = []
+    for of, by_batch in zip(groups.of_system, groups.by_batch, strict=True):
+        mean, variance = (values[:, seen] for values in moments.of(of))
+        chosen.append(variable_genes(mean, variance, n_top_genes, flavor, names if by_batch else None))
+    return chosen
+
+
+def _variable_genes(
+    rank: Callable[[str], list[np.ndarray | None]], systems: np.ndarray, n_genes: int, flavor: str
+) -> np.ndarray:
+    """Mask of each system's variable genes, (n_systems, n_genes); where cell_ranger's bins fail, seurat's."""
+    chosen = rank(flavor)
+    if flavor == "cell_ranger" and any(genes is None for genes in chosen):
+        for i, instead in enumerate(rank("seurat")):
+            if chosen[i] is None:
+                chosen[i] = instead
+                warnings.warn(
+                    f"System {systems[i]!r} has too few distinct genes ({n_genes}) for flavor='cell_ranger': "
+                    "its variable genes are chosen with flavor='seurat'.",
+                    UserWarning,
+                    stacklevel=3,
+                )
+    for name, genes in zip(systems, chosen, strict=True):
+        if genes is None:
             raise InputError(
-                f"The genes of system {system!r} do not vary enough to be ranked: raise n_top_genes "
-                f"to {ranked.n_vars} to keep all of them."
-            ) from error
-        warnings.warn(
-            f"System {system!r} has too few distinct genes ({ranked.n_vars}) for flavor='cell_ranger': "
-            "its variable genes are chosen with flavor='seurat'.",
-            UserWarning,
-            stacklevel=2,
-        )
-        return _highly_variable(ranked, batch_key, n_top_genes, "seurat", system)
-    return table["highly_variable"].to_numpy(dtype=bool)
+                f"The genes of system {name!r} do not vary enough to be ranked: raise n_top_genes "
+                f"to {n_genes} to keep all of them."
+            )
+    return np.stack([genes for genes in chosen if genes is not None])
+
+
+def _take(matrix: Any, genes: np.ndarray, n_values: int, seen: np.ndarray, total: np.ndarray) -> sparse.csr_matrix:
+    """Read the genes kept, of which `n_values` are stored, and fill `total`, (n_cells,), with sums over those seen."""
+
+    def blocks() -> Iterator[sparse.csr_matrix]:
+        for start, stop, block in row_blocks(matrix):
+            total[start:stop] = block @ seen.astype(np.float64)
+            yield block[:, genes]
+
+    return _joined(blocks(), (matrix.shape[0], len(genes)), n_values)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 from anndata import AnnData
+from anndata.abc import CSCDataset, CSRDataset
+from scipy import sparse
 
 from sysvi.checks import expression, looks_like_counts
 from sysvi.prepare import prepare, row_blocks
@@ -44,7 +48,7 @@ def ready(
     Returns
     -------
     adata
-        In memory.
+        New object in memory, without layers but for the one with the expression.
     layer
         Where its expression is; None for ``X``.
 
@@ -63,12 +67,10 @@ def ready(
     """
     if layer is None and "sysvi_prepare" in adata.uns:
         report("The input is prepared already")
-        return adata.to_memory(), None
-    _, matrix = expression(adata, layer)
-    counts = all(looks_like_counts(block.data) for _, _, block in row_blocks(matrix))
-    report(f"The input looks like {'counts' if counts else 'log-normalised expression'}")
-    if all_genes and not counts:
-        return adata.to_memory(), layer
+        return _in_memory(adata, None), None
+    if all_genes and not _are_counts(expression(adata, layer)[1]):
+        report("The input looks like log-normalised expression")
+        return _in_memory(adata, layer), layer
     return prepare(
         adata,
         system_key,
@@ -76,6 +78,28 @@ def ready(
         layer=layer,
         n_top_genes=adata.n_vars if all_genes else n_top_genes,
         min_cells=min_cells,
-        normalize=counts,
+        normalize=None,
+        keep_counts=False,
         report=report,
     ), None
+
+
+def _in_memory(adata: AnnData, layer: str | None) -> AnnData:
+    """The cells with this expression alone."""
+    _, x = expression(adata, layer)
+    if isinstance(x, CSRDataset | CSCDataset):
+        x = x.to_memory()
+    elif not sparse.issparse(x):
+        x = np.asarray(x)
+    return AnnData(
+        x if layer is None else None,
+        obs=adata.obs.copy(),
+        var=adata.var.copy(),
+        obsm=dict(adata.obsm),
+        uns=dict(adata.uns),
+        layers={} if layer is None else {layer: x},
+    )
+
+
+def _are_counts(matrix: Any) -> bool:
+    return all(looks_like_counts(block.data) for _, _, block in row_blocks(matrix))

@@ -1,3 +1,4 @@
+import importlib
 import json
 import tracemalloc
 import warnings
@@ -11,11 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
+from sysvi.anndata_cells import Columns, cells_of, vocabulary_of
 from sysvi.errors import InputError
-from sysvi.prepare import prepare, row_blocks, select_genes
+from sysvi.h5ad import read_h5ad
+from sysvi.prepare import BLOCK_VALUES, prepare, row_blocks, select_genes
+from sysvi.ready import ready
 
 pytestmark = pytest.mark.filterwarnings("ignore:Only .* genes remain")
 
+module = importlib.import_module("sysvi.prepare")  # `sysvi.prepare` is the function
 N_CELLS, N_GENES = 160, 400
 SMALL = {"n_top_genes": 150, "min_cells": 5}
 KINDS = ["csr", "csc", "dense", "integer", "unsorted", "layer", "view", "backed_csr", "backed_csc", "backed_dense"]
@@ -187,6 +192,92 @@ def test_backed_input_is_never_held_whole(tmp_path):
         tracemalloc.stop()
     assert result.n_vars == 50
     assert peak < counts.nbytes / 2
+
+
+def test_peak_memory_is_the_result_and_a_block(tmp_path):
+    n_cells, n_genes = 12_000, 800
+    x = sparse.random(n_cells, n_genes, 0.3, format="csr", dtype=np.float32, random_state=0)
+    x.data = np.ceil(5 * x.data * np.random.default_rng(0).random(len(x.data), np.float32))
+    obs = pd.DataFrame({"system": pd.Categorical(["a", "b"] * (n_cells // 2))}, index=np.arange(n_cells).astype(str))
+    anndata.AnnData(x, obs=obs).write_h5ad(tmp_path / "in.h5ad")
+    del x
+    adata = read_h5ad(tmp_path / "in.h5ad")
+    tracemalloc.start()
+    try:
+        result = prepare(adata, "system", n_top_genes=700, keep_counts=False)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert result.X.nnz > 4 * BLOCK_VALUES
+    assert peak < 1.1 * 8 * result.X.nnz + 48 * BLOCK_VALUES + 200 * n_cells
+
+
+def test_layers_and_expression_stay_on_disk(tmp_path):
+    adata = example()
+    adata.layers["counts"], adata.layers["dense"], adata.raw = sparse.csc_matrix(adata.X), adata.X.copy(), adata
+    adata.X = sparse.csr_matrix(np.log1p(adata.X))
+    adata.write_h5ad(tmp_path / "in.h5ad")
+    opened = read_h5ad(tmp_path / "in.h5ad")
+    assert opened.isbacked
+    assert not any(isinstance(x, np.ndarray) or sparse.issparse(x) for x in (opened.X, *opened.layers.values()))
+    in_memory = anndata.read_h5ad(tmp_path / "in.h5ad")
+    for layer in ("counts", "dense"):
+        same(prepare(opened, "system", layer=layer, **SMALL), prepare(in_memory, "system", layer=layer, **SMALL))
+
+
+def test_the_engine_shares_the_prepared_expression():
+    prepared = prepare(example(), "system", **SMALL)
+    columns = Columns("system")
+    cells = cells_of(prepared, columns, vocabulary_of(prepared, columns))
+    assert np.shares_memory(cells.values.numpy(), prepared.X.data)
+    assert np.shares_memory(cells.indices.numpy(), prepared.X.indices)
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_none_normalises_what_looks_like_counts(counts):
+    adata = example()
+    if not counts:
+        adata.X = np.log1p(adata.X)
+    lines = []
+    result = prepare(adata, "system", normalize=None, report=lines.append, **SMALL)
+    same(result, prepare(adata, "system", normalize=counts, **SMALL))
+    assert result.uns["sysvi_prepare"]["normalize"] is counts
+    assert lines[0] == f"The input looks like {'counts' if counts else 'log-normalised expression'}"
+
+
+def test_counts_need_not_be_kept():
+    expected = prepare(example(), "system", **SMALL)
+    result = prepare(example(), "system", keep_counts=False, **SMALL)
+    assert not result.layers
+    del expected.layers["counts"]
+    same(result, expected)
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_ready_goes_through_the_input_three_times(counts, monkeypatch):
+    adata = example()
+    if not counts:
+        adata.X = np.log1p(adata.X)
+    passes = []
+    blocks = module.row_blocks
+    monkeypatch.setattr(module, "row_blocks", lambda *a: (passes.append(None), blocks(*a))[1])
+    cells, layer = ready(adata, "system", **SMALL)
+    assert len(passes) == 3
+    assert layer is None
+    assert not cells.layers
+
+
+def test_ready_has_only_the_expression_it_names():
+    adata = example()
+    adata.layers["log"] = sparse.csr_matrix(np.log1p(adata.X))
+    cells, layer = ready(adata, "system", layer="log", all_genes=True)
+    assert (layer, cells.X, list(cells.layers)) == ("log", None, ["log"])
+    prepared = prepare(adata, "system", **SMALL)
+    cells, layer = ready(prepared, "system")
+    assert (layer, list(cells.layers)) == (None, [])
+    np.testing.assert_array_equal(cells.X.data, prepared.X.data)
+    cells.obsm["X_new"] = np.zeros((N_CELLS, 2))
+    assert "X_new" not in prepared.obsm
 
 
 def test_log_normalised_input_gives_the_same_genes():
