@@ -31,12 +31,15 @@
 #' @param weight_systems Count all systems the same, whatever their number of
 #'   cells.
 #' @param batch_size Cells of a minibatch; `NULL`: by the number of cells.
-#' @param lr,lr_schedule,weight_decay,eps,clip_norm Learning rate, its course
-#'   (`"constant"` or `"cosine"`), Adam's weight decay and epsilon, and the
-#'   gradient norm to clip at (`NULL`: none).
+#' @param lr,lr_schedule,weight_decay,eps,clip_norm Learning rate (`NULL`: by
+#'   the size of a minibatch), its course (`"constant"` or `"cosine"`), Adam's
+#'   weight decay and epsilon, and the gradient norm to clip at (`NULL`: none).
 #' @param train_size,early_stopping,patience Fraction of cells to train on,
 #'   whether to stop when the loss on the others has not improved for
 #'   `patience` epochs.
+#' @param precision Numbers in the matrix products of hidden layers:
+#'   `"bfloat16"`, `"float32"`, or `"auto"` for the first where the processor
+#'   has instructions for it.
 #' @param min_cells Genes must be seen in more cells than this in every system
 #'   when variable genes are chosen.
 #'
@@ -54,9 +57,10 @@ sysvi_options <- function(kl_weight = 1, reconstruction_weight = 1, adversarial_
                           out_var_mode = c("feature", "sample_feature"),
                           embed_categorical_covariates = FALSE, embedding_dim = 5L,
                           swapped_covariates = c("observed", "resampled", "zero"), weight_systems = FALSE,
-                          batch_size = NULL, lr = 1e-3, lr_schedule = c("constant", "cosine"),
+                          batch_size = NULL, lr = NULL, lr_schedule = c("constant", "cosine"),
                           weight_decay = 1e-6, eps = 0.01, clip_norm = NULL,
-                          train_size = 1, early_stopping = FALSE, patience = 20L, min_cells = 20L) {
+                          train_size = 1, early_stopping = FALSE, patience = 20L,
+                          precision = c("auto", "float32", "bfloat16"), min_cells = 20L) {
   given <- mget(names(formals()))
   for (name in names(given)) {
     choices <- eval(formals()[[name]])

@@ -123,14 +123,13 @@ def cells_of(adata: AnnData, columns: Columns, vocabulary: Vocabulary, device: t
 
 def warn_of_silent_genes(cells: Cells, vocabulary: Vocabulary) -> None:
     """Warn of genes that are zero in all cells of a system: they only tell the systems apart."""
-    seen = torch.zeros(cells.n_systems, cells.n_genes, dtype=torch.bool)
+    seen = np.zeros((cells.n_systems, cells.n_genes), dtype=bool)
+    system = cells.covariates.system.cpu().numpy()  # (n,)
     for first in range(0, cells.n_cells, 4096):  # a block at a time: no arrays as long as all stored values
-        starts = cells.indptr[first : first + 4097]
-        stored = slice(int(starts[0]), int(starts[-1]))
-        system = torch.repeat_interleave(cells.covariates.system[first : first + 4096], starts.diff())
-        expressed = cells.values[stored] > 0
-        seen[system[expressed], cells.indices[stored][expressed].long()] = True
-    for name, genes in zip(vocabulary.systems, seen.numpy(), strict=True):
+        block = cells.x[first : first + 4096].tocoo()
+        expressed = block.data > 0
+        seen[system[first + block.row[expressed]], block.col[expressed]] = True
+    for name, genes in zip(vocabulary.systems, seen, strict=True):
         silent = np.flatnonzero(~genes)
         if len(silent):
             warnings.warn(

@@ -6,8 +6,10 @@ P categorical and Q continuous covariates, S systems, nnz stored values.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -15,6 +17,10 @@ import torch
 from torch import Tensor
 
 from sysvi.errors import InputError
+from sysvi.expression import Sparse
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -53,10 +59,13 @@ class Covariates:
 class Minibatch:
     """What one training step sees."""
 
-    x: Tensor  # (B, G) float32
+    x: Tensor | Sparse  # (B, G) float32
     own: Covariates  # as observed
     swapped: Covariates  # of the other system, for the cycle
     weight: Tensor | None  # (B,) weight of each cell in the loss, 1 on average; None: all the same
+
+    def __len__(self) -> int:
+        return len(self.x)
 
 
 class Cells:
@@ -92,18 +101,17 @@ class Cells:
         device: torch.device | str = "cpu",
     ):
         n = x.shape[0]
+        self.x = x
         self.n_cells, self.n_genes = x.shape
         self.n_systems = n_systems
-        self.device = torch.device(device)
-        self.indptr = torch.from_numpy(x.indptr.astype(np.int64)).to(device)  # (n + 1,)
-        self.indices = torch.from_numpy(x.indices.astype(np.int32, copy=False)).to(device)  # (nnz,)
-        self.values = torch.from_numpy(x.data.astype(np.float32, copy=False)).to(device)  # (nnz,)
+        self.device = torch.device("cpu")
+        self.on_device: tuple[Tensor, Tensor, Tensor] | None = None  # starts, places and values, on another device
         categorical = np.zeros((n, 0)) if categorical is None else categorical
         continuous = np.zeros((n, 0)) if continuous is None else continuous
         self.covariates = Covariates(
-            torch.from_numpy(np.asarray(system, np.int64)).to(device),
-            torch.from_numpy(np.asarray(categorical, np.int64)).to(device),
-            torch.from_numpy(np.asarray(continuous, np.float32)).to(device),
+            torch.from_numpy(np.asarray(system, np.int64)),
+            torch.from_numpy(np.asarray(categorical, np.int64)),
+            torch.from_numpy(np.asarray(continuous, np.float32)),
         )
         sizes = torch.bincount(self.covariates.system, minlength=n_systems)  # (S,)
         self.system_order = torch.argsort(self.covariates.system, stable=True)  # (n,) cells grouped by system
@@ -111,29 +119,49 @@ class Cells:
         self.system_size = sizes
         per_system = n / (n_systems * sizes.clamp_min(1)).float()  # (S,)
         self.weight = per_system[self.covariates.system] if weight_systems else None  # (n,)
+        self.to(torch.device(device))
+
+    @property
+    def density(self) -> float:
+        """Fraction of values that are stored."""
+        return self.x.nnz / max(1, self.n_cells * self.n_genes)
 
     def to(self, device: torch.device) -> None:
-        """Move everything to another device."""
+        """Move everything to another device; the CPU keeps the expression it was given."""
         self.device = device
-        for name in ("indptr", "indices", "values", "system_order", "system_start", "system_size"):
+        self.on_device = None
+        if device.type != "cpu":
+            starts, places = self.x.indptr.astype(np.int64), self.x.indices.astype(np.int32, copy=False)
+            starts, places, values = (torch.from_numpy(part).to(device) for part in (starts, places, self.x.data))
+            self.on_device = starts, places, values
+        for name in ("system_order", "system_start", "system_size"):
             setattr(self, name, getattr(self, name).to(device))
         c = self.covariates
         self.covariates = Covariates(c.system.to(device), c.categorical.to(device), c.continuous.to(device))
         self.weight = None if self.weight is None else self.weight.to(device)
 
+    def expression(self, index: Tensor, *, sparse: bool) -> Tensor | Sparse:
+        """Expression of the cells in `index`, (B, G) float32, dense on the device or as stored values on the CPU."""
+        return Sparse(self.x[index.numpy()]) if sparse else self.dense(index)
+
     def dense(self, index: Tensor) -> Tensor:
         """Expression of the cells in `index` as a dense (B, G) float32 tensor on the device."""
-        start = self.indptr[index]  # (B,)
-        length = self.indptr[index + 1] - start  # (B,) stored values of each cell
+        if self.on_device is None:
+            return torch.from_numpy(self.x[index.numpy()].toarray())
+        starts, places, values = self.on_device
+        start = starts[index]  # (B,)
+        length = starts[index + 1] - start  # (B,) stored values of each cell
         shift = start - (torch.cumsum(length, 0) - length)  # (B,) from place in the minibatch to place in the data
         source = torch.repeat_interleave(shift, length)  # (nnz of B,)
         source += torch.arange(len(source), device=self.device)
         row_start = torch.arange(len(index), device=self.device) * self.n_genes  # (B,)
-        target = torch.repeat_interleave(row_start, length) + self.indices.index_select(0, source)
+        target = torch.repeat_interleave(row_start, length) + places.index_select(0, source)
         x = torch.zeros(len(index) * self.n_genes, device=self.device)
-        return x.scatter_(0, target, self.values.index_select(0, source)).view(len(index), self.n_genes)
+        return x.scatter_(0, target, values.index_select(0, source)).view(len(index), self.n_genes)
 
-    def minibatch(self, index: Tensor, swapped_covariates: str, noise: torch.Generator) -> Minibatch:
+    def minibatch(
+        self, index: Tensor, swapped_covariates: str, noise: torch.Generator, *, sparse: bool = False
+    ) -> Minibatch:
         """The cells in `index` with their own covariates, and those of another system drawn for each cell.
 
         Parameters
@@ -145,10 +173,13 @@ class Cells:
             swapped to), ``"observed"`` (the cell's own) or ``"zero"`` (none; the paper's code).
         noise
             Draws the systems and the cells.
+        sparse
+            Leave the expression sparse (on the CPU) or make it dense.
         """
         own = self.covariates.at(index)
         swapped = self._swap(own, swapped_covariates, noise)
-        return Minibatch(self.dense(index), own, swapped, None if self.weight is None else self.weight[index])
+        weight = None if self.weight is None else self.weight[index]
+        return Minibatch(self.expression(index, sparse=sparse), own, swapped, weight)
 
     def _swap(self, own: Covariates, how: str, noise: torch.Generator) -> Covariates:
         """Uniformly another system for each cell, with covariates to go with it."""
@@ -190,6 +221,24 @@ def minibatches(index: Tensor, batch_size: int, order: torch.Generator | None = 
     if order is not None:
         index = index[torch.randperm(n, generator=order).to(index.device)]
     yield from torch.tensor_split(index, n_minibatches(n, batch_size))
+
+
+def one_ahead(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
+    """As ``map(make, items)``, but the next is made in a thread while the caller works with the one before.
+
+    Examples
+    --------
+    >>> list(one_ahead(str, range(3)))
+    ['0', '1', '2']
+    """
+    with ThreadPoolExecutor(1) as pool:
+        ahead: Future[Made] | None = None
+        for item in items:
+            made, ahead = ahead, pool.submit(make, item)
+            if made is not None:
+                yield made.result()
+        if ahead is not None:
+            yield ahead.result()
 
 
 def n_minibatches(n: int, batch_size: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -77,19 +77,31 @@ def integrate(
     >>> adata.obsm["X_sysVI"].shape
     (300, 15)
     """
+    of_model, of_training = sort_settings("integrate", settings)
+    if not key_added or "/" in key_added:
+        raise InputError(f"key_added is {key_added!r}; a name in obsm must not be empty or contain a slash.")
+    categorical = with_batch(batch_key, categorical_covariate_keys)
+    SysVI.setup_anndata(adata, system_key, layer, categorical, continuous_covariate_keys, weight_systems)
+    model = SysVI(adata, seed=seed, **of_model)
+    model.train(device=device, progress=progress, **of_training)
+    adata.obsm[key_added] = model.get_latent_representation()
+    adata.uns["sysvi"] = model.record()
+    return model
+
+
+def sort_settings(caller: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings for :class:`SysVI` and those for its training; an InputError that names those for neither."""
     training = {f.name for f in fields(TrainSettings)}
     modelling = {f.name for f in fields(ModelSettings)}
     modelling |= {"pseudoinputs_data_indices", "pseudoinputs_label_key", "embedding_kwargs"}
     if unknown := sorted(set(settings) - training - modelling):
         raise InputError(
-            f"integrate has no setting {', '.join(unknown)}; settings are {', '.join(sorted(training | modelling))}."
+            f"{caller} has no setting {', '.join(unknown)}; settings are {', '.join(sorted(training | modelling))}."
         )
-    if not key_added or "/" in key_added:
-        raise InputError(f"key_added is {key_added!r}; a name in obsm must not be empty or contain a slash.")
-    categorical = [*([] if batch_key is None else [batch_key]), *(categorical_covariate_keys or [])]
-    SysVI.setup_anndata(adata, system_key, layer, categorical, continuous_covariate_keys, weight_systems)
-    model = SysVI(adata, seed=seed, **{k: v for k, v in settings.items() if k in modelling})
-    model.train(device=device, progress=progress, **{k: v for k, v in settings.items() if k in training})
-    adata.obsm[key_added] = model.get_latent_representation()
-    adata.uns["sysvi"] = model.record()
-    return model
+    of_model, of_training = ({k: v for k, v in settings.items() if k in names} for names in (modelling, training))
+    return of_model, of_training
+
+
+def with_batch(batch_key: str | None, keys: Sequence[str] | None) -> list[str]:
+    """The batch, where there is one, and the other categorical covariates."""
+    return [*([] if batch_key is None else [batch_key]), *(keys or [])]

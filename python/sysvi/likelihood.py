@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from sysvi.expression import Sparse, gene_sums
+
 LOG_2PI = math.log(2 * math.pi)
 
 
@@ -20,7 +22,7 @@ def gaussian_nll(x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
 
 
 def gaussian_nll_total(
-    x: Tensor, h: Tensor, weight: Tensor, bias: Tensor, var: Tensor, w: Tensor | None = None
+    x: Tensor | Sparse, h: Tensor, weight: Tensor, bias: Tensor, var: Tensor, w: Tensor | None = None
 ) -> Tensor:
     """Sum over cells of w_i times `gaussian_nll` for mean = h W' + b, without forming the mean.
 
@@ -53,25 +55,25 @@ class _GaussianTotal(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, h, weight, bias, var, w):  # type: ignore[no-untyped-def]
-        wx, wh, n = (x, h, len(x)) if w is None else (w[:, None] * x, w[:, None] * h, w.sum())
+        w = h.new_ones(len(h)) if w is None else w
+        wh, n = w[:, None] * h, w.sum()
         cross = x.T @ wh  # (G, H)
-        sum_h, sum_x = wh.sum(0), wx.sum(0)  # (H,), (G,)
-        sum_xx = torch.linalg.vecdot(x, wx, dim=0)  # (G,)
+        sum_h = wh.sum(0)  # (H,)
+        sum_x, sum_xx = gene_sums(x, w)  # (G,)
         r = torch.addmm(cross, weight, h.T @ wh, beta=-1).addr_(bias, sum_h)  # (G, H)
         q = torch.addmv(n * bias - sum_x, weight, sum_h)  # (G,)
         rss = sum_xx + torch.linalg.vecdot(weight, r - cross) + bias * (q - sum_x)  # (G,) = S_g
         rss = rss.clamp_min(0)  # squares cannot sum below 0, whatever float32 says
-        ctx.n, ctx.w = n, w
-        ctx.save_for_backward(x, h, weight, bias, var, r, q, rss)
+        ctx.x, ctx.n, ctx.w = x, n, w
+        ctx.save_for_backward(h, weight, bias, var, r, q, rss)
         return 0.5 * (rss / var + n * (var.log() + LOG_2PI)).sum()
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        x, h, weight, bias, var, r, q, rss = ctx.saved_tensors
+        x, (h, weight, bias, var, r, q, rss) = ctx.x, ctx.saved_tensors
         precision = grad / var  # (G,)
         scaled = precision[:, None] * weight  # (G, H)
-        d_h = torch.addmm(h @ (weight.T @ scaled), x, scaled, beta=1, alpha=-1) + bias @ scaled  # (B, H)
-        if ctx.w is not None:
-            d_h *= ctx.w[:, None]
+        d_h = torch.addmm(bias @ scaled, h, weight.T @ scaled).sub_(x @ scaled)  # (B, H)
+        d_h *= ctx.w[:, None]
         d_var = 0.5 * precision * (ctx.n - rss / var)
         return None, d_h, precision[:, None] * r, precision * q, d_var, None

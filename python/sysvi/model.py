@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sysvi.cells import Cells, Covariates
+from sysvi.cells import Cells, Covariates, one_ahead
+from sysvi.kernels import multiplies_sparse
 from sysvi.networks import VAR_EPS, Decoder, Encoder
 from sysvi.priors import GaussianMixture, StandardNormal, VampPrior
 from sysvi.settings import ModelSettings
@@ -117,9 +118,13 @@ class Model(nn.Module):
     def embed(self, cells: Cells, index: Tensor | None = None, batch_size: int = 1024) -> tuple[Tensor, Tensor]:
         """Mean and variance of q(z | x, c) of the cells in `index`, each (n, L) float32 on the CPU."""
         index = torch.arange(cells.n_cells, device=cells.device) if index is None else index
+        sparse = multiplies_sparse(cells.device, cells.density)
+
         mean, var = torch.empty(2, len(index), self.settings.n_latent)
-        for start in range(0, len(index), batch_size):
-            rows = index[start : start + batch_size]
+        starts = range(0, len(index), batch_size)
+        blocks = [index[start : start + batch_size] for start in starts]
+        expression = one_ahead(lambda rows: cells.expression(rows, sparse=sparse), blocks)
+        for start, rows, x in zip(starts, blocks, expression, strict=True):
             stop = start + len(rows)
-            mean[start:stop], var[start:stop] = self.encoder(cells.dense(rows), self.code(cells.covariates.at(rows)))
+            mean[start:stop], var[start:stop] = self.encoder(x, self.code(cells.covariates.at(rows)))
         return mean, var

@@ -2,20 +2,26 @@
 
 Shapes: B cells of a minibatch, G genes, H hidden units, L latent dimensions, C covariate width, S systems.
 
-Training and evaluation are told apart by the `noise` generator: with one, a layer uses the minibatch's statistics
-and dropout; with None, the running statistics and no dropout. No module carries a hidden train/eval state.
+Training and evaluation are told apart by an argument: with a `Training`, a layer uses the minibatch's statistics and
+dropout; with None, the running statistics and no dropout. No module carries a hidden train/eval state.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-BN_MOMENTUM, BN_EPS = 0.01, 1e-3
+from sysvi.dropout import dropped, kept_share
+from sysvi.expression import Sparse
+from sysvi.fused import BN_EPS, BN_MOMENTUM, CrossProduct, TrainingLayer
+
 VAR_EPS = 1e-4
 LOG_VAR_CLIP = 80.0  # exp(80) is the largest round power that float32 holds with room for a sum of squares
 
@@ -39,16 +45,31 @@ class Linear(nn.Module):
         return F.linear(x, self.weight, self.bias)
 
 
+class Training(NamedTuple):
+    """How a pass of training runs; a pass of evaluation has none of it."""
+
+    noise: torch.Generator
+    fused: bool = True  # the hand-written layer, or torch's operations one by one
+    products: torch.dtype | None = None  # type of what hidden layers pass on and multiply; None: of the parameters
+
+    seeds: torch.Generator | None = None  # of dropout, on the CPU so that no device is waited for; None: `noise`
+
+    def seed(self) -> int:
+        """A new seed for dropout, 63 bits."""
+        source = self.noise if self.seeds is None else self.seeds
+        return int(torch.empty((), dtype=torch.int64, device=source.device).random_(generator=source))
+
+
 class Layer(nn.Module):
-    """dropout(relu(batchnorm(x W' + c U' + b))), with covariates c."""
+    """dropout(relu(batchnorm(x W + c U + b))), with covariates c."""
 
     running_mean: Tensor
     running_var: Tensor
 
     def __init__(self, n_in: int, n_cov: int, n_out: int, dropout_rate: float, init: torch.Generator):
         super().__init__()
-        self.weight = uniform_parameter((n_out, n_in), n_in + n_cov, init)
-        self.cov_weight = uniform_parameter((n_out, n_cov), n_in + n_cov, init)
+        self.weight = uniform_parameter((n_in, n_out), n_in + n_cov, init)
+        self.cov_weight = uniform_parameter((n_cov, n_out), n_in + n_cov, init)
         self.bias = uniform_parameter((n_out,), n_in + n_cov, init)
         self.scale = nn.Parameter(torch.ones(n_out))
         self.shift = nn.Parameter(torch.zeros(n_out))
@@ -56,28 +77,44 @@ class Layer(nn.Module):
         self.register_buffer("running_var", torch.ones(n_out))
         self.dropout_rate = dropout_rate
 
-    def forward(self, x: Tensor, c: Tensor, noise: torch.Generator | None) -> Tensor:
-        """(B, n_in), (B, C) -> (B, n_out)."""
-        return self.activate(x @ self.weight.T, c, noise)
+    def forward(
+        self, x: Tensor | Sparse, c: Tensor, training: Training | None, out: torch.dtype | None = None
+    ) -> Tensor:
+        """(B, n_in), (B, C) -> (B, n_out), of type `out` where a fused layer trains."""
+        return self._activate(x, self.weight, self.bias, c, training, out)
 
-    def activate(self, xw: Tensor, c: Tensor, noise: torch.Generator | None) -> Tensor:
-        """The layer from x W' on, for callers that have this product already (the fused cycle)."""
-        h = xw + F.linear(c, self.cov_weight, self.bias)
-        h = F.batch_norm(
-            h, self.running_mean, self.running_var, self.scale, self.shift, noise is not None, BN_MOMENTUM, BN_EPS
+    def after(
+        self, head: Linear, h: Tensor, c: Tensor, training: Training | None, out: torch.dtype | None = None
+    ) -> Tensor:
+        """As forward for x = head(h), without forming x: x W = h (W_h' W) + b_h W, with a small matrix in brackets."""
+        weight = CrossProduct.apply(head.weight, self.weight, h.dtype)
+        bias = self.bias + head.bias @ self.weight
+        if training is not None:
+            bias = bias.detach()  # the minibatch's mean takes it away again
+        return self._activate(h, weight, bias, c, training, out)
+
+    def _activate(
+        self,
+        x: Tensor | Sparse,
+        weight: Tensor,
+        bias: Tensor,
+        c: Tensor,
+        training: Training | None,
+        out: torch.dtype | None,
+    ) -> Tensor:
+        rate = self.dropout_rate
+        seed = 0 if training is None or rate == 0 else training.seed()
+        if training is not None and training.fused:
+            norm = self.scale, self.shift, self.running_mean, self.running_var
+            return TrainingLayer.apply(x, weight, bias, c, self.cov_weight, *norm, rate, seed, out or bias.dtype)
+        a = x @ weight + (c @ self.cov_weight + bias)
+        a = F.batch_norm(
+            a, self.running_mean, self.running_var, self.scale, self.shift, training is not None, BN_MOMENTUM, BN_EPS
         )
-        return dropout(F.relu(h), self.dropout_rate, noise)
-
-
-def dropout(h: Tensor, rate: float, noise: torch.Generator | None) -> Tensor:
-    """Dropout from our own generator (torch's own draws from global state)."""
-    if noise is None or rate == 0:
-        return h
-    # Sixteen random bits decide one unit, so the rate is a multiple of 2^-16; four units share one 64-bit draw.
-    draws = torch.empty(-(-h.numel() // 4), dtype=torch.int64, device=h.device).random_(-(2**63), None, generator=noise)
-    dropped = round(rate * 2**16)
-    keep = draws.view(torch.int16)[: h.numel()].view_as(h) >= dropped - 2**15
-    return h * keep.float().mul_(1 / (1 - dropped / 2**16))
+        y = F.relu(a)
+        if training is None or rate == 0:
+            return y
+        return y.masked_fill(dropped((len(x), len(bias)), rate, seed, y.device), 0) / kept_share(rate)
 
 
 def positive(log_var: Tensor) -> Tensor:
@@ -101,25 +138,31 @@ class Encoder(nn.Module):
         super().__init__()
         widths = [n_genes] + [n_hidden] * n_layers
         self.layers = nn.ModuleList(Layer(a, n_cov, b, dropout, init) for a, b in itertools.pairwise(widths))
-        self.mean = Linear(n_hidden, n_latent, init)
-        self.log_var = Linear(n_hidden, n_latent, init)
+        self.head = Linear(n_hidden, 2 * n_latent, init)  # mean | log_var
 
-    @property
-    def first_weight(self) -> Tensor:
-        """W_1 of the gene-facing layer, (H, G)."""
-        return self.layers[0].weight  # type: ignore[return-value]
-
-    def forward(self, x: Tensor, c: Tensor, noise: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor | Sparse, c: Tensor, training: Training | None = None) -> tuple[Tensor, Tensor]:
         """Expression (B, G) and covariates (B, C) -> mean and variance of q, each (B, L)."""
-        return self.from_projection(x @ self.first_weight.T, c, noise)
+        return self._posterior(through(self.layers, x, c, training))
 
-    def from_projection(self, xw: Tensor, c: Tensor, noise: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """As forward, from x W_1' (B, H) instead of x."""
+    def after(self, head: Linear, h: Tensor, c: Tensor, training: Training | None = None) -> tuple[Tensor, Tensor]:
+        """As forward for the expression head(h), without forming it."""
         first, *others = self.layers
-        h = first.activate(xw, c, noise)  # type: ignore[operator]
-        for layer in others:
-            h = layer(h, c, noise)
-        return self.mean(h), positive(self.log_var(h))
+        assert isinstance(first, Layer)
+        return self._posterior(through([partial(first.after, head), *others], h, c, training))
+
+    def _posterior(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_var = self.head(h).chunk(2, dim=1)
+        return mean, positive(log_var)
+
+
+def through(
+    layers: Iterable[Callable], h: Tensor | Sparse, c: Tensor, training: Training | None, out: torch.dtype | None = None
+) -> Tensor:
+    """Pass h through the layers; between them values are of the type of their products, at the end of type `out`."""
+    *inner, last = layers
+    for layer in inner:
+        h = layer(h, c, training, None if training is None else training.products)
+    return last(h, c, training, out)
 
 
 class Decoder(nn.Module):
@@ -146,20 +189,17 @@ class Decoder(nn.Module):
         else:
             self.log_var_head = Linear(n_hidden, n_genes, init)
 
-    def hidden(self, z: Tensor, c: Tensor, noise: torch.Generator | None = None) -> Tensor:
+    def hidden(self, z: Tensor, c: Tensor, training: Training | None = None, out: torch.dtype | None = None) -> Tensor:
         """(B, L), (B, C) -> (B, H)."""
-        h = z
-        for layer in self.layers:
-            h = layer(h, c, noise)
-        return h
+        return through(self.layers, z, c, training, out)
 
     def variance(self, h: Tensor) -> Tensor:
         """(G,) when per gene, else (B, G)."""
         return positive(self.log_var if self.per_gene else self.log_var_head(h))
 
-    def forward(self, z: Tensor, c: Tensor, noise: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, z: Tensor, c: Tensor, training: Training | None = None) -> tuple[Tensor, Tensor]:
         """Latent (B, L) and covariates (B, C) -> mean (B, G) and variance (G,) or (B, G)."""
-        h = self.hidden(z, c, noise)
+        h = self.hidden(z, c, training)
         return self.mean(h), self.variance(h)
 
 

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sysvi.cells import Minibatch
+from sysvi.expression import Sparse
 from sysvi.likelihood import gaussian_nll, gaussian_nll_total
 from sysvi.model import Model, one_hot
-from sysvi.networks import Discriminator
+from sysvi.networks import Discriminator, Training
 
 
 class Weights(NamedTuple):
@@ -62,20 +63,21 @@ class Objective(nn.Module):
         self.discriminator = discriminator
         self.fused = fused
 
-    def forward(self, batch: Minibatch, weights: Weights, noise: torch.Generator | None) -> Losses:
-        """Losses of a minibatch; without `noise`, those of validation (no dropout, z at its mean)."""
+    def forward(self, batch: Minibatch, weights: Weights, training: Training | None) -> Losses:
+        """Losses of a minibatch; without `training`, those of validation (no dropout, z at its mean)."""
         model, w = self.model, batch.weight
         c = model.code(batch.own)  # (B, C)
-        mean, var = model.encoder(batch.x, c, noise)  # (B, L)
-        z = mean + var.sqrt() * _normal_like(mean, noise)
+        mean, var = model.encoder(batch.x, c, training)  # (B, L)
+        z = mean + var.sqrt() * _normal_like(mean, training)
 
-        reconstruction = self._reconstruction(batch.x, z, c, w, noise)
-        kl = _mean(model.prior.kl(mean, var, z, model.encoder), w)
+        reconstruction = self._reconstruction(batch.x, z, c, w, training)
         zero = torch.zeros((), device=z.device)
         cycle = adversary = discriminator = zero
         if weights.cycle > 0:
-            mean_cycled = self._cycled_mean(z, model.code(batch.swapped), noise)
+            mean_cycled = self._cycled_mean(batch.x, z, model.code(batch.swapped), training)
             cycle = _mean(standardised_distance(mean, mean_cycled), w)
+        # After the passes that change the encoder's running statistics, with which pseudo-inputs are encoded.
+        kl = _mean(model.prior.kl(mean, var, z, model.encoder), w)
         if self.discriminator is not None:
             adversary, discriminator = self._adversary(z, batch.own.system, w)
         total = (
@@ -87,34 +89,28 @@ class Objective(nn.Module):
         )
         return Losses(total, reconstruction, kl, cycle, adversary, discriminator)
 
-    def _fuses(self, n_cells: int) -> bool:
-        """Whether the fused forms pay: they trade B x G x H products for H x G x H ones."""
-        return self.fused and 2 * n_cells > self.model.settings.n_hidden
+    def _fuses(self, x: Tensor | Sparse) -> bool:
+        """Whether the fused forms pay: for a dense minibatch they trade B x G x H products for H x G x H ones."""
+        return self.fused and (isinstance(x, Sparse) or 2 * len(x) > self.model.settings.n_hidden)
 
     def _reconstruction(
-        self, x: Tensor, z: Tensor, c: Tensor, w: Tensor | None, noise: torch.Generator | None
+        self, x: Tensor | Sparse, z: Tensor, c: Tensor, w: Tensor | None, training: Training | None
     ) -> Tensor:
         """Mean over cells of -log p(x | z, c)."""
         decoder = self.model.decoder
-        h = decoder.hidden(z, c, noise)  # (B, H)
-        if self._fuses(len(x)) and decoder.per_gene:
+        h = decoder.hidden(z, c, training)  # (B, H)
+        if self._fuses(x) and decoder.per_gene:
             head = decoder.mean
             return gaussian_nll_total(x, h, head.weight, head.bias, decoder.variance(h), w) / len(x)
-        return _mean(gaussian_nll(x, decoder.mean(h), decoder.variance(h)), w)
+        return _mean(gaussian_nll(x.to_dense(), decoder.mean(h), decoder.variance(h)), w)
 
-    def _cycled_mean(self, z: Tensor, c: Tensor, noise: torch.Generator | None) -> Tensor:
-        """Decode z under the other system's covariates c, encode that expression under c: mean z' (B, L).
-
-        The expression is x' = h W_o' + b_o and the encoder starts with x' W_1', so the fused form goes from h to the
-        encoder's hidden layer by one H x H matrix: x' W_1' = h (W_1 W_o)' + W_1 b_o.
-        """
+    def _cycled_mean(self, x: Tensor | Sparse, z: Tensor, c: Tensor, training: Training | None) -> Tensor:
+        """Decode z under the other system's covariates c, encode that expression under c: mean z' (B, L)."""
         encoder, decoder = self.model.encoder, self.model.decoder
-        h = decoder.hidden(z, c, noise)  # (B, H)
-        if not self._fuses(len(z)):
-            return encoder(decoder.mean(h), c, noise)[0]
-        first, head = encoder.first_weight, decoder.mean  # W_1 (H, G); W_o (G, H) and b_o (G,)
-        projected = F.linear(h, first @ head.weight, first @ head.bias)  # (B, H)
-        return encoder.from_projection(projected, c, noise)[0]
+        if not self._fuses(x):
+            return encoder(decoder.mean(decoder.hidden(z, c, training)), c, training)[0]
+        h = decoder.hidden(z, c, training, None if training is None else training.products)  # (B, H)
+        return encoder.after(decoder.mean, h, c, training)[0]
 
     def _adversary(self, z: Tensor, system: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor]:
         """Losses of the encoder, which wants its system unknown, and of the discriminator, which wants it found.
@@ -148,7 +144,7 @@ def _mean(per_cell: Tensor, w: Tensor | None) -> Tensor:
     return per_cell.mean() if w is None else (w * per_cell).mean()
 
 
-def _normal_like(x: Tensor, noise: torch.Generator | None) -> Tensor:
-    if noise is None:
+def _normal_like(x: Tensor, training: Training | None) -> Tensor:
+    if training is None:
         return torch.zeros_like(x)
-    return torch.empty_like(x).normal_(generator=noise)
+    return torch.empty_like(x).normal_(generator=training.noise)

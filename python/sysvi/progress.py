@@ -31,11 +31,12 @@ class ProgressBar:
             self.bar.set_postfix(terms | {"cells/s": f"{v['cells_per_second']:,.0f}"}, refresh=False)
             self.bar.update(v["epoch"] - self.bar.n)
             return
-        if self.bar is not None:
+        if self.bar is not None and event.stage != "model":
             self.bar.close()
             self.bar = None
         if event.message:
-            print(event.message, file=stream, flush=True)
+            tqdm.write(event.message, file=stream)  # above the bar, where there is one
+            stream.flush()
 
 
 class JsonLines:

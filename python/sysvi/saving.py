@@ -14,11 +14,12 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from sysvi.errors import InputError
 
-FORMAT, FORMAT_VERSION = "sysvi-model", 1
+FORMAT, FORMAT_VERSION = "sysvi-model", 2
 
 
 def write_model(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any], overwrite: bool) -> None:
@@ -56,7 +57,24 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} has format {header['format_version']}, newer than {FORMAT_VERSION}, "
             "the newest that this sysvi reads: update sysvi."
         )
-    return tensors, header
+    try:
+        return _of_this_version(tensors, header["format_version"]), header
+    except KeyError as error:
+        raise InputError(f"{path} does not hold together: it has no {error}.") from error
+
+
+def _of_this_version(tensors: dict[str, Tensor], version: int) -> dict[str, Tensor]:
+    """Parameters under today's names and shapes. Before version 2 weights lay the other way round."""
+    if version >= 2:
+        return tensors
+    tensors = {
+        name: tensor.T.contiguous() if ".layers." in name and name.endswith("weight") else tensor
+        for name, tensor in tensors.items()
+    }
+    for part in ("weight", "bias"):  # one head of the encoder instead of two
+        heads = [tensors.pop(f"encoder.{head}.{part}") for head in ("mean", "log_var")]
+        tensors[f"encoder.head.{part}"] = torch.cat(heads)
+    return tensors
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -5,6 +5,7 @@ The CLI, the Python functions, the saved file and (later) R read their defaults 
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from operator import index
 from typing import Any, Literal, NamedTuple
@@ -17,6 +18,7 @@ Pseudoinputs = Literal["random", "system", "balanced_system", "balanced_label", 
 Variance = Literal["feature", "sample_feature"]
 LearningRateSchedule = Literal["constant", "cosine"]
 SwappedCovariates = Literal["resampled", "observed", "zero"]
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class Ramp(NamedTuple):
@@ -94,11 +96,11 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How the model is trained. ``None`` for epochs or minibatch: chosen from the number of cells."""
+    """How the model is trained. ``None`` for epochs, minibatch or learning rate: chosen from the number of cells."""
 
     max_epochs: int | None = None
     batch_size: int | None = None
-    lr: float = 1e-3
+    lr: float | None = None
     lr_schedule: LearningRateSchedule = "constant"
     weight_decay: float = 1e-6
     eps: float = 0.01
@@ -112,6 +114,7 @@ class TrainSettings:
     early_stopping: bool = False
     patience: int = 20
     fused: bool = True
+    precision: Precision = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -132,6 +135,7 @@ class TrainSettings:
             raise InputError("early_stopping watches held-out cells: set train_size below 1, for example 0.9.")
         _check_choice("lr_schedule", self.lr_schedule, LearningRateSchedule)
         _check_choice("swapped_covariates", self.swapped_covariates, SwappedCovariates)
+        _check_choice("precision", self.precision, Precision)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values only, for the saved file."""
@@ -159,13 +163,21 @@ def _check_choice(name: str, value: Any, choices: Any) -> None:
 
 
 def default_batch_size(n_cells: int) -> int:
-    """Cells in a minibatch: larger for larger data, so that a step is never mostly overhead."""
-    for at_least, size in ((200_000, 2048), (50_000, 1024), (5_000, 512), (1_000, 256)):
+    """Cells in a minibatch: large ones cost less for each cell, small data need some minibatches an epoch."""
+    for at_least, size in ((50_000, 2048), (5_000, 1024), (1_000, 256)):
         if n_cells >= at_least:
             return size
     return 128
 
 
-def default_max_epochs(steps_per_epoch: int) -> int:
-    """Passes over the data: enough for 4,400 steps, and never under 20."""
-    return max(20, -(-4400 // steps_per_epoch))
+def default_lr(batch_size: int) -> float:
+    """Learning rate: 0.001 up to 512 cells in a minibatch, from there in proportion, to 0.004.
+
+    With it, an epoch of few large minibatches achieves what one of many small ones does (Goyal et al., 2017).
+    """
+    return 1e-3 * min(max(1.0, batch_size / 512), 4.0)
+
+
+def default_max_epochs(steps_per_epoch: int, lr: float) -> int:
+    """Passes over the data: enough for 4,400 steps at a learning rate of 0.001, and never under 20."""
+    return max(20, math.ceil(4.4 / lr / steps_per_epoch))

@@ -6,7 +6,7 @@ import json
 import math
 import platform
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -55,7 +55,6 @@ FOREIGN_TRAIN_ARGUMENTS = {
     "log_save_dir",
     "logger",
     "num_sanity_val_steps",
-    "precision",
     "shuffle_set_split",
     "simple_progress_bar",
     "strategy",
@@ -171,6 +170,7 @@ class SysVI:
         embedding_kwargs: Mapping[str, Any] | None = None,
         encoder_decoder_kwargs: Mapping[str, Any] | None = None,
         seed: int = 0,
+        _beside: SysVI | None = None,  # a model of the same AnnData, whose cells in memory this one shares
         **model_kwargs: Any,
     ):
         if SETUP_KEY not in adata.uns:
@@ -192,14 +192,18 @@ class SysVI:
             pseudoinputs_system=pseudoinputs_system,
             **model_kwargs,
         )
-        columns = _read_setup(adata)
-        vocabulary = vocabulary_of(adata, columns)
+        if _beside is None:
+            columns = _read_setup(adata)
+            vocabulary = vocabulary_of(adata, columns)
+            cells = cells_of(adata, columns, vocabulary)
+            warn_of_silent_genes(cells, vocabulary)
+        else:
+            columns, vocabulary, cells = _beside.columns, _beside.vocabulary, _beside._cells_for(None)
         self._restore(columns, vocabulary, settings, seed)
         self.adata = adata
-        self._cells = cells = cells_of(adata, columns, vocabulary)
-        warn_of_silent_genes(cells, vocabulary)
+        self._cells = cells
         start = _prior_rows(cells, vocabulary, settings, pseudoinputs_data_indices, adata, pseudoinputs_label_key, seed)
-        self.module.init_prior(self._cells, start, generator(seed, "prior"))
+        self.module.init_prior(cells, start, generator(seed, "prior"))
 
     def _restore(self, columns: Columns, vocabulary: Vocabulary, settings: ModelSettings, seed: int) -> None:
         """Everything that does not need data: shared by a new model and a loaded one."""
@@ -294,6 +298,8 @@ class SysVI:
             return cells_of(adata, self.columns, self.vocabulary, self.device)
         if self._cells is None:
             raise InputError("This model was loaded without data: pass adata.")
+        if self._cells.covariates.system.device != self.device:  # a model that shares them has moved them
+            self._cells.to(self.device)
         return self._cells
 
     @property
@@ -326,6 +332,7 @@ class SysVI:
         device: str | None = None,
         seed: int | None = None,
         progress: bool | OnEvent = True,
+        stop: Callable[[], bool] | None = None,
         **settings: Any,
     ) -> None:
         """Train the model; again to start over from the present weights.
@@ -360,6 +367,8 @@ class SysVI:
             Order of cells and noise; by default the model's seed.
         progress
             True draws a progress bar, False is silent, a function gets each :class:`sysvi.Event`.
+        stop
+            Asked after each step instead of listening to Ctrl-C: True ends training as Ctrl-C does.
         **settings
             Further fields of :class:`sysvi.TrainSettings`, for example ``swapped_covariates``.
 
@@ -390,9 +399,8 @@ class SysVI:
             early_stopping=early_stopping,
             seed=self.seed if seed is None else seed,
         )
-        cells = self._cells_for(None)
         self.to_device(device or _lightning_device(accelerator, devices))
-        self.run = train(self.module, cells, train_settings, as_callback(progress))
+        self.run = train(self.module, self._cells_for(None), train_settings, as_callback(progress), stop)
         self.train_settings, self.status = self.run.settings, self.run.status
         for name, values in self.run.history.items():
             self._history.setdefault(name, []).extend(values)
@@ -497,6 +505,7 @@ class SysVI:
             | {"python": platform.python_version()},
             "model_settings": asdict(self.model_settings),
             "train_settings": None if self.train_settings is None else self.train_settings.as_dict(),
+            "kernels": None if self.run is None or self.run.kernels is None else self.run.kernels.as_dict(),
             "status": self.status,
             "seed": self.seed,
         }

@@ -10,22 +10,24 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
-from sysvi.cells import Cells, minibatches, n_minibatches
-from sysvi.device import describe
+from sysvi.adam import Adam
+from sysvi.cells import Cells, Minibatch, minibatches, n_minibatches, one_ahead
+from sysvi.device import describe, keep_freed_memory
 from sysvi.errors import InputError
 from sysvi.events import Event, OnEvent, ignore
+from sysvi.kernels import Kernels, choose_kernels
 from sysvi.model import Model
-from sysvi.networks import Discriminator
+from sysvi.networks import Discriminator, Training
 from sysvi.objective import Losses, Objective, Weights
 from sysvi.seeds import generator
-from sysvi.settings import TrainSettings, default_batch_size, default_max_epochs
+from sysvi.settings import TrainSettings, default_batch_size, default_lr, default_max_epochs
 
 TERMS = Losses._fields
 PROBE_CELLS = 64  # enough to see whether new weights give finite losses
@@ -51,6 +53,8 @@ class TrainingRun:
         Wall time of the loop.
     cells_per_second
         Training cells processed per second.
+    kernels
+        How it was computed, and why so.
     train_index, validation_index
         Which cells were trained on and held out.
     """
@@ -60,11 +64,18 @@ class TrainingRun:
     status: str = "finished"
     seconds: float = 0.0
     cells_per_second: float = 0.0
+    kernels: Kernels | None = None
     train_index: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     validation_index: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
 
-def train(model: Model, cells: Cells, settings: TrainSettings, on_event: OnEvent = ignore) -> TrainingRun:
+def train(
+    model: Model,
+    cells: Cells,
+    settings: TrainSettings,
+    on_event: OnEvent = ignore,
+    stop: Callable[[], bool] | None = None,
+) -> TrainingRun:
     """Train `model` on `cells`, in place.
 
     Ctrl-C (or a KeyboardInterrupt that `on_event` raises at an epoch) ends training after the current step; the model
@@ -80,6 +91,8 @@ def train(model: Model, cells: Cells, settings: TrainSettings, on_event: OnEvent
         How to train; undecided epochs and minibatch are chosen from the number of cells.
     on_event
         Called with "plan", each "epoch" and the "end".
+    stop
+        Asked after each step instead of listening to Ctrl-C: True ends training as Ctrl-C does.
 
     Returns
     -------
@@ -96,25 +109,33 @@ def train(model: Model, cells: Cells, settings: TrainSettings, on_event: OnEvent
     assert settings.batch_size is not None
     device = cells.device
     order = generator(settings.seed, "order")
-    noise = generator(settings.seed, "noise", device)
+    swap = generator(settings.seed, "swap", device)
+    kernels = choose_kernels(device, cells.density, fused=settings.fused, precision=settings.precision)
+    noise, dropout = generator(settings.seed, "noise", device), generator(settings.seed, "dropout")
+    training = Training(noise, kernels.fused, kernels.products, dropout)
     objective = make_objective(model, cells, settings)
-    optimiser = make_optimiser(objective, settings)
+    optimiser = Adam(objective.parameters(), settings.eps, settings.weight_decay)
     steps_per_epoch = n_minibatches(len(train_index), settings.batch_size)
     n_steps = settings.max_epochs * steps_per_epoch
-    run = TrainingRun(settings, train_index=train_index, validation_index=validation_index)
+    run = TrainingRun(settings, kernels=kernels, train_index=train_index, validation_index=validation_index)
     probe = train_index[:PROBE_CELLS]
-    step_seconds = _time_step(objective, cells, train_index, settings)
+
+    def minibatch(index: Tensor) -> Minibatch:
+        return cells.minibatch(index, settings.swapped_covariates, swap, sparse=kernels.sparse)
+
+    step_seconds = _time_step(objective, cells, train_index, settings, kernels)
     on_event(_plan(run, cells, step_seconds * n_steps, steps_per_epoch))
 
     last_good = copy.deepcopy(model.state_dict())
     watch = EarlyStopping(settings.patience)
     step = 0
     start = time.perf_counter()
-    with _interruptible() as interrupted:
+    with keep_freed_memory(), interruptible() if stop is None else nullcontext(stop) as interrupted:
         for epoch in range(settings.max_epochs):
             sums = torch.zeros(len(TERMS), device=device)
-            for index in minibatches(train_index.to(device), settings.batch_size, order):
-                sums += len(index) * train_step(objective, optimiser, cells, index, settings, step / n_steps, noise)
+            rows = minibatches(train_index.to(device), settings.batch_size, order)
+            for batch in one_ahead(minibatch, rows):
+                sums += len(batch) * train_step(objective, optimiser, batch, settings, step / n_steps, training)
                 step += 1
                 if interrupted():
                     run.status = "interrupted"
@@ -148,23 +169,18 @@ def train(model: Model, cells: Cells, settings: TrainSettings, on_event: OnEvent
 
 def train_step(
     objective: Objective,
-    optimiser: torch.optim.Optimizer,
-    cells: Cells,
-    index: Tensor,
+    optimiser: Adam,
+    batch: Minibatch,
     settings: TrainSettings,
     progress: float,
-    noise: torch.Generator,
+    training: Training,
 ) -> Tensor:
-    """One step on the cells in `index`, at `progress` in [0, 1) of training; the loss terms, as `TERMS`."""
-    for group in optimiser.param_groups:
-        group["lr"] = learning_rate(settings, progress)
-    batch = cells.minibatch(index, settings.swapped_covariates, noise)
-    losses = objective(batch, weights_at(settings, progress), noise)
+    """One step on a minibatch, at `progress` in [0, 1) of training; the loss terms, as `TERMS`."""
+    losses = objective(batch, weights_at(settings, progress), training)
     losses.total.backward()
     if settings.clip_norm is not None:
-        nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], settings.clip_norm)
-    optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
+        nn.utils.clip_grad_norm_(optimiser.parameters, settings.clip_norm)
+    optimiser.step(learning_rate(settings, progress))
     return torch.stack([term.detach() for term in losses])
 
 
@@ -186,10 +202,11 @@ class EarlyStopping:
 
 
 def decide(settings: TrainSettings, n_cells: int) -> TrainSettings:
-    """Fill in epochs and minibatch from the number of training cells."""
+    """Fill in epochs, minibatch and learning rate from the number of training cells."""
     batch_size = settings.batch_size or default_batch_size(n_cells)
-    max_epochs = settings.max_epochs or default_max_epochs(n_minibatches(n_cells, batch_size))
-    return replace(settings, max_epochs=max_epochs, batch_size=batch_size)
+    lr = settings.lr or default_lr(batch_size)
+    max_epochs = settings.max_epochs or default_max_epochs(n_minibatches(n_cells, batch_size), lr)
+    return replace(settings, max_epochs=max_epochs, batch_size=batch_size, lr=lr)
 
 
 def split(n_cells: int, settings: TrainSettings) -> tuple[Tensor, Tensor]:
@@ -212,17 +229,9 @@ def make_objective(model: Model, cells: Cells, settings: TrainSettings) -> Objec
     return Objective(model, discriminator, fused=settings.fused).to(cells.device)
 
 
-def make_optimiser(objective: Objective, settings: TrainSettings) -> torch.optim.Optimizer:
-    """Adam over everything trainable, in its fused form (one kernel over all parameters)."""
-    parameters = [p for p in objective.parameters() if p.requires_grad]
-    fused = parameters[0].device.type in ("cpu", "cuda")
-    return torch.optim.Adam(
-        parameters, lr=settings.lr, eps=settings.eps, weight_decay=settings.weight_decay, fused=fused
-    )
-
-
 def learning_rate(settings: TrainSettings, progress: float) -> float:
     """Learning rate at `progress` in [0, 1): constant, or a short rise and then half a cosine down to a hundredth."""
+    assert settings.lr is not None
     if settings.lr_schedule == "constant":
         return settings.lr
     rise = 0.05
@@ -254,20 +263,21 @@ def validate(objective: Objective, cells: Cells, index: Tensor, settings: TrainS
     return sums / len(index)
 
 
-def _time_step(objective: Objective, cells: Cells, train_index: Tensor, settings: TrainSettings) -> float:
+def _time_step(
+    objective: Objective, cells: Cells, train_index: Tensor, settings: TrainSettings, kernels: Kernels
+) -> float:
     """Seconds of one step, measured on a copy so that nothing of the real run is touched."""
     assert settings.batch_size is not None
     trial = copy.deepcopy(objective)
-    optimiser = make_optimiser(trial, settings)
+    optimiser = Adam(trial.parameters(), settings.eps, settings.weight_decay)
     noise = generator(settings.seed, "trial", cells.device)
+    training = Training(noise, kernels.fused, kernels.products)
     index = next(iter(minibatches(train_index.to(cells.device), settings.batch_size)))
     seconds = []
-    for _ in range(3):
+    for _ in range(4):  # the first compiles and warms up
         start = time.perf_counter()
-        losses = trial(cells.minibatch(index, settings.swapped_covariates, noise), weights_at(settings, 1.0), noise)
-        losses.total.backward()
-        optimiser.step()
-        losses.total.item()  # waits for the device
+        batch = cells.minibatch(index, settings.swapped_covariates, noise, sparse=kernels.sparse)
+        train_step(trial, optimiser, batch, settings, 1.0, training)[0].item()  # waits for the device
         seconds.append(time.perf_counter() - start)
     return min(seconds)
 
@@ -306,8 +316,10 @@ def _plan(run: TrainingRun, cells: Cells, seconds: float, steps_per_epoch: int) 
             "systems": cells.n_systems,
             "epochs": s.max_epochs,
             "batch_size": s.batch_size,
+            "lr": s.lr,
             "steps_per_epoch": steps_per_epoch,
             "device": device,
+            "kernels": None if run.kernels is None else run.kernels.as_dict(),
             "expected_seconds": seconds,
         },
     )
@@ -345,8 +357,11 @@ def _end(run: TrainingRun) -> Event:
 
 
 @contextmanager
-def _interruptible() -> Iterator:
-    """Turn Ctrl-C into a flag that the loop asks after each step; a second Ctrl-C interrupts at once."""
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Turn Ctrl-C into a flag that the loop asks after each step; a second Ctrl-C interrupts at once.
+
+    Outside the main thread Ctrl-C is not heard.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return

@@ -35,11 +35,11 @@ def covariate_code(p, covariates, n_systems, n_categories):
 
 
 def layer(p, name, x, c, training, momentum=0.01):
-    """relu(batchnorm([x, c] [W, U]' + b)): covariates are further inputs of the layer.
+    """relu(batchnorm([x, c] [W; U] + b)): covariates are further inputs of the layer.
 
     In training, also moves the running statistics in `p` towards those of the minibatch.
     """
-    h = np.concatenate([x, c], 1) @ np.concatenate([p[f"{name}.weight"], p[f"{name}.cov_weight"]], 1).T
+    h = np.concatenate([x, c], 1) @ np.concatenate([p[f"{name}.weight"], p[f"{name}.cov_weight"]])
     h = h + p[f"{name}.bias"]
     mean, var = p[f"{name}.running_mean"], p[f"{name}.running_var"]
     if training:
@@ -70,7 +70,8 @@ def variance(log_var):
 def encode(p, x, c, **mode):
     """Mean and variance of q(z | x, c), each (n, L)."""
     h = mlp(p, "encoder", x, c, **mode)
-    return linear(p, "encoder.mean", h), variance(linear(p, "encoder.log_var", h))
+    mean, log_var = np.split(linear(p, "encoder.head", h), 2, axis=1)
+    return mean, variance(log_var)
 
 
 def decode(p, z, c, **mode):
@@ -159,8 +160,8 @@ def kl(p, settings, z, mean, var):
 def losses(p, settings, batch, weights, eps, n_systems, n_categories, discriminator=None, **mode):
     """Loss terms of a minibatch (arrays): z = mean + sd * eps. `weights`: reconstruction, kl, cycle, adversary.
 
-    In training, the VampPrior's components see running statistics that this minibatch was already counted in; `p` is
-    left with the statistics after all passes.
+    In training, the VampPrior's components see the running statistics after all passes of this minibatch, with which
+    `p` is left.
     """
     w = np.ones(len(batch.x)) if batch.weight is None else batch.weight
     c, c_swapped = (covariate_code(p, cov, n_systems, n_categories) for cov in (batch.own, batch.swapped))
@@ -168,7 +169,7 @@ def losses(p, settings, batch, weights, eps, n_systems, n_categories, discrimina
     z = mean + np.sqrt(var) * eps
     terms = SimpleNamespace(
         reconstruction=np.mean(w * gaussian_nll(batch.x, *decode(p, z, c, **mode))),
-        kl=np.mean(w * kl(p, settings, z, mean, var)),
+        kl=0.0,
         cycle=0.0,
         adversary=0.0,
         discriminator=0.0,
@@ -177,6 +178,7 @@ def losses(p, settings, batch, weights, eps, n_systems, n_categories, discrimina
         translated, _ = decode(p, z, c_swapped, **mode)
         mean_cycled, _ = encode(p, translated, c_swapped, **mode)
         terms.cycle = np.mean(w * cycle_distance(mean, mean_cycled))
+    terms.kl = np.mean(w * kl(p, settings, z, mean, var))
     if discriminator is not None:
         log_p = discriminator_log_probabilities(discriminator, z)
         terms.adversary, terms.discriminator = (np.mean(w * term) for term in adversary(log_p, batch.own.system))

@@ -52,7 +52,7 @@ def same_type(latent, label):
 def integrated(data_dir):
     adata = sysvi.prepare(anndata.read_h5ad(data_dir / "baron_pancreas.h5ad"), "system", "batch")
     sc.pp.pca(adata, n_comps=30)
-    sysvi.integrate(adata, "system", "batch", max_epochs=12, device="cpu", progress=False)
+    sysvi.integrate(adata, "system", "batch", max_epochs=20, device="cpu", progress=False)
     return adata
 
 

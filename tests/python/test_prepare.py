@@ -229,8 +229,8 @@ def test_the_engine_shares_the_prepared_expression():
     prepared = prepare(example(), "system", **SMALL)
     columns = Columns("system")
     cells = cells_of(prepared, columns, vocabulary_of(prepared, columns))
-    assert np.shares_memory(cells.values.numpy(), prepared.X.data)
-    assert np.shares_memory(cells.indices.numpy(), prepared.X.indices)
+    assert np.shares_memory(cells.x.data, prepared.X.data)
+    assert np.shares_memory(cells.x.indices, prepared.X.indices)
 
 
 @pytest.mark.parametrize("counts", [True, False])

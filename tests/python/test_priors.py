@@ -3,7 +3,7 @@ import oracle
 import pytest
 import torch
 
-from sysvi.networks import Encoder
+from sysvi.networks import Encoder, Training
 from sysvi.priors import GaussianMixture, StandardNormal, VampPrior, mixture_log_density
 
 B, L, K, G, C = 7, 3, 4, 6, 2
@@ -108,7 +108,7 @@ def test_components_of_vamp_are_posteriors_in_evaluation_mode():
     for name, buffer in encoder.named_buffers():
         assert torch.equal(buffer, before[name]), name
     noise = torch.Generator().manual_seed(0)  # with noise, the encoder would give something else
-    assert not torch.allclose(encoder(prior.x, prior.c, noise)[0], first[0])
+    assert not torch.allclose(encoder(prior.x, prior.c, Training(noise))[0], first[0])
 
 
 def test_components_of_vamp_follow_the_encoder():
@@ -116,7 +116,7 @@ def test_components_of_vamp_follow_the_encoder():
     prior, encoder = make_prior("vamp", trainable=False), make_encoder()
     mean, var, z = posterior()
     prior.kl(mean, var, z, encoder).sum().backward()
-    assert encoder.first_weight.grad.abs().sum() > 0
+    assert encoder.layers[0].weight.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -126,7 +126,7 @@ def test_trainable_or_frozen(kind, form):
     trainable, frozen = make_prior(kind, form, trainable=True), make_prior(kind, form, trainable=False)
     for prior in (trainable, frozen):
         encoder = make_encoder()
-        (prior.kl(mean, var, z, encoder).sum() + 0 * encoder.first_weight.sum()).backward()
+        (prior.kl(mean, var, z, encoder).sum() + 0 * encoder.layers[0].weight.sum()).backward()
     assert all(p.requires_grad and p.grad.abs().sum() > 0 for p in trainable.parameters())
     assert all(not p.requires_grad and p.grad is None for p in frozen.parameters())
 

@@ -219,8 +219,25 @@ def test_file_is_json_and_numbers_with_no_room_for_a_pickle(saved):
     starts, stops = zip(*spans, strict=True)
     assert starts == (0, *stops[:-1])
     assert stops[-1] == len(data) - 8 - size
-    with pytest.raises(ValueError, match="opcode"):
+    with pytest.raises(ValueError):  # noqa: PT011 (bytes that are no pickle fail in many ways)
         pickletools.dis(data, out=io.StringIO())
+
+
+def test_a_file_of_the_first_format_gives_the_same_embedding(saved, adata, embedding, tmp_path):
+    """Weights lay the other way round and the encoder had two heads."""
+    tensors, header = read_model(saved / FILE)
+    old = {}
+    for name, tensor in tensors.items():
+        if name.endswith(("layers.0.weight", "layers.1.weight", "cov_weight")):
+            old[name] = tensor.T.contiguous()
+        elif name.startswith("encoder.head."):
+            mean, log_var = tensor.chunk(2)
+            old[name.replace("head", "mean")], old[name.replace("head", "log_var")] = mean.clone(), log_var.clone()
+        else:
+            old[name] = tensor
+    text = json.dumps(header | {"format_version": 1})
+    safetensors.torch.save_file(old, tmp_path / FILE, metadata={"sysvi": text})
+    np.testing.assert_array_equal(SysVI.load(tmp_path, adata).get_latent_representation(), embedding)
 
 
 def test_loading_never_unpickles(saved, adata, embedding, monkeypatch):

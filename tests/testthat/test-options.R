@@ -33,7 +33,7 @@ test_that("every option reaches the engine", {
     trainable_priors = FALSE, n_hidden = 8L, n_layers = 1L, dropout_rate = 0.2, out_var_mode = "sample_feature",
     embed_categorical_covariates = TRUE, embedding_dim = 3L, swapped_covariates = "resampled", batch_size = 50L,
     lr = 0.002, lr_schedule = "cosine", weight_decay = 1e-5, eps = 0.02, clip_norm = 5, train_size = 0.8,
-    early_stopping = TRUE, patience = 7L
+    early_stopping = TRUE, patience = 7L, precision = "float32"
   )
   options <- do.call(sysvi_options, c(given, list(weight_systems = TRUE, min_cells = 5L)))
   z <- run(cells$data, "system", "batch", metadata = cells$metadata, options = options,

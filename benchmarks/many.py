@@ -1,0 +1,60 @@
+"""Twelve models at once against one alone and against twelve one after the other, on two threads.
+
+    python benchmarks/many.py [--rounds 3] [--epochs 4]
+
+Simulated, of Baron's size: 5,500 cells x 1,600 genes. Interleaved, medians. Writes benchmarks/results/many.csv.
+"""
+
+import argparse
+import itertools
+import statistics
+import time
+
+import anndata
+import data
+import pandas as pd
+import torch
+from common import RESULTS
+
+import sysvi
+
+SEEDS, CYCLE_WEIGHTS = (0, 1, 2), (2.0, 5.0, 10.0, 20.0)
+
+
+def main() -> None:
+    """Time the three in turn."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=4)
+    args = parser.parse_args()
+    adata = anndata.read_h5ad(data.simulated(5_500, 1_600))
+    settings = {"max_epochs": args.epochs, "device": "cpu", "progress": False}
+
+    def alone(seed: int = 0, weight: float = 5.0) -> None:
+        sysvi.integrate(adata, "system", "batch", seed=seed, cycle_weight=weight, **settings)
+
+    def in_turn() -> None:
+        for seed, weight in itertools.product(SEEDS, CYCLE_WEIGHTS):
+            alone(seed, weight)
+
+    def at_once() -> None:
+        sysvi.train_many(adata, "system", "batch", seeds=SEEDS, cycle_weights=CYCLE_WEIGHTS, **settings)
+
+    ways = {"one model": alone, "twelve in turn": in_turn, "twelve by train_many": at_once}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    alone()  # warms up
+    for _ in range(args.rounds):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - start)
+    base = statistics.median(seconds["one model"])
+    rows = [(name, statistics.median(s), min(s), max(s), statistics.median(s) / base) for name, s in seconds.items()]
+    table = pd.DataFrame(rows, columns=["way", "median_s", "min_s", "max_s", "times_one_model"])
+    table.to_csv(RESULTS / "many.csv", index=False, float_format="%.3f")
+    print(f"{adata.n_obs} cells x {adata.n_vars} genes, {args.epochs} epochs, {torch.get_num_threads()} threads")
+    print(table.round(2).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()

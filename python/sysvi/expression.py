@@ -1,0 +1,90 @@
+"""Sparse expression of a minibatch that multiplies like a tensor.
+
+The model meets expression only in x W (encoder), x' h (likelihood) and x S (the likelihood's gradient), so a sparse
+minibatch is used as it is. Shapes: B cells, G genes, H columns of the other factor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+Segments = tuple[Tensor, Tensor, Tensor]
+
+
+class Sparse:
+    """Cells x genes as stored values, on the CPU: ``x @ w`` and ``x.T @ h`` as of a tensor; no gradient to x.
+
+    Each row of a product is a weighted sum of rows of the other factor, one for each stored value, which is what
+    torch's embedding bag computes: on two cores, at 14 % non-zero, four times as fast as the dense product.
+
+    Parameters
+    ----------
+    rows
+        CSR, float32.
+
+    Examples
+    --------
+    >>> x = Sparse(sp.csr_matrix(np.array([[0, 2.0], [1, 0]], np.float32)))
+    >>> (x @ torch.tensor([[1.0], [10]])).tolist(), (x.T @ torch.tensor([[1.0], [10]])).tolist()
+    ([[20.0], [1.0]], [[10.0], [2.0]])
+    """
+
+    def __init__(self, rows: sp.csr_matrix):
+        self.shape = rows.shape
+        self._by_rows = _segments(rows)
+        self._by_columns = _segments(rows.tocsc())
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __matmul__(self, other: Tensor) -> Tensor:
+        starts, places, values = self._by_rows
+        return torch.embedding_bag(other, places, starts, False, 0, False, values, True)[0]
+
+    @property
+    def T(self) -> Sparse:
+        """The transpose, of the same values."""
+        return self._like(self.shape[::-1], self._by_columns, self._by_rows)
+
+    def to_dense(self) -> Tensor:
+        """All values, as a tensor."""
+        starts, places, values = self._by_rows
+        rows = torch.repeat_interleave(torch.arange(len(self)), starts.diff())
+        return values.new_zeros(self.shape).index_put_((rows, places), values)
+
+    def to(self, dtype: torch.dtype) -> Sparse:
+        """The values as another type."""
+        return self._with(lambda x: x.to(dtype))
+
+    def square(self) -> Sparse:
+        """The squares of all values."""
+        return self._with(torch.square)
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> Sparse:
+        rows, columns = ((starts, places, change(x)) for starts, places, x in (self._by_rows, self._by_columns))
+        return self._like(self.shape, rows, columns)
+
+    def _like(self, shape: tuple[int, int], by_rows: Segments, by_columns: Segments) -> Sparse:
+        other = object.__new__(Sparse)
+        other.shape, other._by_rows, other._by_columns = shape, by_rows, by_columns
+        return other
+
+
+def gene_sums(x: Tensor | Sparse, w: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ_i w_i x_ig and Σ_i w_i x_ig² of each gene, (G,) each, with little rounding: they nearly cancel later."""
+    if isinstance(x, Tensor):
+        wx = w[:, None] * x
+        return wx.sum(0), torch.linalg.vecdot(x, wx, dim=0)
+    x, w64 = x.to(torch.float64), w[:, None].double()
+    return (x.T @ w64)[:, 0].to(w.dtype), (x.square().T @ w64)[:, 0].to(w.dtype)
+
+
+def _segments(x: sp.csr_matrix | sp.csc_matrix) -> Segments:
+    """Start of each row (of CSC: column), place of each stored value in it, both int32, and the values."""
+    starts, places = (array.astype(np.int32, copy=False) for array in (x.indptr, x.indices))
+    return torch.from_numpy(starts), torch.from_numpy(places), torch.from_numpy(x.data)

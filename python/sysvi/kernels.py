@@ -1,0 +1,76 @@
+"""The one place that chooses how training computes, and says why."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+
+DENSEST = 0.4  # of sparse products: above this, dense ones are as fast
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """How training computes; the same model whatever is chosen.
+
+    Parameters
+    ----------
+    fused
+        Hand-written layers, the likelihood from per-gene statistics, a cycle that writes no expression; otherwise
+        torch's operations one by one, the oracle of the tests.
+    sparse
+        Multiply expression as it is stored, or as a dense minibatch.
+    products
+        Type of the values that hidden layers pass on, and so of their matrix products; sums, statistics of genes and
+        units, losses and parameters are float32 always.
+    why
+        Reasons, a sentence for each choice.
+    """
+
+    fused: bool
+    sparse: bool
+    products: torch.dtype
+    why: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values for events and files."""
+        return asdict(self) | {"products": str(self.products).removeprefix("torch."), "why": list(self.why)}
+
+
+def choose_kernels(device: torch.device, density: float, *, fused: bool = True, precision: str = "auto") -> Kernels:
+    """Choose by device, fraction of non-zero expression and the user's wish.
+
+    Examples
+    --------
+    >>> kernels = choose_kernels(torch.device("cpu"), density=0.1, precision="float32")
+    >>> kernels.sparse, kernels.products
+    (True, torch.float32)
+    """
+    if not fused:
+        return Kernels(False, False, torch.float32, ("plain, dense and float32: fused=False was asked for",))
+    sparse = multiplies_sparse(device, density)
+    about_x = (
+        f"{'sparse' if sparse else 'dense'} expression: {density:.0%} of it is not zero, on a {device.type} device"
+    )
+    short = precision == "bfloat16" or (precision == "auto" and _has_bfloat16(device))
+    products = torch.bfloat16 if short else torch.float32
+    name = str(products).removeprefix("torch.")
+    reason = f"precision={precision!r} was asked for" if precision != "auto" else _about_bfloat16(short)
+    return Kernels(True, sparse, products, (about_x, f"{name} products of hidden layers: {reason}"))
+
+
+def multiplies_sparse(device: torch.device, density: float) -> bool:
+    """Whether products with expression are faster from its stored values."""
+    return device.type == "cpu" and density <= DENSEST
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 by instructions of its own."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # older versions of torch lack them
+    return device.type == "cpu" and any(getattr(torch.cpu, check, bool)() for check in checks)
+
+
+def _about_bfloat16(has: bool) -> str:
+    return f"the device has {'' if has else 'no '}instructions for bfloat16"
