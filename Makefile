@@ -1,5 +1,6 @@
 # make demo    install and integrate simulated cells        make test    all tests: Python, R, the two together
 # make check   linters, tests, R CMD check                  make bench   quality and speed beside scvi-tools, scib-metrics
+# make bench-quick   the core ratios of speed, in 5 minutes
 # The data sets that tests and benchmarks need lie in SYSVI_DATA.
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ export SYSVI_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: demo test test-python test-r test-interop check check-r lint docs bench clean
+.PHONY: demo test test-python test-r test-interop check check-r lint docs bench bench-quick clean
 
 demo: $(VENV)/engine
 	$(BIN)/sysvi demo --output demo
@@ -45,9 +46,12 @@ docs: $(VENV)/interop
 	Rscript -e 'roxygen2::roxygenise()'
 
 bench: $(VENV)/dev
-	$(BIN)/python benchmarks/baron.py quality
-	$(BIN)/python benchmarks/baron.py speed
+	$(BIN)/python benchmarks/baron.py
+	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/metrics.py speed --cells 20000 --rounds 3
+
+bench-quick: $(VENV)/engine
+	$(BIN)/python benchmarks/training.py --quick
 
 # torch comes first and alone: its CPU wheel is enough, and later packages must not replace it.
 $(VENV)/engine: pyproject.toml constraints-dev.txt

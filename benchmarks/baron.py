@@ -1,7 +1,6 @@
-"""Quality and speed on Baron islets (human and mouse), beside scvi-tools' SysVI and PCA.
+"""Quality on Baron islets (human and mouse), beside scvi-tools' SysVI and PCA.
 
-    python benchmarks/baron.py quality    three seeds each at the defaults, measured; about 40 minutes
-    python benchmarks/baron.py speed      seconds an epoch, interleaved; about 5 minutes
+    python benchmarks/baron.py    three seeds each at the defaults, measured; about 40 minutes
 
 Needs SYSVI_DATA. The peers' environment (.venv-bench) is made on demand. Embeddings are kept in benchmarks/.cache and
 reused (ours only with --reuse); results go to benchmarks/results/*.csv.
@@ -9,9 +8,6 @@ reused (ours only with --reuse); results go to benchmarks/results/*.csv.
 
 import argparse
 import platform
-import statistics
-import subprocess
-import sys
 
 import anndata
 import data
@@ -30,9 +26,8 @@ SEEDS = (0, 1, 2)
 
 
 def main() -> None:
-    """Run one of the two."""
+    """Make the embeddings and measure them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["quality", "speed"])
     parser.add_argument("--reuse", action="store_true", help="take our own embeddings from the cache too")
     args = parser.parse_args()
     CACHE.mkdir(exist_ok=True)
@@ -40,10 +35,7 @@ def main() -> None:
     make_peer_environment()
     data.baron()
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    if args.what == "quality":
-        quality(args.reuse)
-    else:
-        speed()
+    quality(args.reuse)
 
 
 def quality(reuse: bool) -> None:
@@ -87,30 +79,6 @@ def measure(z: np.ndarray, adata: anndata.AnnData) -> dict[str, float]:
         "knn_purity": float(np.mean(label[neighbors] == label[:, None])),
         **{f"shared_neighbors: {name}": value for name, value in per_type.items()},
     }
-
-
-def speed(rounds: int = 6, epochs: int = 8) -> None:
-    """Seconds an epoch over the same cells (all) at each one's default minibatch, interleaved in one run."""
-    ours, theirs = [], []
-    script = (
-        f"import anndata, sysvi; a = anndata.read_h5ad({str(PREPARED)!r}); m = sysvi.integrate(a, 'system', 'batch', "
-        f"max_epochs={epochs}, progress=False); print(m.run.seconds / {epochs})"
-    )
-    for _ in range(rounds):
-        out = subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.PIPE, text=True).stdout
-        ours.append(float(out))
-        theirs.append(
-            peer("scvi_sysvi.py", PREPARED, CACHE / "speed.npy", "--epochs", epochs, "--train-size", 1.0)[
-                "seconds_per_epoch"
-            ]
-        )
-        print(f"sysvi {ours[-1]:.3f} s/epoch, scvi-tools {theirs[-1]:.3f} s/epoch, ratio {ours[-1] / theirs[-1]:.3f}")
-    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-    table = pd.DataFrame({"sysvi": ours, "scvi-tools SysVI": theirs, "ratio": ratios})
-    table.to_csv(RESULTS / "baron_speed.csv", float_format="%.4f", index_label="round")
-    of_medians = statistics.median(ours) / statistics.median(theirs)
-    print(f"median ratio {statistics.median(ratios):.3f} (from {min(ratios):.3f} to {max(ratios):.3f})")
-    print(f"ratio of the medians {of_medians:.3f}")
 
 
 if __name__ == "__main__":

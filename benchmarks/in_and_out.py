@@ -92,12 +92,10 @@ class Stages:
 
 def by_sysvi(path: Path, epochs: int | None) -> dict:
     """What `sysvi integrate` does."""
-    import torch._dynamo  # noqa: F401 (torch.optim would import it while we count)
-
     import sysvi
     from sysvi.h5ad import read_h5ad, write_with_embedding
     from sysvi.ready import ready
-    from sysvi.settings import default_batch_size, default_max_epochs
+    from sysvi.train import decide
 
     stages = Stages()
     adata = read_h5ad(path)
@@ -111,8 +109,7 @@ def by_sysvi(path: Path, epochs: int | None) -> dict:
 
     prepared, _ = ready(adata, "system", "batch", report=report)
     stages.done("pass 3: expression of these")
-    steps = -(-prepared.n_obs // default_batch_size(prepared.n_obs))
-    default = default_max_epochs(steps)
+    default = decide(sysvi.TrainSettings(), prepared.n_obs).max_epochs
     measured = epochs or default
 
     def progress(event: sysvi.Event) -> None:

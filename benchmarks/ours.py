@@ -12,7 +12,6 @@ import time
 
 import anndata
 import numpy as np
-import torch._dynamo  # noqa: F401 (torch.optim would import it while we count)
 from peers.usage import Usage
 
 import sysvi

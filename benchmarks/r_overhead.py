@@ -17,7 +17,7 @@ from rpy2 import robjects
 from rpy2.robjects import numpy2ri
 
 import sysvi
-from sysvi.settings import default_batch_size, default_max_epochs
+from sysvi.train import decide
 
 N_CELLS, N_GENES, EPOCHS, ROUNDS = 20_000, 2_000, 3, 4
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,8 +55,7 @@ def main():
     sc.pp.normalize_total(adata, target_sum=1e4)
     sc.pp.log1p(adata)
     hand_to_r(adata)
-    size = default_batch_size(N_CELLS)
-    default = default_max_epochs(-(-N_CELLS // size))
+    default = decide(sysvi.TrainSettings(), N_CELLS).max_epochs
     rows = []
     for round_ in range(ROUNDS + 1):  # the first round warms up
         start = time.perf_counter()

@@ -24,6 +24,7 @@ from sysvi.prior_components import PriorComponents, prior_components
 from sysvi.settings import ModelSettings, Ramp, TrainSettings
 from sysvi.sysvi_model import SysVI
 from sysvi.train import NonFiniteLossError
+from sysvi.train_many import Run, train_many
 
 __version__ = "0.1.0"
 
@@ -36,6 +37,7 @@ __all__ = [
     "NonFiniteLossError",
     "PriorComponents",
     "Ramp",
+    "Run",
     "SysVI",
     "TrainSettings",
     "batch_strength",
@@ -53,5 +55,6 @@ __all__ = [
     "plot_labels",
     "prepare",
     "prior_components",
+    "train_many",
     "write_evaluation",
 ]

@@ -15,7 +15,8 @@ class Event:
     Parameters
     ----------
     stage
-        ``"prepare"``, ``"plan"`` (what training will do, before it does), ``"epoch"``, ``"end"`` or ``"write"``.
+        ``"prepare"``, ``"plan"`` (what training will do, before it does), ``"epoch"``, ``"model"`` (one of several
+        ended), ``"end"`` or ``"write"``.
     message
         One line for people.
     values

@@ -1,0 +1,108 @@
+"""How near a training step comes to the floor of the machine: its operations and bytes over measured ceilings.
+
+    python benchmarks/floor.py [--cells 6000] [--genes 1700] [--threads 2]
+
+Ceilings: products of matrices that fill the machine (float32, bfloat16), weighted sums of table rows (what sparse
+products are made of) and a copy larger than any cache. The floor of a step is the sum over its parts of work / ceiling.
+Writes benchmarks/results/floor.csv.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import torch
+from steps import stepper
+
+import sysvi
+from sysvi.anndata_cells import Columns, cells_of, vocabulary_of
+from sysvi.cells import Cells
+from sysvi.expression import Sparse
+from sysvi.kernels import choose_kernels
+from sysvi.model import Model
+from sysvi.seeds import generator
+
+ROUNDS = 15
+
+
+def main() -> None:
+    """Measure ceilings and steps in turn and print floors beside measured times."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", type=int, default=6000)
+    parser.add_argument("--genes", type=int, default=1700)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    counts = sysvi.datasets.simulate_systems(args.cells, args.genes, depth=0.3 * args.genes, seed=0)
+    adata = sysvi.prepare(counts, "system", "batch", n_top_genes=args.genes, min_cells=5)
+    columns = Columns("system", categorical=("batch",))
+    vocabulary = vocabulary_of(adata, columns)
+    cells = cells_of(adata, columns, vocabulary)
+    kernels = choose_kernels(cells.device, cells.density)
+    model = Model(
+        sysvi.ModelSettings(), cells.n_genes, cells.n_systems, vocabulary.n_categories, 0, generator(0, "weights")
+    )
+    n_parameters = sum(p.numel() for p in model.parameters())
+    a, b = torch.randn(2, 2048, 2048)
+    a16, b16 = a.bfloat16(), b.bfloat16()
+    big, copy = torch.empty(2, 2**26)
+    rows = []
+    for batch_size in (512, 1024, 2048):
+        step = stepper(cells, vocabulary, batch_size, kernels=kernels)
+        x = cells.expression(torch.randperm(cells.n_cells)[:batch_size], sparse=True)
+        assert isinstance(x, Sparse)
+        h = torch.randn(batch_size, model.settings.n_hidden)
+        n_stored = cells.density * batch_size * cells.n_genes
+        work = {
+            "float32 products": (lambda: a @ b, 2 * 2048**3, flops(cells, model, batch_size)[0]),
+            "hidden products": (
+                (lambda: a16 @ b16) if kernels.products == torch.bfloat16 else (lambda: a @ b),
+                2 * 2048**3,
+                flops(cells, model, batch_size)[1],
+            ),
+            "sparse products": (lambda x=x, h=h: x.T @ h, n_stored, 4 * n_stored),
+            "Adam's bytes": (lambda: copy.copy_(big), 2 * 4 * 2**26, 7 * 4 * n_parameters),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in ("step", *work)}
+        for _ in range(ROUNDS):
+            seconds["step"].append(timed(step))
+            for name, (probe, _, _) in work.items():
+                seconds[name].append(timed(probe))
+        floor = 0.0
+        for name, (_, amount, needed) in work.items():
+            rate = amount / statistics.median(seconds[name])
+            floor += needed / rate
+            rows.append((batch_size, name, needed, rate, 1e3 * needed / rate))
+        rows.append((batch_size, "floor", None, None, 1e3 * floor))
+        rows.append((batch_size, "measured step", None, None, 1e3 * statistics.median(seconds["step"])))
+    table = pd.DataFrame(rows, columns=["minibatch", "part", "work_a_step", "ceiling_a_second", "milliseconds"])
+    table.to_csv(Path(__file__).parent / "results" / "floor.csv", index=False, float_format="%.4g")
+    print(f"{cells.n_cells} cells x {cells.n_genes} genes, {cells.density:.1%} non-zero, {args.threads} threads")
+    print(table.to_string(index=False, float_format="{:.4g}".format, na_rep=""))
+
+
+def flops(cells: Cells, model: Model, batch_size: int) -> tuple[float, float]:
+    """Operations of a step's dense products: in float32 always, and in the type of the hidden layers."""
+    n_hidden, n_layers, n_latent = model.settings.n_hidden, model.settings.n_layers, model.settings.n_latent
+    wide = 2 * cells.n_genes * n_hidden**2  # genes x hidden x hidden
+    square = 2 * batch_size * n_hidden**2  # cells x hidden x hidden
+    thin = 2 * batch_size * n_hidden * n_latent
+    likelihood = 2 * wide + 2 * square  # W (h'h) and W'S; h'h and h (W'S)
+    heads = 3 * (2 * thin + 2 * 2 * thin)  # z into two decoders, two encoders' two heads; forward and two gradients
+    passes = 4 * (n_layers - 1) + 1  # hidden layers of own and swapped pass, and the matrix between decoder and encoder
+    return likelihood + heads, 3 * wide + 3 * passes * square
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds of the second of two runs."""
+    work()
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
