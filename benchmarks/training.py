@@ -40,12 +40,14 @@ class Case:
 BARON = Case("Baron islets", data.baron, 5, {OURS: 41, THEIRS: 6})
 SMALL = Case("simulated", lambda: data.simulated(20_000, 3_000), 5, {OURS: 6, THEIRS: 2})
 LARGE = Case("simulated", lambda: data.simulated(100_000, 2_000), 3, {OURS: 6, THEIRS: 2})
+CASES = {"baron": BARON, "20000": SMALL, "100000": LARGE}
 QUICK_ROUNDS = 2
 
 
 def main() -> None:
     """Measure the data sets one after the other and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", nargs="+", choices=[*CASES], default=[*CASES], help="the others keep their old rows")
     parser.add_argument("--quick", action="store_true", help="the smaller data sets in fewer rounds; only prints")
     parser.add_argument("--rounds", type=int, help="of each data set")
     parser.add_argument("--threads", type=int, default=n_cores(), help="default: all cores")
@@ -58,10 +60,9 @@ def main() -> None:
             raise
         print(f"scvi-tools could not be installed, so ours is measured alone: {error}")
         methods = [OURS]
-    cases = [SMALL] if args.quick else [SMALL, LARGE]
-    if data.has_baron():
-        cases = [BARON, *cases]
-    else:
+    cases = [CASES[name] for name in args.sets if not (args.quick and CASES[name] is LARGE)]
+    if BARON in cases and not data.has_baron():
+        cases.remove(BARON)
         print("Baron islets are left out: SYSVI_DATA does not hold them.")
     print(machine(args.threads), flush=True)
     rows: list[dict] = []
@@ -69,12 +70,21 @@ def main() -> None:
         rounds = args.rounds or (QUICK_ROUNDS if args.quick else case.rounds)
         rows += measure(case, methods, rounds, args.threads)
         if not args.quick:  # after each data set: what is measured is kept if the rest is interrupted
-            RESULTS.mkdir(exist_ok=True)
-            pd.DataFrame(rows).to_csv(RESULTS / "training.csv", float_format="%.4f", index=False)
+            keep(pd.DataFrame(rows))
     table = pd.DataFrame(rows)
     print(summary(table).to_string(index=False))
     if still := table["stood still, s"].sum():
         print(f"The machine stood still for {still:.0f} s meanwhile, which is taken off.")
+
+
+def keep(rows: pd.DataFrame) -> None:
+    """Write the rows, in place of older ones of the same data sets."""
+    path = RESULTS / "training.csv"
+    if path.exists():
+        old = pd.read_csv(path)
+        rows = pd.concat([old[~old["cells"].isin(rows["cells"])], rows])
+    RESULTS.mkdir(exist_ok=True)
+    rows.sort_values(["cells", "round"]).to_csv(path, float_format="%.4f", index=False)
 
 
 def measure(case: Case, methods: list[str], rounds: int, threads: int) -> list[dict]:

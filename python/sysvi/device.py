@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
+import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,10 @@ from contextlib import contextmanager
 import torch
 
 from sysvi.errors import InputError
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_keeping = threading.Lock()
+_n_keeping = 0  # trainings for which freed memory is kept
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
@@ -98,25 +103,28 @@ def n_at_once(device: torch.device) -> int:
 def keep_freed_memory() -> Iterator[None]:
     """Let the C library keep what is freed for the next allocation, where it would hand it back to the system.
 
-    Training frees and asks for the same megabytes at every step; having the system map and clear them anew costs up to
-    a tenth of a step. glibc alone needs telling; the thresholds are its defaults again afterwards.
+    Training frees and asks for the same megabytes at every step; having the system map and clear them anew costs a
+    tenth of a step, and on some virtual machines a third. glibc alone needs telling; when the last of several trainings
+    ends, the thresholds are its defaults again.
     """
+    global _n_keeping
     try:
-        libc = ctypes.CDLL("libc.so.6")
-        set_threshold = libc.mallopt
+        set_threshold = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):  # another system or C library
         yield
         return
-    m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
-    largest_mmap, default = 32 * 2**20, 128 * 2**10
-    set_threshold(m_mmap_threshold, largest_mmap)
-    set_threshold(m_trim_threshold, 2**31 - 1)
+    with _keeping:
+        _n_keeping += 1
+        set_threshold(M_MMAP_THRESHOLD, 32 * 2**20)
+        set_threshold(M_TRIM_THRESHOLD, 2**31 - 1)
     try:
         yield
     finally:
-        set_threshold(m_mmap_threshold, default)
-        set_threshold(m_trim_threshold, default)
-        libc.malloc_trim(0)
+        with _keeping:
+            _n_keeping -= 1
+            if _n_keeping == 0:
+                set_threshold(M_MMAP_THRESHOLD, 128 * 2**10)
+                set_threshold(M_TRIM_THRESHOLD, 128 * 2**10)
 
 
 @contextmanager

@@ -104,4 +104,6 @@ def sort_settings(caller: str, settings: Mapping[str, Any]) -> tuple[dict[str, A
 
 def with_batch(batch_key: str | None, keys: Sequence[str] | None) -> list[str]:
     """The batch, where there is one, and the other categorical covariates."""
+    if isinstance(keys, str):
+        raise InputError(f"categorical_covariate_keys is the text {keys!r}; give a list of columns: [{keys!r}].")
     return [*([] if batch_key is None else [batch_key]), *(keys or [])]

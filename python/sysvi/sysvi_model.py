@@ -130,6 +130,8 @@ class SysVI:
         The torch module.
     history
         Loss per epoch, a DataFrame per term.
+    kernels
+        How training computed, and why so.
     is_trained, status
         Whether and how training ended: ``"untrained"``, ``"finished"``, ``"stopped_early"`` or ``"interrupted"``.
 
@@ -222,6 +224,7 @@ class SysVI:
         self._history: dict[str, list[float]] = {}
         self.train_settings: TrainSettings | None = None
         self.run: TrainingRun | None = None
+        self.kernels: dict[str, Any] | None = None
         self.status = "untrained"
 
     def __repr__(self) -> str:
@@ -402,6 +405,7 @@ class SysVI:
         self.to_device(device or _lightning_device(accelerator, devices))
         self.run = train(self.module, self._cells_for(None), train_settings, as_callback(progress), stop)
         self.train_settings, self.status = self.run.settings, self.run.status
+        self.kernels = None if self.run.kernels is None else self.run.kernels.as_dict()
         for name, values in self.run.history.items():
             self._history.setdefault(name, []).extend(values)
 
@@ -505,7 +509,7 @@ class SysVI:
             | {"python": platform.python_version()},
             "model_settings": asdict(self.model_settings),
             "train_settings": None if self.train_settings is None else self.train_settings.as_dict(),
-            "kernels": None if self.run is None or self.run.kernels is None else self.run.kernels.as_dict(),
+            "kernels": self.kernels,
             "status": self.status,
             "seed": self.seed,
         }
@@ -608,7 +612,7 @@ class SysVI:
             model.module.load_state_dict(tensors)
             saved = d["train_settings"]
             model.train_settings = None if saved is None else TrainSettings(**saved)
-            model._history, model.status = d["history"], d["status"]
+            model._history, model.status, model.kernels = d["history"], d["status"], d.get("kernels")
         except (KeyError, TypeError, IndexError, RuntimeError) as error:
             raise InputError(f"{path} does not hold together: {error}.") from error
         if adata is not None:

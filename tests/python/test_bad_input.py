@@ -102,6 +102,7 @@ FAULTS = [
     (set_first("age", np.nan), {CONTINUOUS: ["age"]}, r"obs\['age'\] .* has 1 missing value:"),
     (set_first("age", np.inf), {CONTINUOUS: ["age"]}, r"obs\['age'\] has infinite values"),
     (None, {CONTINUOUS: ["sex"]}, r"obs\['sex'\] is not numeric"),
+    (None, {CATEGORICAL: "sex"}, r"categorical_covariate_keys is the text 'sex'"),
     (None, {CATEGORICAL: ["batch"]}, r"batch, batch"),
     (None, {CATEGORICAL: ["system"]}, r"batch, system"),
     (None, {CATEGORICAL: ["sex", "sex"]}, r"sex, sex"),

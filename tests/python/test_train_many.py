@@ -11,8 +11,6 @@ import sysvi
 from sysvi.events import as_json
 from sysvi.train import train
 
-pytestmark = pytest.mark.filterwarnings("ignore:System .* has fewer cells")
-
 DATA = {"categorical_covariate_keys": ["sex"], "continuous_covariate_keys": ["age"]}
 SMALL = {"n_hidden": 16, "n_latent": 4, "device": "cpu", "max_epochs": 2, "batch_size": 50, "progress": False} | DATA
 GRID = {"seeds": [3, 1], "cycle_weights": [0, 4], "kl_weights": [1, 0.5]}
