@@ -25,6 +25,7 @@ from sysvi.settings import ModelSettings, Ramp, TrainSettings
 from sysvi.sysvi_model import SysVI
 from sysvi.train import NonFiniteLossError
 from sysvi.train_many import Run, train_many
+from sysvi.tune import Tuning, tune
 
 __version__ = "0.1.0"
 
@@ -40,6 +41,7 @@ __all__ = [
     "Run",
     "SysVI",
     "TrainSettings",
+    "Tuning",
     "batch_strength",
     "compare_runs",
     "condition_mixing",
@@ -56,5 +58,6 @@ __all__ = [
     "prepare",
     "prior_components",
     "train_many",
+    "tune",
     "write_evaluation",
 ]
