@@ -26,6 +26,7 @@ from sysvi.sysvi_model import SysVI
 from sysvi.train import NonFiniteLossError
 from sysvi.train_many import Run, train_many
 from sysvi.tune import Tuning, tune
+from sysvi.tuning_files import plot_tuning, write_tuning
 
 __version__ = "0.1.0"
 
@@ -55,9 +56,11 @@ __all__ = [
     "plot_batch_strength",
     "plot_evaluation",
     "plot_labels",
+    "plot_tuning",
     "prepare",
     "prior_components",
     "train_many",
     "tune",
     "write_evaluation",
+    "write_tuning",
 ]

@@ -224,8 +224,8 @@ def _train(
                         n_open -= 1
                         if what.result():
                             n_begun += 1
+                            on_run(runs[i])  # first: an interrupt at the event must not lose it
                             story.model_ends(i)
-                            on_run(runs[i])
                     elif not stop():
                         story.goes_on(i, what)
                 except KeyboardInterrupt:

@@ -54,6 +54,8 @@ class Tuning:
         The choice in two sentences.
     warnings
         What speaks against the chosen run, a sentence each.
+    n_missing
+        Runs that were not begun, because Ctrl-C ended the training.
     """
 
     runs: pd.DataFrame
@@ -66,6 +68,12 @@ class Tuning:
     mixing: str
     why: str
     warnings: tuple[str, ...]
+    n_missing: int
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether runs are missing because Ctrl-C ended the training."""
+        return bool(self.n_missing or (self.runs["status"] == "interrupted").any())
 
     def __str__(self) -> str:
         """The table of settings, the reasons, the warnings."""
@@ -250,6 +258,7 @@ class _Results:
             mixing,
             _why(settings, mixing),
             tuple(_warnings(first, settings, self.yardstick, embedding)),
+            len(grid) - len(names),
         )
 
     def _load(self, name: str) -> tuple[SysVI, np.ndarray]:
