@@ -1,11 +1,11 @@
-"""Does tune choose without labels what it chooses with them?
+"""Whether tune chooses without labels what it chooses with them.
 
     python benchmarks/criterion.py [--sets baron kang hard] [--reuse]
 
-On each of three data sets 42 models: cycle weights (0, 2, 5, 10, 20, 50) x KL weights (1, 3) x three seeds, and KL weight
-10, which shrinks dimensions, with cycle weights (0, 5). Training is shorter than by default: what counts is that runs
-differ. Each gets its score with the cell types (the paper's rule) and without (tune's). Spearman's correlation over
-runs and over settings, what either chooses, and what the choice without labels is worth when measured with them:
+On each of three data sets 42 models: cycle weights (0, 2, 5, 10, 20, 50) x KL weights (1, 3) x three seeds, and KL
+weight 10, which shrinks dimensions, with cycle weights (0, 5). Training is shorter than by default: what counts is that
+runs differ. Each gets its score with the cell types (the paper's rule) and without (tune's). Spearman's correlation
+over runs and over settings, what either chooses, and what the choice without labels is worth when measured with them:
 results/criterion.csv; the runs: results/criterion_runs.csv; the figure: docs/criterion.png.
 
 Embeddings are kept in .cache; with --reuse, those that are there are taken.

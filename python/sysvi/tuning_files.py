@@ -40,9 +40,9 @@ def plot_tuning(tuning: Tuning, path: str | Path) -> None:
     for kl_weight, color in zip(kl_weights, _colors(len(kl_weights)), strict=True):
         of_weight = settings[settings["kl_weight"] == kl_weight].sort_values("cycle_weight")
         single = runs[runs["kl_weight"] == kl_weight]
-        ax.scatter(tuning.mixing, "biology", 14, data=single, color=color, alpha=0.4, linewidths=0)
-        name = f"KL weight {kl_weight:g}" if len(kl_weights) > 1 else None
-        ax.plot(tuning.mixing, "biology", "o-", data=of_weight, color=color, linewidth=1.2, markersize=6, label=name)
+        ax.scatter(single[tuning.mixing], single["biology"], 14, color=color, alpha=0.4, linewidths=0)
+        line = {"color": color, "linewidth": 1.2, "markersize": 6, "label": f"KL weight {kl_weight:g}"}
+        ax.plot(of_weight[tuning.mixing], of_weight["biology"], "o-", **line)
         for _, row in of_weight.iterrows():
             place = (row[tuning.mixing], row["biology"])
             ax.annotate(f"{row['cycle_weight']:g}", place, (5, 5), textcoords="offset points", fontsize=9)
