@@ -4,8 +4,8 @@
 
 The paper decodes a cell in another system and encodes that. In scvi-tools (1.4.2, 1.5) the reconstruction in the cell's
 *own* system is encoded under the other's label, so no gradient of the cycle passes through the decoder's translation.
-Everything else is the same here: our training, cycle weights 2, 5, 10, 50, three seeds, on Baron and the hard simulation.
-Writes results/paper_cycle_form.csv and figures/cycle_form.png.
+Everything else is the same here: our training, cycle weights 2, 5, 10, 50, three seeds, on Baron and the hard
+simulation. Writes results/paper_cycle_form.csv and figures/cycle_form.png.
 """
 
 from collections.abc import Iterator
