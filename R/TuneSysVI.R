@@ -35,7 +35,7 @@
 #'   share of each system and label as of all. All cells are trained on.
 #' @param options Further settings, see [sysvi_options()]; the same for all runs.
 #' @param ... For the methods, the arguments of the default method from
-#'   `cycle_weights` on. For `plot()` and `print()`, not used.
+#'   `cycle_weights` on, by their names. For `plot()`, not used.
 #'
 #' @return `TuneSysVI()`: the object as [RunSysVI()] returns it, with embedding and
 #'   model of the chosen run, and the tuning beside them. `Tuning()`: this tuning,
@@ -75,16 +75,18 @@ TuneSysVI <- function(object, system, batch = NULL, label = NULL, ...) UseMethod
 
 #' @rdname TuneSysVI
 #' @export
-TuneSysVI.default <- function(object, system, batch = NULL, label = NULL, metadata = NULL,
+TuneSysVI.default <- function(object, system, batch = NULL, label = NULL, ..., metadata = NULL,
                               cycle_weights = c(0, 2, 5, 10, 20, 50), kl_weights = 1, seeds = 3L, folder = NULL,
                               covariates = NULL, continuous = NULL, features = NULL, n_top_genes = 3000L,
                               max_epochs = NULL, n_latent = 15L, min_cells = 200L, max_cells = 50000L,
                               device = "auto", process = c("session", "separate"), verbose = TRUE,
-                              options = sysvi_options(), ...) {
+                              options = sysvi_options()) {
   fit <- tune_cells(
-    cells_of(object, metadata = metadata), system, batch, label, cycle_weights, kl_weights, seeds, folder,
-    covariates, continuous, features, n_top_genes, max_epochs, n_latent, min_cells, max_cells, device, process,
-    verbose, options, ...
+    cells_of(object, metadata = metadata), system, batch, label, ...,
+    cycle_weights = cycle_weights, kl_weights = kl_weights, seeds = seeds, folder = folder, covariates = covariates,
+    continuous = continuous, features = features, n_top_genes = n_top_genes, max_epochs = max_epochs,
+    n_latent = n_latent, min_cells = min_cells, max_cells = max_cells, device = device, process = process,
+    verbose = verbose, options = options
   )
   structure(fit$embedding, sysVI = fit$model, tuning = fit$tuning)
 }
@@ -110,12 +112,13 @@ TuneSysVI.SingleCellExperiment <- function(object, system, batch = NULL, label =
   add_reduced_dim(object, fit, name)
 }
 
-# As integrate_cells(), with the tuning.
-tune_cells <- function(cells, system, batch = NULL, label = NULL, cycle_weights = c(0, 2, 5, 10, 20, 50),
+# As integrate_cells(), with the tuning. Settings come after the dots, or `seed`
+# would be taken for `seeds`.
+tune_cells <- function(cells, system, batch = NULL, label = NULL, ..., cycle_weights = c(0, 2, 5, 10, 20, 50),
                        kl_weights = 1, seeds = 3L, folder = NULL, covariates = NULL, continuous = NULL,
                        features = NULL, n_top_genes = 3000L, max_epochs = NULL, n_latent = 15L, min_cells = 200L,
                        max_cells = 50000L, device = "auto", process = c("session", "separate"), verbose = TRUE,
-                       options = sysvi_options(), ...) {
+                       options = sysvi_options()) {
   no_dots(..., .of = "TuneSysVI")
   check_weights(cycle_weights, "cycle_weights")
   check_weights(kl_weights, "kl_weights")
