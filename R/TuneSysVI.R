@@ -20,6 +20,8 @@
 #' thread each.
 #'
 #' @inheritParams RunSysVI
+#' @param object As in [RunSysVI()]: a Seurat object, a SingleCellExperiment, or a
+#'   matrix of genes x cells of any kind. For `Tuning()`, what `TuneSysVI()` returned.
 #' @param label Cell types, the same way, if they are known: to measure by, never to
 #'   train with. Cells whose type is missing, empty or called `"unknown"`,
 #'   `"unassigned"` or the like do not count.
@@ -33,6 +35,8 @@
 #' @param min_cells Fewest cells of a sample x type group for Moran's I.
 #' @param max_cells Measure a random sample of at most this many cells, as large a
 #'   share of each system and label as of all. All cells are trained on.
+#' @param name Name of the new reduced dimension. For `Tuning()`, of the reduction or
+#'   reduced dimension whose tuning is meant; `NULL`: the one there is.
 #' @param options Further settings, see [sysvi_options()]; the same for all runs.
 #' @param ... For the methods, the arguments of the default method from
 #'   `cycle_weights` on, by their names. For `plot()`, not used.
@@ -124,7 +128,7 @@ tune_cells <- function(cells, system, batch = NULL, label = NULL, ..., cycle_wei
   check_weights(kl_weights, "kl_weights")
   seeds <- which_seeds(seeds)
   check_options(options)
-  if (!identical(options$kl_weight, 1)) {
+  if (!identical(as.numeric(options$kl_weight), 1)) {
     abort("TuneSysVI() takes no kl_weight from options: give kl_weights = %s.", format(options$kl_weight[1L]))
   }
   options$kl_weight <- NULL
@@ -195,7 +199,7 @@ Tuning <- function(object, name = NULL) {
     return(object)
   }
   found <- beside(object, "tuning", "sysvi_tuning")
-  if (!is.null(names(found))) names(found) <- sub("_tuning$", "", names(found)) # see tuning_of()
+  if (is(object, "SingleCellExperiment")) names(found) <- sub("_tuning$", "", names(found)) # see tuning_of()
   the_one(found, name, "tuning", "TuneSysVI()")
 }
 
@@ -207,10 +211,11 @@ print.sysvi_tuning <- function(x, ...) {
   measures <- setdiff(shown, c("cycle_weight", "kl_weight", "runs"))
   cells <- table[shown]
   cells[measures] <- lapply(table[measures], function(x) ifelse(is.na(x), "-", sprintf("%.3f", x)))
-  names(cells) <- sub("_", " ", names(cells))
+  names(cells) <- sub("kl_", "KL ", sub("cycle_", "cycle ", names(cells)))
   cat(sprintf(
-    "Chosen of %d settings: cycle weight %s%s; the embedding is that of seed %d\n\n", nrow(table),
-    format(x$cycle_weight), if (several) paste(", KL weight", format(x$kl_weight)) else "", as.integer(x$seed)
+    "Chosen of %d %s: cycle weight %s%s; the embedding is that of seed %d\n\n",
+    nrow(table), ngettext(nrow(table), "setting", "settings"), format(x$cycle_weight),
+    if (several) paste(", KL weight", format(x$kl_weight)) else "", as.integer(x$seed)
   ))
   print(cells, row.names = ifelse(table$chosen, ">", rep(" ", nrow(table))))
   failed <- sum(x$runs$status == "failed")
