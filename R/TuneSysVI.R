@@ -146,9 +146,7 @@ tune_cells <- function(cells, system, batch = NULL, label = NULL, ..., cycle_wei
     ))
   )
   fit$tuning <- read_tuning(fit$answer)
-  warn_if_runs_are_missing(
-    fit$tuning, length(cycle_weights) * length(kl_weights) * length(seeds), folder
-  )
+  warn_if_runs_are_missing(fit$tuning$runs$status, fit$answer$values$n_missing, folder)
   fit
 }
 
@@ -182,11 +180,13 @@ read_tuning <- function(answer) {
   )
 }
 
-warn_if_runs_are_missing <- function(tuning, n_asked, folder) {
-  n <- sum(tuning$runs$status != "interrupted")
-  if (n < n_asked) {
+# `n_missing` runs were not begun.
+warn_if_runs_are_missing <- function(status, n_missing, folder) {
+  ended <- sum(status != "interrupted")
+  asked <- length(status) + n_missing
+  if (ended < asked) {
     warning(sprintf(
-      "Training was interrupted after %d of %d runs; the choice is among these.%s", n, n_asked,
+      "Training was interrupted after %d of %d runs; the choice is among these.%s", ended, asked,
       if (is.null(folder)) "" else " The same call goes on from there."
     ), call. = FALSE)
   }

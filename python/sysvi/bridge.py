@@ -157,7 +157,7 @@ def call(
     expression
         Expression of the cells, for tasks that need it.
     on_event
-        Called with each event as one line of JSON; if it returns True, training ends after the epoch.
+        Called with each event as one line of JSON; if it returns True while models train, training ends.
 
     Returns
     -------
@@ -172,7 +172,7 @@ def call(
 
     def tell(event: Event) -> None:
         stop = on_event(as_json(event))
-        if stop is True and event.stage == "epoch":
+        if stop is True and event.stage in ("epoch", "model"):
             raise KeyboardInterrupt
 
     def show_warning(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
@@ -235,6 +235,7 @@ def _tune(values: Values, arrays: Arrays, expression: Expression, on_event: OnEv
         "mixing": found.mixing,
         "why": found.why,
         "warnings": list(found.warnings),
+        "n_missing": found.n_missing,
     }
     return answer, {
         "runs": _numbers(found.runs, answer["runs"]),

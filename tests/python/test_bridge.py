@@ -354,6 +354,26 @@ def test_tune_on_chosen_genes_from_a_folder(make_adata, tmp_path):
     np.testing.assert_array_equal(first[1]["runs"][:, 3:5], expected.runs[["iLISI", "NMI"]])
 
 
+@pytest.mark.parametrize("stage", ["epoch", "model"])
+def test_a_listener_can_stop_a_tuning(make_adata, stage):
+    adata = make_adata()
+    values, arrays = tuning_task(adata, "cell_type", seeds=list(range(20)))
+    values["settings"] = {**SETTINGS, "max_epochs": 20}
+    heard = []
+
+    def stop(line):
+        """Once, at the first model or at the first epoch after it."""
+        heard.append(json.loads(line)["stage"])
+        first = heard[-1] == stage and "model" in heard and "stop" not in heard
+        heard.extend(["stop"] * first)
+        return first
+
+    answer = json.loads(call("tune", json.dumps(values), arrays, filled(adata.X), stop)[0])
+    status = answer["runs"]["texts"]["status"]
+    assert 1 <= status.count("finished") < 40
+    assert answer["n_missing"] == 40 - len(status) > 0
+
+
 def test_what_tune_refuses_is_told_in_words_of_r(make_adata):
     adata = make_adata()
     adata.obs["system"] = np.where(np.arange(300) < 8, "few", "many")
