@@ -44,7 +44,7 @@
 #' @return `TuneSysVI()`: the object as [RunSysVI()] returns it, with embedding and
 #'   model of the chosen run, and the tuning beside them. `Tuning()`: this tuning,
 #'   from `Misc(object[["sysvi"]], "tuning")`, `metadata(object)[["sysVI_tuning"]]`
-#'   or `attr(x, "tuning")`; a list of class `sysvi_tuning`, plain data throughout:
+#'   or `attr(x, "tuning")`; a list of class `SysVITuning`, plain data throughout:
 #'   * `runs`: data frame with a row a run: `cycle_weight`, `kl_weight`, `seed`,
 #'     `status`, the measures and what they are scaled, `biology`, `batch`,
 #'     `overall`, whether it is of the `chosen` setting, and its `representative`. A
@@ -176,7 +176,7 @@ read_tuning <- function(answer) {
       cycle_weight = values$chosen$cycle_weight, kl_weight = values$chosen$kl_weight, seed = values$chosen$seed,
       mixing = values$mixing, why = values$why, warnings = as.character(values$warnings)
     ),
-    class = "sysvi_tuning"
+    class = "SysVITuning"
   )
 }
 
@@ -195,16 +195,16 @@ warn_if_runs_are_missing <- function(status, n_missing, folder) {
 #' @rdname TuneSysVI
 #' @export
 Tuning <- function(object, name = NULL) {
-  if (inherits(object, "sysvi_tuning")) {
+  if (inherits(object, "SysVITuning")) {
     return(object)
   }
-  found <- beside(object, "tuning", "sysvi_tuning")
+  found <- beside(object, "tuning", "SysVITuning")
   if (is(object, "SingleCellExperiment")) names(found) <- sub("_tuning$", "", names(found)) # see tuning_of()
   the_one(found, name, "tuning", "TuneSysVI()")
 }
 
 #' @export
-print.sysvi_tuning <- function(x, ...) {
+print.SysVITuning <- function(x, ...) {
   table <- x$settings
   several <- length(unique(table$kl_weight)) > 1L
   shown <- c("cycle_weight", if (several) "kl_weight", "runs", x$mixing, "NMI", "Moran", "biology", "batch", "overall")
@@ -225,14 +225,14 @@ print.sysvi_tuning <- function(x, ...) {
 }
 
 #' @rdname TuneSysVI
-#' @param x A `sysvi_tuning`.
+#' @param x A `SysVITuning`.
 #' @param row.names,optional Not used.
 #' @export
-as.data.frame.sysvi_tuning <- function(x, row.names = NULL, optional = FALSE, ...) x$runs
+as.data.frame.SysVITuning <- function(x, row.names = NULL, optional = FALSE, ...) x$runs
 
 #' @rdname TuneSysVI
 #' @export
-plot.sysvi_tuning <- function(x, ...) {
+plot.SysVITuning <- function(x, ...) {
   need_package("ggplot2", "plot()")
   points <- function(table) {
     table <- table[!is.na(table$overall), ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from sysvi.run_store import RunStore, fingerprint
 from sysvi.settings import ModelSettings, TrainSettings, whole_number
 from sysvi.sysvi_model import SysVI
 from sysvi.train_many import WEIGHTS_AND_SEED, Combination, Run, combinations, train_each
-from sysvi.yardstick import Yardstick
+from sysvi.yardstick import N_NEIGHBORS, Yardstick
 
 SETTING = ["cycle_weight", "kl_weight"]
 USUAL = (TrainSettings.cycle_weight, TrainSettings.kl_weight)
@@ -176,7 +176,8 @@ def tune(
         raise InputError(f"key_added is {key_added!r}; a name in obsm must not be empty or contain a slash.")
     of_model, of_training = sort_settings("tune", settings)
     on_event = as_callback(progress)
-    grid = combinations(range(seeds) if isinstance(seeds, int) else seeds, cycle_weights, kl_weights)
+    each_seed = seeds if isinstance(seeds, Iterable) else range(whole_number("seeds", seeds, 1))
+    grid = combinations(list(each_seed), cycle_weights, kl_weights)
     if any(ramp[1:] != default[1:] for _, *pair in grid for ramp, default in zip(pair, USUAL, strict=True)):
         raise InputError("tune compares weights that are plain numbers: a sysvi.Ramp cannot be one of them.")
     categorical = with_batch(batch_key, categorical_covariate_keys)
@@ -184,7 +185,7 @@ def tune(
 
     yardstick = _yardstick(adata, system_key, batch_key, label_key, layer, min_cells, max_cells)
     on_event(Event("prepare", yardstick.describe()))
-    results = _Results(adata, yardstick, _store(adata, layer, output, {**of_model, **of_training}))
+    results = _Results(adata, yardstick, _store(adata, layer, output, of_model, of_training))
     results.take_finished(grid)
     if results.rows:
         on_event(Event("prepare", f"{len(results.rows)} of {len(grid)} runs are there already."))
@@ -203,7 +204,7 @@ class _Results:
     def __init__(self, adata: AnnData, yardstick: Yardstick, store: RunStore | None):
         self.adata, self.yardstick, self.store = adata, yardstick, store
         self.rows: dict[str, dict[str, Any]] = {}
-        self.models: dict[str, SysVI] = {}  # those that are in no folder
+        self.kept: dict[str, tuple[SysVI, np.ndarray]] = {}  # models and embeddings, where there is no folder
 
     def take_finished(self, grid: Sequence[Combination]) -> None:
         """Runs that the folder holds, measured anew where they were measured by something else."""
@@ -226,7 +227,7 @@ class _Results:
             if self.store is not None:
                 self.store.keep(name, run.model, embedding)
             else:
-                self.models[name] = run.model
+                self.kept[name] = run.model, embedding
             measures = self.yardstick.measure(embedding)
             if self.store is not None:
                 self.store.finish(name, self.yardstick.fingerprint, measures)
@@ -245,7 +246,9 @@ class _Results:
         representative = str(best.index[0])
         runs["chosen"], runs["representative"] = runs.index.isin(best.index), runs.index == representative
         settings = _means(runs, mixing)
-        model, embedding = self._load(representative)
+        model, embedding = (
+            self.kept[representative] if self.store is None else self.store.load(representative, self.adata)
+        )
         first = best.iloc[0]
         return Tuning(
             runs.reset_index(drop=True),
@@ -260,11 +263,6 @@ class _Results:
             tuple(_warnings(first, settings, self.yardstick, embedding)),
             len(grid) - len(names),
         )
-
-    def _load(self, name: str) -> tuple[SysVI, np.ndarray]:
-        if self.store is None:
-            return self.models[name], np.asarray(self.models[name].get_latent_representation())
-        return self.store.load(name, self.adata)
 
 
 def _yardstick(
@@ -294,17 +292,24 @@ def _yardstick(
     )
 
 
-def _store(adata: AnnData, layer: str | None, output: str | Path | None, settings: dict[str, Any]) -> RunStore | None:
+def _store(
+    adata: AnnData, layer: str | None, output: str | Path | None, of_model: dict[str, Any], of_training: dict[str, Any]
+) -> RunStore | None:
     """The folder of runs, where there is one."""
     if output is None:
         return None
     setup = adata.uns["sysvi_setup"]
-    columns = [adata.obs[key] for key in (setup["system_key"], *setup["categorical"], *setup["continuous"])]
+    columns = [setup["system_key"], *setup["categorical"], *setup["continuous"]]
+    columns += [of_model[name] for name in ("pseudoinputs_label_key",) if of_model.get(name)]
+    names = {f.name for f in fields(ModelSettings)}
+    model = asdict(ModelSettings(**{name: value for name, value in of_model.items() if name in names}))
+    others = {name: value for name, value in of_model.items() if name not in names and value is not None}
+    training = {k: v for k, v in TrainSettings(**of_training).as_dict().items() if k not in WEIGHTS_AND_SEED}
     made_of = {
-        "data": fingerprint(expression(adata, layer)[1], adata.var_names, *columns),
+        "data": fingerprint(expression(adata, layer)[1], adata.var_names, *(adata.obs[key] for key in columns)),
         "columns": str(setup),
-        "settings": {name: str(value) for name, value in sorted(settings.items())},
-        "defaults": f"{ModelSettings()} {TrainSettings()}",
+        "settings": {name: str(value) for name, value in sorted({**model, **others, **training}.items())},
+        "usual ramps": str(USUAL),
         "version of sysvi": sysvi.__version__,
     }
     return RunStore(output, made_of)
@@ -344,7 +349,11 @@ def _why(settings: pd.DataFrame, mixing: str) -> str:
     """The choice in two sentences."""
     best = settings.iloc[0]
     what = _setting(settings.index[0], settings)
-    kept = [f"{name} {best[name]:.2f} ({settings[name].min():.2f} to {settings[name].max():.2f})" for name in BIOLOGY]
+    kept = [
+        f"{name} {best[name]:.2f} ({settings[name].min():.2f} to {settings[name].max():.2f})"
+        for name in BIOLOGY
+        if not np.isnan(best[name])
+    ]
     second = (
         f"Its mixing ({mixing}) is {best[mixing]:.2f} in a range of {settings[mixing].min():.2f} to "
         f"{settings[mixing].max():.2f}, and of biology it keeps {' and '.join(kept)}."
@@ -388,7 +397,7 @@ def _warnings(run: pd.Series, settings: pd.DataFrame, yardstick: Yardstick, embe
             "fewer ways here than the model could show. A lower KL weight keeps more."
         )
     private = yardstick.private_groups(embedding)
-    for name, group in private[private["foreign"] > MOVED].iterrows():
+    for name, group in private[(private["foreign"] > MOVED) & (private["cells"] > N_NEIGHBORS)].iterrows():
         yield (
             f"{name} ({group['cells']} cells, in {group['system']} only) has moved onto other cells: its neighbours "
             f"from other systems, most of them {group['among']}, are {100 * group['foreign']:.0f} % of what they would "

@@ -276,6 +276,14 @@ def test_a_half_written_run_does_not_count(prepared, tmp_path):
     assert trained(events) == 1
 
 
+def test_settings_that_are_the_default_are_no_other_settings(prepared, tmp_path):
+    sysvi.tune(prepared.copy(), "system", "batch", output=tmp_path, **GRID)
+    events = []
+    grid = {**GRID, "progress": events.append, "n_latent": 15, "weight_decay": 1e-6}
+    sysvi.tune(prepared.copy(), "system", "batch", output=tmp_path, **grid)
+    assert trained(events) == 0
+
+
 def test_other_data_or_settings_are_refused(prepared, tmp_path):
     sysvi.tune(prepared.copy(), "system", "batch", output=tmp_path, **{**GRID, "seeds": 1})
     other = prepared.copy()
@@ -318,7 +326,9 @@ def test_runs_that_fail_do_not_end_the_others(prepared, monkeypatch):
         ({"seed": 3}, "give seeds"),
         ({"cycle_weights": []}, "at least one"),
         ({"cycle_weights": [sysvi.Ramp(5.0, 0.2, 0.4)]}, "plain numbers"),
-        ({"seeds": 0}, "at least one"),
+        ({"seeds": 0}, "seeds is 0"),
+        ({"seeds": []}, "at least one"),
+        ({"seeds": [1, 1]}, "none twice"),
         ({"key_added": "a/b"}, "slash"),
         ({"wrong": 1}, "tune has no setting wrong"),
         ({"label_key": "nothing"}, "label_key='nothing' is not a column"),

@@ -16,7 +16,7 @@ test_that("print gives the settings, why and warnings, plot the settings and run
       why = "Cycle weight 5 has the highest score, 0.64 (the mean of 2 runs); next comes cycle weight 2 with 0.58.",
       warnings = "9 of 15 latent dimensions have collapsed."
     ),
-    class = "sysvi_tuning"
+    class = "SysVITuning"
   )
   expect_snapshot(found)
   expect_identical(as.data.frame(found), runs)
