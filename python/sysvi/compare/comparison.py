@@ -239,21 +239,27 @@ def _available(
     """Environments of the methods that can be run, and the reasons of the others."""
     available: dict[str, Environment] = {}
     reasons: dict[str, str] = {}
-    failed: dict[tuple[str, ...], str] = {}  # what could not be installed is not tried again for the next method
+    found: dict[tuple[tuple[str, ...], ...], Environment | str] = {}  # each is looked for once, also one not to be had
     for method in wanted:
-        try:
-            if method.counts and "counts" not in cells.layers:
-                raise NotAvailable("it needs counts, and the input has none")
-            if method.dependencies in failed:
-                raise NotAvailable(failed[method.dependencies])
-            report = lambda line: on_event(Event("environment", line))  # noqa: E731
-            available[method.name] = environment_of(method, folder, constraint, report)
-        except NotAvailable as error:
-            reasons[method.name] = str(error)
-            if method.dependencies:
-                failed[method.dependencies] = str(error)
-            values = {"method": method.name, "reason": str(error)}
-            on_event(Event("environment", f"{method.name} is not available: {error}", values))
+        needs = (method.dependencies, method.imports, tuple(method.paths))
+        if method.counts and "counts" not in cells.layers:
+            environment: Environment | str = "it needs counts, and the input has none"
+        elif needs in found:
+            environment = found[needs]
+        else:
+            try:
+                environment = environment_of(
+                    method, folder, constraint, lambda line: on_event(Event("environment", line))
+                )
+            except NotAvailable as error:
+                environment = str(error)
+            found[needs] = environment
+        if isinstance(environment, str):
+            reasons[method.name] = environment
+            values = {"method": method.name, "reason": environment}
+            on_event(Event("environment", f"{method.name} is not available: {environment}", values))
+        else:
+            available[method.name] = environment
     return available, reasons
 
 

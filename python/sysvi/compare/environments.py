@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +142,7 @@ def _python(
     python = place / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     if not (place / INSTALLED).is_file():
         report(f"Installing {', '.join(method.dependencies)} into {place}")
+        began = time.perf_counter()
         with _in_the_making(place) as part:
             maker = part / python.relative_to(place)
             plain = Environment((sys.executable,), {}, {})
@@ -151,6 +153,8 @@ def _python(
             listed = json.loads(_run(pip, ["list", "--format", "json"]))
             versions = {package["name"].lower(): package["version"] for package in listed}
             (part / INSTALLED).write_text(json.dumps(versions, indent=1) + "\n")
+        seconds = time.perf_counter() - began
+        report(f"Installed {method.package} {versions.get(method.package.lower(), '')} in {seconds:.0f} s")
     return python, json.loads((place / INSTALLED).read_text())
 
 
@@ -167,7 +171,10 @@ def _r(method: Method, folder: Path, report: Callable[[str], None]) -> Environme
     if missing:
         report(f"Installing {', '.join(missing)} into {library}")
         library.mkdir(parents=True, exist_ok=True)
-        said = _run(plain, ["-e", R_INSTALL, str(library), *missing], with_errors=True)
+        try:
+            said = _run(plain, ["-e", R_INSTALL, str(library), *missing], with_errors=True)
+        except NotAvailable as error:
+            said = str(error)
         versions = _r_versions(plain, library, method.dependencies)
         if still := [name for name in missing if name not in versions]:
             raise NotAvailable(f"{', '.join(still)} cannot be installed: {_reason(said)}")
@@ -195,7 +202,8 @@ class _in_the_making:
         return self.part
 
     def __exit__(self, kind: object, *rest: object) -> None:
-        if kind is None and not self.place.exists():  # another process may have been faster
+        if kind is None and not (self.place / INSTALLED).is_file():  # another process may have been faster
+            shutil.rmtree(self.place, ignore_errors=True)  # a damaged one
             self.part.rename(self.place)
         shutil.rmtree(self.part, ignore_errors=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -77,8 +78,8 @@ def plot_comparison(
         ax.set_yticks(range(height), [*labels, *absent] if i == 0 else [])
         for tick in ax.get_yticklabels()[len(labels) :]:
             tick.set_color("0.6")
-    text = "Points: seeds; lines: means. " + note
-    figure.text(0.01, 0.02, text.strip(), fontsize=7.5, color="0.3", va="bottom")
+    text = textwrap.fill(f"Points: seeds; lines: means. {note}", int(across * 17))
+    figure.text(0.01, 0.02, text, fontsize=7.5, color="0.3", va="bottom")
     save_figure(figure, path)
 
 

@@ -75,7 +75,9 @@ def summary(runs: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
         for name in measured:
             row |= {name: part[name].mean(), f"{name} sd": part[name].std()}
         rows.append(row)
-    return pd.DataFrame(rows)[columns].sort_values("overall", ascending=False, kind="stable", ignore_index=True)
+    table = pd.DataFrame(rows)[columns]
+    table["value"] = pd.Series([row["value"] for row in rows], dtype=object)  # 1 and 1.5, not 1.0
+    return table.sort_values("overall", ascending=False, kind="stable", ignore_index=True)
 
 
 def welch(runs: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:

@@ -6,9 +6,9 @@ read_matrix <- function(folder, name, genes, cells) {
     path <- file.path(folder, paste0(name, ".", suffix))
     readBin(path, what, n = file.size(path) / 4, size = 4, endian = "little")
   }
-  methods::new("dgCMatrix",
+  Matrix::sparseMatrix(
     i = part("indices", "integer"), p = part("indptr", "integer"), x = part("data", "numeric"),
-    Dim = c(length(genes), length(cells)), Dimnames = list(genes, cells)
+    dims = c(length(genes), length(cells)), dimnames = list(genes, cells), index1 = FALSE
   )
 }
 
