@@ -140,6 +140,16 @@ def test_why_a_run_failed(tmp_path, body, reason):
     assert [path.suffix for path in (tmp_path / "runs").iterdir()] == [".log"]
 
 
+def test_a_run_that_takes_too_long_is_ended(tmp_path):
+    script = tmp_path / "slow.py"
+    script.write_text("import time\ntime.sleep(100)\n")
+    environment = environment_of(method(script), tmp_path, None, print)
+    runner = Runner(tmp_path / "runs", tmp_path, 4, timeout=2)
+    with pytest.raises(RunFailed, match="took longer than 2 s"):
+        runner.make(Run(method(script), "", None, 0, None, "cells", "1"), environment)
+    assert not runner.processes
+
+
 def test_what_a_run_is_known_by():
     def name(script=__file__, settings=None, parameter="k", value=1, seed=0, epochs=None, cells="c", version="1", **of):
         tiny = method(script, settings=settings or {"k": 1, "m": 2}, **of)

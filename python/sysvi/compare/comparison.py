@@ -22,7 +22,7 @@ from sysvi.compare.cells import fingerprint, prepared_cells, write_cells
 from sysvi.compare.environments import Environment, NotAvailable, default_folder, environment_of
 from sysvi.compare.figures import plot_comparison, plot_umaps
 from sysvi.compare.methods import ADAPTERS, Method, choose_methods, read_methods
-from sysvi.compare.runs import Run, RunFailed, Runner, read_embedding, read_record, write_record
+from sysvi.compare.runs import Run, RunFailed, Runner, Stopped, read_embedding, read_record, write_record
 from sysvi.compare.tables import FACTS, scored_runs, summary, welch
 from sysvi.errors import InputError
 from sysvi.evaluate import evaluate_in_detail
@@ -287,6 +287,8 @@ def _make(
             on_event(Event("run", f"{run}: running ({_duration(time.perf_counter() - began)} so far)", values))
         try:
             record = runner.make(run, available[run.method.name])
+        except Stopped:
+            return
         except RunFailed as error:
             failures[run.name] = str(error)
             outcome, values = f"{run} failed: {error}", values | {"reason": str(error)}

@@ -7,6 +7,8 @@ parent held when it was started.
 """
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,9 +16,17 @@ from pathlib import Path
 
 
 def main(report: str, command: list[str]) -> int:
-    """Run the command; its exit status."""
-    began = time.perf_counter()
-    status = subprocess.run(command).returncode
+    """Run the command; its exit status. Should the process that started this one die, everything here ends with it."""
+    parent, began = os.getppid(), time.perf_counter()
+    process = subprocess.Popen(command)
+    while True:
+        try:
+            status = process.wait(1)
+            break
+        except subprocess.TimeoutExpired:
+            if os.getppid() != parent:
+                process.kill()
+                os.killpg(0, signal.SIGKILL)  # the command's own processes too, and this one
     seconds = time.perf_counter() - began
     Path(report).write_text(json.dumps({"seconds": seconds, "peak_mb": _peak_mb()}))
     return status if status >= 0 else 128 - status

@@ -31,6 +31,10 @@ class RunFailed(Exception):
     """A run gave no embedding; the message is the reason in one line."""
 
 
+class Stopped(Exception):
+    """A run was ended by `Runner.stop`, or did not start for it."""
+
+
 @dataclass(frozen=True)
 class Run:
     """A method at one point of its grid with one seed, on certain cells."""
@@ -126,8 +130,12 @@ class Runner:
         ------
         RunFailed
             With the last line that it said; all of it is in <name>.log beside the folders.
+        Stopped
+            If `stop` was called.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        for remains in self.folder.glob(f".{run.name}.*"):  # of a run that was killed
+            shutil.rmtree(remains, ignore_errors=True)
         part = Path(tempfile.mkdtemp(prefix=f".{run.name}.", dir=self.folder))
         try:
             usage = self._process(run, environment, part)
@@ -158,7 +166,7 @@ class Runner:
         command = [sys.executable, "-I", "-S", str(LAUNCHER), str(part / "usage.json"), *adapter]
         with open(part / LOG, "wb") as log:
             if self.stopped.is_set():
-                raise RunFailed("stopped")
+                raise Stopped
             process = subprocess.Popen(
                 command,
                 stdout=log,
@@ -176,7 +184,7 @@ class Runner:
                 _end(process)
                 self.processes.discard(process)
         if self.stopped.is_set():
-            raise RunFailed("stopped")
+            raise Stopped
         if status != 0:
             raise RunFailed(_why(status, (part / LOG).read_text(errors="replace")))
         usage = json.loads((part / "usage.json").read_text())
