@@ -343,7 +343,8 @@ def test_interrupted_and_taken_up_again(cells, folder, how):
     assert ended(int((folder / "slow").read_text()))
     if how == signal.SIGINT:  # the tables hold what is finished
         written = pd.read_csv(folder / "out" / "runs.csv")
-        assert written["status"].tolist()[1] == "not run"
+        assert written["status"].tolist() == ["finished", "not run"]
+        assert written["chosen"].tolist() == [True, False]
     found = compare(cells, folder, ["good"], grid="default", seeds=2)
     assert times_run(folder) == 2
     assert found.runs["status"].tolist() == ["finished", "finished"]

@@ -187,11 +187,10 @@ def compare(
     interrupt = None
     try:
         _make(todo, available, runner, failures, jobs, began, on_event)
-        _measure(todo, runner.folder, cells, min_cells, failures, on_event)
     except KeyboardInterrupt as pressed:
         interrupt = pressed
-        runner.stop()
-        on_event(Event("compare", "Interrupted; writing what is finished"))
+        on_event(Event("compare", "Interrupted; measuring and writing what is finished"))
+    _measure(todo, runner.folder, cells, min_cells, failures, on_event)
     notes = _notes(grid, epochs, jobs, cells)
     found = _collect(todo, wanted, available, reasons, failures, folder, notes)
     _write(found, cells, figures, on_event)
