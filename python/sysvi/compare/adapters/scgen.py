@@ -32,12 +32,20 @@ def main(source: str, target: str, run: dict) -> None:
 
     settings = run["settings"]
     scvi.settings.seed = run["seed"]
-    adata = anndata.read_h5ad(source)
+    read = anndata.read_h5ad(source)
+    # batch_removal() gives obsm["latent"] type by type, types of one system last, whatever its obs_names say: so the
+    # cells are handed over in that order.
+    label = read.obs["label"].astype(str)
+    private = read.obs.groupby(label)[settings["integrate_by"]].nunique()[label].to_numpy() < 2
+    order = np.lexsort((label.to_numpy(str), private))
+    adata = read[order].copy()
     scgen.SCGEN.setup_anndata(adata, batch_key=settings["integrate_by"], labels_key="label")
     model = scgen.SCGEN(adata, kl_weight=settings["kl_weight"])
     model.train(max_epochs=run["epochs"] or settings["max_epochs"])
-    corrected = model.batch_removal()  # puts its cells in another order
-    np.save(target, corrected[adata.obs_names].obsm["latent"])
+    latent = model.batch_removal().obsm["latent"]
+    embedding = np.empty_like(latent)
+    embedding[order] = latent
+    np.save(target, embedding)
 
 
 if __name__ == "__main__":
