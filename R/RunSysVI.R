@@ -64,8 +64,9 @@
 #' Hrovatin, Moinfar et al. (2025). Integrating single-cell RNA-seq datasets
 #' with substantial batch effects. BMC Genomics.
 #'
-#' @seealso [SysVIIntegration()] for `Seurat::IntegrateLayers()`,
-#'   [PrepareSystems()] to join species, [SaveSysVI()].
+#' @seealso [TuneSysVI()] to choose `cycle_weight`, [SysVIIntegration()] for
+#'   `Seurat::IntegrateLayers()`, [PrepareSystems()] to join species,
+#'   [SaveSysVI()].
 #' @export
 #' @examplesIf sysvi_available()
 #' cells <- SimulateSystems(n_cells = 300, n_genes = 150, seed = 1)
@@ -112,65 +113,90 @@ RunSysVI.Seurat <- function(object, system, batch = NULL, ..., assay = NULL, lay
 RunSysVI.SingleCellExperiment <- function(object, system, batch = NULL, ..., assay = "logcounts", name = "sysVI") {
   check_string(name, "name")
   fit <- integrate_cells(cells_of(object, assay = assay), system, batch, ...)
-  SingleCellExperiment::reducedDim(object, name) <- fit$embedding
-  S4Vectors::metadata(object)[[name]] <- fit$model
-  object
+  add_reduced_dim(object, fit, name)
 }
 
 as_reduction <- function(fit, assay, key) {
   z <- fit$embedding
   colnames(z) <- paste0(key, seq_len(ncol(z)))
+  kept <- list(sysVI = fit$model)
+  kept$tuning <- fit$tuning
   SeuratObject::CreateDimReducObject(
-    embeddings = z, stdev = apply(z, 2L, sd), key = key, assay = assay, misc = list(sysVI = fit$model)
+    embeddings = z, stdev = apply(z, 2L, sd), key = key, assay = assay, misc = kept
   )
 }
 
-# Everything between the doors for data and the engine. `cells` as cells_of()
-# describes them; returns list(embedding, model).
+# Also takes away the tuning of an embedding that is replaced.
+add_reduced_dim <- function(object, fit, name) {
+  SingleCellExperiment::reducedDim(object, name) <- fit$embedding
+  S4Vectors::metadata(object)[[name]] <- fit$model
+  S4Vectors::metadata(object)[[tuning_of(name)]] <- fit$tuning
+  object
+}
+
+tuning_of <- function(name) paste0(name, "_tuning")
+
 integrate_cells <- function(cells, system, batch = NULL, covariates = NULL, continuous = NULL, features = NULL,
                             n_top_genes = 3000L, cycle_weight = 5, max_epochs = NULL, n_latent = 15L,
                             device = "auto", seed = 0L, process = c("session", "separate"), verbose = TRUE,
                             options = sysvi_options(), ...) {
   no_dots(...)
+  check_options(options)
+  fit <- train_on(
+    "integrate", cells, system, batch, NULL, covariates, continuous, features, n_top_genes,
+    list(cycle_weight = cycle_weight, max_epochs = max_epochs, n_latent = n_latent),
+    device, process, verbose, options,
+    own = list(seed = seed)
+  )
+  warn_if_interrupted(fit$model)
+  fit
+}
+
+# Everything between the doors for data and a task of the engine that trains,
+# "integrate" or "tune". `cells` as cells_of() describes them; `settings` of model
+# and training beside `options`; `own` values of the task. Returns list(embedding,
+# model, answer).
+train_on <- function(task, cells, system, batch, label, covariates, continuous, features, n_top_genes, settings,
+                     device, process, verbose, options, own) {
   process <- one_of(process, c("session", "separate"), "process")
   check_flag(verbose, "verbose")
   check_string(device, "device")
-  if (!inherits(options, "sysvi_options")) abort("options must come from sysvi_options().")
   system <- categorical_column(one_column(system, "system", cells))
   check_systems(system$values, system$name)
   batch <- if (!is.null(batch)) categorical_column(one_column(batch, "batch", cells))
   covariates <- lapply(many_columns(covariates, "covariates", cells), categorical_column)
   continuous <- lapply(many_columns(continuous, "continuous", cells), continuous_column)
-  effects <- c(list(system), if (!is.null(batch)) list(batch), covariates, continuous)
-  names <- check_named_once(effects, "covariates")
-  label <- options$pseudoinputs_label
-  if (!is.null(label)) {
-    label <- categorical_column(one_column(label, "pseudoinputs_label", cells))
-    if (!label$name %in% names) effects <- c(effects, list(label))
+  label <- if (!is.null(label)) categorical_column(one_column(label, "label", cells, complete = FALSE))
+  columns <- c(list(system), Filter(Negate(is.null), list(batch, label)), covariates, continuous)
+  names <- check_named_once(columns, if (is.null(label)) "covariates" else "others (label, covariates)")
+  start <- options$pseudoinputs_label
+  if (!is.null(start)) {
+    start <- categorical_column(one_column(start, "pseudoinputs_label", cells))
+    if (!start$name %in% names) columns <- c(columns, list(start))
   }
 
   genes <- genes_of(cells, features)
   chosen <- c("pseudoinputs_label", "min_cells", "weight_systems")
   settings <- c(
-    list(cycle_weight = cycle_weight, max_epochs = max_epochs, n_latent = n_latent),
-    list(pseudoinputs_label_key = label$name),
-    unclass(options)[setdiff(names(options), chosen)]
+    settings, list(pseudoinputs_label_key = start$name), unclass(options)[setdiff(names(options), chosen)]
   )
   values <- list(
-    genes = I(genes), cells = I(cells$cells), columns = column_values(effects),
-    system = system$name, batch = batch$name,
+    genes = I(genes), cells = I(cells$cells), columns = column_values(columns),
+    system = system$name, batch = batch$name, label = label$name,
     categorical = I(vapply(covariates, `[[`, "", "name")), continuous = I(vapply(continuous, `[[`, "", "name")),
-    weight_systems = options$weight_systems, device = device, seed = seed,
+    weight_systems = options$weight_systems, device = device,
     choose_genes = if (is.null(features)) list(n_top_genes = n_top_genes, min_cells = options$min_cells),
     settings = Filter(Negate(is.null), settings)
   )
   answer <- call_engine(
-    "integrate", values, c(column_arrays(effects), order_array(cells)),
+    task, c(values, own), c(column_arrays(columns), order_array(cells)),
     stream = checked_stream(cells, genes, system$values), process = process, verbose = verbose
   )
-  model <- read_model(as.raw(answer$arrays$model))
-  warn_if_interrupted(model)
-  list(embedding = named_embedding(answer$arrays$embedding, cells$cells), model = model)
+  list(
+    embedding = named_embedding(answer$arrays$embedding, cells$cells),
+    model = read_model(as.raw(answer$arrays$model)),
+    answer = answer
+  )
 }
 
 no_dots <- function(..., .of = "RunSysVI", .rarer = ", and ?sysvi_options for rarer settings") {

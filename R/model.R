@@ -38,9 +38,7 @@ SaveSysVI <- function(object, folder, overwrite = FALSE, name = NULL) {
   model <- model_of(object, name)
   file <- file.path(folder, model_file)
   if (file.exists(file) && !overwrite) abort("%s exists already; overwrite = TRUE replaces it.", file)
-  if (!dir.exists(folder) && !dir.create(folder, recursive = TRUE, showWarnings = FALSE)) {
-    abort("The folder %s cannot be made.", folder)
-  }
+  make_folder(folder)
   part <- tempfile(".model-", folder, ".part")
   on.exit(unlink(part))
   writeBin(model$bytes, part)
@@ -58,6 +56,12 @@ LoadSysVI <- function(folder) {
 }
 
 model_file <- "model.safetensors"
+
+make_folder <- function(folder) {
+  if (!dir.exists(folder) && !dir.create(folder, recursive = TRUE, showWarnings = FALSE)) {
+    abort("The folder %s cannot be made.", folder)
+  }
+}
 
 read_model <- function(bytes, file = "the model") {
   header <- tryCatch(
@@ -140,24 +144,29 @@ model_of <- function(object, name = NULL) {
   if (inherits(object, "SysVIModel")) {
     return(object)
   }
-  models <- if (inherits(object, "Seurat")) {
+  the_one(beside(object, "sysVI", "SysVIModel"), name, "model", "RunSysVI()")
+}
+
+# What lies beside the embeddings of an object, of a class, by their names: `key`
+# is its place in a reduction's Misc() or among the attributes.
+beside <- function(object, key, class) {
+  found <- if (inherits(object, "Seurat")) {
     reductions <- SeuratObject::Reductions(object)
-    setNames(lapply(reductions, function(r) SeuratObject::Misc(object[[r]])$sysVI), reductions)
+    setNames(lapply(reductions, function(name) SeuratObject::Misc(object[[name]])[[key]]), reductions)
   } else if (is(object, "SingleCellExperiment")) {
     S4Vectors::metadata(object)
   } else {
-    list(attr(object, "sysVI"))
+    list(attr(object, key))
   }
-  models <- Filter(function(model) inherits(model, "SysVIModel"), models)
-  if (!is.null(name)) models <- models[intersect(name, names(models))]
-  if (length(models) != 1L) {
-    abort(
-      if (length(models)) {
-        sprintf("object holds %d models: choose one with name = (%s).", length(models), quoted(names(models)))
-      } else {
-        "object holds no sysVI model: run RunSysVI() first."
-      }
-    )
+  Filter(function(one) inherits(one, class), found)
+}
+
+# The one that was asked for, or the only one.
+the_one <- function(found, name, what, made_by) {
+  if (!is.null(name)) found <- found[intersect(name, names(found))]
+  if (length(found) > 1L) {
+    abort("object holds %d %ss: choose one with name = (%s).", length(found), what, quoted(names(found)))
   }
-  models[[1L]]
+  if (!length(found)) abort("object holds no sysVI %s: run %s first.", what, made_by)
+  found[[1L]]
 }

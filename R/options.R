@@ -70,6 +70,10 @@ sysvi_options <- function(kl_weight = 1, reconstruction_weight = 1, adversarial_
   structure(given, class = "sysvi_options")
 }
 
+check_options <- function(options) {
+  if (!inherits(options, "sysvi_options")) abort("options must come from sysvi_options().")
+}
+
 one_of <- function(x, choices, name) {
   if (identical(x, choices)) {
     return(choices[1L])

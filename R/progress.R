@@ -30,7 +30,7 @@ new_listener <- function(verbose) {
     } else if (verbose && event$stage == "epoch") {
       show_epoch(event)
     } else if (verbose && nzchar(event$message)) {
-      close()
+      if (event$stage != "model") close() # one of several has ended; the bar goes on
       cli::cli_inform("{event$message}")
     }
     event$stage

@@ -2,6 +2,7 @@
 #'
 #' [RunSysVI()] integrates Seurat and SingleCellExperiment objects and
 #' matrices; [SysVIIntegration()] does so inside `Seurat::IntegrateLayers()`.
+#' [TuneSysVI()] chooses the strength of integration.
 #' [PrepareSystems()] joins data sets of several species by a table of
 #' orthologues. [BatchStrength()] asks before whether differences between
 #' systems are substantial, [EvaluateIntegration()] afterwards whether mixing

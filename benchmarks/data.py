@@ -1,6 +1,7 @@
 """Prepared data sets for the benchmarks, each made once and kept in benchmarks/.cache.
 
-`python benchmarks/data.py baron` makes one, `python benchmarks/data.py simulated 20000 3000` another.
+`python benchmarks/data.py baron` makes one, `python benchmarks/data.py simulated 20000 3000` another; `kang` and `hard`
+are the others.
 """
 
 import os
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import h5py
 from common import CACHE
 
-BARON = CACHE / "baron_prepared.h5ad"
+BARON, KANG, HARD = CACHE / "baron_prepared.h5ad", CACHE / "kang_prepared.h5ad", CACHE / "hard_prepared.h5ad"
 COUNTS_PER_GENE = 0.22  # of a cell on average: 11 % of the values are above zero
 
 
@@ -32,7 +33,17 @@ def baron() -> Path:
 
 def has_baron() -> bool:
     """Whether `baron` can be had."""
-    return BARON.exists() or _baron_counts().exists()
+    return BARON.exists() or _counts("baron_pancreas").exists()
+
+
+def kang() -> Path:
+    """The labelled blood cells of SYSVI_DATA, control and stimulated, prepared as in the paper."""
+    return _made(KANG, "kang")
+
+
+def hard() -> Path:
+    """Simulated: a private type in each system, tenfold imbalance, programmes in one type of one system only."""
+    return _made(HARD, "hard")
 
 
 def simulated(cells: int, genes: int) -> Path:
@@ -55,16 +66,27 @@ def _made(path: Path, *what: str) -> Path:
     return path
 
 
-def _make_baron() -> None:
+def _prepare(name: str, path: Path) -> None:
     import anndata
 
     import sysvi
 
-    _write(sysvi.prepare(anndata.read_h5ad(_baron_counts()), "system", "batch"), BARON)
+    _write(sysvi.prepare(anndata.read_h5ad(_counts(name)), "system", "batch"), path)
 
 
-def _baron_counts() -> Path:
-    return Path(os.environ.get("SYSVI_DATA", ".")) / "baron_pancreas.h5ad"
+def _counts(name: str) -> Path:
+    return Path(os.environ.get("SYSVI_DATA", ".")) / f"{name}.h5ad"
+
+
+def _make_hard() -> None:
+    import sysvi
+
+    adata = sysvi.datasets.simulate_systems(
+        4000, 2000, n_types=10, n_private=1, imbalance=0.25, system_programmes=2, system_effect=0.5, seed=0
+    )
+    prepared = sysvi.prepare(adata, "system", "batch")
+    del prepared.varm, prepared.uns["simulation"]
+    _write(prepared, HARD)
 
 
 def _make_simulated(cells: int, genes: int) -> None:
@@ -92,6 +114,10 @@ def _write(adata, path: Path) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "baron":
-        _make_baron()
+        _prepare("baron_pancreas", BARON)
+    elif sys.argv[1] == "kang":
+        _prepare("kang_ifnb_labelled", KANG)
+    elif sys.argv[1] == "hard":
+        _make_hard()
     else:
         _make_simulated(*map(int, sys.argv[2:]))

@@ -26,6 +26,8 @@ from sysvi.settings import ModelSettings, Ramp, TrainSettings
 from sysvi.sysvi_model import SysVI
 from sysvi.train import NonFiniteLossError
 from sysvi.train_many import Run, train_many
+from sysvi.tune import Tuning, tune
+from sysvi.tuning_files import plot_tuning, write_tuning
 
 __version__ = "0.1.0"
 
@@ -42,6 +44,7 @@ __all__ = [
     "Run",
     "SysVI",
     "TrainSettings",
+    "Tuning",
     "batch_strength",
     "compare",
     "compare_runs",
@@ -56,8 +59,11 @@ __all__ = [
     "plot_batch_strength",
     "plot_evaluation",
     "plot_labels",
+    "plot_tuning",
     "prepare",
     "prior_components",
     "train_many",
+    "tune",
     "write_evaluation",
+    "write_tuning",
 ]

@@ -38,6 +38,7 @@ from sysvi.prepare import few_genes_will_do, prepare
 from sysvi.ready import ready
 from sysvi.sysvi_model import MODEL_FILE, SysVI
 from sysvi.train import NonFiniteLossError
+from sysvi.tune import tune
 
 Values = Mapping[str, Any]
 Arrays = Mapping[str, Any]
@@ -156,7 +157,7 @@ def call(
     expression
         Expression of the cells, for tasks that need it.
     on_event
-        Called with each event as one line of JSON; if it returns True, training ends after the epoch.
+        Called with each event as one line of JSON; if it returns True while models train, training ends.
 
     Returns
     -------
@@ -171,7 +172,7 @@ def call(
 
     def tell(event: Event) -> None:
         stop = on_event(as_json(event))
-        if stop is True and event.stage == "epoch":
+        if stop is True and event.stage in ("epoch", "model"):
             raise KeyboardInterrupt
 
     def show_warning(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
@@ -183,7 +184,7 @@ def call(
         try:
             answer, out = TASKS[task](json.loads(values), arrays, expression or Expression(), tell)
         except (InputError, NonFiniteLossError) as error:
-            answer, out = {"error": str(error)}, {}
+            answer, out = {"error": _for_r(str(error))}, {}
         except KeyboardInterrupt:
             answer, out = {"interrupted": True}, {}
     return json.dumps(answer), out
@@ -207,33 +208,68 @@ Answer = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 def _integrate(values: Values, arrays: Arrays, expression: Expression, on_event: OnEvent) -> Answer:
     """Train a model: its file and the embedding (n, L)."""
-    adata = _anndata(values, arrays, expression)
-    if values["choose_genes"] is not None:
-        adata = prepare(
-            adata,
-            values["system"],
-            values["batch"],
-            normalize=False,
-            copy=False,
-            report=say(on_event),
-            **values["choose_genes"],
-        )
+    adata = _to_train_on(values, arrays, expression, on_event)
     model = integrate(
-        adata,
+        adata, values["system"], values["batch"], seed=values["seed"], progress=on_event, **_training(values)
+    )
+    return {}, {"embedding": adata.obsm["X_sysVI"], "model": _file_of(model)}
+
+
+def _tune(values: Values, arrays: Arrays, expression: Expression, on_event: OnEvent) -> Answer:
+    """Compare settings: tables of runs and settings, the choice, its model's file and embedding (n, L)."""
+    found = tune(
+        _to_train_on(values, arrays, expression, on_event),
         values["system"],
         values["batch"],
-        categorical_covariate_keys=values["categorical"],
-        continuous_covariate_keys=values["continuous"],
-        weight_systems=values["weight_systems"],
-        device=values["device"],
-        seed=values["seed"],
+        values["label"],
+        output=values["folder"],
         progress=on_event,
-        **values["settings"],
+        **values["compared"],
+        **_training(values),
     )
+    settings = found.settings.reset_index()
+    answer: dict[str, Any] = {
+        "runs": _columns(found.runs, "status", "chosen", "representative"),
+        "settings": _columns(settings, "chosen"),
+        "chosen": {"cycle_weight": found.cycle_weight, "kl_weight": found.kl_weight, "seed": found.seed},
+        "mixing": found.mixing,
+        "why": found.why,
+        "warnings": list(found.warnings),
+        "n_missing": found.n_missing,
+    }
+    return answer, {
+        "runs": _numbers(found.runs, answer["runs"]),
+        "settings": _numbers(settings, answer["settings"]),
+        "embedding": found.embedding,
+        "model": _file_of(found.model),
+    }
+
+
+def _to_train_on(values: Values, arrays: Arrays, expression: Expression, on_event: OnEvent) -> AnnData:
+    """Cells with their variable genes, or with all genes where these were given."""
+    adata = _anndata(values, arrays, expression)
+    if values["choose_genes"] is None:
+        return adata
+    of_prepare = {"normalize": False, "copy": False, "report": say(on_event), **values["choose_genes"]}
+    return prepare(adata, values["system"], values["batch"], **of_prepare)
+
+
+def _training(values: Values) -> dict[str, Any]:
+    """What `integrate` and `tune` are told alike."""
+    return {
+        "categorical_covariate_keys": values["categorical"],
+        "continuous_covariate_keys": values["continuous"],
+        "weight_systems": values["weight_systems"],
+        "device": values["device"],
+        **values["settings"],
+    }
+
+
+def _file_of(model: SysVI) -> np.ndarray:
+    """The bytes of the model's file."""
     with tempfile.TemporaryDirectory() as folder:
         model.save(folder)
-        file = np.fromfile(Path(folder, MODEL_FILE), np.uint8)
-    return {}, {"embedding": adata.obsm["X_sysVI"], "model": file}
+        return np.fromfile(Path(folder, MODEL_FILE), np.uint8)
 
 
 def _embed(values: Values, arrays: Arrays, expression: Expression, on_event: OnEvent) -> Answer:
@@ -320,20 +356,17 @@ def _evaluate(values: Values, arrays: Arrays, expression: Expression, on_event: 
         adata.obsm[PCA_KEY] = adata.obsm[values["before"]]
     if not values["choose_genes"]:
         adata.uns["sysvi_prepare"] = {}  # the genes are taken as they are
-    try:
-        found = evaluate_in_detail(
-            adata,
-            values["measured"],
-            system_key=values["system"],
-            batch_key=values["batch"],
-            label_key=values["label"],
-            device=values["device"],
-            seed=values["seed"],
-            progress=on_event,
-            **values["settings"],
-        )
-    except InputError as error:
-        raise InputError(_for_r(str(error))) from error
+    found = evaluate_in_detail(
+        adata,
+        values["measured"],
+        system_key=values["system"],
+        batch_key=values["batch"],
+        label_key=values["label"],
+        device=values["device"],
+        seed=values["seed"],
+        progress=on_event,
+        **values["settings"],
+    )
     table = found.table.reset_index()
     table["convention"] = [
         _for_r(text).replace(f"'{PCA_KEY}'", f"'{values['before']}'") for text in table["convention"]
@@ -424,6 +457,7 @@ def _device(values: Values, arrays: Arrays, expression: Expression, on_event: On
 
 TASKS: dict[str, Callable[[Values, Arrays, Expression, OnEvent], Answer]] = {
     "integrate": _integrate,
+    "tune": _tune,
     "embed": _embed,
     "prepare_systems": _prepare_systems,
     "evaluate": _evaluate,

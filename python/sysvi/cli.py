@@ -387,6 +387,106 @@ def compare(
             click.echo(printed(found.table, found.methods, found.notes))
 
 
+@main.command()
+@click.argument("input", type=FILE)
+@click.option("--system", required=True, help="Column of obs with the systems, for example species.")
+@click.option("--batch", help="Column of obs with the samples or donors within the systems.")
+@click.option("--label", help="Column of obs with the cell types, if known; only for measuring.")
+@click.option("--layer", help="Layer with the expression (default: X).")
+@click.option("-o", "--output", type=FOLDER, required=True, help="Folder for runs, tables and the figure.")
+@click.option(
+    "--cycle-weight",
+    "cycle_weights",
+    type=click.FloatRange(0),
+    multiple=True,
+    default=(0, 2, 5, 10, 20, 50),
+    show_default=True,
+    help="A cycle weight to try; can be repeated.",
+)
+@click.option(
+    "--kl-weight",
+    "kl_weights",
+    type=click.FloatRange(0),
+    multiple=True,
+    default=(1,),
+    show_default=True,
+    help="A KL weight to try with each of them; can be repeated.",
+)
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Runs of each setting.")
+@click.option("--genes", default=3000, show_default=True, help="Variable genes to find in each system.")
+@click.option("--covariate", multiple=True, help="Further categorical column of obs to correct for; can be repeated.")
+@click.option("--epochs", type=click.IntRange(1), help="Passes over the data (default: by the number of cells).")
+@click.option("--min-cells", type=click.IntRange(2), default=200, show_default=True, help="Cells of a group for Moran.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
+@click.option("--key", default="X_sysVI", show_default=True, help="Name of the chosen embedding in obsm.")
+@click.option("--figures", type=click.Choice(["png", "pdf", "svg"]), default="png", show_default=True)
+@reporting_options
+def tune(
+    input: Path,
+    system: str,
+    batch: str | None,
+    label: str | None,
+    layer: str | None,
+    output: Path,
+    cycle_weights: tuple[float, ...],
+    kl_weights: tuple[float, ...],
+    seeds: int,
+    genes: int,
+    covariate: tuple[str, ...],
+    epochs: int | None,
+    min_cells: int,
+    device: str,
+    key: str,
+    figures: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Choose the strength of integration: several cycle weights and seeds, measured and compared.
+
+    With --label by the paper's rule, without by one that needs no labels. Every finished run is kept in the output
+    folder: the same command goes on where it was interrupted. In the end it also holds integrated.h5ad (a copy of
+    INPUT with the chosen embedding in obsm), runs.csv, settings.csv, tuning.json (the choice and why), the figure
+    tuning and the chosen model.
+    """
+    from sysvi.h5ad import read_h5ad, write_with_embedding
+    from sysvi.ready import ready
+
+    with reporting(as_json, quiet) as on_event:
+        adata = read_h5ad(input)
+        prepared, layer = ready(adata, system, batch, layer=layer, n_top_genes=genes, report=say(on_event))
+        if label is not None and label not in prepared.obs:
+            raise sysvi.InputError(f"obs of {input} has no column {label!r} (--label).")
+        found = sysvi.tune(
+            prepared,
+            system,
+            batch,
+            label,
+            cycle_weights=cycle_weights,
+            kl_weights=kl_weights,
+            seeds=seeds,
+            output=output,
+            key_added=key,
+            layer=layer,
+            categorical_covariate_keys=covariate,
+            min_cells=min_cells,
+            device=device,
+            progress=on_event,
+            max_epochs=epochs,
+        )
+        if not (as_json or quiet):
+            click.echo(str(found))
+        paths = sysvi.write_tuning(found, output, figures)
+        record = {**found.model.record(), "genes": np.array(prepared.var_names, dtype=object)}
+        paths.append(output / "integrated.h5ad")
+        write_with_embedding(input, paths[-1], {key: found.embedding}, {"sysvi": record})
+        choice = {"cycle_weight": found.cycle_weight, "kl_weight": found.kl_weight, "seed": found.seed}
+        on_event(Event("choice", "", {**choice, "why": found.why, "warnings": list(found.warnings)}))
+        for path in paths:
+            on_event(Event("write", f"Wrote {path}", {"output": str(path)}))
+        if found.interrupted:
+            sys.exit(130)
+
+
 @main.command("batch-strength")
 @click.argument("input", type=FILE)
 @click.option("--system", required=True, help="Column of obs with the systems.")

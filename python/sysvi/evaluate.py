@@ -170,12 +170,12 @@ def evaluate_in_detail(
         whole_number("max_cells", max_cells, 2)
     if max_cells is not None and max_cells < adata.n_obs:
         notes.append(f"Measured on {max_cells} of {adata.n_obs} cells, drawn at random in each system and cell type.")
-        adata = adata[_sample(adata, system_key, label_key, max_cells, seed)].to_memory()
+        adata = adata[stratified_sample(adata, system_key, label_key, max_cells, seed)].to_memory()
     system = check_obs_column(adata, system_key, "system_key")
     if len(set(system)) < 2:
         raise InputError(f"adata.obs[{system_key!r}] holds one system only ({system[0]}): mixing needs at least two.")
     batch = None if batch_key is None else check_obs_column(adata, batch_key, "batch_key")
-    label, labelled = _labels(adata, label_key, unlabelled)
+    label, labelled = labels_of(adata, label_key, unlabelled)
     if not labelled.all():
         notes.append(
             f"{(~labelled).sum()} of {adata.n_obs} cells have no label; metrics that need labels leave them out."
@@ -253,7 +253,7 @@ def _chosen(metrics: str | Sequence[str], batch_key: str | None, label_key: str 
     return chosen
 
 
-def _labels(adata: AnnData, key: str | None, unlabelled: Iterable[str]) -> tuple[np.ndarray | None, np.ndarray]:
+def labels_of(adata: AnnData, key: str | None, unlabelled: Iterable[str]) -> tuple[np.ndarray | None, np.ndarray]:
     """Label of each cell, and which cells have one, both (n,)."""
     if key is None:
         return None, np.ones(adata.n_obs, bool)
@@ -269,7 +269,7 @@ def _labels(adata: AnnData, key: str | None, unlabelled: Iterable[str]) -> tuple
     return label, labelled
 
 
-def _sample(adata: AnnData, system_key: str, label_key: str | None, n: int, seed: int) -> np.ndarray:
+def stratified_sample(adata: AnnData, system_key: str, label_key: str | None, n: int, seed: int) -> np.ndarray:
     """N cells drawn at random, as large a share of each system and label as of all; sorted rows."""
     keys = [check_obs_column(adata, system_key, "system_key")]
     if label_key is not None and label_key in adata.obs:

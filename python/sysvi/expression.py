@@ -6,12 +6,12 @@ minibatch is used as it is. Shapes: B cells, G genes, H columns of the other fac
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
+
+from sysvi.fused import kernel
 
 Segments = tuple[Tensor, Tensor, Tensor]
 
@@ -36,42 +36,35 @@ class Sparse:
 
     def __init__(self, rows: sp.csr_matrix):
         self.shape = rows.shape
-        self._by_rows = _segments(rows)
+        self.segments = _segments(rows)
         self._by_columns = _segments(rows.tocsc())
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __matmul__(self, other: Tensor) -> Tensor:
-        starts, places, values = self._by_rows
+        starts, places, values = self.segments
         return torch.embedding_bag(other, places, starts, False, 0, False, values, True)[0]
 
     @property
     def T(self) -> Sparse:
         """The transpose, of the same values."""
-        return self._like(self.shape[::-1], self._by_columns, self._by_rows)
+        return self._like(self.shape[::-1], self._by_columns, self.segments)
 
     def to_dense(self) -> Tensor:
         """All values, as a tensor."""
-        starts, places, values = self._by_rows
+        starts, places, values = self.segments
         rows = torch.repeat_interleave(torch.arange(len(self)), starts.diff())
         return values.new_zeros(self.shape).index_put_((rows, places), values)
 
     def to(self, dtype: torch.dtype) -> Sparse:
         """The values as another type."""
-        return self._with(lambda x: x.to(dtype))
-
-    def square(self) -> Sparse:
-        """The squares of all values."""
-        return self._with(torch.square)
-
-    def _with(self, change: Callable[[Tensor], Tensor]) -> Sparse:
-        rows, columns = ((starts, places, change(x)) for starts, places, x in (self._by_rows, self._by_columns))
+        rows, columns = ((starts, places, x.to(dtype)) for starts, places, x in (self.segments, self._by_columns))
         return self._like(self.shape, rows, columns)
 
     def _like(self, shape: tuple[int, int], by_rows: Segments, by_columns: Segments) -> Sparse:
         other = object.__new__(Sparse)
-        other.shape, other._by_rows, other._by_columns = shape, by_rows, by_columns
+        other.shape, other.segments, other._by_columns = shape, by_rows, by_columns
         return other
 
 
@@ -80,8 +73,24 @@ def gene_sums(x: Tensor | Sparse, w: Tensor) -> tuple[Tensor, Tensor]:
     if isinstance(x, Tensor):
         wx = w[:, None] * x
         return wx.sum(0), torch.linalg.vecdot(x, wx, dim=0)
-    x, w64 = x.to(torch.float64), w[:, None].double()
-    return (x.T @ w64)[:, 0].to(w.dtype), (x.square().T @ w64)[:, 0].to(w.dtype)
+    sum_x, sum_xx = w.new_empty(2, x.shape[1])
+    _sums_by_segment(*(part.numpy() for part in (*x.T.segments, w, sum_x, sum_xx)))
+    return sum_x, sum_xx
+
+
+@kernel
+def _sums_by_segment(starts, places, values, w, sum_x, sum_xx):  # type: ignore[no-untyped-def]
+    """Σ w x and Σ w x² over each segment, summed in float64."""
+    places = places.view(np.uint32)  # whose indexing needs no look at the sign
+    for g in range(len(starts) - 1):
+        of_gene = slice(starts[g], starts[g + 1])
+        x, cell = values[of_gene], places[of_gene]
+        s = ss = 0.0
+        for k in range(len(x)):
+            wx = np.float64(w[cell[k]]) * x[k]
+            s += wx
+            ss += wx * x[k]
+        sum_x[g], sum_xx[g] = s, ss
 
 
 def _segments(x: sp.csr_matrix | sp.csc_matrix) -> Segments:

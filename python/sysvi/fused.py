@@ -20,7 +20,7 @@ BN_MOMENTUM, BN_EPS = 0.01, 1e-3
 class TrainingLayer(torch.autograd.Function):
     """dropout(relu(batchnorm(x W + c U + b))) with the minibatch's statistics.
 
-    Dropout's factor 1 / (1 - rate) goes into the batch norm's scale and shift, which commutes with the ReLU. The
+    Dropout's factor 1 / (1 - rate) goes into the batch norm's slope and offset, which commutes with the ReLU. The
     result is 0 exactly where ReLU or dropout made it so, which is all that the way back must know. The mean over the
     minibatch takes the bias away again, so its gradient is 0.
 
@@ -31,34 +31,28 @@ class TrainingLayer(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, c, cov_weight, scale, shift, running_mean, running_var, rate, seed, out):  # type: ignore[no-untyped-def]
         """(B, I) by (I, H), (H,), (B, C), (C, H), ... -> (B, H)."""
-        a = torch.addmm(bias, c, cov_weight)  # (B, H)
-        if not isinstance(x, Tensor):  # sparse expression
-            x, weight = x.to(out), weight.to(out)
-            a = (x @ weight).add_(a.to(out))
-        else:
-            weight = weight.to(x.dtype)
-            a = a.to(x.dtype).addmm_(x, weight)
-        factor = 1 / kept_share(rate)
+        products = x.dtype if isinstance(x, Tensor) else out
+        x, weight, c = x.to(products), weight.to(products), c.contiguous()
+        a = x @ weight  # (B, H), from here without the bias, which only the running mean must know
         normalise = _normalise_cpu if a.device.type == "cpu" else _normalise_torch
-        y, mean, var, rstd = normalise(a, factor * scale, factor * shift, rate, seed, out)
-        running_mean.mul_(1 - BN_MOMENTUM).add_(mean, alpha=BN_MOMENTUM)
-        running_var.mul_(1 - BN_MOMENTUM).add_(var, alpha=BN_MOMENTUM * len(a) / (len(a) - 1))
-        ctx.x, ctx.factor = x, factor
-        ctx.save_for_backward(weight, c, cov_weight, scale, a, y, mean, rstd)
+        y, moments = normalise(a, c, cov_weight, scale, shift, rate, seed, out)
+        running_mean.lerp_(moments[0] + bias, BN_MOMENTUM)
+        running_var.lerp_(moments[1] * (len(a) / (len(a) - 1)), BN_MOMENTUM)
+        ctx.x, ctx.rate = x, rate
+        ctx.save_for_backward(weight, c, cov_weight, scale, a, y, moments)
         return y
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         """Gradients of all but the running statistics and what is no tensor."""
-        weight, c, cov_weight, scale, a, y, mean, rstd = ctx.saved_tensors
+        weight, c, cov_weight, scale, a, y, moments = ctx.saved_tensors
         back = _back_cpu if a.device.type == "cpu" else _back_torch
-        d_a, d_scale, d_shift = back(grad, y, a, mean, rstd, ctx.factor * scale)
+        d_a, d_cov_weight, d_scale, d_shift = back(grad, y, a, c, moments, scale, ctx.rate)
         d_x = d_a @ weight.T if ctx.needs_input_grad[0] else None
         d_weight = (ctx.x.T @ d_a).to(scale.dtype)
-        d_a = d_a.to(scale.dtype)
-        d_c = d_a @ cov_weight.T if ctx.needs_input_grad[3] else None
         d_bias = torch.zeros_like(d_shift)
-        return d_x, d_weight, d_bias, d_c, c.T @ d_a, ctx.factor * d_scale, ctx.factor * d_shift, *[None] * 5
+        d_c = d_a.to(scale.dtype) @ cov_weight.T if ctx.needs_input_grad[3] else None
+        return d_x, d_weight, d_bias, d_c, d_cov_weight, d_scale, d_shift, *[None] * 5
 
 
 class CrossProduct(torch.autograd.Function):
@@ -80,49 +74,64 @@ class CrossProduct(torch.autograd.Function):
 
 
 def _normalise_torch(
-    a: Tensor, scale: Tensor, shift: Tensor, rate: float, seed: int, out: torch.dtype
+    a: Tensor, c: Tensor, cov_weight: Tensor, scale: Tensor, shift: Tensor, rate: float, seed: int, out: torch.dtype
 ) -> tuple[Tensor, ...]:
+    """Add c U to a, in place; dropout(relu(batchnorm(a))) as type `out`, and the moments of a.
+
+    These are (3, H): mean, variance and 1 / deviation.
+    """
+    a += (c @ cov_weight).to(a.dtype)
     a = a.to(scale.dtype)
     var, mean = torch.var_mean(a, 0, correction=0)
     rstd = (var + BN_EPS).rsqrt()
-    y = ((a - mean) * (rstd * scale) + shift).clamp_min_(0)
+    factor = 1 / kept_share(rate)
+    y = ((a - mean) * (rstd * (factor * scale)) + factor * shift).clamp_min_(0)
     if rate > 0:
         y.masked_fill_(dropped((len(a), len(scale)), rate, seed, a.device), 0)
-    return y.to(out), mean, var, rstd
+    return y.to(out), torch.stack([mean, var, rstd])
 
 
-def _back_torch(grad: Tensor, y: Tensor, a: Tensor, mean: Tensor, rstd: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
-    dtype, a = a.dtype, a.to(scale.dtype)
-    grad = torch.ops.aten.threshold_backward(grad, y, 0).to(scale.dtype)
+def _back_torch(
+    grad: Tensor, y: Tensor, a: Tensor, c: Tensor, moments: Tensor, scale: Tensor, rate: float
+) -> tuple[Tensor, ...]:
+    """Gradients of a, U, scale and shift from that of y."""
+    dtype, a, (mean, _, rstd) = a.dtype, a.to(scale.dtype), moments
+    grad = torch.ops.aten.threshold_backward(grad, y, 0).to(scale.dtype) / kept_share(rate)
     centred = (a - mean) * rstd
     d_shift, d_scale = grad.sum(0), (grad * centred).sum(0)
     d_a = (grad - d_shift / len(a) - centred * (d_scale / len(a))) * (rstd * scale)
-    return d_a.to(dtype), d_scale, d_shift
+    return d_a.to(dtype), c.T @ d_a, d_scale, d_shift
 
 
 def _normalise_cpu(
-    a: Tensor, scale: Tensor, shift: Tensor, rate: float, seed: int, out: torch.dtype
+    a: Tensor, c: Tensor, cov_weight: Tensor, scale: Tensor, shift: Tensor, rate: float, seed: int, out: torch.dtype
 ) -> tuple[Tensor, ...]:
-    y, mean, var = torch.empty_like(a, dtype=out), torch.empty_like(shift), torch.empty_like(shift)
-    _mean_and_var(_array(a), mean.numpy(), var.numpy())
-    rstd = (var + BN_EPS).rsqrt()
-    slope = rstd * scale
-    offset = shift - mean * slope
-    least = np.uint16(threshold(rate))
-    _relu_dropout(_array(a), slope.numpy(), offset.numpy(), least, np.uint64(seed), _array(y))
-    return y, mean, var, rstd
+    y, moments = torch.empty_like(a, dtype=out), scale.new_empty(3, len(scale))
+    factor, dropout = _number(scale.dtype, 1 / kept_share(rate)), (np.uint16(threshold(rate)), np.uint64(seed))
+    arguments = *map(_array, (a, c, cov_weight, scale, shift)), factor, *dropout, _array(y), _array(moments)
+    _normalise(*arguments)
+    return y, moments
 
 
-def _back_cpu(grad: Tensor, y: Tensor, a: Tensor, mean: Tensor, rstd: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
-    d_a, d_scale, d_shift = torch.empty_like(a), torch.empty_like(scale), torch.empty_like(scale)
-    _back(*map(_array, (grad.contiguous(), y, a, mean, rstd, scale, d_a, d_scale, d_shift)))
-    return d_a, d_scale, d_shift
+def _back_cpu(
+    grad: Tensor, y: Tensor, a: Tensor, c: Tensor, moments: Tensor, scale: Tensor, rate: float
+) -> tuple[Tensor, ...]:
+    d_a, d_cov_weight = torch.empty_like(a), scale.new_empty(c.shape[1], len(scale))
+    d_scale, d_shift = torch.empty_like(scale), torch.empty_like(scale)
+    given, made = (grad.contiguous(), y, a, c, moments, scale), (d_a, d_cov_weight, d_scale, d_shift)
+    arguments = *map(_array, given), _number(scale.dtype, 1 / kept_share(rate)), *map(_array, made)
+    _back(*arguments)
+    return d_a, d_cov_weight, d_scale, d_shift
+
+
+def _number(dtype: torch.dtype, x: float) -> np.floating:
+    """A number of the type, lest the kernels compute in another."""
+    return np.float64(x) if dtype == torch.float64 else np.float32(x)
 
 
 def _array(x: Tensor) -> np.ndarray:
     """The same memory for numba, which knows no bfloat16: it gets the bits."""
-    x = x.detach()
-    return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()
+    return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy(force=True)
 
 
 @intrinsic
@@ -174,15 +183,39 @@ kernel = njit(fastmath={"reassoc", "contract", "nsz"}, nogil=True, cache=True)
 
 
 @kernel
-def _mean_and_var(a, mean, var):  # type: ignore[no-untyped-def]
-    """Of each column of a (B, H), around the first row so that little cancels."""
+def _normalise(a, c, cov_weight, scale, shift, factor, least, seed, y, moments):  # type: ignore[no-untyped-def]
+    """As `_normalise_torch`; `least` and `seed` as of `_relu_dropout`."""
+    mean, var, rstd = moments[0], moments[1], moments[2]
+    _add_covariates(a, c, cov_weight, mean, var)
+    slope, offset = np.empty_like(mean), np.empty_like(mean)
+    for j in range(len(mean)):
+        rstd[j] = 1 / np.sqrt(var[j] + mean.dtype.type(BN_EPS))
+        slope[j] = factor * scale[j] * rstd[j]
+        offset[j] = factor * shift[j] - mean[j] * slope[j]
+    _relu_dropout(a, slope, offset, least, seed, y)
+
+
+@kernel
+def _add_covariates(a, c, cov_weight, mean, var):  # type: ignore[no-untyped-def]
+    """Add c U, most of c being zeros, and take the mean and variance of each column of the sum (B, H).
+
+    These are taken around the first row, so that little cancels.
+    """
     n_rows, n_units = a.shape
-    origin = np.empty_like(mean)
-    for j in range(n_units):
-        origin[j] = _load(a[0, j])
-        mean[j] = var[j] = 0
+    origin, own = np.empty_like(mean), np.empty_like(mean)
+    mean[:] = 0
+    var[:] = 0
     for i in range(n_rows):
+        own[:] = 0
+        for k in range(c.shape[1]):
+            if c[i, k] != 0:
+                for j in range(n_units):
+                    own[j] += c[i, k] * cov_weight[k, j]
+        if i == 0:
+            for j in range(n_units):
+                origin[j] = _load(a[i, j]) + own[j]
         for j in range(n_units):
+            a[i, j] = _store(a[i, j], _load(a[i, j]) + own[j])
             d = _load(a[i, j]) - origin[j]
             mean[j] += d
             var[j] += d * d
@@ -212,24 +245,33 @@ def _relu_dropout(a, slope, offset, least, seed, y):  # type: ignore[no-untyped-
 
 
 @kernel
-def _back(grad, y, a, mean, rstd, scale, d_a, d_scale, d_shift):  # type: ignore[no-untyped-def]
-    """Gradients of a, and of the batch norm's scale and shift, from that of y = dropout(relu(batchnorm(a)))."""
+def _back(grad, y, a, c, moments, scale, factor, d_a, d_cov_weight, d_scale, d_shift):  # type: ignore[no-untyped-def]
+    """As `_back_torch`."""
     n_rows, n_units = a.shape
+    mean, rstd = moments[0], moments[2]
     d_scale[:] = 0
     d_shift[:] = 0
+    d_cov_weight[:] = 0
     zero = mean.dtype.type(0)
     for i in range(n_rows):
         for j in range(n_units):
             g = _load(grad[i, j]) if y[i, j] != 0 else zero
             d_shift[j] += g
             d_scale[j] += g * (_load(a[i, j]) - mean[j])
-    slope, tilt, offset = np.empty_like(mean), np.empty_like(mean), np.empty_like(mean)
+    slope, tilt, offset, d = np.empty_like(mean), np.empty_like(mean), np.empty_like(mean), np.empty_like(mean)
     for j in range(n_units):
-        d_scale[j] *= rstd[j]
+        d_shift[j] *= factor
+        d_scale[j] *= factor * rstd[j]
         slope[j] = scale[j] * rstd[j]
         tilt[j] = -slope[j] * d_scale[j] * rstd[j] / n_rows
         offset[j] = -slope[j] * d_shift[j] / n_rows - tilt[j] * mean[j]
+        slope[j] *= factor
     for i in range(n_rows):
         for j in range(n_units):
             g = _load(grad[i, j]) if y[i, j] != 0 else zero
-            d_a[i, j] = _store(d_a[i, j], slope[j] * g + tilt[j] * _load(a[i, j]) + offset[j])
+            d[j] = slope[j] * g + tilt[j] * _load(a[i, j]) + offset[j]
+            d_a[i, j] = _store(d_a[i, j], d[j])
+        for k in range(c.shape[1]):
+            if c[i, k] != 0:
+                for j in range(n_units):
+                    d_cov_weight[k, j] += c[i, k] * d[j]

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sysvi.expression import Sparse, gene_sums
+from sysvi.fused import kernel
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -22,7 +24,13 @@ def gaussian_nll(x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
 
 
 def gaussian_nll_total(
-    x: Tensor | Sparse, h: Tensor, weight: Tensor, bias: Tensor, var: Tensor, w: Tensor | None = None
+    x: Tensor | Sparse,
+    h: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    var: Tensor,
+    w: Tensor | None = None,
+    products: torch.dtype | None = None,
 ) -> Tensor:
     """Sum over cells of w_i times `gaussian_nll` for mean = h W' + b, without forming the mean.
 
@@ -42,38 +50,77 @@ def gaussian_nll_total(
         Variance per gene, (G,).
     w
         Weight of each cell, (B,); None means 1.
+    products
+        Type of the values multiplied for the gradient of h, which goes on through hidden layers; None: that of h.
+        The value and the other gradients are of small differences of large sums, and never of a shorter type.
 
     Returns
     -------
     A scalar.
     """
-    return _GaussianTotal.apply(x, h, weight, bias, var, w)
+    return _GaussianTotal.apply(x, h, weight, bias, var, w, products or h.dtype)
 
 
 class _GaussianTotal(torch.autograd.Function):
     """With m the mean: R = Σ w (m - x) h' (G, H) and Q = Σ w (m - x) (G,) carry both the value and the gradients."""
 
     @staticmethod
-    def forward(ctx, x, h, weight, bias, var, w):  # type: ignore[no-untyped-def]
-        w = h.new_ones(len(h)) if w is None else w
-        wh, n = w[:, None] * h, w.sum()
-        cross = x.T @ wh  # (G, H)
-        sum_h = wh.sum(0)  # (H,)
-        sum_x, sum_xx = gene_sums(x, w)  # (G,)
-        r = torch.addmm(cross, weight, h.T @ wh, beta=-1).addr_(bias, sum_h)  # (G, H)
-        q = torch.addmv(n * bias - sum_x, weight, sum_h)  # (G,)
-        rss = sum_xx + torch.linalg.vecdot(weight, r - cross) + bias * (q - sum_x)  # (G,) = S_g
-        rss = rss.clamp_min(0)  # squares cannot sum below 0, whatever float32 says
-        ctx.x, ctx.n, ctx.w = x, n, w
+    def forward(ctx, x, h, weight, bias, var, w, products):  # type: ignore[no-untyped-def]
+        wh = h if w is None else w[:, None] * h
+        weights = h.new_ones(len(h)) if w is None else w
+        n = weights.sum()
+        r = weight @ (h.T @ wh)  # (G, H), so far without bias and x
+        residuals = _residuals_cpu if r.device.type == "cpu" else _residuals_torch
+        q, rss = residuals(r, x.T @ wh, weight, bias, n, wh.sum(0), *gene_sums(x, weights))
+        ctx.x, ctx.w, ctx.n, ctx.products = x, w, n, products
         ctx.save_for_backward(h, weight, bias, var, r, q, rss)
         return 0.5 * (rss / var + n * (var.log() + LOG_2PI)).sum()
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        x, (h, weight, bias, var, r, q, rss) = ctx.x, ctx.saved_tensors
+        h, weight, bias, var, r, q, rss = ctx.saved_tensors
         precision = grad / var  # (G,)
         scaled = precision[:, None] * weight  # (G, H)
-        d_h = torch.addmm(bias @ scaled, h, weight.T @ scaled).sub_(x @ scaled)  # (B, H)
-        d_h *= ctx.w[:, None]
+        of_bias = bias @ scaled  # (H,)
+        x, h, weight, scaled = (part.to(ctx.products) for part in (ctx.x, h, weight, scaled))
+        d_h = (h @ (weight.T @ scaled)).to(of_bias.dtype).add_(of_bias).sub_(x @ scaled)  # (B, H)
+        if ctx.w is not None:
+            d_h *= ctx.w[:, None]
         d_var = 0.5 * precision * (ctx.n - rss / var)
-        return None, d_h, precision[:, None] * r, precision * q, d_var, None
+        return None, d_h, precision[:, None] * r, precision * q, d_var, None, None
+
+
+def _residuals_torch(
+    r: Tensor, cross: Tensor, weight: Tensor, bias: Tensor, n: Tensor, sum_h: Tensor, sum_x: Tensor, sum_xx: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Complete R in place, given X'(w∘h) (G, H); return Q and S, (G,) each.
+
+    Squares cannot sum below 0, whatever float32 says.
+    """
+    r.addr_(bias, sum_h).sub_(cross)
+    q = torch.addmv(n * bias - sum_x, weight, sum_h)
+    rss = sum_xx + torch.linalg.vecdot(weight, r - cross) + bias * (q - sum_x)
+    return q, rss.clamp_min_(0)
+
+
+def _residuals_cpu(
+    r: Tensor, cross: Tensor, weight: Tensor, bias: Tensor, n: Tensor, sum_h: Tensor, sum_x: Tensor, sum_xx: Tensor
+) -> tuple[Tensor, Tensor]:
+    q, rss = torch.empty_like(bias), torch.empty_like(bias)
+    arrays = r, cross, weight.detach(), bias.detach(), sum_h, sum_x, sum_xx, q, rss
+    _residuals(n.item(), *(part.numpy() for part in arrays))
+    return q, rss
+
+
+@kernel
+def _residuals(n, r, cross, weight, bias, sum_h, sum_x, sum_xx, q, rss):  # type: ignore[no-untyped-def]
+    """As `_residuals_torch` in one pass; sums in float64."""
+    for g in range(len(bias)):
+        predicted = products = 0.0
+        for j in range(len(sum_h)):
+            r[g, j] += bias[g] * sum_h[j] - cross[g, j]
+            predicted += np.float64(weight[g, j]) * sum_h[j]
+            products += np.float64(weight[g, j]) * (r[g, j] - cross[g, j])
+        residual = n * bias[g] - sum_x[g] + predicted
+        q[g] = residual
+        rss[g] = max(sum_xx[g] + products + bias[g] * (residual - sum_x[g]), 0.0)

@@ -88,9 +88,8 @@ class Layer(nn.Module):
     ) -> Tensor:
         """As forward for x = head(h), without forming x: x W = h (W_h' W) + b_h W, with a small matrix in brackets."""
         weight = CrossProduct.apply(head.weight, self.weight, h.dtype)
-        bias = self.bias + head.bias @ self.weight
-        if training is not None:
-            bias = bias.detach()  # the minibatch's mean takes it away again
+        with torch.set_grad_enabled(torch.is_grad_enabled() and training is None):
+            bias = self.bias + head.bias @ self.weight  # in training, the minibatch's mean takes it away again
         return self._activate(h, weight, bias, c, training, out)
 
     def _activate(

@@ -100,8 +100,8 @@ class Objective(nn.Module):
         decoder = self.model.decoder
         h = decoder.hidden(z, c, training)  # (B, H)
         if self._fuses(x) and decoder.per_gene:
-            head = decoder.mean
-            return gaussian_nll_total(x, h, head.weight, head.bias, decoder.variance(h), w) / len(x)
+            head, products = decoder.mean, None if training is None else training.products
+            return gaussian_nll_total(x, h, head.weight, head.bias, decoder.variance(h), w, products) / len(x)
         return _mean(gaussian_nll(x.to_dense(), decoder.mean(h), decoder.variance(h)), w)
 
     def _cycled_mean(self, x: Tensor | Sparse, z: Tensor, c: Tensor, training: Training | None) -> Tensor:

@@ -14,7 +14,9 @@ BATCH, BIOLOGY = ("iLISI",), ("NMI", "Moran")
 BIOLOGY_SHARE = 0.6  # of the overall score; the rest is batch correction
 
 
-def paper_scores(table: pd.DataFrame) -> pd.DataFrame:
+def paper_scores(
+    table: pd.DataFrame, *, batch: Sequence[str] = BATCH, biology: Sequence[str] = BIOLOGY
+) -> pd.DataFrame:
     """Score runs as the paper does: metrics scaled over the runs, 0.6 biology + 0.4 batch correction.
 
     Scores are relative: they rank the runs of one table, those of one method when its parameter is chosen.
@@ -23,6 +25,8 @@ def paper_scores(table: pd.DataFrame) -> pd.DataFrame:
     ----------
     table
         A row a run; columns ``iLISI``, ``NMI`` and ``Moran`` (the ratio of Moran's I), and any others.
+    batch, biology
+        Columns that take the place of these: for batch correction and for biology.
 
     Returns
     -------
@@ -53,13 +57,13 @@ def paper_scores(table: pd.DataFrame) -> pd.DataFrame:
     1     0.75    0.5     0.65
     2     0.00    1.0     0.40
     """
-    metrics = [*BATCH, *BIOLOGY]
+    metrics = [*batch, *biology]
     if absent := [name for name in metrics if name not in table]:
         raise InputError(f"The table has no column {listing(absent)}: its columns are {listing(table)}.")
     result = table.copy()
     for name in metrics:
         result[f"{name} scaled"] = _scaled(table[name])
-    for group, names in (("batch", BATCH), ("biology", BIOLOGY)):
+    for group, names in (("batch", batch), ("biology", biology)):
         measured = [f"{name} scaled" for name in names if table[name].notna().any()]
         result[group] = result[measured].mean(axis=1, skipna=False) if measured else np.nan
     result["overall"] = BIOLOGY_SHARE * result["biology"] + (1 - BIOLOGY_SHARE) * result["batch"]

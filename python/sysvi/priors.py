@@ -21,7 +21,8 @@ from sysvi.networks import Encoder, positive
 
 def normal_log_density(z: Tensor, mean: Tensor, var: Tensor) -> Tensor:
     """Log N(z; mean, var), element by element."""
-    return -0.5 * ((z - mean).square() / var + var.log() + LOG_2PI)
+    rstd = var.rsqrt()
+    return torch.add(rstd.log() - 0.5 * LOG_2PI, ((z - mean) * rstd).square(), alpha=-0.5)
 
 
 def mixture_log_density(z: Tensor, mean: Tensor, var: Tensor, logits: Tensor, form: str) -> Tensor:

@@ -6,6 +6,7 @@ Shapes: n cells, B cells of a minibatch.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import signal
 import threading
@@ -131,10 +132,11 @@ def train(
     step = 0
     start = time.perf_counter()
     with keep_freed_memory(), interruptible() if stop is None else nullcontext(stop) as interrupted:
+        epochs = (minibatches(train_index.to(device), settings.batch_size, order) for _ in range(settings.max_epochs))
+        batches = one_ahead(minibatch, itertools.chain.from_iterable(epochs))
         for epoch in range(settings.max_epochs):
             sums = torch.zeros(len(TERMS), device=device)
-            rows = minibatches(train_index.to(device), settings.batch_size, order)
-            for batch in one_ahead(minibatch, rows):
+            for batch in itertools.islice(batches, steps_per_epoch):
                 sums += len(batch) * train_step(objective, optimiser, batch, settings, step / n_steps, training)
                 step += 1
                 if interrupted():
@@ -145,7 +147,8 @@ def train(
             _check_finite(model, sums + checked, last_good, epoch)
             if run.status == "interrupted":
                 break
-            last_good = copy.deepcopy(model.state_dict())
+            for kept, weights in zip(last_good.values(), model.state_dict().values(), strict=True):
+                kept.copy_(weights)  # in place: a copy's new memory is slow to get
             _record(run.history, "train", sums / len(train_index))
             if len(validation_index):
                 _record(run.history, "validation", checked)
@@ -194,9 +197,9 @@ class EarlyStopping:
     epochs_since_best: int = 0
 
     def see(self, loss: float, weights: dict[str, Tensor]) -> None:
-        """Take note of an epoch's loss on held-out cells and its weights."""
+        """Take note of an epoch's loss on held-out cells and, where it is the best, of a copy of its weights."""
         if loss < self.best_loss:
-            self.best_loss, self.best, self.epochs_since_best = loss, weights, 0
+            self.best_loss, self.best, self.epochs_since_best = loss, copy.deepcopy(weights), 0
         else:
             self.epochs_since_best += 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +25,8 @@ from sysvi.sysvi_model import SysVI
 from sysvi.train import NonFiniteLossError, interruptible
 
 Value = TypeVar("Value", bound=Hashable)
+Combination = tuple[int, Ramp, Ramp]  # seed, cycle weight, KL weight
+WEIGHTS_AND_SEED = ("seed", "cycle_weight", "kl_weight")
 
 
 @dataclass
@@ -131,18 +133,48 @@ def train_many(
     >>> runs[0].model.get_latent_representation().shape
     (300, 15)
     """
-    for one in ("seed", "cycle_weight", "kl_weight"):
+    for one in WEIGHTS_AND_SEED:
         if one in settings:
             raise InputError(f"train_many has no setting {one}: give a list, {one}s=[{settings[one]!r}].")
     of_model, of_training = sort_settings("train_many", settings)
-    grid = product(
-        _different("seeds", seeds, lambda seed: whole_number("seed", seed, 0)),
-        _different("cycle_weights", cycle_weights, lambda w: as_ramp(w, TrainSettings.cycle_weight, "cycle_weight")),
-        _different("kl_weights", kl_weights, lambda w: as_ramp(w, TrainSettings.kl_weight, "kl_weight")),
-    )
-    chosen = choose_device(device)
+    runs = combinations(seeds, cycle_weights, kl_weights)
     categorical = with_batch(batch_key, categorical_covariate_keys)
     SysVI.setup_anndata(adata, system_key, layer, categorical, continuous_covariate_keys, weight_systems)
+    return train_each(adata, runs, of_model, of_training, device, as_callback(progress), on_run)
+
+
+def combinations(
+    seeds: Sequence[int], cycle_weights: Sequence[float | Ramp], kl_weights: Sequence[float | Ramp]
+) -> list[Combination]:
+    """Every seed with every cycle weight and every KL weight, checked.
+
+    Examples
+    --------
+    >>> [(seed, cycle.value) for seed, cycle, kl in combinations([0, 1], [2, 5], [1])]
+    [(0, 2.0), (0, 5.0), (1, 2.0), (1, 5.0)]
+    """
+    return list(
+        product(
+            _different("seeds", seeds, lambda seed: whole_number("seed", seed, 0)),
+            _different(
+                "cycle_weights", cycle_weights, lambda w: as_ramp(w, TrainSettings.cycle_weight, "cycle_weight")
+            ),
+            _different("kl_weights", kl_weights, lambda w: as_ramp(w, TrainSettings.kl_weight, "kl_weight")),
+        )
+    )
+
+
+def train_each(
+    adata: AnnData,
+    grid: Iterable[Combination],
+    of_model: Mapping[str, Any],
+    of_training: Mapping[str, Any],
+    device: str,
+    on_event: OnEvent,
+    on_run: Callable[[Run], object],
+) -> list[Run]:
+    """The models of `train_many`, of any seeds and weights: `adata` is set up, and settings are sorted."""
+    chosen = choose_device(device)
     runs: list[Run] = []
     trainers: list[Callable[..., None]] = []
     at_once = n_at_once(chosen)
@@ -150,9 +182,9 @@ def train_many(
         for seed, cycle, kl in grid:
             model = SysVI(adata, seed=seed, _beside=runs[0].model if runs else None, **of_model)
             runs.append(Run(seed, cycle.value, kl.value, model))
-            own = of_training | {"device": str(chosen), "cycle_weight": cycle, "kl_weight": kl}
+            own = {**of_training, "device": str(chosen), "cycle_weight": cycle, "kl_weight": kl}
             trainers.append(partial(model.train, **own))
-        story = _Story(runs, min(at_once, len(runs)), as_callback(progress))
+        story = _Story(runs, min(at_once, len(runs)), on_event)
         return _train(pool, runs, trainers, story, on_run)
 
 
@@ -192,8 +224,8 @@ def _train(
                         n_open -= 1
                         if what.result():
                             n_begun += 1
+                            on_run(runs[i])  # first: an interrupt at the event must not lose it
                             story.model_ends(i)
-                            on_run(runs[i])
                     elif not stop():
                         story.goes_on(i, what)
                 except KeyboardInterrupt:

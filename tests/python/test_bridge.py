@@ -302,6 +302,92 @@ def test_batch_strength_equals_python(make_adata, min_cells, choose_genes):
     pd.testing.assert_frame_equal(distances, expected.distances, check_dtype=False)
 
 
+def tuning_task(adata, label, **compared):
+    """Values and arrays of the task "tune" on all genes of `adata`."""
+    columns, arrays = columns_of(adata, "system", "batch", *([] if label is None else [label]))
+    few = {"cycle_weights": [0, 5], "kl_weights": [1], "seeds": [0, 4], "min_cells": 20, "max_cells": 50_000}
+    values = {
+        **task(adata, continuous=[], label=label, folder=None, compared={**few, **compared})[0],
+        **columns,
+    }
+    return values, arrays
+
+
+@pytest.mark.parametrize("label", ["cell_type", None])
+def test_tune_equals_python(make_adata, label):
+    adata = make_adata()
+    adata.obs.loc[adata.obs_names[:7], "cell_type"] = np.nan
+    values, arrays = tuning_task(adata, label)
+    heard = []
+    answer, out = call("tune", json.dumps(values), arrays, filled(adata.X), heard.append)
+    answer = json.loads(answer)
+    expected = sysvi.tune(
+        adata, "system", "batch", label, device="cpu", progress=False, **values["compared"], **SETTINGS
+    )
+    pd.testing.assert_frame_equal(table_of(answer["runs"], out["runs"]), expected.runs, check_dtype=False)
+    settings = table_of(answer["settings"], out["settings"]).set_index(["cycle_weight", "kl_weight"])
+    pd.testing.assert_frame_equal(settings, expected.settings, check_dtype=False)
+    chosen = {"cycle_weight": expected.cycle_weight, "kl_weight": expected.kl_weight, "seed": expected.seed}
+    assert answer["chosen"] == chosen
+    assert (answer["mixing"], answer["why"]) == (expected.mixing, expected.why)
+    assert answer["warnings"] == list(expected.warnings)
+    np.testing.assert_array_equal(out["embedding"], expected.embedding)
+    assert b"sysvi-model" in bytes(out["model"])
+    assert sum(json.loads(line)["stage"] == "model" for line in heard) == 4
+
+
+def test_tune_on_chosen_genes_from_a_folder(make_adata, tmp_path):
+    adata = make_adata()
+    prepared = sysvi.prepare(adata, "system", "batch", normalize=False, n_top_genes=40, min_cells=5)
+    values, arrays = tuning_task(adata, "cell_type", seeds=1)
+    values |= {"folder": str(tmp_path / "runs"), "choose_genes": {"n_top_genes": 40, "min_cells": 5}}
+    first = call("tune", json.dumps(values), arrays, filled(adata.X))
+    heard = []
+    again = call("tune", json.dumps(values), arrays, filled(adata.X), heard.append)
+    assert not any(json.loads(line)["stage"] == "epoch" for line in heard)
+    assert again[0] == first[0]
+    for name, array in first[1].items():
+        np.testing.assert_array_equal(again[1][name], array, err_msg=name)
+    expected = sysvi.tune(
+        prepared, "system", "batch", "cell_type", device="cpu", progress=False, **values["compared"], **SETTINGS
+    )
+    np.testing.assert_array_equal(first[1]["runs"][:, 3:5], expected.runs[["iLISI", "NMI"]])
+
+
+@pytest.mark.parametrize("stage", ["epoch", "model"])
+def test_a_listener_can_stop_a_tuning(make_adata, stage):
+    adata = make_adata()
+    values, arrays = tuning_task(adata, "cell_type", seeds=list(range(20)))
+    values["settings"] = {**SETTINGS, "max_epochs": 20}
+    heard = []
+
+    def stop(line):
+        """Once, at the first model or at the first epoch after it."""
+        heard.append(json.loads(line)["stage"])
+        first = heard[-1] == stage and "model" in heard and "stop" not in heard
+        heard.extend(["stop"] * first)
+        return first
+
+    answer = json.loads(call("tune", json.dumps(values), arrays, filled(adata.X), stop)[0])
+    status = answer["runs"]["texts"]["status"]
+    assert 1 <= status.count("finished") < 40
+    assert answer["n_missing"] == 40 - len(status) > 0
+
+
+def test_what_tune_refuses_is_told_in_words_of_r(make_adata):
+    adata = make_adata()
+    adata.obs["system"] = np.where(np.arange(300) < 8, "few", "many")
+    values, arrays = tuning_task(adata, None)
+    answer, out = call("tune", json.dumps(values), arrays, filled(adata.X))
+    assert json.loads(answer)["error"].startswith("System 'few' of 'system' has 8 cells")
+    assert out == {}
+    adata = make_adata()
+    adata.obs["cell_type"] = "unknown"
+    values, arrays = tuning_task(adata, "cell_type")
+    answer, _ = call("tune", json.dumps(values), arrays, filled(adata.X))
+    assert json.loads(answer)["error"].startswith("'cell_type' (label) labels no cell")
+
+
 def test_bad_input_is_told_as_a_value(make_adata):
     adata = make_adata()
     values, arrays = task(adata, settings={"n_latent": 0})

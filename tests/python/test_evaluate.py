@@ -17,7 +17,7 @@ from sklearn.neighbors import NearestNeighbors
 
 import sysvi
 from sysvi.cli import main
-from sysvi.evaluate import AGGREGATE, _sample, embeddings_of
+from sysvi.evaluate import AGGREGATE, embeddings_of, stratified_sample
 from sysvi.evaluation_metrics import METRICS
 
 pytestmark = pytest.mark.filterwarnings("ignore:Only .* genes remain", "ignore:System .* has fewer cells")
@@ -202,7 +202,7 @@ def test_collapsed_dimensions_are_noted(cells):
 @settings(max_examples=30, deadline=None)
 def test_sample_has_each_systems_share(n, share):
     obs = pd.DataFrame({"system": ["a"] * share + ["b"] * (60 - share), "cell_type": "t"}, index=map(str, range(60)))
-    rows = _sample(anndata.AnnData(obs=obs), "system", "cell_type", n, seed=0)
+    rows = stratified_sample(anndata.AnnData(obs=obs), "system", "cell_type", n, seed=0)
     assert len(set(rows)) == n
     assert abs((rows < share).sum() - n * share / 60) < 1
 

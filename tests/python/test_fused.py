@@ -39,6 +39,11 @@ def numbers(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def no_covariates(n, width, dtype):
+    """c and U of width 0."""
+    return torch.zeros(n, 0, dtype=dtype), torch.zeros(0, width, dtype=dtype)
+
+
 def inputs(seed=0, *, n=B, n_in=I, n_out=H):
     """All arguments of a layer in float64, nothing at a neutral value. A third of x is not zero."""
     x = numbers(n, n_in, seed=seed) * (numbers(n, n_in, seed=seed + 1) > 0.4)
@@ -148,16 +153,19 @@ def test_gradient_that_is_not_contiguous_is_read_in_place(branch):
 @settings(max_examples=30, deadline=None)
 @given(st.integers(2, 40), st.integers(1, 40), st.floats(0, 0.9), st.integers(0, 2**63 - 1))
 def test_kernels_equal_torchs_operations(n, width, rate, seed):
-    a, scale, shift, grad = (numbers(*s, seed=i) for i, s in enumerate([(n, width), (width,), (width,), (n, width)]))
-    numba, other = (
-        f(a, scale, shift, rate, seed, torch.float64) for f in (fused._normalise_cpu, fused._normalise_torch)
-    )
-    for ours, expected in zip(numba, other, strict=True):
-        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-10)
-    y, mean, _, rstd = other
-    backs = (f(grad, y, a, mean, rstd, scale) for f in (fused._back_cpu, fused._back_torch))
-    for ours, expected in zip(*backs, strict=True):
-        torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-9)
+    shapes = [(n, width), (3, width), (width,), (width,), (n, width)]
+    a, u, scale, shift, grad = (numbers(*s, seed=i) for i, s in enumerate(shapes))
+    c = numbers(n, 3, seed=9) * (numbers(n, 3, seed=10) > 0)  # covariates, half of them 0
+    ours_a, other_a = a.clone(), a.clone()
+    ours = fused._normalise_cpu(ours_a, c, u, scale, shift, rate, seed, torch.float64)
+    other = fused._normalise_torch(other_a, c, u, scale, shift, rate, seed, torch.float64)
+    torch.testing.assert_close(ours_a, a + c @ u, rtol=1e-9, atol=1e-10)
+    for x, expected in zip((ours_a, *ours), (other_a, *other), strict=True):
+        torch.testing.assert_close(x, expected, rtol=1e-9, atol=1e-10)
+    y, moments = other
+    backs = (f(grad, y, other_a, c, moments, scale, rate) for f in (fused._back_cpu, fused._back_torch))
+    for x, expected in zip(*backs, strict=True):
+        torch.testing.assert_close(x, expected, rtol=1e-8, atol=1e-9)
 
 
 def test_a_unit_that_never_varies_gives_its_shift(branch):
@@ -180,7 +188,7 @@ def test_float32_statistics_do_not_cancel(branch, mean):
     a = (numbers(200, 5) + mean).float()
     one, zero = torch.ones(5), torch.zeros(5)
     normalise = fused._normalise_cpu if branch == "numba" else fused._normalise_torch
-    y, ours_mean, ours_var, _ = normalise(a, one, zero, 0.0, 0, torch.float32)
+    y, (ours_mean, ours_var, _) = normalise(a, *no_covariates(200, 5, torch.float32), one, zero, 0.0, 0, torch.float32)
     var, exact_mean = torch.var_mean(a.double(), 0, correction=0)
     torch.testing.assert_close(ours_mean.double(), exact_mean, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(ours_var.double(), var, rtol=1e-5, atol=0)
@@ -255,12 +263,15 @@ def test_bfloat16_layer_is_near_float64(branch, types, rate):
 def test_branches_agree_on_bfloat16_within_the_last_rounding():
     a, grad = (numbers(100, 16, seed=s).to(SHORT) for s in (1, 2))
     scale, shift = (numbers(16, seed=s).float() for s in (3, 4))
-    numba, other = (f(a, scale, shift, 0.3, 9, SHORT) for f in (fused._normalise_cpu, fused._normalise_torch))
+    c, u = no_covariates(100, 16, torch.float32)
+    numba, other = (
+        f(a.clone(), c, u, scale, shift, 0.3, 9, SHORT) for f in (fused._normalise_cpu, fused._normalise_torch)
+    )
     assert torch.equal(numba[0] == 0, other[0] == 0)
     for ours, expected in zip(numba, other, strict=True):
         torch.testing.assert_close(ours, expected, rtol=2 * BFLOAT16 if ours.dtype == SHORT else 1e-5, atol=1e-6)
-    y, mean, _, rstd = other
-    backs = (f(grad, y, a, mean, rstd, scale) for f in (fused._back_cpu, fused._back_torch))
+    y, moments = other
+    backs = (f(grad, y, a, c, moments, scale, 0.3) for f in (fused._back_cpu, fused._back_torch))
     for ours, expected in zip(*backs, strict=True):
         torch.testing.assert_close(ours, expected, rtol=2 * BFLOAT16 if ours.dtype == SHORT else 1e-5, atol=1e-5)
 
@@ -351,12 +362,14 @@ def test_a_unit_that_is_not_finite_spoils_its_result_and_gradients(branch, dtype
     normalise, back = (
         getattr(fused, f"_{name}_{'cpu' if branch == 'numba' else 'torch'}") for name in ("normalise", "back")
     )
-    y, mean, var, rstd = normalise(a, torch.ones(3, dtype=wide), torch.zeros(3, dtype=wide), 0.0, 0, dtype)
+    c, u = no_covariates(B, 3, wide)
+    y, moments = normalise(a, c, u, torch.ones(3, dtype=wide), torch.zeros(3, dtype=wide), 0.0, 0, dtype)
+    mean, var, _ = moments
     assert not mean[1].isfinite()
     assert var[1].isnan()
     assert y[:, 1].isnan().all()
     assert y[:, [0, 2]].isfinite().all()
-    d_a, d_scale, _ = back(torch.ones_like(y), y, a, mean, rstd, torch.ones(3, dtype=wide))
+    d_a, _, d_scale, _ = back(torch.ones_like(y), y, a, c, moments, torch.ones(3, dtype=wide), 0.0)
     assert d_a[:, 1].isnan().all()
     assert d_scale[1].isnan()
     assert d_a[:, [0, 2]].isfinite().all()
@@ -365,7 +378,9 @@ def test_a_unit_that_is_not_finite_spoils_its_result_and_gradients(branch, dtype
 def test_dropped_units_are_0_beside_a_nan():
     a = numbers(B, 3).float()
     a[4, 1] = math.nan
-    y = fused._normalise_cpu(a, torch.ones(3), torch.zeros(3), 0.5, 3, torch.float32)[0]
+    y = fused._normalise_cpu(
+        a, *no_covariates(B, 3, torch.float32), torch.ones(3), torch.zeros(3), 0.5, 3, torch.float32
+    )[0]
     off = dropped((B, 3), 0.5, 3, CPU)
     assert (y[off] == 0).all()
     assert y[:, 1][~off[:, 1]].isnan().all()

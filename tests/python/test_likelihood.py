@@ -4,6 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
+from sysvi import likelihood
 from sysvi.likelihood import gaussian_nll, gaussian_nll_total
 
 B, G, H = 9, 5, 4
@@ -15,6 +16,13 @@ def inputs(seed=0, dtype=torch.float64):
     x, h, weight, bias = (torch.randn(*shape, generator=rng, dtype=dtype) for shape in [(B, G), (B, H), (G, H), (G,)])
     var = 0.1 + torch.rand(G, generator=rng, dtype=dtype)
     return x, *(t.requires_grad_() for t in (h, weight, bias, var))
+
+
+@pytest.fixture(params=["numba", "torch"])
+def branch(request, monkeypatch):
+    """Run the per-gene sums by the kernel of the CPU, or by the operations that other devices get."""
+    if request.param == "torch":
+        monkeypatch.setattr(likelihood, "_residuals_cpu", likelihood._residuals_torch)
 
 
 def cell_weights(kind):
@@ -40,7 +48,7 @@ def test_plain_form_matches_oracle_and_scipy(var_shape):
 
 @pytest.mark.parametrize("kind", ["unweighted", "weighted"])
 @pytest.mark.parametrize("seed", range(3))
-def test_total_matches_plain_form_in_value_and_gradients(kind, seed):
+def test_total_matches_plain_form_in_value_and_gradients(branch, kind, seed):
     x, *parameters = inputs(seed)
     w = cell_weights(kind)
     fused, written_out = gaussian_nll_total(x, *parameters, w), plain(x, *parameters, w)
@@ -54,7 +62,7 @@ def test_total_matches_plain_form_in_value_and_gradients(kind, seed):
 
 
 @pytest.mark.parametrize("kind", ["unweighted", "weighted"])
-def test_total_passes_gradcheck(kind):
+def test_total_passes_gradcheck(branch, kind):
     x, *parameters = inputs()
     w = cell_weights(kind)
     assert torch.autograd.gradcheck(lambda *args: gaussian_nll_total(x, *args, w), parameters)
@@ -70,7 +78,7 @@ def test_total_gives_no_gradient_to_data_or_cell_weights():
 
 
 @pytest.mark.parametrize("ratio", [1e2, 1e4, 1e6])
-def test_float32_cancellation_is_bounded(ratio):
+def test_float32_cancellation_is_bounded(branch, ratio):
     """Sums of squares of size mean² cancel down to var; with ratio = mean²/var the relative error is
 
     - of the value at most 2 eps ratio (at the worst of log-normalised expression, mean 8 and sd 0.08: 0.24 %),
@@ -98,9 +106,30 @@ def test_float32_cancellation_is_bounded(ratio):
     assert (a.double() - b).abs().max() <= 10 * eps * ratio * n / 2
 
 
-def test_total_is_finite_where_float32_cancels_to_nothing():
+def test_total_is_finite_where_float32_cancels_to_nothing(branch):
     """A perfect reconstruction: the squares would sum to a little below zero."""
     x, h, weight, bias = torch.full((B, G), 300.1), torch.zeros(B, H), torch.zeros(G, H), torch.full((G,), 300.1)
     var = torch.full((G,), 1e-4)
     perfect = gaussian_nll(x, x, var).sum()
     assert gaussian_nll_total(x, h, weight, bias, var) >= perfect * (1 + 1e-6 * perfect.sign())
+
+
+def test_short_products_change_the_gradient_of_h_alone_and_little():
+    x, *parameters = inputs(dtype=torch.float32)
+    exact, short = (
+        torch.autograd.grad(gaussian_nll_total(x, *parameters, products=products), parameters)
+        for products in (None, torch.bfloat16)
+    )
+    for ours, reference in zip(short[1:], exact[1:], strict=True):
+        assert torch.equal(ours, reference)
+    assert short[0].dtype == torch.float32
+    assert 0 < (short[0] - exact[0]).norm() <= 4 * 2.0**-8 * exact[0].norm()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["h", "weight", "bias"])
+def test_what_is_not_finite_reaches_the_total(branch, name, bad):
+    x, *parameters = inputs()
+    with torch.no_grad():
+        parameters[["h", "weight", "bias"].index(name)].view(-1)[0] = bad
+    assert not gaussian_nll_total(x, *parameters).isfinite()

@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodF
 
 from sysvi.compare.tables import USAGE
 from sysvi.errors import InputError
-from sysvi.plots import _palette, save_figure, umap
+from sysvi.plots import palette, save_figure, umap
 
 OWN, OTHER = "tab:orange", "tab:blue"
 N_ACROSS = 6  # methods side by side
@@ -114,12 +114,12 @@ def plot_umaps(
         band, x = divmod(i, across)
         points = umap(embedding, seed)  # (n, 2)
         for ax, category in zip(axes[band * len(columns) :, x], categories, strict=False):
-            colors = _palette(len(category.categories))[category.codes]  # (n, 4)
+            colors = palette(len(category.categories))[category.codes]  # (n, 4)
             ax.scatter(*points[order].T, c=colors[order], s=3, linewidths=0, rasterized=True)
         axes[band * len(columns), x].set_title(title, fontsize=9)
     for ax, column, category in zip(axes[:, -1], columns, categories, strict=False):
         names = category.categories
-        for color, name in zip(_palette(len(names)), names, strict=True):
+        for color, name in zip(palette(len(names)), names, strict=True):
             ax.scatter([], [], color=color, label=str(name), s=16)
         n_columns = -(-len(names) // int(size / legend))
         ax.legend(loc="center left", frameon=False, fontsize=7, title=column, title_fontsize=8, ncols=n_columns)

@@ -22,17 +22,20 @@ from sysvi.metrics.pcr import pcr_comparison, principal_component_regression
 from sysvi.metrics.score import Score
 from sysvi.metrics.shared_neighbors import shared_neighbors
 from sysvi.metrics.silhouette import batch_silhouette, label_silhouette
+from sysvi.metrics.states import States, find_states
 
 __all__ = [
     "MoranReference",
     "Neighbors",
     "Score",
+    "States",
     "ari",
     "batch_silhouette",
     "best_clusters",
     "bras",
     "cilisi",
     "clisi",
+    "find_states",
     "gene_set_preservation",
     "graph_connectivity",
     "group_distances",

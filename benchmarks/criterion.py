@@ -1,0 +1,150 @@
+"""Whether tune chooses without labels what it chooses with them.
+
+    python benchmarks/criterion.py [--sets baron kang hard] [--reuse]
+
+On each of three data sets 42 models: cycle weights (0, 2, 5, 10, 20, 50) x KL weights (1, 3) x three seeds, and KL
+weight 10, which shrinks dimensions, with cycle weights (0, 5). Training is shorter than by default: what counts is that
+runs differ. Each gets its score with the cell types (the paper's rule) and without (tune's). Spearman's correlation
+over runs and over settings, what either chooses, and what the choice without labels is worth when measured with them:
+results/criterion.csv; the runs: results/criterion_runs.csv; the figure: docs/criterion.png.
+
+Embeddings are kept in .cache; with --reuse, those that are there are taken.
+"""
+
+import argparse
+import itertools
+from pathlib import Path
+
+import anndata
+import data
+import numpy as np
+import pandas as pd
+from common import CACHE, HERE, RESULTS
+from matplotlib.figure import Figure
+
+import sysvi
+from sysvi.paper_score import paper_scores
+from sysvi.yardstick import Yardstick
+
+EPOCHS = 80
+MIN_CELLS = {"baron": 200, "kang": 60, "hard": 100}  # of a group for Moran's I
+TITLES = {"baron": "Baron islets, human and mouse", "kang": "Kang, control and stimulated", "hard": "hard simulation"}
+GRID = [*itertools.product((0, 2, 5, 10, 20, 50), (1, 3)), (0, 10), (5, 10)]
+SEEDS = (0, 1, 2)
+SETTING = ["cycle_weight", "kl_weight"]
+FOLDER, FIGURE = CACHE / "criterion", HERE.parent / "docs" / "criterion.png"
+
+
+def main() -> None:
+    """Train what is missing, measure all, compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", nargs="+", choices=tuple(TITLES), default=tuple(TITLES))
+    parser.add_argument("--reuse", action="store_true", help="take the embeddings that the cache has")
+    args = parser.parse_args()
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    tables = []
+    for name in args.sets:
+        adata = anndata.read_h5ad(getattr(data, name)())
+        train(name, adata, args.reuse)
+        tables.append(measure(name, adata))
+    runs = pd.concat(tables, ignore_index=True)
+    runs.to_csv(RESULTS / "criterion_runs.csv", index=False, float_format="%.4f")
+    table = pd.DataFrame([agreement(runs[runs["data"] == name]) for name in args.sets], index=args.sets)
+    table.to_csv(RESULTS / "criterion.csv", index_label="data", float_format="%.3f")
+    print(table.round(2).T.to_string())
+    plot(runs, FIGURE)
+
+
+def path_of(name: str, cycle_weight: float, kl_weight: float, seed: int) -> Path:
+    """Where a run's embedding is kept."""
+    return FOLDER / f"{name}_{EPOCHS}_{cycle_weight:g}_{kl_weight:g}_{seed}.npy"
+
+
+def train(name: str, adata: anndata.AnnData, reuse: bool) -> None:
+    """Embeddings of all runs."""
+
+    def keep(run: sysvi.Run) -> None:
+        path = path_of(name, run.cycle_weight, run.kl_weight, run.seed)
+        np.save(path, run.model.get_latent_representation())
+        print(f"{path.stem} {run.status}", flush=True)
+
+    for kl_weight in dict.fromkeys(kl for _, kl in GRID):
+        for seed in SEEDS:
+            wanted = [c for c, kl in GRID if kl == kl_weight]
+            missing = [c for c in wanted if not (reuse and path_of(name, c, kl_weight, seed).exists())]
+            if missing:
+                settings = {"max_epochs": EPOCHS, "progress": False, "on_run": keep}
+                weights = {"cycle_weights": missing, "kl_weights": [kl_weight], "seeds": [seed]}
+                sysvi.train_many(adata, "system", "batch", **weights, **settings)
+
+
+def measure(name: str, adata: anndata.AnnData) -> pd.DataFrame:
+    """A row a run: measures and scores with and without labels."""
+    system, batch, label = (adata.obs[key].to_numpy().astype(str) for key in ("system", "batch", "cell_type"))
+    rows = np.arange(adata.n_obs)
+    tables = {}
+    for kind, known in (("with labels", label.astype(object)), ("without labels", None)):
+        yardstick = Yardstick.of(adata.X, rows, system, batch, known, min_cells=MIN_CELLS[name])
+        print(f"{name}, {kind}: {yardstick.describe()}", flush=True)
+        measured = [
+            {"cycle_weight": c, "kl_weight": kl, "seed": seed} | yardstick.measure(np.load(path_of(name, c, kl, seed)))
+            for (c, kl), seed in itertools.product(GRID, SEEDS)
+        ]
+        tables[kind] = paper_scores(pd.DataFrame(measured), batch=[yardstick.mixing])
+    ours, paper = tables["without labels"], tables["with labels"]
+    runs = paper[[*SETTING, "seed", "iLISI", "NMI", "Moran"]].assign(**{"with labels": paper["overall"]})
+    states = {"shared mixing": ours["shared mixing"], "NMI of states": ours["NMI"], "Moran of states": ours["Moran"]}
+    return runs.assign(**states, **{"without labels": ours["overall"]}).assign(data=name)
+
+
+def agreement(runs: pd.DataFrame) -> dict:
+    """How well the two scores agree on a data set."""
+    both = ["with labels", "without labels"]
+    means = runs.groupby(SETTING)[both].mean()
+    chosen = {kind: means[kind].idxmax() for kind in both}
+    first = [runs[runs["seed"] == seed].set_index(SETTING)[both].rank() for seed in SEEDS]
+    between = [a["with labels"].corr(b["with labels"]) for a, b in itertools.combinations(first, 2)]
+    return {
+        "runs": len(runs),
+        "correlation over runs": runs[both].corr("spearman").iloc[0, 1],
+        "correlation over settings": means.corr("spearman").iloc[0, 1],
+        "correlation of the score with labels between seeds": np.mean(between),
+        "chosen with labels": "cycle {:g}, KL {:g}".format(*chosen["with labels"]),
+        "chosen without": "cycle {:g}, KL {:g}".format(*chosen["without labels"]),
+        "best score with labels": means["with labels"].max(),
+        "score with labels of what is chosen without": means["with labels"][chosen["without labels"]],
+        "score with labels of the default, cycle 5": means["with labels"][5, 1],
+        "median score with labels": means["with labels"].median(),
+    }
+
+
+def plot(runs: pd.DataFrame, path: Path) -> None:
+    """Score without labels against score with them, a panel a data set."""
+    from matplotlib import colormaps
+
+    names = list(dict.fromkeys(runs["data"]))
+    weights = sorted(runs["cycle_weight"].unique())
+    colors = dict(zip(weights, colormaps["viridis"](np.linspace(0, 0.92, len(weights))), strict=True))
+    markers = {1: "o", 3: "s", 10: "^"}
+    figure = Figure(figsize=(4.0 * len(names) + 1.2, 4.0), layout="constrained")
+    axes = figure.subplots(1, len(names), squeeze=False)[0]
+    for ax, name in zip(axes, names, strict=True):
+        of_set = runs[runs["data"] == name]
+        for (cycle_weight, kl_weight), points in of_set.groupby(SETTING):
+            style = {"color": colors[cycle_weight], "marker": markers[kl_weight], "alpha": 0.75, "linewidths": 0}
+            ax.scatter(points["with labels"], points["without labels"], 36, **style)
+        rank = of_set[["with labels", "without labels"]].corr("spearman").iloc[0, 1]
+        ax.set_title(f"{TITLES[name]}\nrank correlation {rank:.2f}", fontsize=10)
+        ax.set(xlabel="score with labels", ylabel="score without labels", xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
+        ax.grid(color="0.92")
+        ax.set_axisbelow(True)
+        ax.spines[["top", "right"]].set_visible(False)
+    dot = {"linestyle": "", "markersize": 6}
+    handles = [axes[0].plot([], [], "o", color=c, label=f"cycle {w:g}", **dot)[0] for w, c in colors.items()]
+    handles += [axes[0].plot([], [], m, color="0.5", label=f"KL {w:g}", **dot)[0] for w, m in markers.items()]
+    figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    main()

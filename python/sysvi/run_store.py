@@ -1,0 +1,116 @@
+"""A folder with the finished runs of a tuning: what was killed goes on from there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+from scipy import sparse
+
+from sysvi.errors import InputError
+from sysvi.saving import write_whole
+from sysvi.sysvi_model import SysVI
+
+STORE, RUN, EMBEDDING = "runs.json", "run.json", "embedding.npy"
+
+
+class RunStore:
+    """Runs in folders of their own, each with model, embedding and measures; run.json comes last and makes it count.
+
+    Parameters
+    ----------
+    folder
+        Made if missing.
+    made_of
+        What all runs have in common: data and settings. Runs of anything else are not mixed in.
+
+    Raises
+    ------
+    InputError
+        If the folder holds runs of other data or settings, or cannot be written.
+    """
+
+    def __init__(self, folder: str | Path, made_of: Mapping[str, Any]):
+        self.folder = Path(folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"Cannot make the folder {self.folder} ({error.strerror}).") from error
+        description = json.loads(json.dumps(made_of))  # as it comes back
+        path = self.folder / STORE
+        if not path.exists():
+            write_whole(path, lambda temporary: temporary.write_text(json.dumps(description, indent=1) + "\n"))
+        before = _read(path)
+        if before != description:
+            other = [name for name in {**description, **before} if before.get(name) != description.get(name)]
+            raise InputError(f"{self.folder} holds runs with other {', '.join(other)}: choose another folder.")
+
+    def find(self, name: str, measured_by: str) -> tuple[np.ndarray, dict[str, float] | None] | None:
+        """The embedding of a finished run, and its measures if they are of the same yardstick; None without the run."""
+        path = self.folder / name / RUN
+        if not path.exists():
+            return None
+        record = _read(path)
+        embedding = np.load(self.folder / name / EMBEDDING, allow_pickle=False)
+        return embedding, record["measures"] if record["measured_by"] == measured_by else None
+
+    def keep(self, name: str, model: SysVI, embedding: np.ndarray) -> None:
+        """Write a run's model and embedding."""
+        model.save(self.folder / name, overwrite=True)
+        write_whole(self.folder / name / EMBEDDING, lambda temporary: _save(temporary, embedding))
+
+    def finish(self, name: str, measured_by: str, measures: Mapping[str, float]) -> None:
+        """Write a run's measures; from now on it counts as finished."""
+        record = {"measured_by": measured_by, "measures": measures}
+        write_whole(self.folder / name / RUN, lambda temporary: temporary.write_text(json.dumps(record) + "\n"))
+
+    def load(self, name: str, adata: AnnData) -> tuple[SysVI, np.ndarray]:
+        """Model and embedding of a finished run."""
+        return SysVI.load(self.folder / name, adata), np.load(self.folder / name / EMBEDDING, allow_pickle=False)
+
+
+def fingerprint(*arrays: Any) -> str:
+    """A short text that is the same for the same values: arrays, sparse matrices, columns of texts.
+
+    Examples
+    --------
+    >>> a, b = fingerprint(np.arange(3)), fingerprint(np.arange(4))
+    >>> a == fingerprint(np.arange(3)), a == b
+    (True, False)
+    """
+    digest = hashlib.sha256()
+    for array in arrays:
+        if sparse.issparse(array):
+            array = array.tocsr()
+            array.sort_indices()
+            parts = [np.asarray(array.shape), array.indptr.astype(np.int64), array.indices.astype(np.int64), array.data]
+        else:
+            array = np.asarray(array)
+            parts = [np.asarray(array.shape), array if array.dtype.kind in "biuf" else _text(array)]
+        for part in parts:
+            digest.update(np.ascontiguousarray(part).data)
+    return digest.hexdigest()[:16]
+
+
+def _text(array: np.ndarray) -> np.ndarray:
+    return np.frombuffer("\n".join(map(repr, array.ravel().tolist())).encode(), np.uint8)
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    with path.open("wb") as file:  # np.save would add .npy to the temporary name
+        np.save(file, array, allow_pickle=False)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: remove it, or choose another folder.") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is not what tune wrote: remove it, or choose another folder.")
+    return found

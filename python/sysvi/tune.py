@@ -1,0 +1,405 @@
+"""Choosing the integration strength: several weights, several seeds, measured and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+import sysvi
+from sysvi.checks import check_obs_column, expression
+from sysvi.errors import InputError
+from sysvi.evaluate import UNLABELLED, labels_of, stratified_sample
+from sysvi.events import Event, OnEvent
+from sysvi.integrate import sort_settings, with_batch
+from sysvi.paper_score import BIOLOGY, best_setting, paper_scores
+from sysvi.progress import as_callback
+from sysvi.run_store import RunStore, fingerprint
+from sysvi.settings import ModelSettings, TrainSettings, whole_number
+from sysvi.sysvi_model import SysVI
+from sysvi.train_many import WEIGHTS_AND_SEED, Combination, Run, combinations, train_each
+from sysvi.yardstick import N_NEIGHBORS, Yardstick
+
+SETTING = ["cycle_weight", "kl_weight"]
+USUAL = (TrainSettings.cycle_weight, TrainSettings.kl_weight)
+LOST_MIXING, MANY_COLLAPSED, MOVED, APART = 0.5, 0.5, 0.3, 0.05  # where warnings begin
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What a tuning found.
+
+    Parameters
+    ----------
+    runs
+        A row a run: ``cycle_weight``, ``kl_weight``, ``seed``, ``status``, the measures, ``biology``, ``batch`` and
+        ``overall`` (scaled over the runs), and whether it is of the ``chosen`` setting and its ``representative``.
+        A run that failed or was interrupted has no measures.
+    settings
+        A row a setting: means and standard deviations over its seeds; best first.
+    cycle_weight, kl_weight, seed
+        Those of the representative run: of the setting with the highest mean, the run of median score.
+    model
+        The model of that run.
+    embedding
+        Its embedding, float32, cells x latent dimensions.
+    mixing
+        Name of the column with the measure of mixing.
+    why
+        The choice in two sentences.
+    warnings
+        What speaks against the chosen run, a sentence each.
+    n_missing
+        Runs that were not begun, because Ctrl-C ended the training.
+    """
+
+    runs: pd.DataFrame
+    settings: pd.DataFrame
+    cycle_weight: float
+    kl_weight: float
+    seed: int
+    model: SysVI
+    embedding: np.ndarray
+    mixing: str
+    why: str
+    warnings: tuple[str, ...]
+    n_missing: int
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether runs are missing because Ctrl-C ended the training."""
+        return bool(self.n_missing or (self.runs["status"] == "interrupted").any())
+
+    def __str__(self) -> str:
+        """The table of settings, the reasons, the warnings."""
+        columns = [self.mixing, "NMI", "Moran", "biology", "batch", "overall", "runs"]
+        lines = [self.settings[columns].round(3).to_string(), "", self.why, *self.warnings]
+        return "\n".join(lines)
+
+
+def tune(
+    adata: AnnData,
+    system_key: str,
+    batch_key: str | None = None,
+    label_key: str | None = None,
+    *,
+    cycle_weights: Sequence[float] = (0, 2, 5, 10, 20, 50),
+    kl_weights: Sequence[float] = (1,),
+    seeds: int | Sequence[int] = 3,
+    output: str | Path | None = None,
+    key_added: str = "X_sysVI",
+    layer: str | None = None,
+    categorical_covariate_keys: Sequence[str] | None = None,
+    continuous_covariate_keys: Sequence[str] | None = None,
+    weight_systems: bool = False,
+    min_cells: int = 200,
+    max_cells: int = 50_000,
+    device: str = "auto",
+    progress: bool | OnEvent = True,
+    **settings: Any,
+) -> Tuning:
+    """Integrate with several cycle weights and seeds, measure each result, and choose.
+
+    With labels by the paper's rule: each metric scaled to [0, 1] over the runs; biology is the mean of NMI and the
+    ratio of Moran's I, batch correction is iLISI, the score is 0.6 biology + 0.4 batch correction; the setting with
+    the highest mean over the seeds is chosen, and of its runs the one of median score.
+
+    Without labels by the same rule with two changes. States that :func:`sysvi.metrics.find_states` finds in each
+    system by itself take the place of labels. And mixing is measured where systems share a state, by neighbours of
+    the same state only (:func:`sysvi.metrics.shared_neighbors`): mixing the states of one system into others earns
+    nothing. How well this agrees with labels, benchmarks/criterion.py measures.
+
+    Parameters
+    ----------
+    adata
+        Log-normalised expression of all systems, cells x genes, as :func:`sysvi.prepare` gives it. Gets the chosen
+        run's embedding in ``obsm[key_added]``, what made it in ``uns["sysvi"]``, and ``uns["sysvi_setup"]``.
+    system_key, batch_key
+        Columns of ``adata.obs`` with the systems and with the batches.
+    label_key
+        Column with the cell types, if there are any; used to measure, never to train. Cells that are missing or called
+        "unlabelled", "unknown" and the like have none.
+    cycle_weights, kl_weights
+        The settings to compare: every cycle weight with every KL weight. Numbers; they are ramped up as usual.
+    seeds
+        How many runs of each setting (seeds 0, 1, ...), or which seeds.
+    output
+        Folder in which every finished run is kept. A tuning that was interrupted or killed goes on from there; further
+        weights or seeds can be added to it later. Without, runs are kept in memory.
+    key_added
+        Where the embedding goes.
+    layer, categorical_covariate_keys, continuous_covariate_keys, weight_systems, device
+        As in :func:`sysvi.integrate`.
+    min_cells
+        Fewest cells of a type (or state) in a sample for Moran's I.
+    max_cells
+        Measure on a random sample of at most this many cells, stratified by system and label. All are trained on.
+    progress
+        True draws a progress bar, False is silent, a function gets each :class:`sysvi.Event`.
+    **settings
+        Any other setting of :func:`sysvi.integrate`, the same for all runs.
+
+    Returns
+    -------
+    Tuning
+
+    Raises
+    ------
+    InputError
+        For data or settings that cannot be used, if `output` holds runs of other data or settings, or if no run ended
+        with an embedding.
+
+    Notes
+    -----
+    Ctrl-C ends the training under way; the choice is made among the runs that have finished. Models train side by side,
+    one thread each, as in :func:`sysvi.train_many`.
+
+    Examples
+    --------
+    >>> import sysvi
+    >>> adata = sysvi.prepare(sysvi.datasets.simulate_systems(300, 200, seed=1), "system", "batch", min_cells=3)
+    >>> found = sysvi.tune(adata, "system", "batch", cycle_weights=[0, 5], seeds=1, max_epochs=2, progress=False)
+    >>> found.runs[["cycle_weight", "seed", "status"]].values.tolist()
+    [[0.0, 0, 'finished'], [5.0, 0, 'finished']]
+    >>> adata.obsm["X_sysVI"].shape
+    (300, 15)
+    """
+    for one in WEIGHTS_AND_SEED:
+        if one in settings:
+            raise InputError(f"tune has no setting {one}: give {one}s.")
+    if not key_added or "/" in key_added:
+        raise InputError(f"key_added is {key_added!r}; a name in obsm must not be empty or contain a slash.")
+    of_model, of_training = sort_settings("tune", settings)
+    on_event = as_callback(progress)
+    each_seed = seeds if isinstance(seeds, Iterable) else range(whole_number("seeds", seeds, 1))
+    grid = combinations(list(each_seed), cycle_weights, kl_weights)
+    if any(ramp[1:] != default[1:] for _, *pair in grid for ramp, default in zip(pair, USUAL, strict=True)):
+        raise InputError("tune compares weights that are plain numbers: a sysvi.Ramp cannot be one of them.")
+    categorical = with_batch(batch_key, categorical_covariate_keys)
+    SysVI.setup_anndata(adata, system_key, layer, categorical, continuous_covariate_keys, weight_systems)
+
+    yardstick = _yardstick(adata, system_key, batch_key, label_key, layer, min_cells, max_cells)
+    on_event(Event("prepare", yardstick.describe()))
+    results = _Results(adata, yardstick, _store(adata, layer, output, of_model, of_training))
+    results.take_finished(grid)
+    if results.rows:
+        on_event(Event("prepare", f"{len(results.rows)} of {len(grid)} runs are there already."))
+    missing = [combination for combination in grid if _name_of(combination) not in results.rows]
+    if missing:
+        train_each(adata, missing, of_model, of_training, device, on_event, results.take)
+    found = results.choose(grid)
+    adata.obsm[key_added] = found.embedding
+    adata.uns["sysvi"] = found.model.record()
+    return found
+
+
+class _Results:
+    """What is known of each run, by its name."""
+
+    def __init__(self, adata: AnnData, yardstick: Yardstick, store: RunStore | None):
+        self.adata, self.yardstick, self.store = adata, yardstick, store
+        self.rows: dict[str, dict[str, Any]] = {}
+        self.kept: dict[str, tuple[SysVI, np.ndarray]] = {}  # models and embeddings, where there is no folder
+
+    def take_finished(self, grid: Sequence[Combination]) -> None:
+        """Runs that the folder holds, measured anew where they were measured by something else."""
+        for seed, cycle, kl in grid:
+            name = _name(seed, cycle.value, kl.value)
+            found = None if self.store is None else self.store.find(name, self.yardstick.fingerprint)
+            if self.store is not None and found is not None:
+                embedding, measures = found
+                if measures is None:
+                    measures = self.yardstick.measure(embedding)
+                    self.store.finish(name, self.yardstick.fingerprint, measures)
+                self.rows[name] = _row(seed, cycle.value, kl.value, "finished") | measures
+
+    def take(self, run: Run) -> None:
+        """A run that has just ended: kept and measured, unless it failed or was interrupted."""
+        name = _name(run.seed, run.cycle_weight, run.kl_weight)
+        row = _row(run.seed, run.cycle_weight, run.kl_weight, run.status)
+        if run.status in ("finished", "stopped_early"):
+            embedding = np.asarray(run.model.get_latent_representation())
+            if self.store is not None:
+                self.store.keep(name, run.model, embedding)
+            else:
+                self.kept[name] = run.model, embedding
+            measures = self.yardstick.measure(embedding)
+            if self.store is not None:
+                self.store.finish(name, self.yardstick.fingerprint, measures)
+            row |= measures
+        self.rows[name] = row
+
+    def choose(self, grid: Sequence[Combination]) -> Tuning:
+        """Score all runs and choose."""
+        names = [name for name in map(_name_of, grid) if name in self.rows]
+        rows = pd.DataFrame([self.rows[name] for name in names], index=names)
+        mixing = self.yardstick.mixing
+        if mixing not in rows or rows[mixing].isna().all():
+            raise InputError("No run ended with an embedding: there is nothing to choose from. " + _how(rows))
+        runs = paper_scores(rows, batch=[mixing], biology=BIOLOGY)
+        best = best_setting(runs, SETTING)
+        representative = str(best.index[0])
+        runs["chosen"], runs["representative"] = runs.index.isin(best.index), runs.index == representative
+        settings = _means(runs, mixing)
+        model, embedding = (
+            self.kept[representative] if self.store is None else self.store.load(representative, self.adata)
+        )
+        first = best.iloc[0]
+        return Tuning(
+            runs.reset_index(drop=True),
+            settings,
+            float(first["cycle_weight"]),
+            float(first["kl_weight"]),
+            int(first["seed"]),
+            model,
+            embedding,
+            mixing,
+            _why(settings, mixing),
+            tuple(_warnings(first, settings, self.yardstick, embedding)),
+            len(grid) - len(names),
+        )
+
+
+def _yardstick(
+    adata: AnnData,
+    system_key: str,
+    batch_key: str | None,
+    label_key: str | None,
+    layer: str | None,
+    min_cells: int,
+    max_cells: int,
+) -> Yardstick:
+    """What runs are measured by, on all cells or a sample."""
+    rows = np.arange(adata.n_obs)
+    if adata.n_obs > whole_number("max_cells", max_cells, 2):
+        rows = stratified_sample(adata, system_key, label_key, max_cells, seed=0)
+    label = None
+    if label_key is not None:
+        names, labelled = labels_of(adata, label_key, UNLABELLED)
+        label = np.where(labelled, np.asarray(names), "")[rows]
+    return Yardstick.of(
+        expression(adata, layer)[1][rows],
+        rows,
+        check_obs_column(adata, system_key, "system_key")[rows],
+        None if batch_key is None else check_obs_column(adata, batch_key, "batch_key")[rows],
+        label,
+        min_cells=min_cells,
+    )
+
+
+def _store(
+    adata: AnnData, layer: str | None, output: str | Path | None, of_model: dict[str, Any], of_training: dict[str, Any]
+) -> RunStore | None:
+    """The folder of runs, where there is one."""
+    if output is None:
+        return None
+    setup = adata.uns["sysvi_setup"]
+    columns = [setup["system_key"], *setup["categorical"], *setup["continuous"]]
+    columns += [of_model[name] for name in ("pseudoinputs_label_key",) if of_model.get(name)]
+    names = {f.name for f in fields(ModelSettings)}
+    model = asdict(ModelSettings(**{name: value for name, value in of_model.items() if name in names}))
+    others = {name: value for name, value in of_model.items() if name not in names and value is not None}
+    training = {k: v for k, v in TrainSettings(**of_training).as_dict().items() if k not in WEIGHTS_AND_SEED}
+    made_of = {
+        "data": fingerprint(expression(adata, layer)[1], adata.var_names, *(adata.obs[key] for key in columns)),
+        "columns": str(setup),
+        "settings": {name: str(value) for name, value in sorted({**model, **others, **training}.items())},
+        "usual ramps": str(USUAL),
+        "version of sysvi": sysvi.__version__,
+    }
+    return RunStore(output, made_of)
+
+
+def _name(seed: int, cycle_weight: float, kl_weight: float) -> str:
+    """A run's name, also that of its folder."""
+    return f"cycle{cycle_weight:g}_kl{kl_weight:g}_seed{seed}"
+
+
+def _name_of(combination: Combination) -> str:
+    seed, cycle, kl = combination
+    return _name(seed, cycle.value, kl.value)
+
+
+def _row(seed: int, cycle_weight: float, kl_weight: float, status: str) -> dict[str, Any]:
+    return {"cycle_weight": cycle_weight, "kl_weight": kl_weight, "seed": seed, "status": status}
+
+
+def _how(rows: pd.DataFrame) -> str:
+    counts = rows["status"].value_counts() if len(rows) else pd.Series(dtype=int)
+    return f"Runs: {', '.join(f'{n} {status}' for status, n in counts.items()) or 'none'}."
+
+
+def _means(runs: pd.DataFrame, mixing: str) -> pd.DataFrame:
+    """A row a setting, best first: means and standard deviations over its seeds."""
+    groups = runs[runs["overall"].notna()].groupby(SETTING)
+    columns = [mixing, *BIOLOGY, "biology", "batch", "overall", f"{mixing}, standardised", "collapsed dimensions"]
+    table = groups[columns].mean()
+    table["overall SD"] = groups["overall"].std()
+    table["runs"] = groups.size()
+    chosen = groups["chosen"].first()
+    return table.assign(chosen=chosen).sort_values(["chosen", "overall"], ascending=False, kind="stable")
+
+
+def _why(settings: pd.DataFrame, mixing: str) -> str:
+    """The choice in two sentences."""
+    best = settings.iloc[0]
+    what = _setting(settings.index[0], settings)
+    kept = [
+        f"{name} {best[name]:.2f} ({settings[name].min():.2f} to {settings[name].max():.2f})"
+        for name in BIOLOGY
+        if not np.isnan(best[name])
+    ]
+    second = (
+        f"Its mixing ({mixing}) is {best[mixing]:.2f} in a range of {settings[mixing].min():.2f} to "
+        f"{settings[mixing].max():.2f}, and of biology it keeps {' and '.join(kept)}."
+    )
+    if len(settings) == 1:
+        return f"{what} is the only setting, so nothing was compared. {second}"
+    next_best = settings.iloc[1]
+    spread = np.nanmax([best["overall SD"], next_best["overall SD"], 0.0])
+    runs = "one run" if best["runs"] == 1 else f"the mean of {best['runs']:.0f} runs"
+    first = f"{what} has the highest score, {best['overall']:.2f} ({runs})"
+    other = _setting(settings.index[1], settings)
+    first += f"; next comes {other[0].lower()}{other[1:]} with {next_best['overall']:.2f}"
+    close = best["overall"] - next_best["overall"] <= spread
+    return f"{first}{', no further away than runs differ among themselves' if close else ''}. {second}"
+
+
+def _setting(weights: Any, settings: pd.DataFrame) -> str:
+    """A setting in words; the KL weight only where there are several."""
+    cycle, kl = weights
+    several = settings.index.get_level_values("kl_weight").nunique() > 1
+    return f"Cycle weight {cycle:g}" + (f" with KL weight {kl:g}" if several else "")
+
+
+def _warnings(run: pd.Series, settings: pd.DataFrame, yardstick: Yardstick, embedding: np.ndarray) -> Iterator[str]:
+    """What a user must know of the chosen run."""
+    mixing, standardised = run[yardstick.mixing], run[f"{yardstick.mixing}, standardised"]
+    n_latent = embedding.shape[1]
+    if settings[yardstick.mixing].max() < APART:
+        yield (
+            f"The systems stay apart in every setting ({yardstick.mixing} is {settings[yardstick.mixing].max():.2f} at "
+            "most): try longer training (max_epochs), other seeds, or prior='standard_normal'."
+        )
+    elif standardised < LOST_MIXING * mixing:
+        yield (
+            f"The mixing is not real: {yardstick.mixing} falls from {mixing:.2f} to {standardised:.2f} once every "
+            "dimension counts the same. Dimensions that tell the systems apart were shrunk; lower the KL weight."
+        )
+    if run["collapsed dimensions"] > MANY_COLLAPSED * n_latent:
+        yield (
+            f"{run['collapsed dimensions']:.0f} of {n_latent} latent dimensions have collapsed: the cells differ in "
+            "fewer ways here than the model could show. A lower KL weight keeps more."
+        )
+    private = yardstick.private_groups(embedding)
+    for name, group in private[(private["foreign"] > MOVED) & (private["cells"] > N_NEIGHBORS)].iterrows():
+        yield (
+            f"{name} ({group['cells']} cells, in {group['system']} only) has moved onto other cells: its neighbours "
+            f"from other systems, most of them {group['among']}, are {100 * group['foreign']:.0f} % of what they would "
+            "be if all was mixed. A lower cycle weight keeps it apart."
+        )

@@ -1,0 +1,131 @@
+"""States found without labels: against the truth of simulations, and the rule against its definition."""
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import sparse
+
+import sysvi
+from sysvi import InputError
+from sysvi.metrics import find_states
+from sysvi.metrics.states import _links, _similarity
+
+
+def prepared(**settings):
+    adata = sysvi.datasets.simulate_systems(1200, 800, seed=3, **settings)
+    return sysvi.prepare(adata, "system", "batch", min_cells=5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"n_types": 6, "n_private": 1},
+        {"n_types": 5, "n_private": 0, "n_systems": 3},
+        {"n_types": 6, "n_private": 2, "imbalance": 0.3, "system_effect": 0.7},
+    ],
+)
+def test_states_of_a_simulation_are_its_types(settings):
+    adata = prepared(**settings)
+    found = find_states(adata.X, adata.obs["system"])
+    known = found.state != ""
+    assert known.mean() > 0.97
+    both = pd.crosstab(found.state[known], adata.obs["cell_type"].to_numpy().astype(str)[known])
+    assert both.max(axis=1).sum() / both.to_numpy().sum() > 0.97  # of one type each
+    truth = adata.obs.groupby("cell_type", observed=True)["system"].nunique()
+    type_of = both.idxmax(axis=1)
+    assert dict(found.table["systems"]) == dict(truth[type_of].set_axis(type_of.index))
+    # A shared type is one state; clusters of a private one have nothing that would link them.
+    assert sorted(type_of[found.shared]) == sorted(truth.index[truth > 1])
+    assert set(type_of) == set(truth.index)
+
+
+def test_baron_states_follow_cell_types(data_dir):
+    """Human and mouse islets: the clusters of beta cells are one state, and acinar cells, in human only, alone."""
+    adata = anndata.read_h5ad(data_dir / "baron_pancreas.h5ad")
+    adata = sysvi.prepare(adata, "system", "batch")
+    found = find_states(adata.X, adata.obs["system"])
+    label = adata.obs["cell_type"].to_numpy().astype(str)
+    both = pd.crosstab(found.state, label)
+    for name in ("beta", "alpha", "ductal", "delta", "gamma", "endothelial"):
+        assert found.table["systems"][both[name].idxmax()] == 2
+        assert both[name].max() / both[name].sum() > 0.85
+    acinar = both["acinar"].idxmax()
+    assert found.table["systems"][acinar] == 1
+    assert both["acinar"].max() / both["acinar"].sum() > 0.95
+
+
+def test_the_table_counts_cells():
+    adata = prepared(n_types=4, n_private=1)
+    found = find_states(adata.X, adata.obs["system"])
+    system = adata.obs["system"].astype(str).to_numpy()
+    for state, row in found.table.iterrows():
+        for name in np.unique(system):
+            assert row[name] == np.sum((found.state == state) & (system == name))
+        assert row["cells"] == np.sum(found.state == state)
+        assert row["systems"] == len(np.unique(system[found.state == state]))
+    assert found.table["cells"].is_monotonic_decreasing
+    assert set(found.shared) | set(found.private) == set(found.table.index)
+    assert not set(found.shared) & set(found.private)
+
+
+def test_names_of_systems_and_storage_do_not_matter():
+    adata = prepared(n_types=4, n_private=1)
+    system = adata.obs["system"].astype(str)
+    found = find_states(adata.X, system)
+    renamed = find_states(adata.X, system.replace({"system1": "a mouse", "system2": "b human"}))
+    np.testing.assert_array_equal(found.state, renamed.state)
+    np.testing.assert_array_equal(found.state, find_states(adata.X.toarray(), system).state)
+
+
+def test_similarity_is_the_correlation_of_what_sets_clusters_apart():
+    rng = np.random.default_rng(0)
+    x = rng.gamma(1, size=(60, 7))
+    cluster = np.r_[np.arange(5), rng.integers(-1, 5, 55)]
+    home = np.array([0, 0, 0, 1, 1])
+    means = np.stack([x[cluster == k].mean(0) for k in range(5)])
+    profiles = means - np.stack([means[home == h].mean(0) for h in home])
+    expected = np.corrcoef(profiles)
+    for matrix in (x, sparse.csr_matrix(x)):
+        np.testing.assert_allclose(_similarity(matrix, cluster, home), expected, atol=1e-12)
+
+
+def test_a_system_of_one_cluster_is_compared_with_the_other_ones_mean():
+    rng = np.random.default_rng(0)
+    x = rng.gamma(1, size=(40, 7))
+    cluster, home = np.arange(40) % 3, np.array([0, 0, 1])
+    means = np.stack([x[cluster == k].mean(0) for k in range(3)])
+    expected = np.corrcoef(means - means[:2].mean(0))
+    np.testing.assert_allclose(_similarity(x, cluster, home), expected, atol=1e-12)
+
+
+@given(st.integers(0, 10_000), st.integers(2, 3))
+def test_links_by_definition(seed, n_systems):
+    rng = np.random.default_rng(seed)
+    home = np.sort(np.r_[np.arange(n_systems), rng.integers(0, n_systems, 6)])
+    r = rng.uniform(-1, 1, (len(home), len(home)))
+    r = (r + r.T) / 2
+    links = _links(r, home)
+    for s in range(n_systems):
+        for t in range(s + 1, n_systems):
+            rows, columns = np.flatnonzero(home == s), np.flatnonzero(home == t)
+            best = [max(r[i, j] for j in columns) for i in rows] + [max(r[i, j] for i in rows) for j in columns]
+            for i in rows:
+                for j in columns:
+                    near = r[i, j] >= 0.8 * max(r[i, columns]) and r[i, j] >= 0.8 * max(r[rows, j])
+                    assert links[i, j] == (near and r[i, j] >= max(0.2, 0.5 * np.median(best)))
+    assert not links[home[:, None] >= home].any()
+
+
+def test_errors():
+    x = sparse.random(40, 20, 0.5, format="csr", random_state=0)
+    with pytest.raises(InputError, match="one only"):
+        find_states(x, ["a"] * 40)
+    with pytest.raises(InputError, match="System b has 2 cells"):
+        find_states(x, ["a"] * 38 + ["b"] * 2)
+    with pytest.raises(InputError, match="missing"):
+        find_states(x, ["a"] * 20 + ["b"] * 19 + [None])
+    with pytest.raises(InputError, match="min_cells"):
+        find_states(x, ["a"] * 20 + ["b"] * 20, min_cells=0)
