@@ -10,6 +10,7 @@
 
 from sysvi import datasets, metrics
 from sysvi.batch_strength import BatchStrength, batch_strength, plot_batch_strength
+from sysvi.compare import Comparison, compare
 from sysvi.compare_runs import compare_runs
 from sysvi.condition_mixing import condition_mixing
 from sysvi.errors import InputError
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BatchStrength",
+    "Comparison",
     "Evaluation",
     "Event",
     "InputError",
@@ -44,6 +46,7 @@ __all__ = [
     "TrainSettings",
     "Tuning",
     "batch_strength",
+    "compare",
     "compare_runs",
     "condition_mixing",
     "datasets",

@@ -301,6 +301,95 @@ def evaluate(
 @main.command()
 @click.argument("input", type=FILE)
 @click.option("--system", required=True, help="Column of obs with the systems, for example species.")
+@click.option("--batch", required=True, help="Column of obs with the samples or donors within the systems.")
+@click.option("--label", required=True, help="Column of obs with the cell types.")
+@click.option("--layer", help="Layer with the expression (default: X).")
+@click.option("--methods", default="all", show_default=True, help="Names with commas between, such as sysvi,scvi,pca.")
+@click.option(
+    "--grid",
+    type=click.Choice(["full", "default"]),
+    default="full",
+    show_default=True,
+    help="All values of each method's tuned parameter, or its default only.",
+)
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Runs of each setting.")
+@click.option("--epochs", type=click.IntRange(1), help="Of trained methods, instead of their own number: a quick look.")
+@click.option("--timeout", type=click.FloatRange(1), help="Seconds that a run may take.")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs at a time.")
+@click.option(
+    "--min-cells", type=click.IntRange(20), default=500, show_default=True, help="Cells of a group for Moran."
+)
+@click.option("--environments", type=FOLDER, help="Where methods are installed (default: the user's cache).")
+@click.option("--constraint", type=FILE, help="pip's constraint file, for example with the build of torch to take.")
+@click.option("--adapters", type=FOLDER, help="Folder with adapters of further methods.")
+@click.option("-o", "--output", type=FOLDER, required=True, help="Folder for the results; finished runs are reused.")
+@click.option("--figures", type=click.Choice(["png", "pdf", "svg"]), default="png", show_default=True)
+@reporting_options
+def compare(
+    input: Path,
+    system: str,
+    batch: str,
+    label: str,
+    layer: str | None,
+    methods: str,
+    grid: Any,
+    seeds: int,
+    epochs: int | None,
+    timeout: float | None,
+    jobs: int,
+    min_cells: int,
+    environments: Path | None,
+    constraint: Path | None,
+    adapters: Path | None,
+    output: Path,
+    figures: Any,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Compare methods of integration on the cells of an h5ad file.
+
+    Runs each method over the values of its tuned parameter and over seeds, each run in a process of its own, and each
+    method in an environment of its own where need be, made on demand. Writes runs.csv, methods.csv, table.csv,
+    tests.csv and the figures comparison and umaps. A method that cannot be had is listed with the reason. Interrupted
+    or killed, the same command goes on with what is missing.
+
+    Methods: sysvi, cvae, vamp, cyc, adv, pca, harmony, scvi, scvi-sysvi, glue, seurat-cca, seurat-rpca, harmony-r,
+    scmgca, scgen, saturn.
+    """
+    from sysvi.compare.tables import printed
+    from sysvi.h5ad import read_h5ad
+
+    with reporting(as_json, quiet) as on_event:
+        try:
+            found = sysvi.compare(
+                read_h5ad(input),
+                output,
+                system_key=system,
+                batch_key=batch,
+                label_key=label,
+                layer=layer,
+                methods="all" if methods == "all" else [name.strip() for name in methods.split(",")],
+                grid=grid,
+                seeds=seeds,
+                epochs=epochs,
+                timeout=timeout,
+                jobs=jobs,
+                min_cells=min_cells,
+                environments=environments,
+                constraint=constraint,
+                adapters=adapters,
+                figures=figures,
+                progress=on_event,
+            )
+        except KeyboardInterrupt:
+            sys.exit(130)
+        if not (as_json or quiet):
+            click.echo(printed(found.table, found.methods, found.notes))
+
+
+@main.command()
+@click.argument("input", type=FILE)
+@click.option("--system", required=True, help="Column of obs with the systems, for example species.")
 @click.option("--batch", help="Column of obs with the samples or donors within the systems.")
 @click.option("--label", help="Column of obs with the cell types, if known; only for measuring.")
 @click.option("--layer", help="Layer with the expression (default: X).")

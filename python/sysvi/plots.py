@@ -47,16 +47,16 @@ def umap_before_after(
         order = np.random.default_rng(seed).permutation(len(points))
         for ax, key in zip(row, colors, strict=True):
             column = pd.Categorical(adata.obs[key])
-            palette = _palette(len(column.categories))
-            ax.scatter(*points[order].T, c=palette[column.codes[order]], s=3, linewidths=0, rasterized=True)
+            shades = palette(len(column.categories))
+            ax.scatter(*points[order].T, c=shades[column.codes[order]], s=3, linewidths=0, rasterized=True)
             ax.set(xticks=[], yticks=[], title=f"{key}, {title} ({basis})")
             ax.spines[:].set_visible(False)
     for ax, key in zip(axes[1], colors, strict=True):
         categories = pd.Categorical(adata.obs[key]).categories
-        palette = _palette(len(categories))
+        shades = palette(len(categories))
         handles = [
             ax.scatter([], [], color=color, label=str(name), s=20)
-            for name, color in zip(categories, palette, strict=True)
+            for name, color in zip(categories, shades, strict=True)
         ]
         ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=3, frameon=False, fontsize=8)
     save_figure(figure, path)
@@ -88,7 +88,7 @@ def umap(embedding: np.ndarray, seed: int = 0) -> np.ndarray:
     return points.obsm["X_umap"]
 
 
-def _palette(n: int) -> np.ndarray:
+def palette(n: int) -> np.ndarray:
     """Distinct colours, (n, 4)."""
     from matplotlib import colormaps
 

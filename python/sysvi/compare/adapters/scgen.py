@@ -1,0 +1,52 @@
+# /// script
+# dependencies = [
+#   "scgen==2.1.0", "scvi-tools==0.19.0", "torchmetrics==0.11.4", "jax==0.4.23", "jaxlib==0.4.23", "flax==0.7.5",
+#   "numpyro==0.13.2", "chex==0.1.86", "optax==0.1.9", "orbax-checkpoint<0.5", "ml_dtypes<0.4", "anndata<0.10",
+#   "scanpy<1.10", "numpy<1.27", "scipy<1.12", "pandas<2.2", "setuptools<81",
+# ]
+#
+# [tool.sysvi]
+# package = "scgen"
+# imports = ["scgen"]
+#
+# # It is given the cell types; the paper ran it for systems and for batches.
+# [tool.sysvi.methods.scgen]
+# title = "scGEN (uses cell types)"
+# labels = true
+# epochs = true
+# settings = { integrate_by = "system", kl_weight = 0.1, max_epochs = 50 }
+# grid = { integrate_by = ["system", "batch"] }
+# ///
+"""scGEN: moves systems (or batches) onto one another cell type by cell type."""
+
+import json
+import sys
+
+
+def main(source: str, target: str, run: dict) -> None:
+    """Write the embedding of the cells in `source` to `target`."""
+    import anndata
+    import numpy as np
+    import scgen
+    import scvi
+
+    settings = run["settings"]
+    scvi.settings.seed = run["seed"]
+    read = anndata.read_h5ad(source)
+    # batch_removal() gives obsm["latent"] type by type, types of one system last, whatever its obs_names say: so the
+    # cells are handed over in that order.
+    label = read.obs["label"].astype(str)
+    private = read.obs.groupby(label)[settings["integrate_by"]].nunique()[label].to_numpy() < 2
+    order = np.lexsort((label.to_numpy(str), private))
+    adata = read[order].copy()
+    scgen.SCGEN.setup_anndata(adata, batch_key=settings["integrate_by"], labels_key="label")
+    model = scgen.SCGEN(adata, kl_weight=settings["kl_weight"])
+    model.train(max_epochs=run["epochs"] or settings["max_epochs"])
+    latent = model.batch_removal().obsm["latent"]
+    embedding = np.empty_like(latent)
+    embedding[order] = latent
+    np.save(target, embedding)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]))

@@ -1,0 +1,95 @@
+"""The cells that all methods are given: prepared once, written for Python and for R."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from anndata.abc import CSCDataset, CSRDataset
+from scipy import sparse
+
+from sysvi.checks import check_obs_column, expression
+from sysvi.events import OnEvent, say
+from sysvi.prepare import prepare
+from sysvi.saving import write_whole
+
+UNLABELLED = "unlabelled"
+
+
+def prepared_cells(
+    adata: AnnData, system_key: str, batch_key: str, label_key: str, layer: str | None, on_event: OnEvent
+) -> AnnData:
+    """Cells as all methods get them.
+
+    Returns
+    -------
+    AnnData
+        ``X`` log-normalised expression of the genes variable in every system (what `prepare` made is taken as it is),
+        ``layers["counts"]`` where there are counts, ``obs`` with the columns system, batch and label.
+
+    Raises
+    ------
+    InputError
+        If a column or the expression cannot be used.
+    """
+    keys = {"system": (system_key, "system_key"), "batch": (batch_key, "batch_key")}
+    columns = {name: check_obs_column(adata, *key) for name, key in keys.items()}
+    if label_key not in adata.obs or adata.obs[label_key].isna().all():
+        check_obs_column(adata, label_key, "label_key")  # says what is wrong
+    label = adata.obs[label_key]
+    columns["label"] = label.astype(str).where(label.notna(), UNLABELLED).to_numpy(dtype=object)
+    if layer is None and "sysvi_prepare" in adata.uns:
+        say(on_event)("The input is prepared already")
+        cells = adata
+    else:
+        cells = prepare(adata, system_key, batch_key, layer=layer, normalize=None, report=say(on_event))
+    counts = cells.layers.get("counts")
+    if counts is None and "counts" in adata.layers:
+        counts = _csr(adata.layers["counts"])[:, adata.var_names.get_indexer(cells.var_names)]
+    return AnnData(
+        _csr(expression(cells, None)[1]),
+        obs=pd.DataFrame(columns, index=adata.obs_names.astype(str)).astype("category"),
+        var=pd.DataFrame(index=cells.var_names.astype(str)),
+        layers={} if counts is None else {"counts": _csr(counts)},
+        uns={"sysvi_prepare": {}},
+    )
+
+
+def fingerprint(cells: AnnData) -> str:
+    """A name for these cells: other values, names or columns, another fingerprint."""
+    digest = hashlib.sha256()
+    for matrix in (cells.X, *cells.layers.values()):
+        for array in (matrix.data, matrix.indices.astype(np.int64), matrix.indptr.astype(np.int64)):
+            digest.update(np.ascontiguousarray(array).data)
+    for names in (cells.obs_names, cells.var_names, *(cells.obs[column].astype(str) for column in cells.obs)):
+        digest.update("\n".join(names).encode())
+    return digest.hexdigest()[:16]
+
+
+def write_cells(cells: AnnData, folder: Path, for_r: bool) -> None:
+    """Write the cells for the adapters: cells.h5ad, and for those in R the arrays of the expression and text files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "cells.h5ad", cells.write_h5ad)
+    if not for_r:
+        return
+    parts = {"data": "<f4", "indices": "<i4", "indptr": "<i4"}
+    for name, kind in parts.items():
+        array = getattr(cells.X, name).astype(kind)
+        write_whole(folder / f"expression.{name}", array.tofile)
+    write_whole(folder / "genes.txt", lambda path: path.write_text("\n".join(cells.var_names) + "\n"))
+    write_whole(folder / "obs.csv", cells.obs.to_csv)
+
+
+def _csr(matrix: Any) -> sparse.csr_matrix:
+    """In memory, rows sorted, float32."""
+    if isinstance(matrix, CSRDataset | CSCDataset):
+        matrix = matrix.to_memory()
+    elif not sparse.issparse(matrix):
+        matrix = np.asarray(matrix)
+    result = sparse.csr_matrix(matrix, dtype=np.float32)
+    result.sort_indices()
+    return result
