@@ -203,8 +203,6 @@ def test_fingerprint_tells_cells_apart(cells):
     assert len({first, *map(fingerprint, changed)}) == 1 + len(changed)
 
 
-
-
 @pytest.fixture(scope="module")
 def r():
     """R with what the adapters read with; CI must have it."""
@@ -212,6 +210,8 @@ def r():
     if shutil.which("Rscript") is None or subprocess.run(["Rscript", "-e", ask], capture_output=True).returncode:
         without = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
         without("Needs R with Matrix and jsonlite.")
+
+
 @pytest.mark.usefixtures("r")
 def test_r_reads_the_cells_and_writes_the_embedding(cells, tmp_path):
     write_cells(cells, tmp_path, for_r=True)
