@@ -5,6 +5,7 @@
 # package = "harmony"
 # imports = ["harmony", "irlba", "jsonlite"]
 #
+# # The grid is ours: theta is the weight of mixing, 2 its default.
 # [tool.sysvi.methods.harmony-r]
 # title = "Harmony (R)"
 # settings = { theta = 2, n_components = 50 }
@@ -22,5 +23,6 @@ cells <- read_cells(given$source)
 x <- Matrix::t(cells$expression)
 n_components <- min(settings$n_components, dim(x) - 1)
 points <- irlba::prcomp_irlba(x, n = n_components)$x
-corrected <- harmony::RunHarmony(points, cells$obs, c("system", "batch"), theta = rep(settings$theta, 2), verbose = FALSE)
+theta <- rep(settings$theta, 2)
+corrected <- harmony::RunHarmony(points, cells$obs, c("system", "batch"), theta = theta, verbose = FALSE)
 write_npy(corrected, given$target)
