@@ -38,7 +38,9 @@ FOLDER, FIGURE = CACHE / "criterion", HERE.parent / "docs" / "criterion.png"
 def main() -> None:
     """Train what is missing, measure all, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", nargs="+", choices=tuple(TITLES), default=tuple(TITLES))
+    parser.add_argument(
+        "--sets", nargs="+", choices=[*TITLES], default=[*TITLES], help="the others keep their old rows"
+    )
     parser.add_argument("--reuse", action="store_true", help="take the embeddings that the cache has")
     args = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
@@ -47,9 +49,14 @@ def main() -> None:
         adata = anndata.read_h5ad(getattr(data, name)())
         train(name, adata, args.reuse)
         tables.append(measure(name, adata))
+    known = RESULTS / "criterion_runs.csv"
+    if known.exists():
+        old = pd.read_csv(known)
+        tables.append(old[~old["data"].isin(args.sets)])
     runs = pd.concat(tables, ignore_index=True)
-    runs.to_csv(RESULTS / "criterion_runs.csv", index=False, float_format="%.4f")
-    table = pd.DataFrame([agreement(runs[runs["data"] == name]) for name in args.sets], index=args.sets)
+    runs.to_csv(known, index=False, float_format="%.4f")
+    names = [name for name in TITLES if (runs["data"] == name).any()]
+    table = pd.DataFrame([agreement(runs[runs["data"] == name]) for name in names], index=names)
     table.to_csv(RESULTS / "criterion.csv", index_label="data", float_format="%.3f")
     print(table.round(2).T.to_string())
     plot(runs, FIGURE)
@@ -122,7 +129,7 @@ def plot(runs: pd.DataFrame, path: Path) -> None:
     """Score without labels against score with them, a panel a data set."""
     from matplotlib import colormaps
 
-    names = list(dict.fromkeys(runs["data"]))
+    names = [name for name in TITLES if (runs["data"] == name).any()]
     weights = sorted(runs["cycle_weight"].unique())
     colors = dict(zip(weights, colormaps["viridis"](np.linspace(0, 0.92, len(weights))), strict=True))
     markers = {1: "o", 3: "s", 10: "^"}
