@@ -9,11 +9,8 @@ Jaccard index of a type's cells and the clusters named after it. Writes results/
 figures/adversary.png.
 """
 
-from pathlib import Path
-
 import pandas as pd
-from matplotlib.figure import Figure
-from runs import TITLES, DataSet, save
+from runs import TITLES, DataSet, draw, panels, save
 
 from sysvi.metrics import jaccard, leiden, name_clusters, nearest_neighbors
 
@@ -23,7 +20,6 @@ MODELS = {
     "VAMP+CYC": ("cycle_weight", (2, 5, 10, 50), {}),
 }
 COLORS = {"ADV": "#d55e00", "VAMP+CYC": "#0072b2"}
-FIGURE = Path(__file__).parent / "figures" / "adversary.png"
 
 
 def main() -> None:
@@ -54,8 +50,7 @@ def main() -> None:
 def plot(table: pd.DataFrame) -> None:
     """What private types and types in general suffer, against mixing."""
     names = list(dict.fromkeys(table["data"]))
-    figure = Figure(figsize=(4.2 * len(names), 6.4), layout="constrained")
-    axes = figure.subplots(2, len(names), squeeze=False, sharex="col")
+    figure, axes = panels(names, 2, height=6.4, sharex="col")
     for pair, name in zip(axes.T, names, strict=True):
         for ax, column in zip(pair, ("private mixed", "types kept"), strict=True):
             for model, points in table[table["data"] == name].groupby("model"):
@@ -65,13 +60,9 @@ def plot(table: pd.DataFrame) -> None:
                 for weight, place in means.iterrows():
                     ax.annotate(f"{weight:g}", tuple(place), (4, 4), textcoords="offset points", fontsize=8)
             ax.set(ylabel={"private mixed": "private types mixed", "types kept": "types kept (Jaccard)"}[column])
-            ax.grid(color="0.92")
-            ax.spines[["top", "right"]].set_visible(False)
-        pair[0].set_title(TITLES[name])
         pair[1].set_xlabel("mixing (iLISI)")
     axes[0, 0].legend(frameon=False, fontsize=9)
-    FIGURE.parent.mkdir(exist_ok=True)
-    figure.savefig(FIGURE, dpi=110)
+    draw(figure, "adversary")
 
 
 if __name__ == "__main__":

@@ -10,17 +10,14 @@ simulation. Writes results/paper_cycle_form.csv and figures/cycle_form.png.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
-from runs import TITLES, DataSet, save
+from runs import TITLES, DataSet, draw, mark, panels, save
 
 from sysvi.objective import Objective
 
 WEIGHTS, SEEDS = (2, 5, 10, 50), (0, 1, 2)
 FORMS = {"decoded in the other system": "#0072b2", "decoded in its own (faulty)": "#d55e00"}
-FIGURE = Path(__file__).parent / "figures" / "cycle_form.png"
 
 
 @contextmanager
@@ -67,8 +64,7 @@ def main() -> None:
 def plot(table: pd.DataFrame) -> None:
     """Mixing and biology against the weight."""
     names = list(dict.fromkeys(table["data"]))
-    figure = Figure(figsize=(4.2 * len(names), 6.0), layout="constrained")
-    axes = figure.subplots(2, len(names), squeeze=False, sharex=True)
+    figure, axes = panels(names, 2, height=6.0, sharex=True)
     for pair, name in zip(axes.T, names, strict=True):
         for ax, column in zip(pair, ("iLISI", "NMI"), strict=True):
             for form, color in FORMS.items():
@@ -76,16 +72,11 @@ def plot(table: pd.DataFrame) -> None:
                 means = points.groupby("cycle_weight")[column].mean()
                 ax.scatter(points["cycle_weight"], points[column], 14, color=color, alpha=0.5, linewidths=0)
                 ax.plot(means.index, means, color=color, label=form)
-            ax.set(ylabel={"iLISI": "mixing (iLISI)", "NMI": "types kept (NMI)"}[column], xscale="log")
-            ax.grid(color="0.92")
-            ax.spines[["top", "right"]].set_visible(False)
-        pair[0].set_title(TITLES[name])
+            ax.set(ylabel={"iLISI": "mixing (iLISI)", "NMI": "types kept (NMI)"}[column])
         pair[1].set_xlabel("cycle weight")
-        pair[1].set_xticks(WEIGHTS, [str(w) for w in WEIGHTS], minor=False)
-        pair[1].set_xticks([], minor=True)
+        mark(pair[1], WEIGHTS)
     axes[0, 0].legend(frameon=False, fontsize=9)
-    FIGURE.parent.mkdir(exist_ok=True)
-    figure.savefig(FIGURE, dpi=110)
+    draw(figure, "cycle_form")
 
 
 if __name__ == "__main__":

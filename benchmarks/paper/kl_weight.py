@@ -6,14 +6,10 @@ A plain cVAE (standard normal prior, no cycle) with KL weights 1, 2, 5, 10 on Ba
 seeds. Writes results/paper_kl_weight.csv and figures/kl_weight.png.
 """
 
-from pathlib import Path
-
 import pandas as pd
-from matplotlib.figure import Figure
-from runs import TITLES, DataSet, save
+from runs import TITLES, DataSet, draw, mark, panels, save
 
 WEIGHTS, SEEDS = (1, 2, 5, 10), (0, 1, 2)
-FIGURE = Path(__file__).parent / "figures" / "kl_weight.png"
 
 
 def main() -> None:
@@ -37,8 +33,7 @@ def main() -> None:
 def plot(table: pd.DataFrame) -> None:
     """Mixing before and after standardising, and dimensions that collapsed, against the KL weight."""
     names = list(dict.fromkeys(table["data"]))
-    figure = Figure(figsize=(4.2 * len(names), 5.2), layout="constrained")
-    axes = figure.subplots(2, len(names), squeeze=False, sharex=True, height_ratios=(2, 1))
+    figure, axes = panels(names, 2, height=5.2, sharex=True, height_ratios=(2, 1))
     for (top, bottom), name in zip(axes.T, names, strict=True):
         of_set = table[table["data"] == name]
         means = of_set.groupby("kl_weight").mean(numeric_only=True)
@@ -48,17 +43,12 @@ def plot(table: pd.DataFrame) -> None:
         ):
             top.scatter(of_set["kl_weight"], of_set[column], 14, color=color, alpha=0.5, linewidths=0)
             top.plot(means.index, means[column], color=color, label=label)
-        top.set(title=TITLES[name], ylabel="mixing (iLISI)", xscale="log", ylim=(-0.03, 1))
+        top.set(ylabel="mixing (iLISI)", ylim=(-0.03, 1))
         bottom.plot(means.index, means["collapsed dimensions"], "o-", color="0.3", markersize=4)
         bottom.set(xlabel="KL weight", ylabel="collapsed\ndimensions", ylim=(-0.5, 15.5))
-        bottom.set_xticks(WEIGHTS, [str(w) for w in WEIGHTS], minor=False)
-        bottom.set_xticks([], minor=True)
-        for ax in (top, bottom):
-            ax.grid(color="0.92")
-            ax.spines[["top", "right"]].set_visible(False)
+        mark(bottom, WEIGHTS)
     axes[0, 0].legend(frameon=False, fontsize=9)
-    FIGURE.parent.mkdir(exist_ok=True)
-    figure.savefig(FIGURE, dpi=110)
+    draw(figure, "kl_weight")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the scripts of the paper's findings share: models trained once, embeddings kept, and how they are measured."""
+"""What the scripts of the paper's findings share: models trained once, embeddings kept, measures, and panels."""
 
 import hashlib
 import sys
@@ -8,6 +8,8 @@ from typing import Any
 import anndata
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the other benchmarks' modules
 
@@ -15,9 +17,10 @@ import data
 from common import CACHE, RESULTS
 
 import sysvi
+from sysvi.priors import StandardNormal
 from sysvi.yardstick import Yardstick
 
-FOLDER = CACHE / "paper"
+FOLDER, FIGURES = CACHE / "paper", Path(__file__).parent / "figures"
 MIN_CELLS = {"baron": 200, "kang": 60, "hard": 100}  # of a group for Moran's I
 EPOCHS = {"baron": 150, "kang": 150, "hard": 120}  # shorter than by default, the same for all models of a data set
 TITLES = {"baron": "Baron islets, human and mouse", "kang": "Kang, control and stimulated", "hard": "hard simulation"}
@@ -40,20 +43,32 @@ class DataSet:
     def embeddings(self, seeds: tuple[int, ...], variant: str = "", **settings: Any) -> list[np.ndarray]:
         """One embedding a seed, trained side by side where the cache has none; `variant` names what settings do not."""
         settings = {"max_epochs": EPOCHS[self.name], **settings}
-        what = hashlib.sha256(repr((variant, sorted(settings.items()))).encode()).hexdigest()[:10]
-        paths = {seed: FOLDER / f"{self.name}_{what}_{seed}.npy" for seed in seeds}
+        paths = self._paths(seeds, variant, settings)
         missing = [seed for seed, path in paths.items() if not path.exists()]
         if missing:
             FOLDER.mkdir(parents=True, exist_ok=True)
             weights = {f"{name}s": [settings.pop(name)] for name in ("cycle_weight", "kl_weight") if name in settings}
 
             def keep(run: sysvi.Run) -> None:
+                if not isinstance(run.model.module.prior, StandardNormal):
+                    found = sysvi.prior_components(run.model, self.adata, "cell_type")
+                    found.table.to_csv(paths[run.seed].with_suffix(".csv"))
                 np.save(paths[run.seed], run.model.get_latent_representation())
 
             sysvi.train_many(
                 self.adata, "system", "batch", seeds=missing, progress=False, on_run=keep, **weights, **settings
             )
         return [np.load(path) for path in paths.values()]
+
+    def components(self, seeds: tuple[int, ...], **settings: Any) -> list[pd.DataFrame]:
+        """Of each model of `embeddings`, a row for each component of its prior."""
+        self.embeddings(seeds, **settings)
+        paths = self._paths(seeds, "", {"max_epochs": EPOCHS[self.name], **settings})
+        return [pd.read_csv(path.with_suffix(".csv")) for path in paths.values()]
+
+    def _paths(self, seeds: tuple[int, ...], variant: str, settings: dict[str, Any]) -> dict[int, Path]:
+        what = hashlib.sha256(repr((variant, sorted(settings.items()))).encode()).hexdigest()[:10]
+        return {seed: FOLDER / f"{self.name}_{what}_{seed}.npy" for seed in seeds}
 
     def measured(self, seeds: tuple[int, ...], named: dict[str, Any], **settings: Any) -> list[dict[str, Any]]:
         """A row a seed: what the row is called by, and its measures."""
@@ -65,8 +80,35 @@ class DataSet:
         return rows
 
 
-def save(rows: list[dict[str, Any]], name: str) -> pd.DataFrame:
-    """Write results/paper_<name>.csv."""
+def panels(names: list[str], n_rows: int, **options: Any) -> tuple[Figure, np.ndarray]:
+    """A figure with a column of axes for each data set, titled; axes are (n_rows, sets)."""
+    height = options.pop("height", 2.9 * n_rows)
+    figure = Figure(figsize=(4.2 * len(names), height), layout="constrained")
+    axes = figure.subplots(n_rows, len(names), squeeze=False, **options)
+    for ax in axes.flat:
+        ax.grid(color="0.92")
+        ax.set_axisbelow(True)
+        ax.spines[["top", "right"]].set_visible(False)
+    for ax, name in zip(axes[0], names, strict=True):
+        ax.set_title(TITLES[name])
+    return figure, axes
+
+
+def mark(ax: Axes, weights: tuple[float, ...]) -> None:
+    """Ticks at the weights and nowhere else, on a logarithmic scale."""
+    ax.set_xscale("log")
+    ax.set_xticks(weights, [f"{w:g}" for w in weights])
+    ax.set_xticks([], minor=True)
+
+
+def draw(figure: Figure, name: str) -> None:
+    """Write figures/<name>.png."""
+    FIGURES.mkdir(exist_ok=True)
+    figure.savefig(FIGURES / f"{name}.png", dpi=110)
+
+
+def save(rows: list[dict[str, Any]] | pd.DataFrame, name: str) -> pd.DataFrame:
+    """Write results/paper_<name>.csv, a row a run."""
     table = pd.DataFrame(rows)
     table.to_csv(RESULTS / f"paper_{name}.csv", index=False, float_format="%.4f")
     return table
