@@ -27,9 +27,11 @@ VARIANTS = {
     "no ramp": {"cycle_weight": Ramp(5.0)},
     "ramp later": {"cycle_weight": Ramp(5.0, 0.3, 0.8)},
     "joint mixture": {"mixture": "joint"},
+    "20 components": {"n_prior_components": 20},
     "twice the minibatch": {"batch_size": 2.0},
     "cosine schedule": {"lr_schedule": "cosine"},
     "half the epochs": {"max_epochs": 0.5},
+    "half the epochs, cosine": {"max_epochs": 0.5, "lr_schedule": "cosine"},
     "twice the epochs": {"max_epochs": 2.0},
     "Adam's eps 1e-8": {"eps": 1e-8},
     "no cycle": {"cycle_weight": 0},
@@ -105,7 +107,7 @@ def in_common(a: np.ndarray, b: np.ndarray) -> float:
 def plot(table: pd.DataFrame) -> None:
     """Scores by variant, a point a seed, a line the mean; the default's mean runs through."""
     names = list(dict.fromkeys(table["data"]))
-    figure, axes = panels(names, 1, height=4.6, sharey=True)
+    figure, axes = panels(names, 1, height=5.0, sharey=True)
     for ax, name in zip(axes[0], names, strict=True):
         of_set = table[table["data"] == name]
         for row, variant in enumerate(VARIANTS):
