@@ -2,15 +2,17 @@
 
     python benchmarks/gpu.py [--device cuda] [--cells 500000] [--genes 3000] [--epochs 20]
 
-First one run of that size, then runs with one thing changed at a time: cells, genes, latent dimensions, systems, prior
-components. Expression is random (10 % non-zero): speed alone is measured, from the AnnData to the embedding. Writes
-benchmarks/results/gpu.csv, row by row.
+First one run of that size, with steps replayed as a CUDA graph and then one by one (their losses must agree), then runs
+with one thing changed at a time: cells, genes, latent dimensions, systems, prior components. Expression is random (10 %
+non-zero): speed alone is measured, from the AnnData to the embedding. Writes benchmarks/results/gpu.csv, row by row.
 """
 
 import argparse
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import anndata
 import numpy as np
@@ -20,6 +22,8 @@ import torch
 from floor import flops
 
 import sysvi
+import sysvi.train
+from sysvi.kernels import choose_kernels
 
 DENSITY = 0.1
 
@@ -34,8 +38,21 @@ def main() -> None:
     args = parser.parse_args()
     device = torch.device(args.device)
     print(ceilings(device))
-    base = {"cells": args.cells, "genes": args.genes, "systems": 2, "n_latent": 15, "n_prior_components": 5}
-    changes: list[dict] = [{}, {"cells": args.cells // 4}, {"cells": args.cells // 2}, {"cells": 4 * args.cells}]
+    base = {
+        "graph": True,
+        "cells": args.cells,
+        "genes": args.genes,
+        "systems": 2,
+        "n_latent": 15,
+        "n_prior_components": 5,
+    }
+    changes: list[dict] = [
+        {},
+        {"graph": False},
+        {"cells": args.cells // 4},
+        {"cells": args.cells // 2},
+        {"cells": 4 * args.cells},
+    ]
     changes += [{"genes": args.genes // 3}, {"n_latent": 60}, {"systems": 8}, {"n_prior_components": 100}]
     rows = []
     for change in changes:
@@ -50,9 +67,15 @@ def measure(size: dict[str, int], epochs: int, device: torch.device) -> dict[str
     adata = random_cells(size["cells"], size["genes"], size["systems"])
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    start = time.perf_counter()
+
+    def kernels(*args, **kwargs):
+        chosen = choose_kernels(*args, **kwargs)
+        return replace(chosen, graph=chosen.graph and size["graph"])
+
     settings = {name: size[name] for name in ("n_latent", "n_prior_components")}
-    model = sysvi.integrate(adata, "system", max_epochs=epochs, device=str(device), progress=False, **settings)
+    start = time.perf_counter()
+    with patch.object(sysvi.train, "choose_kernels", kernels):
+        model = sysvi.integrate(adata, "system", max_epochs=epochs, device=str(device), progress=False, **settings)
     seconds = time.perf_counter() - start
     run, cells = model.run, model._cells
     assert run is not None
@@ -64,6 +87,8 @@ def measure(size: dict[str, int], epochs: int, device: torch.device) -> dict[str
     return size | {
         "epochs": epochs,
         "batch_size": batch_size,
+        "replayed": run.kernels.graph,
+        "last_loss": run.history["total_train"][-1],
         "products": str(run.kernels.products),
         "training_s": run.seconds,
         "all_s": seconds,

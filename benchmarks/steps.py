@@ -27,7 +27,7 @@ from sysvi.model import Model
 from sysvi.networks import Training
 from sysvi.objective import Objective
 from sysvi.seeds import generator
-from sysvi.train import train_step
+from sysvi.step import train_step
 
 ROUNDS = 25
 SETTINGS = sysvi.TrainSettings(lr=1e-3, cycle_weight=sysvi.Ramp(5.0))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 BETA_1, BETA_2 = 0.9, 0.999
 
@@ -35,7 +35,7 @@ class Adam:
         self.n_steps = torch.zeros((), device=self.parameters[0].device)
 
     @torch.no_grad()
-    def step(self, lr: float) -> None:
+    def step(self, lr: float | Tensor) -> None:
         """One update from the gradients, which are then forgotten. A parameter without gradient stays."""
         self.n_steps += 1
         moments = zip(self.parameters, self.first, self.second, strict=True)

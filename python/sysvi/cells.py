@@ -104,6 +104,7 @@ class Cells:
         self.x = x
         self.n_cells, self.n_genes = x.shape
         self.n_systems = n_systems
+        self.most_stored = int(np.diff(x.indptr).max(initial=0))  # values of one cell
         self.device = torch.device("cpu")
         self.on_device: tuple[Tensor, Tensor, Tensor] | None = None  # starts, places and values, on another device
         categorical = np.zeros((n, 0)) if categorical is None else categorical
@@ -129,16 +130,18 @@ class Cells:
     def to(self, device: torch.device) -> None:
         """Move everything to another device; the CPU keeps the expression it was given."""
         self.device = device
-        self.on_device = None
-        if device.type != "cpu":
-            starts, places = self.x.indptr.astype(np.int64), self.x.indices.astype(np.int32, copy=False)
-            starts, places, values = (torch.from_numpy(part).to(device) for part in (starts, places, self.x.data))
-            self.on_device = starts, places, values
+        self.on_device = None if device.type == "cpu" else self._uploaded(device)
         for name in ("system_order", "system_start", "system_size"):
             setattr(self, name, getattr(self, name).to(device))
         c = self.covariates
         self.covariates = Covariates(c.system.to(device), c.categorical.to(device), c.continuous.to(device))
         self.weight = None if self.weight is None else self.weight.to(device)
+
+    def _uploaded(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Starts of rows, places and values of the expression on a device."""
+        starts, places = self.x.indptr.astype(np.int64), self.x.indices.astype(np.int32, copy=False)
+        starts, places, values = (torch.from_numpy(part).to(device) for part in (starts, places, self.x.data))
+        return starts, places, values
 
     def expression(self, index: Tensor, *, sparse: bool) -> Tensor | Sparse:
         """Expression of the cells in `index`, (B, G) float32, dense on the device or as stored values on the CPU."""
@@ -149,15 +152,17 @@ class Cells:
         if self.on_device is None:
             return torch.from_numpy(self.x[index.numpy()].toarray())
         starts, places, values = self.on_device
-        start = starts[index]  # (B,)
-        length = starts[index + 1] - start  # (B,) stored values of each cell
-        shift = start - (torch.cumsum(length, 0) - length)  # (B,) from place in the minibatch to place in the data
-        source = torch.repeat_interleave(shift, length)  # (nnz of B,)
-        source += torch.arange(len(source), device=self.device)
-        row_start = torch.arange(len(index), device=self.device) * self.n_genes  # (B,)
-        target = torch.repeat_interleave(row_start, length) + places.index_select(0, source)
-        x = torch.zeros(len(index) * self.n_genes, device=self.device)
-        return x.scatter_(0, target, values.index_select(0, source)).view(len(index), self.n_genes)
+        x = torch.zeros(len(index), self.n_genes, device=self.device)
+        if self.most_stored == 0:
+            return x
+        start = starts[index, None]  # (B, 1)
+        source = start + torch.arange(self.most_stored, device=self.device)  # (B, most)
+        inside = source < starts[index + 1, None]
+        source = torch.where(inside, source, start.clamp_max(len(values) - 1))
+        # All rows are as long as the longest, what is beyond a row's end adds 0: shapes do not depend on the cells, so
+        # the card is never waited for and the step can be recorded.
+        column = torch.where(inside, places[source].long(), 0)
+        return x.scatter_add_(1, column, torch.where(inside, values[source], 0))
 
     def minibatch(
         self, index: Tensor, swapped_covariates: str, noise: torch.Generator, *, sparse: bool = False

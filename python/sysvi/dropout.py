@@ -24,12 +24,14 @@ def kept_share(rate: float) -> float:
     return 1 - threshold(rate) / 2**16
 
 
-def dropped(shape: tuple[int, int], rate: float, seed: int, device: torch.device) -> Tensor:
-    """(B, H) mask of the units to drop. Each row starts at a draw of its own."""
+def dropped(shape: tuple[int, int], rate: float, seed: int | Tensor, device: torch.device) -> Tensor:
+    """(B, H) mask of the units to drop. Each row starts at a draw of its own. The seed may be on the device, int64."""
     n_rows, n_units = shape
     draws_a_row = -(-n_units // UNITS_A_DRAW)
     place = torch.arange(1, n_rows * draws_a_row + 1, device=device)
-    z = place * _signed(GAMMA) + _signed(seed)  # int64 wraps around as uint64 does
+    z = place * _signed(GAMMA) + (
+        seed if isinstance(seed, Tensor) else _signed(seed)
+    )  # int64 wraps around as uint64 does
     z = (z ^ _shift(z, 30)) * _signed(MIX_1)
     z = (z ^ _shift(z, 27)) * _signed(MIX_2)
     z = z ^ _shift(z, 31)

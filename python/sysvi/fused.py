@@ -74,7 +74,14 @@ class CrossProduct(torch.autograd.Function):
 
 
 def _normalise_torch(
-    a: Tensor, c: Tensor, cov_weight: Tensor, scale: Tensor, shift: Tensor, rate: float, seed: int, out: torch.dtype
+    a: Tensor,
+    c: Tensor,
+    cov_weight: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    rate: float,
+    seed: int | Tensor,
+    out: torch.dtype,
 ) -> tuple[Tensor, ...]:
     """Add c U to a, in place; dropout(relu(batchnorm(a))) as type `out`, and the moments of a.
 
@@ -104,10 +111,17 @@ def _back_torch(
 
 
 def _normalise_cpu(
-    a: Tensor, c: Tensor, cov_weight: Tensor, scale: Tensor, shift: Tensor, rate: float, seed: int, out: torch.dtype
+    a: Tensor,
+    c: Tensor,
+    cov_weight: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    rate: float,
+    seed: int | Tensor,
+    out: torch.dtype,
 ) -> tuple[Tensor, ...]:
     y, moments = torch.empty_like(a, dtype=out), scale.new_empty(3, len(scale))
-    factor, dropout = _number(scale.dtype, 1 / kept_share(rate)), (np.uint16(threshold(rate)), np.uint64(seed))
+    factor, dropout = _number(scale.dtype, 1 / kept_share(rate)), (np.uint16(threshold(rate)), np.uint64(int(seed)))
     arguments = *map(_array, (a, c, cov_weight, scale, shift)), factor, *dropout, _array(y), _array(moments)
     _normalise(*arguments)
     return y, moments

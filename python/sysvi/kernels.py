@@ -25,12 +25,15 @@ class Kernels:
         units, losses and parameters are float32 always.
     why
         Reasons, a sentence for each choice.
+    graph
+        Record a step once and replay it (a CUDA graph), or start its operations one by one.
     """
 
     fused: bool
     sparse: bool
     products: torch.dtype
     why: tuple[str, ...]
+    graph: bool = False
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for events and files."""
@@ -56,7 +59,10 @@ def choose_kernels(device: torch.device, density: float, *, fused: bool = True, 
     products = torch.bfloat16 if short else torch.float32
     name = str(products).removeprefix("torch.")
     reason = f"precision={precision!r} was asked for" if precision != "auto" else _about_bfloat16(short)
-    return Kernels(True, sparse, products, (about_x, f"{name} products of hidden layers: {reason}"))
+    why = (about_x, f"{name} products of hidden layers: {reason}")
+    if device.type != "cuda":
+        return Kernels(True, sparse, products, why)
+    return Kernels(True, sparse, products, (*why, "steps replayed: a card waits for Python otherwise"), graph=True)
 
 
 def multiplies_sparse(device: torch.device, density: float) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -52,10 +52,13 @@ class Training(NamedTuple):
     fused: bool = True  # the hand-written layer, or torch's operations one by one
     products: torch.dtype | None = None  # type of what hidden layers pass on and multiply; None: of the parameters
 
-    seeds: torch.Generator | None = None  # of dropout, on the CPU so that no device is waited for; None: `noise`
+    # Of dropout, on the CPU so that no device is waited for, or made already, on the device; None: `noise`.
+    seeds: torch.Generator | Iterator[Tensor] | None = None
 
-    def seed(self) -> int:
+    def seed(self) -> int | Tensor:
         """A new seed for dropout, 63 bits."""
+        if isinstance(self.seeds, Iterator):
+            return next(self.seeds)
         source = self.noise if self.seeds is None else self.seeds
         return int(torch.empty((), dtype=torch.int64, device=source.device).random_(generator=source))
 

@@ -22,12 +22,12 @@ from sysvi.networks import Discriminator, Training
 
 
 class Weights(NamedTuple):
-    """Weights of the loss terms at one moment of training."""
+    """Weights of the loss terms at one moment of training, numbers or scalars on the device."""
 
-    reconstruction: float
-    kl: float
-    cycle: float
-    adversary: float
+    reconstruction: float | Tensor
+    kl: float | Tensor
+    cycle: float | Tensor  # without the cycle's passes where it is the number 0
+    adversary: float | Tensor
 
 
 class Losses(NamedTuple):
@@ -73,7 +73,7 @@ class Objective(nn.Module):
         reconstruction = self._reconstruction(batch.x, z, c, w, training)
         zero = torch.zeros((), device=z.device)
         cycle = adversary = discriminator = zero
-        if weights.cycle > 0:
+        if isinstance(weights.cycle, Tensor) or weights.cycle > 0:
             mean_cycled = self._cycled_mean(batch.x, z, model.code(batch.swapped), training)
             cycle = _mean(standardised_distance(mean, mean_cycled), w)
         # After the passes that change the encoder's running statistics, with which pseudo-inputs are encoded.

@@ -14,21 +14,24 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sysvi.adam import Adam
 from sysvi.cells import Cells, Minibatch, minibatches, n_minibatches, one_ahead
 from sysvi.device import describe, keep_freed_memory
 from sysvi.errors import InputError
 from sysvi.events import Event, OnEvent, ignore
+from sysvi.graphs import CannotRecordError, GraphedSteps
 from sysvi.kernels import Kernels, choose_kernels
 from sysvi.model import Model
 from sysvi.networks import Discriminator, Training
-from sysvi.objective import Losses, Objective, Weights
+from sysvi.objective import Losses, Objective
 from sysvi.seeds import generator
 from sysvi.settings import TrainSettings, default_batch_size, default_lr, default_max_epochs
+from sysvi.step import train_step, weights_at
 
 TERMS = Losses._fields
 PROBE_CELLS = 64  # enough to see whether new weights give finite losses
@@ -124,7 +127,18 @@ def train(
     def minibatch(index: Tensor) -> Minibatch:
         return cells.minibatch(index, settings.swapped_covariates, swap, sparse=kernels.sparse)
 
+    def take_step(batch: Minibatch, progress: float) -> Tensor:
+        return train_step(objective, optimiser, batch, settings, progress, training)
+
     step_seconds = _time_step(objective, cells, train_index, settings, kernels)
+    graphed = None
+    if kernels.graph:
+        examples = {len(rows): rows for rows in minibatches(train_index.to(device), settings.batch_size)}.values()
+        try:
+            graphed = GraphedSteps(objective, optimiser, minibatch, settings, training, (noise, swap), examples)
+        except CannotRecordError as error:
+            why = (*kernels.why[:-1], f"steps one by one: they could not be recorded ({error})")
+            run.kernels = replace(kernels, graph=False, why=why)
     on_event(_plan(run, cells, step_seconds * n_steps, steps_per_epoch))
 
     last_good = copy.deepcopy(model.state_dict())
@@ -133,11 +147,12 @@ def train(
     start = time.perf_counter()
     with keep_freed_memory(), interruptible() if stop is None else nullcontext(stop) as interrupted:
         epochs = (minibatches(train_index.to(device), settings.batch_size, order) for _ in range(settings.max_epochs))
-        batches = one_ahead(minibatch, itertools.chain.from_iterable(epochs))
+        indices = itertools.chain.from_iterable(epochs)
+        batches: Iterator[Any] = indices if graphed else one_ahead(minibatch, indices)
         for epoch in range(settings.max_epochs):
             sums = torch.zeros(len(TERMS), device=device)
             for batch in itertools.islice(batches, steps_per_epoch):
-                sums += len(batch) * train_step(objective, optimiser, batch, settings, step / n_steps, training)
+                sums += len(batch) * (graphed or take_step)(batch, step / n_steps)
                 step += 1
                 if interrupted():
                     run.status = "interrupted"
@@ -168,23 +183,6 @@ def train(
     run.cells_per_second = step / steps_per_epoch * len(train_index) / run.seconds
     on_event(_end(run))
     return run
-
-
-def train_step(
-    objective: Objective,
-    optimiser: Adam,
-    batch: Minibatch,
-    settings: TrainSettings,
-    progress: float,
-    training: Training,
-) -> Tensor:
-    """One step on a minibatch, at `progress` in [0, 1) of training; the loss terms, as `TERMS`."""
-    losses = objective(batch, weights_at(settings, progress), training)
-    losses.total.backward()
-    if settings.clip_norm is not None:
-        nn.utils.clip_grad_norm_(optimiser.parameters, settings.clip_norm)
-    optimiser.step(learning_rate(settings, progress))
-    return torch.stack([term.detach() for term in losses])
 
 
 @dataclass
@@ -230,26 +228,6 @@ def make_objective(model: Model, cells: Cells, settings: TrainSettings) -> Objec
         s = model.settings
         discriminator = Discriminator(s.n_latent, s.n_hidden, cells.n_systems, generator(settings.seed, "adversary"))
     return Objective(model, discriminator, fused=settings.fused).to(cells.device)
-
-
-def learning_rate(settings: TrainSettings, progress: float) -> float:
-    """Learning rate at `progress` in [0, 1): constant, or a short rise and then half a cosine down to a hundredth."""
-    assert settings.lr is not None
-    if settings.lr_schedule == "constant":
-        return settings.lr
-    rise = 0.05
-    if progress < rise:
-        return settings.lr * (0.1 + 0.9 * progress / rise)
-    fall = (progress - rise) / (1 - rise)
-    return settings.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * fall)))
-
-
-def weights_at(settings: TrainSettings, progress: float) -> Weights:
-    """Loss weights at `progress` in [0, 1]."""
-    s = settings
-    return Weights(
-        *(w.at(progress) for w in (s.reconstruction_weight, s.kl_weight, s.cycle_weight, s.adversarial_weight))
-    )
 
 
 @torch.no_grad()

@@ -31,6 +31,15 @@ def test_dense_equals_scipy(case):
     np.testing.assert_array_equal(dense.numpy(), x.toarray()[rows])
 
 
+@given(matrices())
+def test_dense_as_on_a_card_equals_scipy(case):
+    """There all rows are as long as the longest one: what fills them must add nothing."""
+    x, rows = case
+    cells = Cells(x, np.zeros(x.shape[0]), n_systems=1)
+    cells.on_device = cells._uploaded(torch.device("cpu"))
+    np.testing.assert_array_equal(cells.dense(torch.tensor(rows)).numpy(), x.toarray()[rows])
+
+
 def test_dense_reads_unsorted_columns_explicit_zeros_and_empty_rows():
     data, columns, starts = np.array([3.0, 0.0, 1.0, 2.0], np.float32), [2, 0, 1, 0], [0, 0, 2, 4, 4]
     x = sparse.csr_matrix((data, columns, starts), shape=(4, 3))

@@ -112,6 +112,14 @@ def test_plain_is_dense_float32_on_every_device(processor):
         assert kernels.why == ("plain, dense and float32: fused=False was asked for",)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
+def test_steps_are_replayed_on_a_cuda_card_alone(processor, device):
+    processor(cuda=True)
+    kernels = choose_kernels(torch.device(device), 0.1)
+    assert kernels.graph == (device == "cuda") == kernels.why[-1].startswith("steps replayed: ")
+    assert not choose_kernels(torch.device(device), 0.1, fused=False).graph
+
+
 def test_a_sentence_for_each_choice_and_plain_values(processor):
     for has, density, precision in itertools.product([False, True], [0.1, 0.9], ["auto", "float32", "bfloat16"]):
         processor(avx512=has)
@@ -127,6 +135,7 @@ def test_a_sentence_for_each_choice_and_plain_values(processor):
             "sparse": density < 0.5,
             "products": str(kernels.products).split(".")[1],
             "why": list(kernels.why),
+            "graph": False,
         }
 
 

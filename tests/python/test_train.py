@@ -18,7 +18,8 @@ from sysvi.model import Model
 from sysvi.objective import Objective, Weights
 from sysvi.seeds import generator
 from sysvi.settings import ModelSettings, Ramp, TrainSettings
-from sysvi.train import TERMS, NonFiniteLossError, learning_rate, split, train
+from sysvi.step import learning_rate
+from sysvi.train import TERMS, NonFiniteLossError, split, train
 
 SHORT = {"max_epochs": 3, "batch_size": 10}
 

@@ -1,0 +1,144 @@
+"""Recorded steps, with recorders that need no graphics card: what they replay is run by Python."""
+
+import copy
+from itertools import chain
+
+import pytest
+import torch
+
+import sysvi.train
+from sysvi.adam import Adam
+from sysvi.cells import minibatches
+from sysvi.graphs import CannotRecordError, GraphedSteps
+from sysvi.kernels import choose_kernels
+from sysvi.networks import Training
+from sysvi.seeds import generator
+from sysvi.settings import Ramp, TrainSettings
+from sysvi.step import train_step
+from sysvi.train import decide, make_objective, train
+
+ROWS = torch.arange(30)
+
+
+def by_python(step, generators):
+    """Replays a step by taking it anew."""
+    return step
+
+
+class Case:
+    """A model to train and all that a step needs."""
+
+    def __init__(self, make_cells, make_model, **train_settings):
+        self.cells = make_cells()
+        self.settings = decide(TrainSettings(max_epochs=4, batch_size=11, **train_settings), 30)
+        self.objective = make_objective(make_model(self.cells, dropout_rate=0.2), self.cells, self.settings)
+        self.optimiser = Adam(self.objective.parameters(), self.settings.eps, self.settings.weight_decay)
+        self.noise, self.swap, self.seeds = (generator(0, stream) for stream in ("noise", "swap", "dropout"))
+        self.training = Training(self.noise, seeds=self.seeds)
+
+    def minibatch(self, index):
+        return self.cells.minibatch(index, self.settings.swapped_covariates, self.swap)
+
+    def graphed(self, record=by_python):
+        examples = {len(rows): rows for rows in minibatches(ROWS, 11)}.values()
+        generators = (self.noise, self.swap)
+        return GraphedSteps(
+            self.objective, self.optimiser, self.minibatch, self.settings, self.training, generators, examples, record
+        )
+
+    def state(self):
+        sources = [source.get_state() for source in (self.noise, self.swap, self.seeds)]
+        moments = [*self.optimiser.first, *self.optimiser.second, self.optimiser.n_steps]
+        return [part.clone() for part in chain(self.objective.state_dict().values(), moments, sources)]
+
+
+def equal(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"lr_schedule": "cosine", "cycle_weight": Ramp(5.0, 0.4, 0.8)},
+        {"kl_weight": Ramp(2.0, 0.0, 1.0), "cycle_weight": Ramp(0.0), "clip_norm": 0.5},
+        {"adversarial_weight": Ramp(1.0), "swapped_covariates": "resampled"},
+    ],
+)
+def test_replayed_steps_are_the_steps(make_cells, make_model, settings):
+    """Weights, learning rate, rows, noise and dropout of each moment reach a recorded step."""
+    plain, graphed = (Case(make_cells, make_model, **settings) for _ in range(2))
+    replayed = graphed.graphed()
+    rows = [batch for _ in range(4) for batch in minibatches(ROWS, 11, generator(1, "order"))]
+    for i, index in enumerate(rows):
+        progress = i / len(rows)
+        expected = train_step(
+            plain.objective, plain.optimiser, plain.minibatch(index), plain.settings, progress, plain.training
+        )
+        torch.testing.assert_close(replayed(index, progress), expected, rtol=1e-4, atol=1e-5)
+    assert equal(plain.state()[-3:], graphed.state()[-3:])  # generators
+    for a, b in zip(plain.state()[:-3], graphed.state()[:-3], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_recording_changes_nothing(make_cells, make_model):
+    case = Case(make_cells, make_model)
+    before = case.state()
+    case.graphed()
+    assert equal(before, case.state())
+
+
+def nothing(step, generators):
+    """A replay that leaves the parameters alone."""
+    terms = step().detach() * 0 + 1
+    return lambda: terms
+
+
+def stale(step, generators):
+    """A replay that forgets half of what it should do: the learning rate that it was recorded with was 0."""
+    return lambda: copy.copy(step() * 0.5)
+
+
+def refuses(step, generators):
+    raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
+
+
+@pytest.mark.parametrize("record", [nothing, stale, refuses])
+def test_a_wrong_replay_is_found_before_training(make_cells, make_model, record):
+    case = Case(make_cells, make_model)
+    with pytest.raises(CannotRecordError) as raised:
+        case.graphed(record)
+    assert "\n" not in str(raised.value)
+
+
+def with_graph(*args, **kwargs):
+    """Kernels as they are chosen for a card, on the CPU."""
+    return choose_kernels(torch.device("cuda"), 0.5, precision="float32")
+
+
+def test_training_replays_where_it_can(make_cells, make_model, monkeypatch):
+    """The same losses either way; where steps cannot be recorded, why not, and the plain steps."""
+    settings = TrainSettings(max_epochs=3, batch_size=10)
+    monkeypatch.setattr(sysvi.train, "choose_kernels", with_graph)
+    losses, taken = {}, []
+
+    def counted(*args):
+        steps = GraphedSteps(*args, record=by_python)
+        return lambda *at: taken.append(at) or steps(*at)
+
+    for name, graphed in (("plain", GraphedSteps), ("graphed", counted)):
+        monkeypatch.setattr(sysvi.train, "GraphedSteps", graphed)
+        cells = make_cells()
+        run = train(make_model(cells, dropout_rate=0.1), cells, settings)
+        losses[name] = run.history["total_train"]
+        assert run.kernels.graph == (name == "graphed")
+        assert run.kernels.why[-1].startswith("steps replayed" if name == "graphed" else "steps one by one: they could")
+    assert len(taken) == 9
+    assert losses["graphed"] == pytest.approx(losses["plain"], rel=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card")
+def test_a_real_graph(make_cells, make_model):
+    cells = make_cells()
+    cells.to(torch.device("cuda"))
+    run = train(make_model(cells).to("cuda"), cells, TrainSettings(max_epochs=3, batch_size=10))
+    assert run.kernels.graph, run.kernels.why
