@@ -2,8 +2,8 @@
 
     python benchmarks/paper/adversary.py
 
-ADV (standard normal prior, no cycle) with adversarial weights 1, 10, 50, 200, and VAMP+CYC with cycle weights 2, 5, 10,
-50, on Baron, where acinar cells are human only, and on the hard simulation, two seeds. Private types mixed is the share
+ADV (standard normal prior, no cycle) with adversarial weights 1, 50, 200, and VAMP+CYC with cycle weights 2, 10, 50, on
+Baron, where acinar cells are human only, and on the hard simulation, two seeds. Private types mixed is the share
 of their neighbours that are of the other system, relative to full mixing; types kept is the mean over types of the
 Jaccard index of a type's cells and the clusters named after it. Writes results/paper_adversary.csv and
 figures/adversary.png.
@@ -16,8 +16,8 @@ from sysvi.metrics import jaccard, leiden, name_clusters, nearest_neighbors
 
 SEEDS = (0, 1)
 MODELS = {
-    "ADV": ("adversarial_weight", (1, 10, 50, 200), {"prior": "standard_normal", "cycle_weight": 0}),
-    "VAMP+CYC": ("cycle_weight", (2, 5, 10, 50), {}),
+    "ADV": ("adversarial_weight", (1, 50, 200), {"prior": "standard_normal", "cycle_weight": 0}),
+    "VAMP+CYC": ("cycle_weight", (2, 10, 50), {}),
 }
 COLORS = {"ADV": "#d55e00", "VAMP+CYC": "#0072b2"}
 

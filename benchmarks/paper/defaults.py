@@ -18,21 +18,21 @@ from runs import RESULTS, TITLES, DataSet, draw, panels, save
 from sysvi import Ramp
 from sysvi.metrics import nearest_neighbors, shared_neighbors
 from sysvi.paper_score import paper_scores
-from sysvi.settings import default_batch_size, default_lr, default_max_epochs
+from sysvi.settings import default_batch_size
 
 VARIANTS = {
     "default": {},
-    "covariates resampled": {"swapped_covariates": "resampled"},
+    "covariates observed": {"swapped_covariates": "observed"},
     "covariates zero": {"swapped_covariates": "zero"},
     "no ramp": {"cycle_weight": Ramp(5.0)},
     "ramp later": {"cycle_weight": Ramp(5.0, 0.3, 0.8)},
     "joint mixture": {"mixture": "joint"},
     "20 components": {"n_prior_components": 20},
-    "twice the minibatch": {"batch_size": 2.0},
+    "twice the minibatch": {"batch_size": 2},
     "cosine schedule": {"lr_schedule": "cosine"},
-    "half the epochs": {"max_epochs": 0.5},
-    "half the epochs, cosine": {"max_epochs": 0.5, "lr_schedule": "cosine"},
-    "twice the epochs": {"max_epochs": 2.0},
+    "half the epochs": {"length": 0.5},
+    "half the epochs, cosine": {"length": 0.5, "lr_schedule": "cosine"},
+    "twice the epochs": {"length": 2.0},
     "Adam's eps 1e-8": {"eps": 1e-8},
     "no cycle": {"cycle_weight": 0},
 }
@@ -57,21 +57,14 @@ def main() -> None:
         again = old.set_index(["data", "variant"]).index.isin(table.set_index(["data", "variant"]).index)
         table = pd.concat([old[~again], table], ignore_index=True)
     table["score"] = pd.concat([paper_scores(of_set)["overall"] for _, of_set in table.groupby("data")])
-    places = {
-        kind: {name: i for i, name in enumerate(names)} for kind, names in (("data", TITLES), ("variant", VARIANTS))
-    }
-    table = table.sort_values(
-        ["data", "variant", "seed"], key=lambda c: c.map(places[c.name]) if c.name in places else c
-    )
+    order = [table["data"].map([*TITLES].index), table["variant"].map([*VARIANTS].index), table["seed"]]
+    table = table.iloc[np.lexsort(order[::-1])]
     save(table, "defaults")
     plot(table)
     for name, of_set in table.groupby("data", sort=False):
-        groups = of_set.groupby("variant", sort=False)[[*MEASURES, "agreement"]]
-        print(
-            f"\n{TITLES[name]}, means over {of_set['seed'].nunique()} seeds",
-            groups.mean().round(2).to_string(),
-            sep="\n",
-        )
+        groups = of_set.groupby("variant", sort=False)
+        means = groups[[*MEASURES, "agreement"]].mean().round(2).assign(**{"score SD": groups["score"].std().round(2)})
+        print(f"\n{TITLES[name]}", means.assign(seeds=groups.size()).to_string(), sep="\n")
     means = table.groupby(["variant", "data"], sort=False)["score"].mean().unstack()
     better = means.index[(means > means.loc["default"]).all(axis=1)]
     print(f"\nOf a higher mean score than the default on all sets: {', '.join(better) or 'none'}.")
@@ -79,14 +72,9 @@ def main() -> None:
 
 def measure(cells: DataSet, variant: str, seeds: tuple[int, ...]) -> list[dict]:
     """A row a seed."""
-    settings = {"max_epochs": 1.0, **VARIANTS[variant]}
-    n_cells = cells.adata.n_obs
-    usual = default_batch_size(n_cells)
+    settings = dict(VARIANTS[variant])
     if "batch_size" in settings:
-        settings["batch_size"] = int(settings["batch_size"] * usual)
-    batch = settings.get("batch_size", usual)
-    epochs = default_max_epochs(-(-n_cells // batch), default_lr(batch))
-    settings["max_epochs"] = round(settings["max_epochs"] * epochs)
+        settings["batch_size"] *= default_batch_size(cells.adata.n_obs)
     embeddings = cells.embeddings(seeds, **settings)
     rows = cells.measured(seeds, {"variant": variant}, **settings)
     near = [nearest_neighbors(z, 15).indices for z in embeddings]

@@ -3,7 +3,8 @@
     python benchmarks/paper/priors.py
 
 No cycle, so that mixing is the prior's; 1, 2, 5, 10 and 100 components, trainable and frozen, starting at random cells;
-5 components starting at cells of one system, at as many of each, and (the Gaussian mixture) at noise. Baron, two seeds.
+5 components starting at cells of one system, at as many of each, and (the Gaussian mixture) at noise. Baron, two seeds,
+half the default training.
 The paper's 5,000 components are left out: they are encoded at every step and outnumber the cells of a minibatch
 fivefold. Writes results/paper_priors.csv, results/paper_prior_components.csv (who shares each component) and
 figures/priors.png.
@@ -12,7 +13,7 @@ figures/priors.png.
 import pandas as pd
 from runs import TITLES, DataSet, draw, mark, panels, save
 
-COUNTS, SEEDS, SET = (1, 2, 5, 10, 100), (0, 1), "baron"
+COUNTS, SEEDS, SET, LENGTH = (1, 2, 5, 10, 100), (0, 1), "baron", 0.5
 TITLE = {"vamp": "VampPrior", "gmm": "Gaussian mixture"}
 COLORS = {"vamp": "#0072b2", "gmm": "#d55e00"}
 STARTS = {
@@ -26,20 +27,22 @@ MEASURES = ["iLISI", "iLISI, standardised", "NMI", "Moran"]
 def main() -> None:
     """Train, measure, draw, conclude."""
     cells = DataSet(SET)
-    rows = cells.measured(SEEDS, {"prior": "standard_normal"}, prior="standard_normal", cycle_weight=0)
+    rows = cells.measured(SEEDS, {"prior": "standard_normal"}, prior="standard_normal", length=LENGTH, cycle_weight=0)
     components = []
     for prior in TITLE:
         for trainable in (True, False):
             for count in COUNTS:
                 named = {"prior": prior, "start": "random cells", "trainable": trainable, "components": count}
                 settings = {"prior": prior, "n_prior_components": count, "trainable_priors": trainable}
-                rows += cells.measured(SEEDS, named, cycle_weight=0, **settings)
-                for seed, table in zip(SEEDS, cells.components(SEEDS, cycle_weight=0, **settings), strict=True):
+                rows += cells.measured(SEEDS, named, length=LENGTH, cycle_weight=0, **settings)
+                for seed, table in zip(
+                    SEEDS, cells.components(SEEDS, length=LENGTH, cycle_weight=0, **settings), strict=True
+                ):
                     components.append(table.assign(seed=seed, **named))
         for start, settings in STARTS.items():
             if start != "noise" or prior == "gmm":
                 named = {"prior": prior, "start": start, "trainable": True, "components": 5}
-                rows += cells.measured(SEEDS, named, cycle_weight=0, prior=prior, **settings)
+                rows += cells.measured(SEEDS, named, length=LENGTH, cycle_weight=0, prior=prior, **settings)
     table = save(rows, "priors")
     of_components = save(pd.concat(components), "prior_components")
     plot(table)

@@ -17,12 +17,13 @@ import data
 from common import CACHE, RESULTS
 
 import sysvi
+from sysvi.cells import n_minibatches
 from sysvi.priors import StandardNormal
+from sysvi.settings import ModelSettings, TrainSettings, default_batch_size, default_lr, default_max_epochs
 from sysvi.yardstick import Yardstick
 
 FOLDER, FIGURES = CACHE / "paper", Path(__file__).parent / "figures"
 MIN_CELLS = {"baron": 200, "kang": 60, "hard": 100}  # of a group for Moran's I
-EPOCHS = {"baron": 150, "kang": 150, "hard": 120}  # shorter than by default, the same for all models of a data set
 TITLES = {"baron": "Baron islets, human and mouse", "kang": "Kang, control and stimulated", "hard": "hard simulation"}
 
 
@@ -40,14 +41,19 @@ class DataSet:
             self.adata.X, rows, self.system, self.batch, self.label, min_cells=MIN_CELLS[name]
         )
 
-    def embeddings(self, seeds: tuple[int, ...], variant: str = "", **settings: Any) -> list[np.ndarray]:
-        """One embedding a seed, trained side by side where the cache has none; `variant` names what settings do not."""
-        settings = {"max_epochs": EPOCHS[self.name], **settings}
-        paths = self._paths(seeds, variant, settings)
+    def embeddings(
+        self, seeds: tuple[int, ...], variant: str = "", length: float = 1.0, **settings: Any
+    ) -> list[np.ndarray]:
+        """One embedding a seed, trained side by side where the cache has none.
+
+        `variant` names what settings do not; `length` is that of training, over the default.
+        """
+        paths = self._paths(seeds, variant, length, settings)
         missing = [seed for seed, path in paths.items() if not path.exists()]
         if missing:
             FOLDER.mkdir(parents=True, exist_ok=True)
-            weights = {f"{name}s": [settings.pop(name)] for name in ("cycle_weight", "kl_weight") if name in settings}
+            others = {**settings, "max_epochs": self._epochs(length, settings)}
+            weights = {f"{name}s": [others.pop(name)] for name in ("cycle_weight", "kl_weight") if name in others}
 
             def keep(run: sysvi.Run) -> None:
                 if not isinstance(run.model.module.prior, StandardNormal):
@@ -56,18 +62,26 @@ class DataSet:
                 np.save(paths[run.seed], run.model.get_latent_representation())
 
             sysvi.train_many(
-                self.adata, "system", "batch", seeds=missing, progress=False, on_run=keep, **weights, **settings
+                self.adata, "system", "batch", seeds=missing, progress=False, on_run=keep, **weights, **others
             )
         return [np.load(path) for path in paths.values()]
 
-    def components(self, seeds: tuple[int, ...], **settings: Any) -> list[pd.DataFrame]:
+    def components(self, seeds: tuple[int, ...], length: float = 1.0, **settings: Any) -> list[pd.DataFrame]:
         """Of each model of `embeddings`, a row for each component of its prior."""
-        self.embeddings(seeds, **settings)
-        paths = self._paths(seeds, "", {"max_epochs": EPOCHS[self.name], **settings})
-        return [pd.read_csv(path.with_suffix(".csv")) for path in paths.values()]
+        self.embeddings(seeds, "", length, **settings)
+        return [pd.read_csv(path.with_suffix(".csv")) for path in self._paths(seeds, "", length, settings).values()]
 
-    def _paths(self, seeds: tuple[int, ...], variant: str, settings: dict[str, Any]) -> dict[int, Path]:
-        what = hashlib.sha256(repr((variant, sorted(settings.items()))).encode()).hexdigest()[:10]
+    def _epochs(self, length: float, settings: dict[str, Any]) -> int:
+        batch_size = settings.get("batch_size", default_batch_size(self.adata.n_obs))
+        steps = n_minibatches(self.adata.n_obs, batch_size)
+        return round(length * default_max_epochs(steps, default_lr(batch_size)))
+
+    def _paths(self, seeds: tuple[int, ...], variant: str, length: float, settings: dict[str, Any]) -> dict[int, Path]:
+        settings = {**settings, "max_epochs": self._epochs(length, settings)}
+        of_model = {name: value for name, value in settings.items() if name in ModelSettings.__dataclass_fields__}
+        of_training = {name: value for name, value in settings.items() if name not in of_model}
+        everything = variant, ModelSettings(**of_model), TrainSettings(**of_training)  # so that a new default is seen
+        what = hashlib.sha256(repr(everything).encode()).hexdigest()[:10]
         return {seed: FOLDER / f"{self.name}_{what}_{seed}.npy" for seed in seeds}
 
     def measured(self, seeds: tuple[int, ...], named: dict[str, Any], **settings: Any) -> list[dict[str, Any]]:
