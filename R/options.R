@@ -27,7 +27,8 @@
 #'   `embedding_dim` numbers for each category of a covariate instead of
 #'   one-hot codes; for covariates of many categories.
 #' @param swapped_covariates Covariates other than the system in the cycle:
-#'   `"observed"`, `"resampled"` or `"zero"`.
+#'   those of a random cell of the other system (`"resampled"`), the cell's own
+#'   (`"observed"`) or none (`"zero"`).
 #' @param weight_systems Count all systems the same, whatever their number of
 #'   cells.
 #' @param batch_size Cells of a minibatch; `NULL`: by the number of cells.
@@ -56,7 +57,7 @@ sysvi_options <- function(kl_weight = 1, reconstruction_weight = 1, adversarial_
                           n_hidden = 256L, n_layers = 2L, dropout_rate = 0.1,
                           out_var_mode = c("feature", "sample_feature"),
                           embed_categorical_covariates = FALSE, embedding_dim = 5L,
-                          swapped_covariates = c("observed", "resampled", "zero"), weight_systems = FALSE,
+                          swapped_covariates = c("resampled", "observed", "zero"), weight_systems = FALSE,
                           batch_size = NULL, lr = NULL, lr_schedule = c("constant", "cosine"),
                           weight_decay = 1e-6, eps = 0.01, clip_norm = NULL,
                           train_size = 1, early_stopping = FALSE, patience = 20L,

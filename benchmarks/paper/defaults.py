@@ -95,17 +95,18 @@ def in_common(a: np.ndarray, b: np.ndarray) -> float:
 def plot(table: pd.DataFrame) -> None:
     """Scores by variant, a point a seed, a line the mean; the default's mean runs through."""
     names = list(dict.fromkeys(table["data"]))
-    figure, axes = panels(names, 1, height=5.0, sharey=True)
+    variants = [variant for variant in VARIANTS if (table["variant"] == variant).any()]
+    figure, axes = panels(names, 1, height=1.2 + 0.3 * len(variants), sharey=True)
     for ax, name in zip(axes[0], names, strict=True):
         of_set = table[table["data"] == name]
-        for row, variant in enumerate(VARIANTS):
+        for row, variant in enumerate(variants):
             scores = of_set.loc[of_set["variant"] == variant, "score"]
             color = "#d55e00" if variant == "default" else "#0072b2"
             ax.scatter(scores, np.full(len(scores), row), 18, color=color, alpha=0.6, linewidths=0)
             ax.plot([scores.mean()] * 2, [row - 0.3, row + 0.3], color="black")
         ax.axvline(of_set.loc[of_set["variant"] == "default", "score"].mean(), color="#d55e00", linewidth=0.8)
         ax.set_xlabel("score, scaled over runs")
-        ax.set_yticks(range(len(VARIANTS)), list(VARIANTS))
+        ax.set_yticks(range(len(variants)), variants)
     axes[0, 0].invert_yaxis()
     draw(figure, "defaults")
 

@@ -2,14 +2,14 @@
 
     python benchmarks/paper/kl_weight.py
 
-A plain cVAE (standard normal prior, no cycle) with KL weights 1, 2, 5, 10 on Baron and the hard simulation, two seeds,
+A plain cVAE (standard normal prior, no cycle) with KL weights 0.5 to 10 on Baron and the hard simulation, two seeds,
 half the default training. Writes results/paper_kl_weight.csv and figures/kl_weight.png.
 """
 
 import pandas as pd
 from runs import TITLES, DataSet, draw, mark, panels, save
 
-WEIGHTS, SEEDS = (1, 2, 5, 10), (0, 1)
+WEIGHTS, SEEDS = (0.5, 1, 2, 5, 10), (0, 1)
 
 
 def main() -> None:
@@ -25,9 +25,13 @@ def main() -> None:
     for name, of_set in table.groupby("data"):
         means = of_set.groupby("kl_weight")[["iLISI", "iLISI, standardised", "NMI", "collapsed dimensions"]].mean()
         print(name, means.round(2).to_string(), sep="\n")
-        gained = means.loc[WEIGHTS[-1]] - means.loc[WEIGHTS[0]]
-        holds = gained["iLISI"] > 0.1 and gained["iLISI, standardised"] < gained["iLISI"] / 2
-        print(f"{TITLES[name]}: {'holds' if holds else 'does not hold'}.\n")
+        raised = means.loc[2:]
+        rises = (raised["iLISI"] > means.loc[1, "iLISI"] + 0.05).any()
+        undone = (raised["iLISI, standardised"] < raised["iLISI"] / 2).all()
+        print(
+            f"{TITLES[name]}: that mixing rises with the KL weight {'holds' if rises else 'does not hold'}; "
+            f"that standardising undoes the mixing at 2 and more {'holds' if undone else 'does not hold'}.\n"
+        )
 
 
 def plot(table: pd.DataFrame) -> None:

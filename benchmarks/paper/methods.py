@@ -40,7 +40,7 @@ def main() -> None:
             anndata.read_h5ad(getattr(data, name)()),
             folder,
             **keys,
-            methods=args.methods,
+            methods=args.methods.split(","),
             grid="default",
             seeds=args.seeds,
             jobs=2,

@@ -109,7 +109,7 @@ class TrainSettings:
     kl_weight: Ramp = Ramp(1.0)
     cycle_weight: Ramp = Ramp(5.0, start=0.1, end=0.6)
     adversarial_weight: Ramp = Ramp(0.0)
-    swapped_covariates: SwappedCovariates = "observed"
+    swapped_covariates: SwappedCovariates = "resampled"
     train_size: float = 1.0
     early_stopping: bool = False
     patience: int = 20
