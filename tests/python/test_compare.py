@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import anndata
 import matplotlib.image
@@ -330,7 +331,11 @@ def test_interrupted_and_taken_up_again(cells, folder, how):
     command = [sys.executable, "-m", "sysvi", "compare", folder / "cells.h5ad", *OPTIONS, "--methods", "good"]
     command += ["--grid", "default", "--seeds", "2", "--min-cells", "20", "--adapters", folder / "adapters"]
     command += ["-o", folder / "out"]
-    process = subprocess.Popen([str(word) for word in command], env=os.environ | {"IN_NO_HURRY": str(folder / "slow")})
+    process = subprocess.Popen(
+        [str(word) for word in command],
+        env=os.environ | {"IN_NO_HURRY": str(folder / "slow")},
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # what runs in the background ignores Ctrl-C
+    )
     begun = lambda: list((folder / "out" / "runs").glob(".good-seed1-*"))  # noqa: E731
     waited = time.monotonic()
     while not (folder / "slow").exists() and process.poll() is None and time.monotonic() - waited < 100:
