@@ -17,7 +17,7 @@ from torch.func import functional_call
 from sysvi.cells import Minibatch
 from sysvi.expression import Sparse
 from sysvi.likelihood import gaussian_nll, gaussian_nll_total
-from sysvi.model import Model, one_hot
+from sysvi.model import Model
 from sysvi.networks import Discriminator, Training
 
 
@@ -115,16 +115,16 @@ class Objective(nn.Module):
     def _adversary(self, z: Tensor, system: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor]:
         """Losses of the encoder, which wants its system unknown, and of the discriminator, which wants it found.
 
-        The encoder's loss is the cross-entropy of the discriminator's guess to the uniform distribution over the
-        *other* systems; it passes through a copy of the discriminator that gets no gradient. The discriminator's
-        is the cross-entropy to the true system and stops at z. So one backward pass updates both as adversaries.
+        The encoder's loss is the cross-entropy of the discriminator's guess to the uniform distribution over systems
+        (domain confusion, Tzeng et al., ICCV 2015); it passes through a copy of the discriminator that gets no
+        gradient. The discriminator's is the cross-entropy to the true system and stops at z. So one backward pass
+        updates both as adversaries. (A guess of the *other* systems as the encoder's aim has no rest where systems are
+        mixed: they change places instead.)
         """
         assert self.discriminator is not None
         frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
         log_p = functional_call(self.discriminator, frozen, z).log_softmax(1)  # (B, S)
-        n_systems = log_p.shape[1]
-        own = one_hot(system, n_systems)
-        adversary = -(log_p * (1 - own)).sum(1) / (n_systems - 1)  # (B,)
+        adversary = -log_p.mean(1)  # (B,)
         guess = F.cross_entropy(self.discriminator(z.detach()), system, reduction="none")
         return _mean(adversary, w), _mean(guess, w)
 

@@ -132,10 +132,8 @@ def discriminator_log_probabilities(p, z):
 
 
 def adversary(log_p, system):
-    """Cross-entropy to the uniform distribution over the other systems (fooling), and to the true system: (n,) each."""
-    n_systems = log_p.shape[1]
-    fooling = [-np.mean([log_p[i, s] for s in range(n_systems) if s != own]) for i, own in enumerate(system)]
-    return np.array(fooling), np.array([-log_p[i, own] for i, own in enumerate(system)])
+    """Cross-entropy to the uniform distribution over systems (fooling), and to the true system: (n,) each."""
+    return -log_p.sum(1) / log_p.shape[1], np.array([-log_p[i, own] for i, own in enumerate(system)])
 
 
 def ramp(progress, value, start, end):
