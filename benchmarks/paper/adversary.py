@@ -1,6 +1,6 @@
 """Finding 2 (Figs. 2c, 4): an adversary mixes unrelated types as its weight grows; cycle-consistency does not.
 
-    python benchmarks/paper/adversary.py
+    python benchmarks/paper/adversary.py [--sets baron hard]
 
 ADV (standard normal prior, no cycle) with adversarial weights 1, 50, 200, and VAMP+CYC with cycle weights 2, 10, 50, on
 Baron, where acinar cells are human only, and on the hard simulation, two seeds. Private types mixed is the share
@@ -8,6 +8,8 @@ of their neighbours that are of the other system, relative to full mixing; types
 Jaccard index of a type's cells and the clusters named after it. Writes results/paper_adversary.csv and
 figures/adversary.png.
 """
+
+import argparse
 
 import pandas as pd
 from runs import TITLES, DataSet, draw, panels, save
@@ -24,8 +26,10 @@ COLORS = {"ADV": "#d55e00", "VAMP+CYC": "#0072b2"}
 
 def main() -> None:
     """Train, measure, draw, conclude."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", nargs="+", choices=["baron", "hard"], default=["baron", "hard"])
     rows = []
-    for name in ("baron", "hard"):
+    for name in parser.parse_args().sets:
         cells = DataSet(name)
         for model, (setting, weights, others) in MODELS.items():
             for weight in weights:
@@ -43,8 +47,13 @@ def main() -> None:
     for name, of_set in table.groupby("data"):
         means = of_set.groupby(["model", "weight"])[columns].mean()
         print(name, means.round(2).to_string(), sep="\n")
-        adversary, cycle = (means.loc[model]["private mixed"].max() for model in ("ADV", "VAMP+CYC"))
-        print(f"{TITLES[name]}: {'holds' if adversary > 2 * cycle and adversary > 0.1 else 'does not hold'}.\n")
+        adversary, cycle = (grows(means.loc[model]["private mixed"]) for model in MODELS)
+        print(f"{TITLES[name]}: {'holds' if adversary and not cycle else 'does not hold'}.\n")
+
+
+def grows(values: pd.Series) -> bool:
+    """Whether a larger weight takes it well above its value at the smallest."""
+    return values.max() > values.iloc[0] + 0.02
 
 
 def plot(table: pd.DataFrame) -> None:
