@@ -107,7 +107,7 @@ class TrainSettings:
     clip_norm: float | None = None
     reconstruction_weight: Ramp = Ramp(1.0)
     kl_weight: Ramp = Ramp(1.0, start=0.0, end=0.1)  # at full weight from the start, weak signals never enter z
-    cycle_weight: Ramp = Ramp(10.0, start=0.1, end=0.6)
+    cycle_weight: Ramp = Ramp(5.0, start=0.1, end=0.6)
     adversarial_weight: Ramp = Ramp(0.0)
     swapped_covariates: SwappedCovariates = "resampled"
     train_size: float = 1.0

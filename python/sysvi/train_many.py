@@ -63,7 +63,7 @@ def train_many(
     batch_key: str | None = None,
     *,
     seeds: Sequence[int] = (0, 1, 2),
-    cycle_weights: Sequence[float | Ramp] = (10.0,),
+    cycle_weights: Sequence[float | Ramp] = (5.0,),
     kl_weights: Sequence[float | Ramp] = (1.0,),
     layer: str | None = None,
     categorical_covariate_keys: Sequence[str] | None = None,

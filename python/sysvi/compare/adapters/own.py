@@ -8,7 +8,7 @@
 # [tool.sysvi.methods.sysvi]
 # title = "sysVI (VAMP + CYC)"
 # epochs = true
-# settings = { prior = "vamp", n_prior_components = 5, cycle_weight = 10, kl_weight = 1 }
+# settings = { prior = "vamp", n_prior_components = 5, cycle_weight = 5, kl_weight = 1 }
 # grid = { cycle_weight = [2, 5, 10, 50] }
 #
 # [tool.sysvi.methods.cvae]
@@ -26,7 +26,7 @@
 # [tool.sysvi.methods.cyc]
 # title = "CYC"
 # epochs = true
-# settings = { prior = "standard_normal", cycle_weight = 10, kl_weight = 1 }
+# settings = { prior = "standard_normal", cycle_weight = 5, kl_weight = 1 }
 # grid = { cycle_weight = [2, 5, 10, 50] }
 #
 # # The paper's configurations hold no adversarial model of its own (its kappa is GLUE's): the grid is ours.
