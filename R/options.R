@@ -6,9 +6,7 @@
 #' @param kl_weight,reconstruction_weight,adversarial_weight Weights of the
 #'   prior, of the reconstruction and of an adversary that tells systems apart
 #'   (0: none). A number, or `c(value, start, end)`: 0 until the fraction
-#'   `start` of training, then linear up to `value` at `end`. As a number, the
-#'   prior's is ramped up over the first tenth of training, the others are
-#'   constant.
+#'   `start` of training, then linear up to `value` at `end`.
 #' @param prior `"vamp"` (posteriors of trainable pseudo-cells), `"gmm"` (a
 #'   Gaussian mixture) or `"standard_normal"`.
 #' @param n_prior_components Components of the prior, 1 to 5000.

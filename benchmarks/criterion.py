@@ -23,7 +23,6 @@ from common import CACHE, HERE, RESULTS
 from matplotlib.figure import Figure
 
 import sysvi
-from sysvi import Ramp
 from sysvi.paper_score import paper_scores
 from sysvi.yardstick import Yardstick
 
@@ -82,7 +81,7 @@ def train(name: str, adata: anndata.AnnData, reuse: bool) -> None:
             missing = [c for c in wanted if not (reuse and path_of(name, c, kl_weight, seed).exists())]
             if missing:
                 settings = {"max_epochs": EPOCHS, "progress": False, "on_run": keep}
-                weights = {"cycle_weights": missing, "kl_weights": [Ramp(kl_weight)], "seeds": [seed]}
+                weights = {"cycle_weights": missing, "kl_weights": [kl_weight], "seeds": [seed]}
                 sysvi.train_many(adata, "system", "batch", **weights, **settings)
 
 

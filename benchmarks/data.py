@@ -1,19 +1,19 @@
 """Prepared data sets for the benchmarks, each made once and kept in benchmarks/.cache.
 
-`python benchmarks/data.py baron` makes one, `python benchmarks/data.py simulated 20000 3000` another; `kang` and `hard`
-are the others.
+`python benchmarks/data.py baron` makes one, `python benchmarks/data.py simulated 20000 3000` another; `kang`, `hard`
+and `demo` are the others.
 """
 
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h5py
 from common import CACHE
 
-BARON, KANG, HARD = CACHE / "baron_prepared.h5ad", CACHE / "kang_prepared.h5ad", CACHE / "hard_prepared.h5ad"
+BARON, KANG, HARD, DEMO = (CACHE / f"{name}_prepared.h5ad" for name in ("baron", "kang", "hard", "demo"))
 COUNTS_PER_GENE = 0.22  # of a cell on average: 11 % of the values are above zero
 
 
@@ -44,6 +44,11 @@ def kang() -> Path:
 def hard() -> Path:
     """Simulated: a private type in each system, tenfold imbalance, programmes in one type of one system only."""
     return _made(HARD, "hard")
+
+
+def demo() -> Path:
+    """The cells of `sysvi demo`: types far apart, one private to each system."""
+    return _made(DEMO, "demo")
 
 
 def simulated(cells: int, genes: int) -> Path:
@@ -79,14 +84,24 @@ def _counts(name: str) -> Path:
 
 
 def _make_hard() -> None:
+    _prepare_simulated(
+        HARD, 4000, 2000, n_types=10, n_private=1, imbalance=0.25, system_programmes=2, system_effect=0.5
+    )
+
+
+def _make_demo() -> None:
+    from sysvi.demo import N_GENES, SYSTEM_EFFECT
+
+    _prepare_simulated(DEMO, 2000, N_GENES, system_effect=SYSTEM_EFFECT)
+
+
+def _prepare_simulated(path: Path, cells: int, genes: int, **kind: Any) -> None:
     import sysvi
 
-    adata = sysvi.datasets.simulate_systems(
-        4000, 2000, n_types=10, n_private=1, imbalance=0.25, system_programmes=2, system_effect=0.5, seed=0
-    )
+    adata = sysvi.datasets.simulate_systems(cells, genes, seed=0, **kind)
     prepared = sysvi.prepare(adata, "system", "batch")
     del prepared.varm, prepared.uns["simulation"]
-    _write(prepared, HARD)
+    _write(prepared, path)
 
 
 def _make_simulated(cells: int, genes: int) -> None:
@@ -119,5 +134,7 @@ if __name__ == "__main__":
         _prepare("kang_ifnb_labelled", KANG)
     elif sys.argv[1] == "hard":
         _make_hard()
+    elif sys.argv[1] == "demo":
+        _make_demo()
     else:
         _make_simulated(*map(int, sys.argv[2:]))

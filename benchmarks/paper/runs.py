@@ -23,8 +23,13 @@ from sysvi.settings import ModelSettings, TrainSettings, default_batch_size, def
 from sysvi.yardstick import Yardstick
 
 FOLDER, FIGURES = CACHE / "paper", Path(__file__).parent / "figures"
-MIN_CELLS = {"baron": 200, "kang": 60, "hard": 100}  # of a group for Moran's I
-TITLES = {"baron": "Baron islets, human and mouse", "kang": "Kang, control and stimulated", "hard": "hard simulation"}
+MIN_CELLS = {"baron": 200, "kang": 60, "hard": 100, "demo": 50}  # of a group for Moran's I
+TITLES = {
+    "baron": "Baron islets, human and mouse",
+    "kang": "Kang, control and stimulated",
+    "hard": "hard simulation",
+    "demo": "the demo's cells",
+}
 
 
 class DataSet:

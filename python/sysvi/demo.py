@@ -17,7 +17,7 @@ from sysvi.saving import write_whole
 from sysvi.train import TrainingRun
 
 N_GENES, SYSTEM_EFFECT = 800, 0.5  # PCA sees systems as far apart as human and mouse islets
-EPOCHS = 130  # half the default: simulated cells are quickly learnt
+EPOCHS = 130  # a quarter of the default: simulated cells are quickly learnt
 
 
 def run_demo(folder: Path, n_cells: int = 2000, seed: int = 0, on_event: OnEvent = ignore) -> pd.DataFrame:

@@ -106,7 +106,7 @@ class TrainSettings:
     eps: float = 0.01
     clip_norm: float | None = None
     reconstruction_weight: Ramp = Ramp(1.0)
-    kl_weight: Ramp = Ramp(1.0, start=0.0, end=0.1)  # at full weight from the start, weak signals never enter z
+    kl_weight: Ramp = Ramp(1.0)
     cycle_weight: Ramp = Ramp(5.0, start=0.1, end=0.6)
     adversarial_weight: Ramp = Ramp(0.0)
     swapped_covariates: SwappedCovariates = "resampled"

@@ -359,8 +359,7 @@ class SysVI:
         plan_kwargs
             ``kl_weight``, ``z_distance_cycle_weight``, ``reconstruction_weight``, ``adversarial_weight``, ``lr``,
             ``weight_decay``, ``eps``. A weight is a number or a :class:`sysvi.Ramp`; a number for the cycle weight
-            is ramped up from a tenth to six tenths of training, for the KL weight over the first tenth; the others
-            are constant.
+            is ramped up from a tenth to six tenths of training, for the others it is constant.
         check_val_every_n_epoch
             Any value holds out cells and evaluates them at every epoch.
         early_stopping_patience
@@ -709,7 +708,7 @@ def _plan(plan_kwargs: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(f"optimizer {plan['optimizer']!r} is not supported; sysVI trains with Adam.")
     for name in sorted(FOREIGN_PLAN_ARGUMENTS & set(plan)):
         if plan.pop(name) not in (None, 0, False, "Adam"):
-            why = "give kl_weight as a sysvi.Ramp" if "warmup" in name else "it has no meaning here"
+            why = "KL warm-up hurts the cycle model" if "warmup" in name else "it has no meaning here"
             warnings.warn(f"plan_kwargs[{name!r}] is ignored: {why}.", stacklevel=3)
     if "z_distance_cycle_weight" in plan:
         plan["cycle_weight"] = plan.pop("z_distance_cycle_weight")
