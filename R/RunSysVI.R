@@ -22,6 +22,9 @@
 #' model so far, with a warning. A second one ends everything, and nothing is
 #' changed.
 #'
+#' A warning says where the embedding leaves a system apart, and what to try; it
+#' needs no cell types.
+#'
 #' @param object A Seurat object, a SingleCellExperiment, or a matrix of genes x
 #'   cells of any kind: dense, sparse (Matrix), DelayedArray/HDF5Array, or
 #'   BPCells.

@@ -177,7 +177,7 @@ def call(
 
     def show_warning(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
         if issubclass(category, UserWarning) and not issubclass(category, (FutureWarning, DeprecationWarning)):
-            tell(Event("warning", str(message)))
+            tell(Event("warning", _for_r(str(message))))
 
     with warnings.catch_warnings(), _host_keeps_sigint():
         warnings.showwarning = show_warning
@@ -392,6 +392,7 @@ def _for_r(text: str) -> str:
         (r"(?:adata\.)?obsm?\['(.*?)'\]", r"'\1'"),
         (r"\b(\w+)_key\b", r"\1"),
         (r"=True\b", " = TRUE"),
+        (r"\bsysvi\.tune\b", "TuneSysVI()"),
     ):
         text = re.sub(python, r, text)
     return text

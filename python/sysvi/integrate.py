@@ -8,6 +8,8 @@ from typing import Any
 
 from anndata import AnnData
 
+from sysvi.apart import warn_of_systems_apart
+from sysvi.checks import check_obs_column
 from sysvi.errors import InputError
 from sysvi.events import OnEvent
 from sysvi.settings import ModelSettings, TrainSettings
@@ -69,6 +71,12 @@ def integrate(
     InputError
         For data or settings that cannot be used.
 
+    Warns
+    -----
+    UserWarning
+        Where the embedding leaves a system apart: less than a twentieth of the neighbours from other systems that its
+        cells would have if all was mixed (15 nearest of up to 10,000 cells; no labels are needed).
+
     Examples
     --------
     >>> import sysvi
@@ -86,6 +94,9 @@ def integrate(
     model.train(device=device, progress=progress, **of_training)
     adata.obsm[key_added] = model.get_latent_representation()
     adata.uns["sysvi"] = model.record()
+    run, system = model.run, check_obs_column(adata, system_key, "system_key")
+    assert run is not None
+    warn_of_systems_apart(adata.obsm[key_added], system, run.n_epochs, run.usual_epochs, stacklevel=2)
     return model
 
 

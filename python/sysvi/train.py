@@ -72,6 +72,18 @@ class TrainingRun:
     train_index: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     validation_index: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
+    @property
+    def n_epochs(self) -> int:
+        """Epochs that were ended."""
+        return len(self.history.get("total_train", []))
+
+    @property
+    def usual_epochs(self) -> int:
+        """Epochs of such a training by default."""
+        usual = decide(replace(self.settings, max_epochs=None), len(self.train_index)).max_epochs
+        assert usual is not None
+        return usual
+
 
 def train(
     model: Model,
@@ -323,14 +335,13 @@ def _epoch(run: TrainingRun, epoch: int, seconds: float, cells: Cells) -> Event:
 
 
 def _end(run: TrainingRun) -> Event:
-    epochs = len(run.history.get("total_train", []))
     word = {"finished": "Trained", "stopped_early": "Stopped early after", "interrupted": "Interrupted after"}
     return Event(
         "end",
-        f"{word[run.status]} {epochs} epochs in {run.seconds:.1f} s ({run.cells_per_second:,.0f} cells/s).",
+        f"{word[run.status]} {run.n_epochs} epochs in {run.seconds:.1f} s ({run.cells_per_second:,.0f} cells/s).",
         {
             "status": run.status,
-            "epochs": epochs,
+            "epochs": run.n_epochs,
             "seconds": run.seconds,
             "cells_per_second": run.cells_per_second,
         },

@@ -1,0 +1,67 @@
+"""Whether an embedding leaves systems apart: neighbours from other systems, system by system, without labels."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pandas as pd
+
+from sysvi.metrics.neighbors import nearest_neighbors
+
+MOST_CELLS, FEWEST_CELLS = 10_000, 20  # in all and of a system: more say no more, fewer say nothing
+N_NEIGHBORS = 15
+APART = 0.05  # of full mixing; below it a system counts as lying apart
+
+
+def foreign_neighbors(embedding: np.ndarray, system: np.ndarray, seed: int = 0) -> pd.Series:
+    """Of each system, the share of its cells' neighbours that are of other systems, relative to full mixing.
+
+    Parameters
+    ----------
+    embedding
+        Cells x dimensions.
+    system
+        System of each cell, (n,).
+    seed
+        Of the random sample, where there are more than 10,000 cells.
+
+    Returns
+    -------
+    pandas.Series
+        0 (no neighbour is of another system) to about 1 (as many as among all cells), by system. Systems of fewer than
+        20 cells are left out, and where fewer than two are left, all.
+
+    Examples
+    --------
+    >>> points, system = np.arange(100.0)[:, None], np.repeat(["a", "b"], 50)
+    >>> foreign_neighbors(points, system).round(2).to_dict()
+    {'a': 0.04, 'b': 0.04}
+    """
+    if len(system) > MOST_CELLS:
+        rows = np.random.default_rng(seed).choice(len(system), MOST_CELLS, replace=False)
+        embedding, system = embedding[rows], system[rows]
+    sizes = pd.Series(system).value_counts()
+    sizes = sizes[sizes >= FEWEST_CELLS].sort_index()
+    if len(sizes) < 2:
+        return pd.Series(dtype=float)
+    near = nearest_neighbors(embedding, N_NEIGHBORS).indices  # (n, k)
+    foreign = (system[near] != system[:, None]).mean(1)  # (n,)
+    return pd.Series({s: foreign[system == s].mean() / (1 - n / len(system)) for s, n in sizes.items()})
+
+
+def warn_of_systems_apart(
+    embedding: np.ndarray, system: np.ndarray, epochs: int, usual_epochs: int, stacklevel: int
+) -> None:
+    """Warn where cells of a system have hardly any neighbours of other systems, and say what can be done."""
+    mixing = foreign_neighbors(embedding, system)
+    apart = mixing[mixing < APART]
+    if apart.empty:
+        return
+    longer = f"train longer ({epochs:,} of the usual {usual_epochs:,} epochs so far), " if epochs < usual_epochs else ""
+    warnings.warn(
+        f"The integration leaves {' and '.join(apart.index)} apart: their cells have {apart.mean():.0%} of the "
+        "neighbours from other systems that full mixing would give. Where systems have cell types in common, "
+        f"{longer}try another seed or prior='standard_normal', or compare settings with sysvi.tune.",
+        stacklevel=stacklevel + 1,
+    )
