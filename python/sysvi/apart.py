@@ -34,9 +34,10 @@ def foreign_neighbors(embedding: np.ndarray, system: np.ndarray, seed: int = 0) 
 
     Examples
     --------
-    >>> points, system = np.arange(100.0)[:, None], np.repeat(["a", "b"], 50)
-    >>> foreign_neighbors(points, system).round(2).to_dict()
-    {'a': 0.04, 'b': 0.04}
+    >>> import numpy as np
+    >>> embedding = np.concatenate([np.linspace(0, 1, 50), np.linspace(4, 5, 50)])[:, None]
+    >>> foreign_neighbors(embedding, np.repeat(["human", "mouse"], 50)).to_dict()
+    {'human': 0.0, 'mouse': 0.0}
     """
     if len(system) > MOST_CELLS:
         rows = np.random.default_rng(seed).choice(len(system), MOST_CELLS, replace=False)
