@@ -180,6 +180,7 @@ def call(
             tell(Event("warning", _for_r(str(message))))
 
     with warnings.catch_warnings(), _host_keeps_sigint():
+        warnings.simplefilter("always", UserWarning)  # whatever filters the session's other packages have set
         warnings.showwarning = show_warning
         try:
             answer, out = TASKS[task](json.loads(values), arrays, expression or Expression(), tell)

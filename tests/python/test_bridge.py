@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -93,6 +94,17 @@ def test_integrate_equals_python(make_adata):
     np.testing.assert_array_equal(out["embedding"], adata.obsm["X_sysVI"])
     assert [json.loads(line)["stage"] for line in heard if "warning" not in line] == ["plan", "epoch", "epoch", "end"]
     assert model.status == "finished"
+
+
+def test_warnings_are_told_in_words_of_r_whatever_the_filters(make_adata, monkeypatch):
+    monkeypatch.setattr(sysvi.apart, "APART", 10)  # everything is apart
+    adata, heard = make_adata(), []
+    values, arrays = task(adata)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        call("integrate", json.dumps(values), arrays, filled(adata.X), heard.append)
+    told = [event["message"] for event in map(json.loads, heard) if event["stage"] == "warning"]
+    assert any("leaves system1 and system2 apart" in text and "with TuneSysVI()" in text for text in told)
 
 
 def test_order_and_choice_of_genes(make_adata):

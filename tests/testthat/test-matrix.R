@@ -84,15 +84,6 @@ test_that("the engine sees expression and columns as they are", {
   expect_equal(unname(as.matrix(x)), unname(t(as.matrix(cells$data[c("gene05", "gene01"), ]))), tolerance = 1e-7)
 })
 
-test_that("systems that stay apart are told in words of R", {
-  skip_without_engine()
-  free <- sysvi_options(n_hidden = 16L, n_prior_components = 2L, kl_weight = 0) # nothing draws them together
-  expect_warning(
-    run(cells$data, "system", metadata = cells$metadata, max_epochs = 40, cycle_weight = 0, options = free),
-    "leaves human and mouse apart: .*train longer \\(40 of the usual .* compare settings with TuneSysVI\\(\\)"
-  )
-})
-
 test_that("progress is told unless verbose = FALSE", {
   skip_without_engine()
   expect_silent(run(cells$data, "system", metadata = cells$metadata, options = small))
