@@ -12,12 +12,11 @@ results/paper_adversary.csv and figures/adversary.png.
 import argparse
 
 import pandas as pd
-from runs import TITLES, DataSet, draw, panels, save
+from runs import KL_RAMP, TITLES, DataSet, draw, panels, save
 
-from sysvi import Ramp
 from sysvi.metrics import jaccard, leiden, name_clusters, nearest_neighbors
 
-SEEDS, KL_WEIGHT = (0, 1), Ramp(1.0, 0.0, 0.1)
+SEEDS = (0, 1)
 MODELS = {
     "ADV": ("adversarial_weight", (1, 50, 200), {"prior": "standard_normal", "cycle_weight": 0}),
     "VAMP+CYC": ("cycle_weight", (2, 10, 50), {}),
@@ -34,7 +33,7 @@ def main() -> None:
         cells = DataSet(name)
         for model, (setting, weights, others) in MODELS.items():
             for weight in weights:
-                settings = {**others, setting: weight, "kl_weight": KL_WEIGHT}
+                settings = {**others, setting: weight, "kl_weight": KL_RAMP}
                 measured = cells.measured(SEEDS, {"model": model, "weight": weight}, **settings)
                 for row, z in zip(measured, cells.embeddings(SEEDS, **settings), strict=True):
                     private = cells.yardstick.private_groups(z)

@@ -13,12 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pandas as pd
-from runs import TITLES, DataSet, draw, mark, panels, save
+from runs import KL_RAMP, TITLES, DataSet, draw, mark, panels, save
 
-from sysvi import Ramp
 from sysvi.objective import Objective
 
-WEIGHTS, SEEDS, KL_WEIGHT = (2, 10, 50), (0, 1), Ramp(1.0, 0.0, 0.1)
+WEIGHTS, SEEDS = (2, 10, 50), (0, 1)
 FORMS = {"decoded in the other system": "#0072b2", "decoded in its own (faulty)": "#d55e00"}
 
 
@@ -53,7 +52,7 @@ def main() -> None:
         cells = DataSet(name)
         for weight in WEIGHTS:
             right, wrong = ({"form": form, "cycle_weight": weight} for form in FORMS)
-            settings = {"cycle_weight": weight, "kl_weight": KL_WEIGHT}
+            settings = {"cycle_weight": weight, "kl_weight": KL_RAMP}
             rows += cells.measured(SEEDS, right, **settings)
             with faulty():
                 rows += cells.measured(SEEDS, wrong, variant="faulty", **settings)

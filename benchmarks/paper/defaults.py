@@ -13,14 +13,13 @@ import itertools
 
 import numpy as np
 import pandas as pd
-from runs import RESULTS, TITLES, DataSet, draw, panels, save
+from runs import KL_RAMP, RESULTS, TITLES, DataSet, draw, panels, save
 
 from sysvi import Ramp
 from sysvi.metrics import nearest_neighbors, shared_neighbors
 from sysvi.paper_score import paper_scores
 from sysvi.settings import default_batch_size
 
-KL_RAMP = Ramp(1.0, 0.0, 0.1)
 VARIANTS = {
     "default": {},
     "covariates observed": {"swapped_covariates": "observed"},

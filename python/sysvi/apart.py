@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from sysvi.metrics.neighbors import nearest_neighbors
+from sysvi.metrics.shared_neighbors import over_full_mixing
 
 MOST_CELLS, FEWEST_CELLS = 10_000, 20  # in all and of a system: more say no more, fewer say nothing
 N_NEIGHBORS = 15
@@ -48,7 +49,7 @@ def foreign_neighbors(embedding: np.ndarray, system: np.ndarray, seed: int = 0) 
         return pd.Series(dtype=float)
     near = nearest_neighbors(embedding, N_NEIGHBORS).indices  # (n, k)
     foreign = (system[near] != system[:, None]).mean(1)  # (n,)
-    return pd.Series({s: foreign[system == s].mean() / (1 - n / len(system)) for s, n in sizes.items()})
+    return over_full_mixing(foreign, system, sizes, len(system))
 
 
 def warn_of_systems_apart(

@@ -21,8 +21,8 @@ run <- function(..., max_epochs = 1L, verbose = FALSE) {
   withCallingHandlers(
     RunSysVI(..., max_epochs = max_epochs, verbose = verbose),
     warning = function(w) {
-      small <- "few for|fewer cells|are zero in all|The integration leaves"
-      if (grepl(small, conditionMessage(w))) invokeRestart("muffleWarning")
+      expected <- "few for|fewer cells|are zero in all|The integration leaves"
+      if (grepl(expected, conditionMessage(w))) invokeRestart("muffleWarning")
     }
   )
 }
