@@ -15,7 +15,7 @@ N_NEIGHBORS = 15
 APART = 0.05  # of full mixing; below it a system counts as lying apart
 
 
-def foreign_neighbors(embedding: np.ndarray, system: np.ndarray, seed: int = 0) -> pd.Series:
+def foreign_neighbors(embedding: np.ndarray, system: np.ndarray) -> pd.Series:
     """Of each system, the share of its cells' neighbours that are of other systems, relative to full mixing.
 
     Parameters
@@ -23,9 +23,7 @@ def foreign_neighbors(embedding: np.ndarray, system: np.ndarray, seed: int = 0) 
     embedding
         Cells x dimensions.
     system
-        System of each cell, (n,).
-    seed
-        Of the random sample, where there are more than 10,000 cells.
+        System of each cell, (n,). Of more than 10,000 cells a random sample is taken, always the same.
 
     Returns
     -------
@@ -41,7 +39,7 @@ def foreign_neighbors(embedding: np.ndarray, system: np.ndarray, seed: int = 0) 
     {'human': 0.0, 'mouse': 0.0}
     """
     if len(system) > MOST_CELLS:
-        rows = np.random.default_rng(seed).choice(len(system), MOST_CELLS, replace=False)
+        rows = np.random.default_rng(0).choice(len(system), MOST_CELLS, replace=False)
         embedding, system = embedding[rows], system[rows]
     sizes = pd.Series(system).value_counts()
     sizes = sizes[sizes >= FEWEST_CELLS].sort_index()
@@ -49,7 +47,7 @@ def foreign_neighbors(embedding: np.ndarray, system: np.ndarray, seed: int = 0) 
         return pd.Series(dtype=float)
     near = nearest_neighbors(embedding, N_NEIGHBORS).indices  # (n, k)
     foreign = (system[near] != system[:, None]).mean(1)  # (n,)
-    return over_full_mixing(foreign, system, sizes, len(system))
+    return over_full_mixing(foreign, system, sizes)
 
 
 def warn_of_systems_apart(

@@ -23,7 +23,7 @@ def brute_force(embedding, system, label, k, min_cells):
                 distance[i] = np.inf
                 nearest = np.argsort(distance)[:k]
                 shares.append(((system[nearest] != s) & (label[nearest] == name)).mean())
-            ratios.append(np.mean(shares) / (1 - size / sum(sizes.values())))
+            ratios.append(np.mean(shares) / (1 - size / sum(label == name)))
         values[name] = np.mean(ratios)
     return values
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from sysvi.errors import InputError
+from sysvi.metrics.neighbors import nearest_neighbors
 
 
 def shared_neighbors(
@@ -32,7 +33,7 @@ def shared_neighbors(
         System of each cell, (n,).
     label
         Cell type of each cell, (n,). Only labels with at least `min_cells` cells in two or more systems are measured
-        (systems with fewer of them are left out of that label's average).
+        (systems with fewer of them are left out of that label's average, not of its cells).
     n_neighbors
         Neighbours of a cell.
     min_cells
@@ -55,8 +56,6 @@ def shared_neighbors(
     >>> shared_neighbors(points, system, n_neighbors=2).round(2).to_dict()
     {'all': 1.98}
     """
-    from sklearn.neighbors import NearestNeighbors  # slow to import
-
     system = np.asarray(system)
     n = len(embedding)
     label = np.full(n, "all") if label is None else np.asarray(label).astype(str)
@@ -64,10 +63,8 @@ def shared_neighbors(
         raise InputError(f"embedding has {n} cells, system {len(system)} and label {len(label)}: give one per cell.")
     if n <= n_neighbors:
         raise InputError(f"{n} cells are too few for {n_neighbors} neighbours each.")
-    search = NearestNeighbors(n_neighbors=n_neighbors).fit(embedding)
-    neighbors = search.kneighbors(return_distance=False)  # (n, k), each cell's own place left out
-    shared = (system[neighbors] != system[:, None]) & (label[neighbors] == label[:, None])  # (n, k)
-    foreign = shared.mean(1)  # (n,)
+    near = nearest_neighbors(embedding, n_neighbors).indices  # (n, k)
+    foreign = ((system[near] != system[:, None]) & (label[near] == label[:, None])).mean(1)  # (n,)
     values = {}
     for name in np.unique(label):
         members = label == name
@@ -75,13 +72,13 @@ def shared_neighbors(
         sizes = sizes[sizes >= min_cells]
         if len(sizes) < 2:
             continue
-        values[str(name)] = float(over_full_mixing(foreign[members], system[members], sizes, sizes.sum()).mean())
+        values[str(name)] = float(over_full_mixing(foreign[members], system[members], sizes).mean())
     if not values:
         raise InputError(f"No label has {min_cells} cells in each of two systems; lower min_cells.")
     return pd.Series(values, name="shared_neighbors")
 
 
-def over_full_mixing(foreign: np.ndarray, system: np.ndarray, sizes: pd.Series, n_cells: int) -> pd.Series:
-    """Of each system in `sizes`, its cells' mean share of foreign neighbours, over that of others among `n_cells`."""
+def over_full_mixing(foreign: np.ndarray, system: np.ndarray, sizes: pd.Series) -> pd.Series:
+    """Of each system in `sizes`, its cells' mean share of foreign neighbours, over that of other systems' cells."""
     observed = pd.Series({s: foreign[system == s].mean() for s in sizes.index}, dtype=float)
-    return observed / (1 - sizes / n_cells)
+    return observed / (1 - sizes / len(system))
