@@ -1,7 +1,7 @@
 #' Choose the strength of integration
 #'
-#' Integrates with several cycle weights and seeds, measures each result, chooses
-#' a setting, and returns what [RunSysVI()] would with it, with the comparison
+#' Integrates with several cycle weights, priors and seeds, measures each result,
+#' chooses a setting, and returns what [RunSysVI()] would with it, with the comparison
 #' beside it.
 #'
 #' @details
@@ -27,6 +27,9 @@
 #'   `"unassigned"` or the like do not count.
 #' @param cycle_weights,kl_weights Settings to compare: every cycle weight with
 #'   every weight of the prior. Each is a number, ramped up as in [RunSysVI()].
+#' @param priors Priors to compare, with every weight: one or more of `"vamp"`, `"gmm"`
+#'   and `"standard_normal"` (see [sysvi_options()]). Whether `"vamp"` or
+#'   `"standard_normal"` is better depends on the cells.
 #' @param seeds How many runs of each setting (seeds 0, 1, ...), or which seeds:
 #'   `c(4, 7)`; one alone is `list(4)`.
 #' @param folder Folder in which finished runs are kept, made if missing. The same
@@ -45,13 +48,13 @@
 #'   model of the chosen run, and the tuning beside them. `Tuning()`: this tuning,
 #'   from `Misc(object[["sysvi"]], "tuning")`, `metadata(object)[["sysVI_tuning"]]`
 #'   or `attr(x, "tuning")`; a list of class `SysVITuning`, plain data throughout:
-#'   * `runs`: data frame with a row a run: `cycle_weight`, `kl_weight`, `seed`,
-#'     `status`, the measures and what they are scaled, `biology`, `batch`,
+#'   * `runs`: data frame with a row a run: `cycle_weight`, `kl_weight`, `prior`,
+#'     `seed`, `status`, the measures and what they are scaled, `biology`, `batch`,
 #'     `overall`, whether it is of the `chosen` setting, and its `representative`. A
 #'     run that failed or was interrupted has no measures.
 #'   * `settings`: data frame with a row a setting, the best first: means over its
 #'     seeds.
-#'   * `cycle_weight`, `kl_weight`, `seed`: those of the chosen run.
+#'   * `cycle_weight`, `kl_weight`, `prior`, `seed`: those of the chosen run.
 #'   * `mixing`: name of the column with the measure of mixing, `"iLISI"` or
 #'     `"shared mixing"`.
 #'   * `why`: the choice in two sentences.
@@ -80,17 +83,17 @@ TuneSysVI <- function(object, system, batch = NULL, label = NULL, ...) UseMethod
 #' @rdname TuneSysVI
 #' @export
 TuneSysVI.default <- function(object, system, batch = NULL, label = NULL, ..., metadata = NULL,
-                              cycle_weights = c(0, 2, 5, 10, 20, 50), kl_weights = 1, seeds = 3L, folder = NULL,
-                              covariates = NULL, continuous = NULL, features = NULL, n_top_genes = 3000L,
-                              max_epochs = NULL, n_latent = 15L, min_cells = 200L, max_cells = 50000L,
-                              device = "auto", process = c("session", "separate"), verbose = TRUE,
-                              options = sysvi_options()) {
+                              cycle_weights = c(0, 2, 5, 10, 20, 50), kl_weights = 1, priors = "vamp", seeds = 3L,
+                              folder = NULL, covariates = NULL, continuous = NULL, features = NULL,
+                              n_top_genes = 3000L, max_epochs = NULL, n_latent = 15L, min_cells = 200L,
+                              max_cells = 50000L, device = "auto", process = c("session", "separate"),
+                              verbose = TRUE, options = sysvi_options()) {
   fit <- tune_cells(
     cells_of(object, metadata = metadata), system, batch, label, ...,
-    cycle_weights = cycle_weights, kl_weights = kl_weights, seeds = seeds, folder = folder, covariates = covariates,
-    continuous = continuous, features = features, n_top_genes = n_top_genes, max_epochs = max_epochs,
-    n_latent = n_latent, min_cells = min_cells, max_cells = max_cells, device = device, process = process,
-    verbose = verbose, options = options
+    cycle_weights = cycle_weights, kl_weights = kl_weights, priors = priors, seeds = seeds, folder = folder,
+    covariates = covariates, continuous = continuous, features = features, n_top_genes = n_top_genes,
+    max_epochs = max_epochs, n_latent = n_latent, min_cells = min_cells, max_cells = max_cells, device = device,
+    process = process, verbose = verbose, options = options
   )
   structure(fit$embedding, sysVI = fit$model, tuning = fit$tuning)
 }
@@ -119,19 +122,21 @@ TuneSysVI.SingleCellExperiment <- function(object, system, batch = NULL, label =
 # As integrate_cells(), with the tuning. Settings come after the dots, or `seed`
 # would be taken for `seeds`.
 tune_cells <- function(cells, system, batch = NULL, label = NULL, ..., cycle_weights = c(0, 2, 5, 10, 20, 50),
-                       kl_weights = 1, seeds = 3L, folder = NULL, covariates = NULL, continuous = NULL,
-                       features = NULL, n_top_genes = 3000L, max_epochs = NULL, n_latent = 15L, min_cells = 200L,
-                       max_cells = 50000L, device = "auto", process = c("session", "separate"), verbose = TRUE,
-                       options = sysvi_options()) {
+                       kl_weights = 1, priors = "vamp", seeds = 3L, folder = NULL, covariates = NULL,
+                       continuous = NULL, features = NULL, n_top_genes = 3000L, max_epochs = NULL, n_latent = 15L,
+                       min_cells = 200L, max_cells = 50000L, device = "auto", process = c("session", "separate"),
+                       verbose = TRUE, options = sysvi_options()) {
   no_dots(..., .of = "TuneSysVI")
   check_weights(cycle_weights, "cycle_weights")
   check_weights(kl_weights, "kl_weights")
+  check_priors(priors)
   seeds <- which_seeds(seeds)
   check_options(options)
   if (!identical(as.numeric(options$kl_weight), 1)) {
     abort("TuneSysVI() takes no kl_weight from options: give kl_weights = %s.", format(options$kl_weight[1L]))
   }
-  options$kl_weight <- NULL
+  if (options$prior != "vamp") abort("TuneSysVI() takes no prior from options: give priors = \"%s\".", options$prior)
+  options[c("kl_weight", "prior")] <- NULL
   if (!is.null(folder)) {
     check_string(folder, "folder")
     make_folder(folder)
@@ -141,7 +146,7 @@ tune_cells <- function(cells, system, batch = NULL, label = NULL, ..., cycle_wei
     "tune", cells, system, batch, label, covariates, continuous, features, n_top_genes,
     list(max_epochs = max_epochs, n_latent = n_latent), device, process, verbose, options,
     own = list(folder = folder, compared = list(
-      cycle_weights = I(cycle_weights), kl_weights = I(kl_weights), seeds = I(seeds),
+      cycle_weights = I(cycle_weights), kl_weights = I(kl_weights), priors = I(priors), seeds = I(seeds),
       min_cells = min_cells, max_cells = max_cells
     ))
   )
@@ -153,6 +158,13 @@ tune_cells <- function(cells, system, batch = NULL, label = NULL, ..., cycle_wei
 check_weights <- function(x, name) {
   if (!is.numeric(x) || !length(x) || !all(is.finite(x)) || any(x < 0) || anyDuplicated(x)) {
     abort("%s must be finite numbers of 0 or more, none of them twice.", name)
+  }
+}
+
+check_priors <- function(x) {
+  known <- eval(formals(sysvi_options)$prior)
+  if (!is.character(x) || !length(x) || !all(x %in% known) || anyDuplicated(x)) {
+    abort("priors must be one or more of %s, none of them twice.", quoted(known))
   }
 }
 
@@ -173,8 +185,8 @@ read_tuning <- function(answer) {
     list(
       runs = read_table(values$runs, answer$arrays$runs),
       settings = read_table(values$settings, answer$arrays$settings),
-      cycle_weight = values$chosen$cycle_weight, kl_weight = values$chosen$kl_weight, seed = values$chosen$seed,
-      mixing = values$mixing, why = values$why, warnings = as.character(values$warnings)
+      cycle_weight = values$chosen$cycle_weight, kl_weight = values$chosen$kl_weight, prior = values$chosen$prior,
+      seed = values$chosen$seed, mixing = values$mixing, why = values$why, warnings = as.character(values$warnings)
     ),
     class = "SysVITuning"
   )
@@ -206,16 +218,18 @@ Tuning <- function(object, name = NULL) {
 #' @export
 print.SysVITuning <- function(x, ...) {
   table <- x$settings
-  several <- length(unique(table$kl_weight)) > 1L
-  shown <- c("cycle_weight", if (several) "kl_weight", "runs", x$mixing, "NMI", "Moran", "biology", "batch", "overall")
-  measures <- setdiff(shown, c("cycle_weight", "kl_weight", "runs"))
+  kl_weights <- length(unique(table$kl_weight)) > 1L
+  priors <- length(unique(table$prior)) > 1L
+  measures <- c(x$mixing, "NMI", "Moran", "biology", "batch", "overall")
+  shown <- c("cycle_weight", if (kl_weights) "kl_weight", if (priors) "prior", "runs", measures)
   cells <- table[shown]
   cells[measures] <- lapply(table[measures], function(x) ifelse(is.na(x), "-", sprintf("%.3f", x)))
   names(cells) <- sub("kl_", "KL ", sub("cycle_", "cycle ", names(cells)))
   cat(sprintf(
-    "Chosen of %d %s: cycle weight %s%s; the embedding is that of seed %d\n\n",
+    "Chosen of %d %s: cycle weight %s%s%s; the embedding is that of seed %d\n\n",
     nrow(table), ngettext(nrow(table), "setting", "settings"), format(x$cycle_weight),
-    if (several) paste(", KL weight", format(x$kl_weight)) else "", as.integer(x$seed)
+    if (kl_weights) paste(", KL weight", format(x$kl_weight)) else "", if (priors) paste(", prior", x$prior) else "",
+    as.integer(x$seed)
   ))
   print(cells, row.names = ifelse(table$chosen, ">", rep(" ", nrow(table))))
   failed <- sum(x$runs$status == "failed")
@@ -238,20 +252,21 @@ plot.SysVITuning <- function(x, ...) {
     table <- table[!is.na(table$overall), ]
     data.frame(
       mixing = table[[x$mixing]], biology = table$biology, cycle_weight = table$cycle_weight,
-      kl_weight = factor(table$kl_weight), chosen = table$chosen
+      line = factor(sprintf("prior %s, KL weight %s", table$prior, format(table$kl_weight, trim = TRUE))),
+      chosen = table$chosen
     )
   }
   runs <- points(x$runs)
   settings <- points(x$settings)
-  settings <- settings[order(settings$kl_weight, settings$cycle_weight), ]
-  of_kl_weights <- if (nlevels(settings$kl_weight) > 1L) {
-    ggplot2::scale_colour_viridis_d(end = 0.85, name = "KL weight")
+  settings <- settings[order(settings$line, settings$cycle_weight), ]
+  of_lines <- if (nlevels(settings$line) > 1L) {
+    ggplot2::scale_colour_viridis_d(end = 0.85, name = NULL)
   } else {
     ggplot2::scale_colour_manual(values = "#4c78a8", guide = "none")
   }
-  ggplot2::ggplot(settings, ggplot2::aes(.data$mixing, .data$biology, colour = .data$kl_weight)) +
+  ggplot2::ggplot(settings, ggplot2::aes(.data$mixing, .data$biology, colour = .data$line)) +
     ggplot2::geom_point(data = runs, size = 1.2, alpha = 0.5) +
-    ggplot2::geom_path(ggplot2::aes(group = .data$kl_weight)) +
+    ggplot2::geom_path(ggplot2::aes(group = .data$line)) +
     ggplot2::geom_point(size = 2.5) +
     ggplot2::geom_point(data = settings[settings$chosen, ], shape = 1, size = 6, stroke = 1, colour = "black") +
     ggplot2::geom_text(
@@ -260,7 +275,7 @@ plot.SysVITuning <- function(x, ...) {
     ) +
     ggplot2::scale_x_continuous(expand = ggplot2::expansion(0.08)) +
     ggplot2::scale_y_continuous(expand = ggplot2::expansion(0.08)) +
-    of_kl_weights +
+    of_lines +
     ggplot2::labs(
       x = sprintf("mixing of the systems (%s)", x$mixing), y = "biology kept (scaled over the runs)",
       caption = "Numbers: cycle weights, means over seeds (small: runs). Circle: the chosen setting."

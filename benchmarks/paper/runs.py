@@ -59,7 +59,9 @@ class DataSet:
         if missing:
             FOLDER.mkdir(parents=True, exist_ok=True)
             others = {**settings, "max_epochs": self._epochs(length, settings)}
-            weights = {f"{name}s": [others.pop(name)] for name in ("cycle_weight", "kl_weight") if name in others}
+            weights = {
+                f"{name}s": [others.pop(name)] for name in ("cycle_weight", "kl_weight", "prior") if name in others
+            }
 
             def keep(run: sysvi.Run) -> None:
                 if not isinstance(run.model.module.prior, StandardNormal):

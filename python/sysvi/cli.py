@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import numpy as np
@@ -16,10 +16,10 @@ import numpy as np
 import sysvi
 from sysvi.events import Event, OnEvent, ignore, say
 from sysvi.progress import JsonLines, ProgressBar
-from sysvi.settings import ModelSettings, TrainSettings
+from sysvi.settings import ModelSettings, Prior, TrainSettings
 from sysvi.sysvi_model import MODEL_FILE
 
-MODEL, TRAINING = ModelSettings(), TrainSettings()
+MODEL, TRAINING, PRIORS = ModelSettings(), TrainSettings(), get_args(Prior)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -90,7 +90,7 @@ def reporting_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--n-latent", type=click.IntRange(1), default=MODEL.n_latent, show_default=True, help="Dimensions.")
 @click.option(
     "--prior",
-    type=click.Choice(["vamp", "gmm", "standard_normal"]),
+    type=click.Choice(PRIORS),
     default=MODEL.prior,
     show_default=True,
     help="Prior: posteriors of pseudo-cells, a Gaussian mixture, or a standard normal.",
@@ -412,6 +412,15 @@ def compare(
     show_default=True,
     help="A KL weight to try with each of them; can be repeated.",
 )
+@click.option(
+    "--prior",
+    "priors",
+    type=click.Choice(PRIORS),
+    multiple=True,
+    default=(MODEL.prior,),
+    show_default=True,
+    help="A prior to try with each of them; can be repeated.",
+)
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Runs of each setting.")
 @click.option("--genes", default=3000, show_default=True, help="Variable genes to find in each system.")
 @click.option("--covariate", multiple=True, help="Further categorical column of obs to correct for; can be repeated.")
@@ -430,6 +439,7 @@ def tune(
     output: Path,
     cycle_weights: tuple[float, ...],
     kl_weights: tuple[float, ...],
+    priors: tuple[Prior, ...],
     seeds: int,
     genes: int,
     covariate: tuple[str, ...],
@@ -441,7 +451,7 @@ def tune(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Choose the strength of integration: several cycle weights and seeds, measured and compared.
+    """Choose the strength of integration: several cycle weights, priors and seeds, measured and compared.
 
     With --label by the paper's rule, without by one that needs no labels. Every finished run is kept in the output
     folder: the same command goes on where it was interrupted. In the end it also holds integrated.h5ad (a copy of
@@ -450,6 +460,7 @@ def tune(
     """
     from sysvi.h5ad import read_h5ad, write_with_embedding
     from sysvi.ready import ready
+    from sysvi.tune import SETTING
 
     with reporting(as_json, quiet) as on_event:
         adata = read_h5ad(input)
@@ -463,6 +474,7 @@ def tune(
             label,
             cycle_weights=cycle_weights,
             kl_weights=kl_weights,
+            priors=priors,
             seeds=seeds,
             output=output,
             key_added=key,
@@ -479,7 +491,7 @@ def tune(
         record = {**found.model.record(), "genes": np.array(prepared.var_names, dtype=object)}
         paths.append(output / "integrated.h5ad")
         write_with_embedding(input, paths[-1], {key: found.embedding}, {"sysvi": record})
-        choice = {"cycle_weight": found.cycle_weight, "kl_weight": found.kl_weight, "seed": found.seed}
+        choice = {name: getattr(found, name) for name in (*SETTING, "seed")}
         on_event(Event("choice", "", {**choice, "why": found.why, "warnings": list(found.warnings)}))
         for path in paths:
             on_event(Event("write", f"Wrote {path}", {"output": str(path)}))

@@ -9,9 +9,9 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
+from itertools import product, starmap
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from anndata import AnnData
 
@@ -20,13 +20,20 @@ from sysvi.errors import InputError
 from sysvi.events import Event, OnEvent
 from sysvi.integrate import sort_settings, with_batch
 from sysvi.progress import as_callback
-from sysvi.settings import Ramp, TrainSettings, as_ramp, whole_number
+from sysvi.settings import ModelSettings, Prior, Ramp, TrainSettings, as_ramp, whole_number
 from sysvi.sysvi_model import SysVI
 from sysvi.train import NonFiniteLossError, interruptible
 
 Value = TypeVar("Value", bound=Hashable)
-Combination = tuple[int, Ramp, Ramp]  # seed, cycle weight, KL weight
-WEIGHTS_AND_SEED = ("seed", "cycle_weight", "kl_weight")
+
+
+class Combination(NamedTuple):
+    """What models differ in."""
+
+    seed: int
+    cycle_weight: Ramp
+    kl_weight: Ramp
+    prior: Prior
 
 
 @dataclass
@@ -52,6 +59,11 @@ class Run:
     error: NonFiniteLossError | None = None
 
     @property
+    def prior(self) -> Prior:
+        """The model's prior."""
+        return self.model.model_settings.prior
+
+    @property
     def status(self) -> str:
         """How training ended: ``"finished"``, ``"stopped_early"``, ``"interrupted"`` or ``"failed"``."""
         return self.model.status if self.error is None else "failed"
@@ -65,6 +77,7 @@ def train_many(
     seeds: Sequence[int] = (0, 1, 2),
     cycle_weights: Sequence[float | Ramp] = (5.0,),
     kl_weights: Sequence[float | Ramp] = (1.0,),
+    priors: Sequence[Prior] = (ModelSettings.prior,),
     layer: str | None = None,
     categorical_covariate_keys: Sequence[str] | None = None,
     continuous_covariate_keys: Sequence[str] | None = None,
@@ -74,7 +87,7 @@ def train_many(
     on_run: Callable[[Run], object] = lambda run: None,
     **settings: Any,
 ) -> list[Run]:
-    """Train a model for every seed, cycle weight and KL weight, over one copy of the data.
+    """Train a model for every seed, cycle weight, KL weight and prior, over one copy of the data.
 
     On a CPU as many models train side by side as torch has threads, each in one thread, so that no core waits for
     another: several models keep all cores busy, but a single one trains sooner by :func:`sysvi.integrate`. On a
@@ -90,15 +103,16 @@ def train_many(
         ``uns["sysvi_setup"]`` and no embedding.
     system_key, batch_key
         Columns of ``adata.obs`` with the systems and with the batches.
-    seeds, cycle_weights, kl_weights
+    seeds, cycle_weights, kl_weights, priors
         What the models differ in. A weight is a number or a :class:`sysvi.Ramp`, as the ``cycle_weight`` and the
-        ``kl_weight`` of :func:`sysvi.integrate`.
+        ``kl_weight`` of :func:`sysvi.integrate`; a prior is ``"vamp"``, ``"gmm"`` or ``"standard_normal"``.
     layer, categorical_covariate_keys, continuous_covariate_keys, weight_systems, device
         As in :func:`sysvi.integrate`.
     progress
         True draws one progress bar for all models, False is silent, a function gets each :class:`sysvi.Event` in the
         thread of the caller. Epochs, cells per second and seconds are those of all models together; an ``"epoch"``
-        has the losses of the model that did it, and its number, seed and weights. ``"model"`` tells that one ended.
+        has the losses of the model that did it, and its number, seed, weights and prior. ``"model"`` tells that one
+        ended.
     on_run
         Called with each run as it ends, in the thread of the caller; for instance to save it.
     **settings
@@ -107,7 +121,7 @@ def train_many(
     Returns
     -------
     list of Run
-        One for each combination, by seed, then cycle weight, then KL weight, in the order given. A run that failed
+        One for each combination, by seed, then cycle weight, KL weight and prior, in the order given. A run that failed
         has its `error`; it does not end the others.
 
     Raises
@@ -133,33 +147,45 @@ def train_many(
     >>> runs[0].model.get_latent_representation().shape
     (300, 15)
     """
-    for one in WEIGHTS_AND_SEED:
-        if one in settings:
-            raise InputError(f"train_many has no setting {one}: give a list, {one}s=[{settings[one]!r}].")
+    check_only_lists("train_many", settings)
     of_model, of_training = sort_settings("train_many", settings)
-    runs = combinations(seeds, cycle_weights, kl_weights)
+    runs = combinations(seeds, cycle_weights, kl_weights, priors)
     categorical = with_batch(batch_key, categorical_covariate_keys)
     SysVI.setup_anndata(adata, system_key, layer, categorical, continuous_covariate_keys, weight_systems)
     return train_each(adata, runs, of_model, of_training, device, as_callback(progress), on_run)
 
 
+def check_only_lists(function: str, settings: Mapping[str, Any]) -> None:
+    """An InputError where a setting that models differ in is given as a single one."""
+    for one in Combination._fields:
+        if one in settings:
+            raise InputError(f"{function} has no setting {one}: give a list, {one}s=[{settings[one]!r}].")
+
+
 def combinations(
-    seeds: Sequence[int], cycle_weights: Sequence[float | Ramp], kl_weights: Sequence[float | Ramp]
+    seeds: Sequence[int],
+    cycle_weights: Sequence[float | Ramp],
+    kl_weights: Sequence[float | Ramp],
+    priors: Sequence[Prior],
 ) -> list[Combination]:
-    """Every seed with every cycle weight and every KL weight, checked.
+    """Every seed with every cycle weight, every KL weight and every prior, checked.
 
     Examples
     --------
-    >>> [(seed, cycle.value) for seed, cycle, kl in combinations([0, 1], [2, 5], [1])]
+    >>> [(one.seed, one.cycle_weight.value) for one in combinations([0, 1], [2, 5], [1], ["vamp"])]
     [(0, 2.0), (0, 5.0), (1, 2.0), (1, 5.0)]
     """
     return list(
-        product(
-            _different("seeds", seeds, lambda seed: whole_number("seed", seed, 0)),
-            _different(
-                "cycle_weights", cycle_weights, lambda w: as_ramp(w, TrainSettings.cycle_weight, "cycle_weight")
+        starmap(
+            Combination,
+            product(
+                _different("seeds", seeds, lambda seed: whole_number("seed", seed, 0)),
+                _different(
+                    "cycle_weights", cycle_weights, lambda w: as_ramp(w, TrainSettings.cycle_weight, "cycle_weight")
+                ),
+                _different("kl_weights", kl_weights, lambda w: as_ramp(w, TrainSettings.kl_weight, "kl_weight")),
+                _different("priors", priors, lambda prior: ModelSettings(prior=prior).prior),
             ),
-            _different("kl_weights", kl_weights, lambda w: as_ramp(w, TrainSettings.kl_weight, "kl_weight")),
         )
     )
 
@@ -173,14 +199,14 @@ def train_each(
     on_event: OnEvent,
     on_run: Callable[[Run], object],
 ) -> list[Run]:
-    """The models of `train_many`, of any seeds and weights: `adata` is set up, and settings are sorted."""
+    """The models of `train_many`, of any combinations: `adata` is set up, and settings are sorted."""
     chosen = choose_device(device)
     runs: list[Run] = []
     trainers: list[Callable[..., None]] = []
     at_once = n_at_once(chosen)
     with threads_of_python(chosen) as pool:  # models start in one thread too: a mixture's components are encoded cells
-        for seed, cycle, kl in grid:
-            model = SysVI(adata, seed=seed, _beside=runs[0].model if runs else None, **of_model)
+        for seed, cycle, kl, prior in grid:
+            model = SysVI(adata, seed=seed, prior=prior, _beside=runs[0].model if runs else None, **of_model)
             runs.append(Run(seed, cycle.value, kl.value, model))
             own = {**of_training, "device": str(chosen), "cycle_weight": cycle, "kl_weight": kl}
             trainers.append(partial(model.train, **own))
@@ -285,7 +311,7 @@ class _Story:
         self.done[i] = self.epochs  # early stopping leaves out the rest
         message = (
             f"Model {i + 1} of {len(self.runs)} (seed {run.seed}, cycle weight {run.cycle_weight:g}, "
-            f"KL weight {run.kl_weight:g}): {run.status.replace('_', ' ')}"
+            f"KL weight {run.kl_weight:g}, prior {run.prior}): {run.status.replace('_', ' ')}"
         )
         message += "." if run.error is None else f". {run.error}"
         self.on_event(Event("model", message, self._which(i) | {"status": run.status}))
@@ -302,7 +328,7 @@ class _Story:
 
     def _which(self, i: int) -> dict[str, Any]:
         run = self.runs[i]
-        own = {"seed": run.seed, "cycle_weight": run.cycle_weight, "kl_weight": run.kl_weight}
+        own = {"seed": run.seed, "cycle_weight": run.cycle_weight, "kl_weight": run.kl_weight, "prior": run.prior}
         return {"model": i + 1, "models": len(self.runs)} | own
 
 

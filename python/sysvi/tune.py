@@ -21,13 +21,14 @@ from sysvi.integrate import sort_settings, with_batch
 from sysvi.paper_score import BIOLOGY, best_setting, paper_scores
 from sysvi.progress import as_callback
 from sysvi.run_store import RunStore, fingerprint
-from sysvi.settings import ModelSettings, TrainSettings, whole_number
+from sysvi.settings import ModelSettings, Prior, TrainSettings, whole_number
 from sysvi.sysvi_model import SysVI
-from sysvi.train_many import WEIGHTS_AND_SEED, Combination, Run, combinations, train_each
+from sysvi.train_many import Combination, Run, check_only_lists, combinations, train_each
 from sysvi.yardstick import N_NEIGHBORS, Yardstick
 
-SETTING = ["cycle_weight", "kl_weight"]
+SETTING = ["cycle_weight", "kl_weight", "prior"]
 USUAL = (TrainSettings.cycle_weight, TrainSettings.kl_weight)
+Key = tuple[float, float, Prior, int]  # of a run: its setting and its seed
 LOST_MIXING, MANY_COLLAPSED, MOVED = 0.5, 0.5, 0.3  # where warnings begin, with APART
 
 
@@ -38,12 +39,12 @@ class Tuning:
     Parameters
     ----------
     runs
-        A row a run: ``cycle_weight``, ``kl_weight``, ``seed``, ``status``, the measures, ``biology``, ``batch`` and
-        ``overall`` (scaled over the runs), and whether it is of the ``chosen`` setting and its ``representative``.
-        A run that failed or was interrupted has no measures.
+        A row a run: ``cycle_weight``, ``kl_weight``, ``prior``, ``seed``, ``status``, the measures, ``biology``,
+        ``batch`` and ``overall`` (scaled over the runs), and whether it is of the ``chosen`` setting and its
+        ``representative``. A run that failed or was interrupted has no measures.
     settings
         A row a setting: means and standard deviations over its seeds; best first.
-    cycle_weight, kl_weight, seed
+    cycle_weight, kl_weight, prior, seed
         Those of the representative run: of the setting with the highest mean, the run of median score.
     model
         The model of that run.
@@ -63,6 +64,7 @@ class Tuning:
     settings: pd.DataFrame
     cycle_weight: float
     kl_weight: float
+    prior: Prior
     seed: int
     model: SysVI
     embedding: np.ndarray
@@ -91,6 +93,7 @@ def tune(
     *,
     cycle_weights: Sequence[float] = (0, 2, 5, 10, 20, 50),
     kl_weights: Sequence[float] = (1,),
+    priors: Sequence[Prior] = (ModelSettings.prior,),
     seeds: int | Sequence[int] = 3,
     output: str | Path | None = None,
     key_added: str = "X_sysVI",
@@ -104,7 +107,7 @@ def tune(
     progress: bool | OnEvent = True,
     **settings: Any,
 ) -> Tuning:
-    """Integrate with several cycle weights and seeds, measure each result, and choose.
+    """Integrate with several cycle weights, priors and seeds, measure each result, and choose.
 
     With labels by the paper's rule: each metric scaled to [0, 1] over the runs; biology is the mean of NMI and the
     ratio of Moran's I, batch correction is iLISI, the score is 0.6 biology + 0.4 batch correction; the setting with
@@ -125,8 +128,10 @@ def tune(
     label_key
         Column with the cell types, if there are any; used to measure, never to train. Cells that are missing or called
         "unlabelled", "unknown" and the like have none.
-    cycle_weights, kl_weights
-        The settings to compare: every cycle weight with every KL weight. Numbers; they are ramped up as usual.
+    cycle_weights, kl_weights, priors
+        The settings to compare: every cycle weight with every KL weight and every prior. Weights are numbers and are
+        ramped up as usual; priors are ``"vamp"``, ``"gmm"`` and ``"standard_normal"``. Which of ``"vamp"`` and
+        ``"standard_normal"`` is better depends on the cells.
     seeds
         How many runs of each setting (seeds 0, 1, ...), or which seeds.
     output
@@ -170,16 +175,14 @@ def tune(
     >>> adata.obsm["X_sysVI"].shape
     (300, 15)
     """
-    for one in WEIGHTS_AND_SEED:
-        if one in settings:
-            raise InputError(f"tune has no setting {one}: give {one}s.")
+    check_only_lists("tune", settings)
     if not key_added or "/" in key_added:
         raise InputError(f"key_added is {key_added!r}; a name in obsm must not be empty or contain a slash.")
     of_model, of_training = sort_settings("tune", settings)
     on_event = as_callback(progress)
     each_seed = seeds if isinstance(seeds, Iterable) else range(whole_number("seeds", seeds, 1))
-    grid = combinations(list(each_seed), cycle_weights, kl_weights)
-    if any(ramp[1:] != default[1:] for _, *pair in grid for ramp, default in zip(pair, USUAL, strict=True)):
+    grid = combinations(list(each_seed), cycle_weights, kl_weights, priors)
+    if any(ramp[1:] != usual[1:] for one in grid for ramp, usual in zip(one[1:3], USUAL, strict=True)):
         raise InputError("tune compares weights that are plain numbers: a sysvi.Ramp cannot be one of them.")
     categorical = with_batch(batch_key, categorical_covariate_keys)
     SysVI.setup_anndata(adata, system_key, layer, categorical, continuous_covariate_keys, weight_systems)
@@ -190,7 +193,7 @@ def tune(
     results.take_finished(grid)
     if results.rows:
         on_event(Event("prepare", f"{len(results.rows)} of {len(grid)} runs are there already."))
-    missing = [combination for combination in grid if _name_of(combination) not in results.rows]
+    missing = [one for one in grid if _name(_key(one)) not in results.rows]
     if missing:
         train_each(adata, missing, of_model, of_training, device, on_event, results.take)
     found = results.choose(grid)
@@ -209,20 +212,20 @@ class _Results:
 
     def take_finished(self, grid: Sequence[Combination]) -> None:
         """Runs that the folder holds, measured anew where they were measured by something else."""
-        for seed, cycle, kl in grid:
-            name = _name(seed, cycle.value, kl.value)
+        for key in map(_key, grid):
+            name = _name(key)
             found = None if self.store is None else self.store.find(name, self.yardstick.fingerprint)
             if self.store is not None and found is not None:
                 embedding, measures = found
                 if measures is None:
                     measures = self.yardstick.measure(embedding)
                     self.store.finish(name, self.yardstick.fingerprint, measures)
-                self.rows[name] = _row(seed, cycle.value, kl.value, "finished") | measures
+                self.rows[name] = _row(key, "finished") | measures
 
     def take(self, run: Run) -> None:
         """A run that has just ended: kept and measured, unless it failed or was interrupted."""
-        name = _name(run.seed, run.cycle_weight, run.kl_weight)
-        row = _row(run.seed, run.cycle_weight, run.kl_weight, run.status)
+        key = run.cycle_weight, run.kl_weight, run.prior, run.seed
+        name, row = _name(key), _row(key, run.status)
         if run.status in ("finished", "stopped_early"):
             embedding = np.asarray(run.model.get_latent_representation())
             if self.store is not None:
@@ -237,7 +240,7 @@ class _Results:
 
     def choose(self, grid: Sequence[Combination]) -> Tuning:
         """Score all runs and choose."""
-        names = [name for name in map(_name_of, grid) if name in self.rows]
+        names = [name for one in grid if (name := _name(_key(one))) in self.rows]
         rows = pd.DataFrame([self.rows[name] for name in names], index=names)
         mixing = self.yardstick.mixing
         if mixing not in rows or rows[mixing].isna().all():
@@ -256,6 +259,7 @@ class _Results:
             settings,
             float(first["cycle_weight"]),
             float(first["kl_weight"]),
+            first["prior"],
             int(first["seed"]),
             model,
             embedding,
@@ -304,8 +308,9 @@ def _store(
     columns += [of_model[name] for name in ("pseudoinputs_label_key",) if of_model.get(name)]
     names = {f.name for f in fields(ModelSettings)}
     model = asdict(ModelSettings(**{name: value for name, value in of_model.items() if name in names}))
+    del model["prior"]  # runs differ in it
     others = {name: value for name, value in of_model.items() if name not in names and value is not None}
-    training = {k: v for k, v in TrainSettings(**of_training).as_dict().items() if k not in WEIGHTS_AND_SEED}
+    training = {k: v for k, v in TrainSettings(**of_training).as_dict().items() if k not in Combination._fields}
     made_of = {
         "data": fingerprint(expression(adata, layer)[1], adata.var_names, *(adata.obs[key] for key in columns)),
         "columns": str(setup),
@@ -316,18 +321,18 @@ def _store(
     return RunStore(output, made_of)
 
 
-def _name(seed: int, cycle_weight: float, kl_weight: float) -> str:
+def _key(one: Combination) -> Key:
+    return one.cycle_weight.value, one.kl_weight.value, one.prior, one.seed
+
+
+def _name(key: Key) -> str:
     """A run's name, also that of its folder."""
-    return f"cycle{cycle_weight:g}_kl{kl_weight:g}_seed{seed}"
+    cycle_weight, kl_weight, prior, seed = key
+    return f"{prior}_cycle{cycle_weight:g}_kl{kl_weight:g}_seed{seed}"
 
 
-def _name_of(combination: Combination) -> str:
-    seed, cycle, kl = combination
-    return _name(seed, cycle.value, kl.value)
-
-
-def _row(seed: int, cycle_weight: float, kl_weight: float, status: str) -> dict[str, Any]:
-    return {"cycle_weight": cycle_weight, "kl_weight": kl_weight, "seed": seed, "status": status}
+def _row(key: Key, status: str) -> dict[str, Any]:
+    return {**dict(zip((*SETTING, "seed"), key, strict=True)), "status": status}
 
 
 def _how(rows: pd.DataFrame) -> str:
@@ -371,11 +376,12 @@ def _why(settings: pd.DataFrame, mixing: str) -> str:
     return f"{first}{', no further away than runs differ among themselves' if close else ''}. {second}"
 
 
-def _setting(weights: Any, settings: pd.DataFrame) -> str:
-    """A setting in words; the KL weight only where there are several."""
-    cycle, kl = weights
-    several = settings.index.get_level_values("kl_weight").nunique() > 1
-    return f"Cycle weight {cycle:g}" + (f" with KL weight {kl:g}" if several else "")
+def _setting(setting: Any, settings: pd.DataFrame) -> str:
+    """A setting in words; KL weight and prior only where there are several."""
+    cycle, kl, prior = setting
+    words = {"kl_weight": f"KL weight {kl:g}", "prior": f"prior {prior}"}
+    several = [words[name] for name in words if settings.index.get_level_values(name).nunique() > 1]
+    return f"Cycle weight {cycle:g}" + (f" with {' and '.join(several)}" if several else "")
 
 
 def _warnings(run: pd.Series, settings: pd.DataFrame, yardstick: Yardstick, embedding: np.ndarray) -> Iterator[str]:
@@ -385,7 +391,7 @@ def _warnings(run: pd.Series, settings: pd.DataFrame, yardstick: Yardstick, embe
     if settings[yardstick.mixing].max() < APART:
         yield (
             f"The systems stay apart in every setting ({yardstick.mixing} is {settings[yardstick.mixing].max():.2f} at "
-            "most): try longer training (max_epochs), other seeds, or prior='standard_normal'."
+            "most): try longer training (max_epochs), other seeds, or the prior standard_normal."
         )
     elif standardised < LOST_MIXING * mixing:
         yield (

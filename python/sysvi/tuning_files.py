@@ -36,14 +36,15 @@ def plot_tuning(tuning: Tuning, path: str | Path) -> None:
     runs, settings = tuning.runs[tuning.runs["overall"].notna()], tuning.settings.reset_index()
     figure = Figure(figsize=(6.4, 5.0), layout="constrained")
     ax = figure.subplots()
-    kl_weights = sorted(settings["kl_weight"].unique())
-    for kl_weight, color in zip(kl_weights, _colors(len(kl_weights)), strict=True):
-        of_weight = settings[settings["kl_weight"] == kl_weight].sort_values("cycle_weight")
-        single = runs[runs["kl_weight"] == kl_weight]
-        ax.scatter(single[tuning.mixing], single["biology"], 14, color=color, alpha=0.4, linewidths=0)
-        line = {"color": color, "linewidth": 1.2, "markersize": 6, "label": f"KL weight {kl_weight:g}"}
-        ax.plot(of_weight[tuning.mixing], of_weight["biology"], "o-", **line)
-        for _, row in of_weight.iterrows():
+    lines = settings.sort_values("cycle_weight").groupby(SETTING[1:])
+    single = runs.groupby(SETTING[1:])
+    for (line, of_line), color in zip(lines, _colors(lines.ngroups), strict=True):
+        kl_weight, prior = line
+        points = single.get_group(line)
+        ax.scatter(points[tuning.mixing], points["biology"], 14, color=color, alpha=0.4, linewidths=0)
+        style = {"color": color, "linewidth": 1.2, "markersize": 6, "label": f"prior {prior}, KL weight {kl_weight:g}"}
+        ax.plot(of_line[tuning.mixing], of_line["biology"], "o-", **style)
+        for _, row in of_line.iterrows():
             place = (row[tuning.mixing], row["biology"])
             ax.annotate(f"{row['cycle_weight']:g}", place, (5, 5), textcoords="offset points", fontsize=9)
     chosen = settings[settings["chosen"]].iloc[0]
@@ -59,7 +60,7 @@ def plot_tuning(tuning: Tuning, path: str | Path) -> None:
     ax.grid(color="0.92")
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
-    if len(kl_weights) > 1:
+    if lines.ngroups > 1:
         ax.legend(frameon=False, fontsize=9)
     save_figure(figure, path)
 
@@ -83,7 +84,9 @@ def write_tuning(tuning: Tuning, folder: str | Path, figures: str = "png") -> li
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    choice = dict(zip((*SETTING, "seed"), (tuning.cycle_weight, tuning.kl_weight, tuning.seed), strict=True))
+    choice = dict(
+        zip((*SETTING, "seed"), (tuning.cycle_weight, tuning.kl_weight, tuning.prior, tuning.seed), strict=True)
+    )
     document = {**choice, "mixing": tuning.mixing, "why": tuning.why, "warnings": list(tuning.warnings)}
     write_whole(folder / RUNS, lambda path: tuning.runs.to_csv(path, index=False, float_format="%.6g"))
     write_whole(folder / SETTINGS, lambda path: tuning.settings.to_csv(path, float_format="%.6g"))

@@ -317,7 +317,14 @@ def test_batch_strength_equals_python(make_adata, min_cells, choose_genes):
 def tuning_task(adata, label, **compared):
     """Values and arrays of the task "tune" on all genes of `adata`."""
     columns, arrays = columns_of(adata, "system", "batch", *([] if label is None else [label]))
-    few = {"cycle_weights": [0, 5], "kl_weights": [1], "seeds": [0, 4], "min_cells": 20, "max_cells": 50_000}
+    few = {
+        "cycle_weights": [0, 5],
+        "kl_weights": [1],
+        "priors": ["vamp"],
+        "seeds": [0, 4],
+        "min_cells": 20,
+        "max_cells": 50_000,
+    }
     values = {
         **task(adata, continuous=[], label=label, folder=None, compared={**few, **compared})[0],
         **columns,
@@ -337,10 +344,10 @@ def test_tune_equals_python(make_adata, label):
         adata, "system", "batch", label, device="cpu", progress=False, **values["compared"], **SETTINGS
     )
     pd.testing.assert_frame_equal(table_of(answer["runs"], out["runs"]), expected.runs, check_dtype=False)
-    settings = table_of(answer["settings"], out["settings"]).set_index(["cycle_weight", "kl_weight"])
+    settings = table_of(answer["settings"], out["settings"]).set_index(["cycle_weight", "kl_weight", "prior"])
     pd.testing.assert_frame_equal(settings, expected.settings, check_dtype=False)
-    chosen = {"cycle_weight": expected.cycle_weight, "kl_weight": expected.kl_weight, "seed": expected.seed}
-    assert answer["chosen"] == chosen
+    weights = {"cycle_weight": expected.cycle_weight, "kl_weight": expected.kl_weight}
+    assert answer["chosen"] == {**weights, "prior": expected.prior, "seed": expected.seed}
     assert (answer["mixing"], answer["why"]) == (expected.mixing, expected.why)
     assert answer["warnings"] == list(expected.warnings)
     np.testing.assert_array_equal(out["embedding"], expected.embedding)

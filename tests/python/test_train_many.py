@@ -14,7 +14,7 @@ from sysvi.train import train
 DATA = {"categorical_covariate_keys": ["sex"], "continuous_covariate_keys": ["age"]}
 SMALL = {"n_hidden": 16, "n_latent": 4, "device": "cpu", "max_epochs": 2, "batch_size": 50, "progress": False} | DATA
 GRID = {"seeds": [3, 1], "cycle_weights": [0, 4], "kl_weights": [1, 0.5]}
-NAMES = [(s, c, k) for s in GRID["seeds"] for c in GRID["cycle_weights"] for k in GRID["kl_weights"]]
+NAMES = [(s, c, k, "vamp") for s in GRID["seeds"] for c in GRID["cycle_weights"] for k in GRID["kl_weights"]]
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def alone(adata, **settings):
 
 
 def names(runs):
-    return [(run.seed, run.cycle_weight, run.kl_weight) for run in runs]
+    return [(run.seed, run.cycle_weight, run.kl_weight, run.prior) for run in runs]
 
 
 def assert_equal(model, other):
@@ -63,9 +63,8 @@ def assert_equal(model, other):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"prior": "vamp"},
-        {"prior": "gmm", "pseudoinputs": "balanced_system", "weight_systems": True},
-        {"prior": "standard_normal", "out_var_mode": "sample_feature", "adversarial_weight": 1.0},
+        {"pseudoinputs": "balanced_system", "weight_systems": True},
+        {"out_var_mode": "sample_feature", "adversarial_weight": 1.0},
         {"early_stopping": True, "patience": 1, "max_epochs": 12, "lr": 0.05},
         {"fused": False},
     ],
@@ -81,6 +80,15 @@ def test_each_is_the_model_trained_alone_to_the_bit(adata, settings):
         assert run.status == run.model.status
     different = {run.model.module.encoder.head.weight.detach().numpy().tobytes() for run in runs}
     assert len(different) == len(runs)
+
+
+def test_priors_side_by_side(adata):
+    """Each the model trained alone to the bit, though all share their cells."""
+    priors = ["standard_normal", "vamp", "gmm"]
+    runs = many(adata, seeds=[2], cycle_weights=[0, 4], priors=priors)
+    assert names(runs) == [(2, c, 1, prior) for c in (0, 4) for prior in priors]
+    for run in runs:
+        assert_equal(run.model, alone(adata, seed=2, cycle_weight=run.cycle_weight, prior=run.prior))
 
 
 def test_embeddings_are_those_of_integrate(make_adata):
@@ -188,7 +196,7 @@ def test_events_are_those_of_one_training_of_all(adata):
     assert all(v["cells_per_second"] > 0 for v in epochs)
     for i, run in enumerate(runs, 1):
         own = [v for v in epochs if v["model"] == i]
-        assert all((v["seed"], v["cycle_weight"], v["kl_weight"]) == NAMES[i - 1] for v in own)
+        assert all((v["seed"], v["cycle_weight"], v["kl_weight"], v["prior"]) == NAMES[i - 1] for v in own)
         assert [v["losses"] for v in own] == [
             {name: values[epoch] for name, values in run.model.run.history.items()} for epoch in range(2)
         ]
@@ -205,7 +213,7 @@ def test_bar_counts_over_all_models(adata, capsys):
     many(adata, seeds=[0, 1], progress=True)
     out, err = capsys.readouterr()
     assert not out
-    assert "Model 2 of 2 (seed 1, cycle weight 5, KL weight 1): finished." in err
+    assert "Model 2 of 2 (seed 1, cycle weight 5, KL weight 1, prior vamp): finished." in err
     assert "4/4" in err
     assert "2 of 2 models in" in err
 
@@ -344,6 +352,10 @@ def test_works_outside_the_main_thread(adata):
         ({"seed": 1}, r"no setting seed: give a list, seeds=\[1\]"),
         ({"cycle_weight": 1}, r"no setting cycle_weight: give a list, cycle_weights=\[1\]"),
         ({"kl_weight": 2}, r"kl_weights=\[2\]"),
+        ({"prior": "gmm"}, r"no setting prior: give a list, priors=\['gmm'\]"),
+        ({"priors": "gmm"}, r"priors is 'gmm'; give a list: priors=\['gmm'\]"),
+        ({"priors": ["gmm", "gmm"]}, "priors is .*twice"),
+        ({"priors": ["normal"]}, "prior is 'normal'; it must be one of vamp, gmm, standard_normal"),
         ({"speed": 1}, "train_many has no setting speed; settings are"),
         ({"key_added": "X"}, "no setting key_added"),
         ({"n_latent": 0}, "n_latent"),

@@ -18,7 +18,9 @@ from sysvi.paper_score import paper_scores
 from sysvi.tune import _warnings
 from sysvi.yardstick import Yardstick
 
-pytestmark = pytest.mark.filterwarnings("ignore:System .* has fewer cells", "ignore:Only .* genes remain")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:System .* has fewer cells", "ignore:Only .* genes remain", "ignore:The integration leaves"
+)
 
 GRID = {"cycle_weights": [0, 5], "seeds": 2, "max_epochs": 2, "min_cells": 20, "progress": False, "device": "cpu"}
 
@@ -121,8 +123,8 @@ def test_a_private_type_moved_onto_another_one_scores_lower_and_is_found(prepare
 def test_a_tuning_holds_together(cells, label_key):
     found = sysvi.tune(cells, "system", "batch", label_key, kl_weights=[1, 2], **GRID)
     runs = found.runs
-    assert runs[["cycle_weight", "kl_weight", "seed"]].values.tolist() == [
-        [c, k, s] for s in (0, 1) for c in (0, 5) for k in (1, 2)
+    assert runs[["cycle_weight", "kl_weight", "prior", "seed"]].values.tolist() == [
+        [c, k, "vamp", s] for s in (0, 1) for c in (0, 5) for k in (1, 2)
     ]
     assert found.mixing == ("iLISI" if label_key else "shared mixing")
     scaled = {m: (runs[m] - runs[m].min()) / (np.ptp(runs[m]) or 1) for m in (found.mixing, "NMI", "Moran")}
@@ -130,7 +132,7 @@ def test_a_tuning_holds_together(cells, label_key):
     np.testing.assert_allclose(runs["overall"], overall)
     means = overall.groupby([runs["cycle_weight"], runs["kl_weight"]]).mean()
     assert (found.cycle_weight, found.kl_weight) == means.idxmax()
-    assert found.settings.index[0] == means.idxmax()
+    assert found.settings.index[0] == (*means.idxmax(), "vamp")
     np.testing.assert_allclose(found.settings["overall"].sort_index(), means)
     assert runs["chosen"].sum() == 2
     [representative] = runs.index[runs["representative"]]
@@ -148,17 +150,42 @@ def test_a_tuning_holds_together(cells, label_key):
     assert not found.interrupted
 
 
-def test_the_chosen_run_is_what_integrate_gives(cells):
-    found = sysvi.tune(cells, "system", "batch", n_latent=4, **GRID)
+def test_priors_are_compared_like_weights(cells, tmp_path):
+    """Runs of one prior that are there stay, each run is that of its prior, and the sentences tell priors apart."""
+    grid = {**GRID, "output": tmp_path, "seeds": 1}
+    sysvi.tune(cells.copy(), "system", "batch", "cell_type", **grid)
+    events = []
+    both = {**grid, "priors": ["vamp", "standard_normal"], "progress": events.append}
+    found = sysvi.tune(cells, "system", "batch", "cell_type", **both)
+    assert trained(events) == 2
+    runs = found.runs
+    settings = [(0, "vamp"), (0, "standard_normal"), (5, "vamp"), (5, "standard_normal")]
+    assert list(zip(runs["cycle_weight"], runs["prior"], strict=True)) == settings
+    best = runs.loc[runs["overall"].idxmax()]
+    assert (found.cycle_weight, found.prior) == (best["cycle_weight"], best["prior"])
+    assert found.prior == found.model.model_settings.prior
+    assert found.why.startswith(f"Cycle weight {best['cycle_weight']:g} with prior {best['prior']} has the highest")
+    for weight, prior in settings:
+        kept = np.load(tmp_path / f"{prior}_cycle{weight}_kl1_seed0" / "embedding.npy")
+        np.testing.assert_array_equal(kept, alone(cells, cycle_weight=weight, prior=prior, max_epochs=2))
+
+
+def alone(cells, **settings):
+    """The embedding that integrate gives in one thread, of a copy of the cells."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         again = cells.copy()
-        settings = {"cycle_weight": found.cycle_weight, "seed": found.seed, "max_epochs": 2, "n_latent": 4}
         sysvi.integrate(again, "system", "batch", progress=False, device="cpu", **settings)
     finally:
         torch.set_num_threads(threads)
-    np.testing.assert_array_equal(found.embedding, again.obsm["X_sysVI"])
+    return again.obsm["X_sysVI"]
+
+
+def test_the_chosen_run_is_what_integrate_gives(cells):
+    found = sysvi.tune(cells, "system", "batch", n_latent=4, **GRID)
+    chosen = {"cycle_weight": found.cycle_weight, "seed": found.seed, "max_epochs": 2, "n_latent": 4}
+    np.testing.assert_array_equal(found.embedding, alone(cells, **chosen))
 
 
 def test_cells_without_a_label_are_trained_on_but_not_measured_by_it(cells):
@@ -269,8 +296,8 @@ def test_runs_are_measured_anew_by_other_labels_but_not_trained_anew(prepared, t
 
 def test_a_half_written_run_does_not_count(prepared, tmp_path):
     sysvi.tune(prepared.copy(), "system", "batch", output=tmp_path, **GRID)
-    (tmp_path / "cycle5_kl1_seed1" / "run.json").unlink()
-    (tmp_path / "cycle5_kl1_seed1" / "embedding.npy").write_bytes(b"half")
+    (tmp_path / "vamp_cycle5_kl1_seed1" / "run.json").unlink()
+    (tmp_path / "vamp_cycle5_kl1_seed1" / "embedding.npy").write_bytes(b"half")
     events = []
     sysvi.tune(prepared.copy(), "system", "batch", output=tmp_path, **{**GRID, "progress": events.append})
     assert trained(events) == 1
@@ -294,7 +321,7 @@ def test_other_data_or_settings_are_refused(prepared, tmp_path):
         sysvi.tune(prepared.copy(), "system", "batch", output=tmp_path, **{**GRID, "max_epochs": 3})
     with pytest.raises(InputError, match=r"runs with other data, columns"):
         sysvi.tune(prepared.copy(), "system", output=tmp_path, **GRID)
-    (tmp_path / "cycle0_kl1_seed0" / "run.json").write_text("{")
+    (tmp_path / "vamp_cycle0_kl1_seed0" / "run.json").write_text("{")
     with pytest.raises(InputError, match=r"run\.json cannot be read"):
         sysvi.tune(prepared.copy(), "system", "batch", output=tmp_path, **GRID)
 
@@ -322,8 +349,10 @@ def test_runs_that_fail_do_not_end_the_others(prepared, monkeypatch):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"cycle_weight": 3}, "give cycle_weights"),
-        ({"seed": 3}, "give seeds"),
+        ({"cycle_weight": 3}, r"give a list, cycle_weights=\[3\]"),
+        ({"seed": 3}, r"give a list, seeds=\[3\]"),
+        ({"prior": "gmm"}, r"give a list, priors=\['gmm'\]"),
+        ({"priors": ["normal"]}, "prior is 'normal'"),
         ({"cycle_weights": []}, "at least one"),
         ({"cycle_weights": [sysvi.Ramp(5.0, 0.2, 0.4)]}, "plain numbers"),
         ({"seeds": 0}, "seeds is 0"),
@@ -369,8 +398,11 @@ def test_the_command_line(prepared, tmp_path):
     model = sysvi.SysVI.load(out / "model", prepared.copy())
     np.testing.assert_allclose(written.obsm["X_sysVI"], model.get_latent_representation(), atol=1e-6)
     assert (out / "tuning.png").stat().st_size > 10_000
-    again = CliRunner().invoke(main, [str(part) for part in command])
-    assert "2 of 2 runs are there already" in again.output
+    assert choice["prior"] == "vamp"
+    priors = ["--prior", "vamp", "--prior", "standard_normal"]
+    again = CliRunner().invoke(main, [str(part) for part in [*command, *priors]])
+    assert "2 of 4 runs are there already" in again.output
+    assert set(pd.read_csv(out / "runs.csv")["prior"]) == {"vamp", "standard_normal"}
     bad = CliRunner().invoke(main, [str(part) for part in [*command, "--label", "nothing"]])
     assert bad.exit_code == 1
     assert "no column 'nothing'" in bad.output
@@ -378,7 +410,7 @@ def test_the_command_line(prepared, tmp_path):
 
 @pytest.mark.parametrize("kind", ["png", "pdf", "svg"])
 def test_the_figure_shows_every_setting(cells, tmp_path, kind):
-    found = sysvi.tune(cells, "system", "batch", kl_weights=[1, 3], **GRID)
+    found = sysvi.tune(cells, "system", "batch", kl_weights=[1, 3], priors=["vamp", "gmm"], **GRID)
     sysvi.plot_tuning(found, tmp_path / f"tuning.{kind}")
     assert (tmp_path / f"tuning.{kind}").stat().st_size > 5_000
     assert [p.name for p in sysvi.write_tuning(found, tmp_path / "out", kind)] == [

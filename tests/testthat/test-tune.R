@@ -1,18 +1,19 @@
 test_that("print gives the settings, why and warnings, plot the settings and runs", {
   settings <- data.frame(
-    cycle_weight = c(5, 2), kl_weight = 1, "shared mixing" = c(0.6, 0.41234), NMI = c(0.8, 0.85), Moran = NA_real_,
+    cycle_weight = c(5, 2), kl_weight = 1, prior = "vamp", "shared mixing" = c(0.6, 0.41234), NMI = c(0.8, 0.85), Moran = NA_real_,
     biology = c(0.4, 0.9), batch = c(1, 0.1), overall = c(0.64, 0.58), runs = c(2, 1), chosen = c(TRUE, FALSE),
     check.names = FALSE
   )
   runs <- data.frame(
-    cycle_weight = c(5, 5, 2, 2), kl_weight = 1, seed = c(0, 1, 0, 1),
+    cycle_weight = c(5, 5, 2, 2), kl_weight = 1, prior = "vamp", seed = c(0, 1, 0, 1),
     status = c("finished", "finished", "finished", "failed"), "shared mixing" = c(0.5, 0.7, 0.41234, NA),
     biology = c(0.3, 0.5, 0.9, NA), overall = c(0.5, 0.78, 0.58, NA), chosen = c(TRUE, TRUE, FALSE, FALSE),
     check.names = FALSE
   )
   found <- structure(
     list(
-      runs = runs, settings = settings, cycle_weight = 5, kl_weight = 1, seed = 1L, mixing = "shared mixing",
+      runs = runs, settings = settings, cycle_weight = 5, kl_weight = 1, prior = "vamp", seed = 1L,
+      mixing = "shared mixing",
       why = "Cycle weight 5 has the highest score, 0.64 (the mean of 2 runs); next comes cycle weight 2 with 0.58.",
       warnings = "9 of 15 latent dimensions have collapsed."
     ),
@@ -28,8 +29,10 @@ test_that("print gives the settings, why and warnings, plot the settings and run
   expect_equal(c(built[[4]]$x, built[[4]]$y), c(0.6, 0.4)) # the chosen setting
   expect_identical(trimws(built[[5]]$label), c("2", "5"))
   found$settings <- rbind(settings, transform(settings, kl_weight = 2, chosen = FALSE, check.names = FALSE))
-  expect_output(print(found), "cycle weight KL weight")
-  expect_identical(nlevels(plot(found)$data$kl_weight), 2L)
+  expect_output(print(found), "cycle weight KL weight runs")
+  expect_identical(levels(plot(found)$data$line), paste("prior vamp, KL weight", 1:2))
+  found$settings$prior <- rep(c("vamp", "standard_normal"), each = 2)
+  expect_output(print(found), "cycle weight 5, KL weight 1, prior vamp; .*KL weight           prior runs")
 })
 
 # Simulated cells of three types that both systems have; seven have no label.
@@ -89,9 +92,9 @@ of_python <- function(label) {
     runs = reticulate::py_to_r(found$runs), settings = reticulate::py_to_r(found$settings$reset_index()),
     embedding = reticulate::py_to_r(found$embedding), why = reticulate::py_to_r(found$why),
     warnings = as.character(reticulate::py_to_r(found$warnings)),
-    chosen = as.numeric(c(
-      reticulate::py_to_r(found$cycle_weight), reticulate::py_to_r(found$kl_weight), reticulate::py_to_r(found$seed)
-    ))
+    chosen = lapply(
+      list(found$cycle_weight, found$kl_weight, found$prior, found$seed), reticulate::py_to_r
+    )
   )
 }
 
@@ -110,7 +113,7 @@ test_that("runs, settings and the choice are those of Python, with labels and wi
       }
     }
     expect_identical(values(z), values(python$embedding))
-    expect_equal(c(found$cycle_weight, found$kl_weight, found$seed), python$chosen)
+    expect_equal(list(found$cycle_weight, found$kl_weight, found$prior, found$seed), python$chosen)
     expect_identical(found[c("why", "warnings")], python[c("why", "warnings")])
     expect_identical(found$mixing, if (is.null(label)) "shared mixing" else "iLISI")
     expect_identical(nrow(found$runs), 4L)
@@ -131,9 +134,26 @@ test_that("the embedding and the model are those of RunSysVI with the chosen set
   expect_identical(of(z), of(direct))
   expect_identical(values(predict(attr(z, "sysVI"), cells$data, metadata = cells$metadata, verbose = FALSE)), values(z))
   again <- of_matrix("cell_type", seeds = list(1), cycle_weights = 0, kl_weights = c(1, 2))
-  expect_identical(Tuning(again)$runs[1:4], data.frame(
-    cycle_weight = c(0, 0), kl_weight = c(1, 2), seed = c(1, 1), status = "finished"
+  expect_identical(Tuning(again)$runs[1:5], data.frame(
+    cycle_weight = c(0, 0), kl_weight = c(1, 2), prior = "vamp", seed = c(1, 1), status = "finished"
   ))
+})
+
+test_that("priors are compared, and the model is of the chosen one", {
+  z <- of_matrix("cell_type", seeds = list(1), cycle_weights = 5, priors = c("vamp", "standard_normal"))
+  found <- Tuning(z)
+  expect_identical(found$runs$prior, c("vamp", "standard_normal"))
+  expect_identical(found$prior, found$runs$prior[which.max(found$runs$overall)])
+  expect_identical(attr(z, "sysVI")$model_settings$prior, found$prior)
+  options <- tiny
+  options$prior <- "standard_normal"
+  direct <- quietly(RunSysVI(
+    cells$data, "system", "batch",
+    metadata = cells$metadata, cycle_weight = 5, seed = 1, max_epochs = 2, n_latent = 4, options = options,
+    verbose = FALSE
+  ))
+  only <- of_matrix("cell_type", seeds = list(1), cycle_weights = 5, priors = "standard_normal")
+  expect_equal(values(only), values(direct), tolerance = 1e-4)
 })
 
 test_that("a process of its own gives the same, features and further effects too", {
@@ -240,7 +260,7 @@ test_that("the defaults are the engine's and RunSysVI's", {
   import_bridge()
   engine <- reticulate::py_eval(sprintf("{k: p.default for k, p in %s if p.default is not p.empty}", signature))
   ours <- lapply(formals(TuneSysVI.default), function(default) if (!identical(default, quote(expr = ))) eval(default))
-  for (name in c("cycle_weights", "kl_weights", "seeds", "min_cells", "max_cells", "device")) {
+  for (name in c("cycle_weights", "kl_weights", "priors", "seeds", "min_cells", "max_cells", "device")) {
     expect_equal(ours[[name]], unlist(engine[[name]]), label = name)
   }
   shared <- setdiff(intersect(names(formals(RunSysVI.default)), names(ours)), c("...", "object", "system"))
@@ -259,6 +279,10 @@ test_that("what cannot be used is told in a sentence", {
     expect_said(of_matrix(seeds = wrong), "seeds must be a number of runs of each setting")
   }
   expect_said(of_matrix(options = sysvi_options(kl_weight = 0.5)), "no kl_weight from options: give kl_weights = 0.5")
+  expect_said(of_matrix(options = sysvi_options(prior = "gmm")), "no prior from options: give priors = \"gmm\"")
+  for (wrong in list("normal", NULL, 1, c("gmm", "gmm"))) {
+    expect_said(of_matrix(priors = wrong), "priors must be one or more of 'vamp', 'gmm', 'standard_normal', none")
+  }
   expect_said(of_matrix(options = list()), "options must come from sysvi_options")
   expect_said(of_matrix(label = "type"), "label = \"type\" is not a column of the metadata")
   expect_said(of_matrix(label = "batch"), "'batch' is named twice among system, batch and others")
