@@ -6,7 +6,7 @@
 #' @details
 #' The *system* is the substantial effect (species, organoid and tissue, cells
 #' and nuclei, protocol), the *batch* a weaker one inside the systems (sample,
-#' donor). Are systems apart still? `cycle_weight = 10` (20, 50) mixes more where
+#' donor). Are systems apart still? `cycle_weight = 20` (or 50) mixes more where
 #' training is long enough.
 #'
 #' Raw counts and scaled values are recognised and refused. Layers are not
@@ -82,7 +82,7 @@ RunSysVI <- function(object, system, batch = NULL, ...) UseMethod("RunSysVI")
 #' @rdname RunSysVI
 #' @export
 RunSysVI.default <- function(object, system, batch = NULL, metadata = NULL, covariates = NULL, continuous = NULL,
-                             features = NULL, n_top_genes = 3000L, cycle_weight = 5, max_epochs = NULL,
+                             features = NULL, n_top_genes = 3000L, cycle_weight = 10, max_epochs = NULL,
                              n_latent = 15L, device = "auto", seed = 0L, process = c("session", "separate"),
                              verbose = TRUE, options = sysvi_options(), ...) {
   fit <- integrate_cells(
@@ -140,7 +140,7 @@ add_reduced_dim <- function(object, fit, name) {
 tuning_of <- function(name) paste0(name, "_tuning")
 
 integrate_cells <- function(cells, system, batch = NULL, covariates = NULL, continuous = NULL, features = NULL,
-                            n_top_genes = 3000L, cycle_weight = 5, max_epochs = NULL, n_latent = 15L,
+                            n_top_genes = 3000L, cycle_weight = 10, max_epochs = NULL, n_latent = 15L,
                             device = "auto", seed = 0L, process = c("session", "separate"), verbose = TRUE,
                             options = sysvi_options(), ...) {
   no_dots(...)

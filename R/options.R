@@ -9,6 +9,10 @@
 #'   `start` of training, then linear up to `value` at `end`.
 #' @param prior `"vamp"` (posteriors of trainable pseudo-cells), `"gmm"` (a
 #'   Gaussian mixture) or `"standard_normal"`.
+#' @param mixture_share Share of a `"vamp"` or `"gmm"` prior in the divergence; the
+#'   standard normal has the rest. A number is the share that is reached, from a
+#'   tenth of training to six tenths; `c(share, start, end)` names these too. The
+#'   paper's is `c(1, 0, 0)`: the mixture alone, from the first step.
 #' @param n_prior_components Components of the prior, 1 to 5000.
 #' @param mixture Components mix per latent `"dimension"` (as in the paper's
 #'   code) or `"joint"`ly.
@@ -50,8 +54,8 @@
 #' @examples
 #' sysvi_options(kl_weight = 0.5, n_hidden = 128)
 sysvi_options <- function(kl_weight = 1, reconstruction_weight = 1, adversarial_weight = 0,
-                          prior = c("vamp", "gmm", "standard_normal"), n_prior_components = 5L,
-                          mixture = c("dimension", "joint"),
+                          prior = c("vamp", "gmm", "standard_normal"), mixture_share = c(1, 0.1, 0.6),
+                          n_prior_components = 5L, mixture = c("dimension", "joint"),
                           pseudoinputs = c("random", "system", "balanced_system", "balanced_label", "noise"),
                           pseudoinputs_system = NULL, pseudoinputs_label = NULL, trainable_priors = TRUE,
                           n_hidden = 256L, n_layers = 2L, dropout_rate = 0.1,

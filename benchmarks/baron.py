@@ -1,6 +1,7 @@
 """Quality on Baron islets (human and mouse), beside scvi-tools' SysVI and PCA.
 
-    python benchmarks/baron.py    three seeds each at the defaults, measured; about 40 minutes
+    python benchmarks/baron.py           three seeds each at the defaults, measured; about 40 minutes
+    python benchmarks/baron.py --ours    only ours and PCA; the peer's rows stay
 
 Needs SYSVI_DATA. The peers' environment (.venv-bench) is made on demand. Embeddings are kept in benchmarks/.cache and
 reused (ours only with --reuse); results go to benchmarks/results/*.csv.
@@ -15,7 +16,7 @@ import numpy as np
 import pandas as pd
 import scanpy as sc
 import torch
-from common import CACHE, RESULTS, make_peer_environment, peer
+from common import CACHE, RESULTS, make_peer_environment, ours, peer
 from sklearn.neighbors import KNeighborsClassifier
 
 import sysvi
@@ -29,33 +30,41 @@ def main() -> None:
     """Make the embeddings and measure them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reuse", action="store_true", help="take our own embeddings from the cache too")
+    parser.add_argument("--ours", action="store_true", help="only ours and PCA; the peer's rows stay")
     args = parser.parse_args()
     CACHE.mkdir(exist_ok=True)
     RESULTS.mkdir(exist_ok=True)
-    make_peer_environment()
+    if not args.ours:
+        make_peer_environment()
     data.baron()
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    quality(args.reuse)
+    quality(args.reuse, args.ours)
 
 
-def quality(reuse: bool) -> None:
+def quality(reuse: bool, only_ours: bool) -> None:
     """Embeddings of PCA, ours and the peer's over the seeds, and their measures."""
     adata = anndata.read_h5ad(PREPARED)
     paths = {"PCA": CACHE / "baron_pca.npy"}
     np.save(paths["PCA"], sc.pp.pca(adata.X, n_comps=30, random_state=0))
     for seed in SEEDS:
-        ours, theirs = CACHE / f"baron_sysvi_{seed}.npy", CACHE / f"baron_scvi_{seed}.npy"
-        if not (reuse and ours.exists()):
+        mine, theirs = CACHE / f"baron_sysvi_{seed}.npy", CACHE / f"baron_scvi_{seed}.npy"
+        if not (reuse and mine.exists()):
             sysvi.integrate(adata, "system", "batch", seed=seed, progress=False)
-            np.save(ours, adata.obsm["X_sysVI"])
-        if not theirs.exists():
-            peer("scvi_sysvi.py", PREPARED, theirs, "--seed", seed)
-        paths |= {f"sysvi {sysvi.__version__}, seed {seed}": ours, f"scvi-tools 1.4.2 SysVI, seed {seed}": theirs}
+            np.save(mine, adata.obsm["X_sysVI"])
+        paths[f"sysvi {sysvi.__version__}, seed {seed}"] = mine
+        if not only_ours:
+            if not theirs.exists():
+                peer("scvi_sysvi.py", PREPARED, theirs, "--seed", seed)
+            paths[f"scvi-tools 1.4.2 SysVI, seed {seed}"] = theirs
     names = list(paths)
-    scib = peer("scib.py", PREPARED, *(f"{i}={paths[name]}" for i, name in enumerate(names)))
+    scib = ours("peers/scib.py", PREPARED, *(f"{i}={paths[name]}" for i, name in enumerate(names)))
     rows = {name: measure(np.load(paths[name]), adata) | scib[str(i)] for i, name in enumerate(names)}
-    table = pd.DataFrame(rows).T.sort_index()
-    table.to_csv(RESULTS / "baron_quality.csv", float_format="%.4f")
+    table, known = pd.DataFrame(rows).T, RESULTS / "baron_quality.csv"
+    if only_ours:
+        old = pd.read_csv(known, index_col=0)
+        table = pd.concat([old[~old.index.isin(table.index)], table])
+    table = table.sort_index()
+    table.to_csv(known, float_format="%.4f")
     method = table.index.str.replace(r", seed \d+", "", regex=True)
     columns = ["shared_neighbors", "label_transfer", "knn_purity", "iLISI", "cLISI", "nmi", "ari", "iLISI_all"]
     print(table.groupby(method)[columns].mean().round(3).to_string())

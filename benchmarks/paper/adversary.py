@@ -12,14 +12,14 @@ results/paper_adversary.csv and figures/adversary.png.
 import argparse
 
 import pandas as pd
-from runs import KL_RAMP, TITLES, DataSet, draw, panels, save
+from runs import AT_ONCE, KL_RAMP, TITLES, DataSet, draw, panels, save
 
 from sysvi.metrics import jaccard, leiden, name_clusters, nearest_neighbors
 
 SEEDS = (0, 1)
 MODELS = {
     "ADV": ("adversarial_weight", (1, 50, 200), {"prior": "standard_normal", "cycle_weight": 0}),
-    "VAMP+CYC": ("cycle_weight", (2, 10, 50), {}),
+    "VAMP+CYC": ("cycle_weight", (2, 10, 50), AT_ONCE),
 }
 COLORS = {"ADV": "#d55e00", "VAMP+CYC": "#0072b2"}
 

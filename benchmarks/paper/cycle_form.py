@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pandas as pd
-from runs import KL_RAMP, TITLES, DataSet, draw, mark, panels, save
+from runs import AT_ONCE, KL_RAMP, TITLES, DataSet, draw, mark, panels, save
 
 from sysvi.objective import Objective
 
@@ -52,7 +52,7 @@ def main() -> None:
         cells = DataSet(name)
         for weight in WEIGHTS:
             right, wrong = ({"form": form, "cycle_weight": weight} for form in FORMS)
-            settings = {"cycle_weight": weight, "kl_weight": KL_RAMP}
+            settings = {**AT_ONCE, "cycle_weight": weight, "kl_weight": KL_RAMP}
             rows += cells.measured(SEEDS, right, **settings)
             with faulty():
                 rows += cells.measured(SEEDS, wrong, variant="faulty", **settings)

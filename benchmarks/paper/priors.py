@@ -13,7 +13,7 @@ figures/priors.png.
 import itertools
 
 import pandas as pd
-from runs import TITLES, DataSet, draw, mark, panels, save
+from runs import AT_ONCE, TITLES, DataSet, draw, mark, panels, save
 
 SETS, COUNTS, SEEDS, LENGTH = ("baron", "hard"), (1, 2, 5, 10, 100), (0, 1), 0.5
 TITLE = {"vamp": "VampPrior", "gmm": "Gaussian mixture"}
@@ -50,7 +50,7 @@ def measure(cells: DataSet) -> list[dict]:
     for prior, (start, given) in itertools.product(TITLE, starts.items()):
         if start != "noise" or prior == "gmm":
             named = {"prior": prior, "start": start, "trainable": True, "components": 5}
-            rows += cells.measured(SEEDS, named, length=LENGTH, cycle_weight=0, prior=prior, **given)
+            rows += cells.measured(SEEDS, named, length=LENGTH, cycle_weight=0, prior=prior, **AT_ONCE, **given)
     return rows
 
 
@@ -67,6 +67,7 @@ def measure_components(cells: DataSet) -> list[pd.DataFrame]:
 def settings(prior: str, trainable: bool, count: int) -> dict:
     """Of a model whose components start at random cells."""
     return {
+        **AT_ONCE,
         "length": LENGTH,
         "cycle_weight": 0,
         "prior": prior,

@@ -1,4 +1,4 @@
-"""Measure embeddings with scib-metrics. Runs in the peers' own environment.
+"""Measure embeddings with scib-metrics, which the development environment has.
 
 python benchmarks/peers/scib.py prepared.h5ad name=embedding.npy [name=embedding.npy ...]
 

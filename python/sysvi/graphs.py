@@ -94,7 +94,7 @@ class GraphedSteps:
         self.training, self.seed_source = training, training.seeds
         n_dropouts = sum(isinstance(m, Layer) and m.dropout_rate > 0 for m in objective.modules())
         device = optimiser.n_steps.device
-        self.numbers = torch.zeros(5, device=device)  # learning rate, then the weights
+        self.numbers = torch.zeros(1 + len(Weights._fields), device=device)  # learning rate, then the weights
         self.seeds = torch.zeros(2 * n_dropouts, dtype=torch.int64, device=device)
         self.recorded: dict[tuple[int, bool], _Recorded] = {}
         moments = {self._cycles(progress): progress for progress in (0.0, 1.0)}

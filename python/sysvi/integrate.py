@@ -58,7 +58,7 @@ def integrate(
     progress
         True draws a progress bar, False is silent, a function gets each :class:`sysvi.Event`.
     **settings
-        Any argument of :class:`sysvi.SysVI` and any field of :class:`sysvi.TrainSettings`: ``cycle_weight=10`` mixes
+        Any argument of :class:`sysvi.SysVI` and any field of :class:`sysvi.TrainSettings`: ``cycle_weight=20`` mixes
         systems more, ``max_epochs``, ``batch_size``, ``n_latent``, ``prior``, ...
 
     Returns

@@ -22,12 +22,13 @@ from sysvi.networks import Discriminator, Training
 
 
 class Weights(NamedTuple):
-    """Weights of the loss terms at one moment of training, numbers or scalars on the device."""
+    """Weights of the loss terms at one moment of training, numbers or scalars on the device; as `settings.RAMPS`."""
 
     reconstruction: float | Tensor
     kl: float | Tensor
     cycle: float | Tensor  # without the cycle's passes where it is the number 0
     adversary: float | Tensor
+    mixture: float | Tensor = 1.0  # share of the mixture prior in the divergence
 
 
 class Losses(NamedTuple):
@@ -77,7 +78,7 @@ class Objective(nn.Module):
             mean_cycled = self._cycled_mean(batch.x, z, model.code(batch.swapped), training)
             cycle = _mean(standardised_distance(mean, mean_cycled), w)
         # After the passes that change the encoder's running statistics, with which pseudo-inputs are encoded.
-        kl = _mean(model.prior.kl(mean, var, z, model.encoder), w)
+        kl = _mean(model.prior.kl(mean, var, z, model.encoder, weights.mixture), w)
         if self.discriminator is not None:
             adversary, discriminator = self._adversary(z, batch.own.system, w)
         total = (

@@ -34,12 +34,17 @@ def mixture_log_density(z: Tensor, mean: Tensor, var: Tensor, logits: Tensor, fo
     return (log_density + log_w[:, None]).logsumexp(1).sum(1)
 
 
+def kl_standard_normal(mean: Tensor, var: Tensor) -> Tensor:
+    """KL(q || N(0, I)) of each cell: (B, L), (B, L) -> (B,)."""
+    return 0.5 * (var + mean.square() - 1 - var.log()).sum(1)
+
+
 class StandardNormal(nn.Module):
     """p(z) = N(0, I): the divergence has a closed form."""
 
-    def kl(self, mean: Tensor, var: Tensor, z: Tensor, encoder: Encoder) -> Tensor:
+    def kl(self, mean: Tensor, var: Tensor, z: Tensor, encoder: Encoder, share: float | Tensor = 1.0) -> Tensor:
         """KL(q || p) of each cell: (B, L), (B, L), (B, L) -> (B,)."""
-        return 0.5 * (var + mean.square() - 1 - var.log()).sum(1)
+        return kl_standard_normal(mean, var)
 
 
 class _Mixture(nn.Module, ABC):
@@ -54,10 +59,16 @@ class _Mixture(nn.Module, ABC):
     def components(self, encoder: Encoder) -> tuple[Tensor, Tensor]:
         """Means and variances, each (K, L)."""
 
-    def kl(self, mean: Tensor, var: Tensor, z: Tensor, encoder: Encoder) -> Tensor:
-        """Log q(z) - log p(z) at the sampled z of each cell: (B, L), (B, L), (B, L) -> (B,)."""
+    def kl(self, mean: Tensor, var: Tensor, z: Tensor, encoder: Encoder, share: float | Tensor = 1.0) -> Tensor:
+        """Log q(z) - log p(z) at the sampled z of each cell: (B, L), (B, L), (B, L) -> (B,).
+
+        The mixture has this share of the divergence, the standard normal the rest.
+        """
         log_q = normal_log_density(z, mean, var).sum(1)
-        return log_q - mixture_log_density(z, *self.components(encoder), self.logits, self.form)
+        kl = log_q - mixture_log_density(z, *self.components(encoder), self.logits, self.form)
+        if not isinstance(share, Tensor) and share == 1:
+            return kl
+        return kl_standard_normal(mean, var).lerp(kl, share)
 
 
 class VampPrior(_Mixture):

@@ -21,6 +21,9 @@ SwappedCovariates = Literal["resampled", "observed", "zero"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
+RAMPS = ("reconstruction_weight", "kl_weight", "cycle_weight", "adversarial_weight", "mixture_share")
+
+
 class Ramp(NamedTuple):
     """A loss weight over training: 0 until `start`, then linear up to `value` at `end`.
 
@@ -96,7 +99,11 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How the model is trained. ``None`` for epochs, minibatch or learning rate: chosen from the number of cells."""
+    """How the model is trained. ``None`` for epochs, minibatch or learning rate: chosen from the number of cells.
+
+    ``mixture_share`` is the share that a VampPrior or Gaussian mixture has in the KL term; the standard normal has the
+    rest. ``Ramp(1.0)`` is the paper's: the mixture alone, from the first step.
+    """
 
     max_epochs: int | None = None
     batch_size: int | None = None
@@ -107,8 +114,9 @@ class TrainSettings:
     clip_norm: float | None = None
     reconstruction_weight: Ramp = Ramp(1.0)
     kl_weight: Ramp = Ramp(1.0)
-    cycle_weight: Ramp = Ramp(5.0, start=0.1, end=0.6)
+    cycle_weight: Ramp = Ramp(10.0, start=0.1, end=0.6)
     adversarial_weight: Ramp = Ramp(0.0)
+    mixture_share: Ramp = Ramp(1.0, start=0.1, end=0.6)
     swapped_covariates: SwappedCovariates = "resampled"
     train_size: float = 1.0
     early_stopping: bool = False
@@ -118,8 +126,10 @@ class TrainSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for f in ("reconstruction_weight", "kl_weight", "cycle_weight", "adversarial_weight"):
+        for f in RAMPS:
             object.__setattr__(self, f, as_ramp(getattr(self, f), getattr(type(self), f), f))
+        if self.mixture_share.value > 1:
+            raise InputError(f"mixture_share is {self.mixture_share.value}; it is a share, at most 1.")
         for name, least in (("max_epochs", 1), ("batch_size", 2), ("patience", 1), ("seed", 0)):
             if getattr(self, name) is not None:
                 _make_whole(self, name, least)

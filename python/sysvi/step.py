@@ -11,7 +11,7 @@ from sysvi.adam import Adam
 from sysvi.cells import Minibatch
 from sysvi.networks import Training
 from sysvi.objective import Objective, Weights
-from sysvi.settings import TrainSettings
+from sysvi.settings import RAMPS, TrainSettings
 
 
 def train_step(
@@ -59,7 +59,4 @@ def learning_rate(settings: TrainSettings, progress: float) -> float:
 
 def weights_at(settings: TrainSettings, progress: float) -> Weights:
     """Loss weights at `progress` in [0, 1]."""
-    s = settings
-    return Weights(
-        *(w.at(progress) for w in (s.reconstruction_weight, s.kl_weight, s.cycle_weight, s.adversarial_weight))
-    )
+    return Weights(*(getattr(settings, name).at(progress) for name in RAMPS))

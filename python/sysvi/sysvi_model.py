@@ -91,7 +91,7 @@ class SysVI:
         Set up with :meth:`setup_anndata`. Log-normalised expression, cells x genes.
     prior
         ``"vamp"`` (posteriors of trainable pseudo-inputs), ``"gmm"`` (a free Gaussian mixture) or
-        ``"standard_normal"``.
+        ``"standard_normal"``. The first two come in during training (``mixture_share`` of :meth:`train`).
     n_prior_components
         Components of the mixture, 1 to 5000.
     pseudoinputs_data_indices
@@ -373,7 +373,10 @@ class SysVI:
         stop
             Asked after each step instead of listening to Ctrl-C: True ends training as Ctrl-C does.
         **settings
-            Further fields of :class:`sysvi.TrainSettings`, for example ``swapped_covariates``.
+            Further fields of :class:`sysvi.TrainSettings`, for example ``swapped_covariates``; or ``mixture_share``,
+            the share of a VampPrior or Gaussian mixture in the divergence, of which the standard normal has the rest:
+            by default 0 up to a tenth of training, 1 from six tenths on, and ``sysvi.Ramp(1.0)`` is the paper's, the
+            mixture alone from the first step.
 
         Raises
         ------

@@ -30,7 +30,7 @@ from sysvi.model import Model
 from sysvi.networks import Discriminator, Training
 from sysvi.objective import Losses, Objective
 from sysvi.seeds import generator
-from sysvi.settings import TrainSettings, default_batch_size, default_lr, default_max_epochs
+from sysvi.settings import RAMPS, TrainSettings, default_batch_size, default_lr, default_max_epochs
 from sysvi.step import train_step, weights_at
 
 TERMS = Losses._fields
@@ -293,8 +293,7 @@ def _check_finite(model: Model, sums: Tensor, last_good: dict[str, Tensor], epoc
 
 
 def _last_ramp_end(settings: TrainSettings) -> float:
-    s = settings
-    return max(w.end for w in (s.reconstruction_weight, s.kl_weight, s.cycle_weight, s.adversarial_weight))
+    return max(getattr(settings, name).end for name in RAMPS)
 
 
 def _plan(run: TrainingRun, cells: Cells, seconds: float, steps_per_epoch: int) -> Event:

@@ -156,8 +156,9 @@ def kl(p, settings, z, mean, var):
 
 
 def losses(p, settings, batch, weights, eps, n_systems, n_categories, discriminator=None, **mode):
-    """Loss terms of a minibatch (arrays): z = mean + sd * eps. `weights`: reconstruction, kl, cycle, adversary.
+    """Loss terms of a minibatch (arrays): z = mean + sd * eps.
 
+    `weights`: reconstruction, kl, cycle, adversary; share of the prior in the divergence, the rest is N(0, I)'s.
     In training, the VampPrior's components see the running statistics after all passes of this minibatch, with which
     `p` is left.
     """
@@ -176,10 +177,11 @@ def losses(p, settings, batch, weights, eps, n_systems, n_categories, discrimina
         translated, _ = decode(p, z, c_swapped, **mode)
         mean_cycled, _ = encode(p, translated, c_swapped, **mode)
         terms.cycle = np.mean(w * cycle_distance(mean, mean_cycled))
-    terms.kl = np.mean(w * kl(p, settings, z, mean, var))
+    of_prior = kl(p, settings, z, mean, var)
+    terms.kl = np.mean(w * (weights[4] * of_prior + (1 - weights[4]) * kl_standard_normal(mean, var)))
     if discriminator is not None:
         log_p = discriminator_log_probabilities(discriminator, z)
         terms.adversary, terms.discriminator = (np.mean(w * term) for term in adversary(log_p, batch.own.system))
     weighted = [terms.reconstruction, terms.kl, terms.cycle, terms.adversary]
-    terms.total = float(np.dot(weights, weighted)) + terms.discriminator
+    terms.total = float(np.dot(weights[:4], weighted)) + terms.discriminator
     return terms

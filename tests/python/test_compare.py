@@ -113,7 +113,7 @@ def test_the_adapters_declare_the_methods_of_the_paper():
     ]
     assert len(known["glue"].points("full")) == 12
     assert known["pca"].points("full") == [("", None)]
-    assert known["sysvi"].points("default") == [("cycle_weight", 5)]
+    assert known["sysvi"].points("default") == [("cycle_weight", 10)]
 
 
 def test_adapters_read_arguments_and_write_what_they_are_told():

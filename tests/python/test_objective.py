@@ -15,7 +15,7 @@ from sysvi.model import one_hot
 from sysvi.networks import Discriminator, Training
 from sysvi.objective import Objective, Weights, standardised_distance
 
-WEIGHTS = Weights(reconstruction=1.3, kl=0.7, cycle=4.0, adversary=2.5)
+WEIGHTS = Weights(reconstruction=1.3, kl=0.7, cycle=4.0, adversary=2.5, mixture=0.3)
 PRIORS = [("standard_normal", "dimension"), *((p, m) for p in ("vamp", "gmm") for m in ("dimension", "joint"))]
 B = 20
 

@@ -44,7 +44,7 @@ def test_settings_read_weights_as_ramps():
 
 
 COUNTS = ["n_latent", "n_hidden", "n_layers", "n_prior_components", "embedding_dim"]
-WEIGHTS = ["reconstruction_weight", "kl_weight", "cycle_weight", "adversarial_weight"]
+WEIGHTS = ["reconstruction_weight", "kl_weight", "cycle_weight", "adversarial_weight", "mixture_share"]
 NAN, INF = float("nan"), float("inf")
 REJECTED = [
     *((ModelSettings, name, value) for name in COUNTS for value in (0, -1, 2.5, "3", None)),
@@ -52,6 +52,7 @@ REJECTED = [
     *((ModelSettings, name, "other") for name in ("prior", "mixture", "pseudoinputs", "out_var_mode")),
     *((TrainSettings, name, value) for name in WEIGHTS for value in (-1, NAN, INF)),
     *((TrainSettings, name, (1.0, *ends)) for name in WEIGHTS for ends in ((0.6, 0.1), (-0.1, 0.5), (0.5, 1.5))),
+    (TrainSettings, "mixture_share", 1.1),
     *((TrainSettings, "max_epochs", value) for value in (0, -5, 1.5)),
     *((TrainSettings, "batch_size", value) for value in (0, 1, 64.0)),
     *((TrainSettings, "lr", value) for value in (0, -1e-3, NAN, INF)),

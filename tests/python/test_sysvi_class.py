@@ -305,8 +305,8 @@ def test_held_out_cells_are_those_asked_for(make_adata, make_sysvi):
 
 
 def test_early_stopping_stops(make_adata, make_sysvi):
-    weights = {"z_distance_cycle_weight": sysvi.Ramp(0.0)}  # no ramp to wait for
-    train = {"max_epochs": 60, "early_stopping": True, "early_stopping_patience": 1, "plan_kwargs": weights | {"lr": 1}}
+    train = {"max_epochs": 60, "early_stopping": True, "early_stopping_patience": 1, "mixture_share": sysvi.Ramp(1.0)}
+    train["plan_kwargs"] = {"z_distance_cycle_weight": sysvi.Ramp(0.0), "lr": 1}  # no ramp to wait for
     model = make_sysvi(make_adata(), train=train)
     assert model.status == "stopped_early"
     assert len(model.history["loss_train"]) < 60

@@ -356,8 +356,9 @@ def test_early_stopping_stops_and_restores_the_best_epoch(make_cells, make_model
         if event.stage == "epoch":
             after.append(copy.deepcopy(model.state_dict()))
 
+    constant = {"cycle_weight": Ramp(0.0), "mixture_share": Ramp(1.0)}
     s = TrainSettings(
-        max_epochs=300, batch_size=10, lr=0.03, cycle_weight=Ramp(0.0), train_size=0.2, early_stopping=True, patience=7
+        max_epochs=300, batch_size=10, lr=0.03, train_size=0.2, early_stopping=True, patience=7, **constant
     )
     run = train(model, cells, s, keep)
     losses = run.history["total_validation"]
@@ -368,11 +369,28 @@ def test_early_stopping_stops_and_restores_the_best_epoch(make_cells, make_model
     assert not same(model.state_dict(), after[-1])
 
 
-def test_early_stopping_waits_for_the_ramps(make_cells, make_model):
-    """While weights rise, losses are of different things: only epochs with the final weights compete."""
+@pytest.mark.parametrize("ramp", ["cycle_weight", "mixture_share"])
+def test_early_stopping_waits_for_the_ramps(make_cells, make_model, ramp):
+    """While weights change, losses are of different things: only epochs with the final weights compete."""
     s = {"train_size": 0.5, "early_stopping": True, "patience": 1, "lr": 0.1, "max_epochs": 20}
-    run = fit(make_cells, make_model, cycle_weight=Ramp(5.0, 0.1, 0.6), **s)[2]
+    ramps = {"cycle_weight": Ramp(0.0), "mixture_share": Ramp(1.0)} | {ramp: Ramp(1.0, 0.1, 0.6)}
+    run = fit(make_cells, make_model, **ramps, **s)[2]
     assert len(run.history["total_validation"]) >= 0.6 * 20
+
+
+@pytest.mark.parametrize("prior", ["vamp", "gmm"])
+def test_a_mixture_without_a_share_is_the_standard_normal(make_cells, make_model, prior):
+    """To the bit; and from half of training on it is another model."""
+    cells = make_cells()
+
+    def weights(prior, share):
+        model = make_model(cells, prior=prior)
+        train(model, cells, TrainSettings(max_epochs=2, batch_size=16, mixture_share=share))
+        return {name: value for name, value in model.state_dict().items() if not name.startswith("prior.")}
+
+    normal = weights("standard_normal", Ramp(1.0))
+    assert same(weights(prior, Ramp(0.0)), normal)
+    assert not same(weights(prior, Ramp(1.0, 0.5, 0.5)), normal)
 
 
 @pytest.mark.parametrize("train_size", [0.97, 0.99])

@@ -213,7 +213,7 @@ def test_bar_counts_over_all_models(adata, capsys):
     many(adata, seeds=[0, 1], progress=True)
     out, err = capsys.readouterr()
     assert not out
-    assert "Model 2 of 2 (seed 1, cycle weight 5, KL weight 1, prior vamp): finished." in err
+    assert "Model 2 of 2 (seed 1, cycle weight 10, KL weight 1, prior vamp): finished." in err
     assert "4/4" in err
     assert "2 of 2 models in" in err
 

@@ -29,7 +29,8 @@ test_that("every option reaches the engine", {
   cells <- make_cells()
   given <- list(
     kl_weight = 0.5, reconstruction_weight = 2, adversarial_weight = c(1, 0.2, 0.4), prior = "gmm",
-    n_prior_components = 3L, mixture = "joint", pseudoinputs = "system", pseudoinputs_system = "mouse",
+    mixture_share = c(0.9, 0.2, 0.5), n_prior_components = 3L, mixture = "joint", pseudoinputs = "system",
+    pseudoinputs_system = "mouse",
     trainable_priors = FALSE, n_hidden = 8L, n_layers = 1L, dropout_rate = 0.2, out_var_mode = "sample_feature",
     embed_categorical_covariates = TRUE, embedding_dim = 3L, swapped_covariates = "observed", batch_size = 50L,
     lr = 0.002, lr_schedule = "cosine", weight_decay = 1e-5, eps = 0.02, clip_norm = 5, train_size = 0.8,

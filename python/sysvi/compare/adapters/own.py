@@ -8,7 +8,7 @@
 # [tool.sysvi.methods.sysvi]
 # title = "sysVI (VAMP + CYC)"
 # epochs = true
-# settings = { prior = "vamp", n_prior_components = 5, cycle_weight = 5, kl_weight = 1 }
+# settings = { prior = "vamp", n_prior_components = 5, cycle_weight = 10, kl_weight = 1 }
 # grid = { cycle_weight = [2, 5, 10, 50] }
 #
 # [tool.sysvi.methods.cvae]
@@ -20,7 +20,7 @@
 # [tool.sysvi.methods.vamp]
 # title = "VAMP"
 # epochs = true
-# settings = { prior = "vamp", n_prior_components = 5, cycle_weight = 0, kl_weight = 1 }
+# settings = { prior = "vamp", n_prior_components = 5, mixture_share = [1, 0, 0], cycle_weight = 0, kl_weight = 1 }
 # grid = { kl_weight = [1, 1.5, 2, 5] }
 #
 # [tool.sysvi.methods.cyc]
