@@ -5,8 +5,8 @@
 
 `sysvi compare` on Baron and on the hard simulation, one thread a run, `jobs` runs at a time: read times as ratios only.
 Runs are kept in benchmarks/.cache/compare and reused as long as the version of sysvi is the same, so remove the folder
-after a change of the engine. Writes results/paper_methods_<set>.csv (a row a run), figures/methods_<set>.png and
-figures/umaps_<set>.png.
+after a change of the engine. Rows of methods that were not asked for stay, and the figure shows them too. Writes
+results/paper_methods_<set>.csv (a row a run), figures/methods_<set>.png and, with all methods, figures/umaps_<set>.png.
 """
 
 import argparse
@@ -18,10 +18,14 @@ import numpy as np
 import pandas as pd
 from runs import CACHE, FIGURES, MIN_CELLS, RESULTS, TITLES, DataSet
 
-from sysvi.compare import compare
+from sysvi.compare import Comparison, compare
+from sysvi.compare.comparison import DRAWN
+from sysvi.compare.figures import plot_comparison
+from sysvi.compare.tables import USAGE, scored_runs, summary
 from sysvi.paper_score import paper_scores
 
 METHODS = "sysvi,vamp,cyc,cvae,scvi-sysvi,scvi,harmony,pca"
+NO_METRIC = ("overall", *USAGE)
 MEASURES = ["overall", "iLISI", "NMI", "Moran"]
 
 
@@ -51,18 +55,31 @@ def main() -> None:
             environments=args.environments,
             constraint=args.constraint,
         )
-        shutil.copy(folder / "runs.csv", RESULTS / f"paper_methods_{name}.csv")
+        runs, table = with_known(found, RESULTS / f"paper_methods_{name}.csv")
         FIGURES.mkdir(exist_ok=True)
-        for figure, copy in (("comparison", "methods"), ("umaps", "umaps")):
-            shutil.copy(folder / f"{figure}.png", FIGURES / f"{copy}_{name}.png")
-        table = found.table.set_index("method")
+        plot_comparison(runs, table, ["overall", *DRAWN], FIGURES / f"methods_{name}.png", note=" ".join(found.notes))
+        if args.methods == METHODS:
+            shutil.copy(folder / "umaps.png", FIGURES / f"umaps_{name}.png")
+        table = table.set_index("method")
         print(f"\n{TITLES[name]}", table[[c for m in MEASURES for c in (m, f"{m} sd")]].round(2).to_string(), sep="\n")
-        runs = pd.read_csv(folder / "runs.csv").dropna(subset="iLISI")
+        runs = runs.dropna(subset="iLISI")
         scores = paper_scores(runs, batch=["CiLISI"]).groupby(runs["method"])["overall"].mean()
         print("Overall score with mixing measured within cell types (CiLISI):", scores.round(2).to_dict())
         print(f"iLISI where types lie apart and are fully mixed: {perfect_mixing(cells):.2f}.")
         better = table.index[table["overall"] > table.loc["sysvi", "overall"]]
         print(f"Of a higher overall score than sysVI's defaults: {', '.join(better) or 'none'}.")
+
+
+def with_known(found: Comparison, path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """All runs, those of other methods that `path` holds too, scored together and written; and a row a method."""
+    runs = found.runs
+    if path.exists():
+        old = pd.read_csv(path, keep_default_na=False, na_values=[""]).fillna({"parameter": "", "reason": ""})
+        runs = pd.concat([runs, old[~old["method"].isin(runs["method"])]], ignore_index=True)
+    runs = scored_runs(runs)
+    runs.to_csv(path, index=False)
+    metrics = [name for name in found.table if name in runs and f"{name} sd" in found.table and name not in NO_METRIC]
+    return runs, summary(runs, metrics)
 
 
 def perfect_mixing(cells: DataSet) -> float:
