@@ -1,6 +1,7 @@
 test_that("print gives the settings, why and warnings, plot the settings and runs", {
   settings <- data.frame(
-    cycle_weight = c(5, 2), kl_weight = 1, prior = "vamp", "shared mixing" = c(0.6, 0.41234), NMI = c(0.8, 0.85), Moran = NA_real_,
+    cycle_weight = c(5, 2), kl_weight = 1, prior = "vamp", "shared mixing" = c(0.6, 0.41234), NMI = c(0.8, 0.85),
+    Moran = NA_real_,
     biology = c(0.4, 0.9), batch = c(1, 0.1), overall = c(0.64, 0.58), runs = c(2, 1), chosen = c(TRUE, FALSE),
     check.names = FALSE
   )
