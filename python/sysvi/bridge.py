@@ -38,7 +38,7 @@ from sysvi.prepare import few_genes_will_do, prepare
 from sysvi.ready import ready
 from sysvi.sysvi_model import MODEL_FILE, SysVI
 from sysvi.train import NonFiniteLossError
-from sysvi.tune import SETTING, tune
+from sysvi.tune import tune
 
 Values = Mapping[str, Any]
 Arrays = Mapping[str, Any]
@@ -232,7 +232,7 @@ def _tune(values: Values, arrays: Arrays, expression: Expression, on_event: OnEv
     answer: dict[str, Any] = {
         "runs": _columns(found.runs, "prior", "status", "chosen", "representative"),
         "settings": _columns(settings, "prior", "chosen"),
-        "chosen": {name: getattr(found, name) for name in (*SETTING, "seed")},
+        "chosen": found.choice,
         "mixing": found.mixing,
         "why": found.why,
         "warnings": list(found.warnings),

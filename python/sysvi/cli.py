@@ -460,7 +460,6 @@ def tune(
     """
     from sysvi.h5ad import read_h5ad, write_with_embedding
     from sysvi.ready import ready
-    from sysvi.tune import SETTING
 
     with reporting(as_json, quiet) as on_event:
         adata = read_h5ad(input)
@@ -491,8 +490,7 @@ def tune(
         record = {**found.model.record(), "genes": np.array(prepared.var_names, dtype=object)}
         paths.append(output / "integrated.h5ad")
         write_with_embedding(input, paths[-1], {key: found.embedding}, {"sysvi": record})
-        choice = {name: getattr(found, name) for name in (*SETTING, "seed")}
-        on_event(Event("choice", "", {**choice, "why": found.why, "warnings": list(found.warnings)}))
+        on_event(Event("choice", "", {**found.choice, "why": found.why, "warnings": list(found.warnings)}))
         for path in paths:
             on_event(Event("write", f"Wrote {path}", {"output": str(path)}))
         if found.interrupted:

@@ -74,6 +74,11 @@ class Tuning:
     n_missing: int
 
     @property
+    def choice(self) -> dict[str, Any]:
+        """Setting and seed of the representative run, by name."""
+        return {name: getattr(self, name) for name in (*SETTING, "seed")}
+
+    @property
     def interrupted(self) -> bool:
         """Whether runs are missing because Ctrl-C ended the training."""
         return bool(self.n_missing or (self.runs["status"] == "interrupted").any())

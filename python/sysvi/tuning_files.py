@@ -84,10 +84,7 @@ def write_tuning(tuning: Tuning, folder: str | Path, figures: str = "png") -> li
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    choice = dict(
-        zip((*SETTING, "seed"), (tuning.cycle_weight, tuning.kl_weight, tuning.prior, tuning.seed), strict=True)
-    )
-    document = {**choice, "mixing": tuning.mixing, "why": tuning.why, "warnings": list(tuning.warnings)}
+    document = {**tuning.choice, "mixing": tuning.mixing, "why": tuning.why, "warnings": list(tuning.warnings)}
     write_whole(folder / RUNS, lambda path: tuning.runs.to_csv(path, index=False, float_format="%.6g"))
     write_whole(folder / SETTINGS, lambda path: tuning.settings.to_csv(path, float_format="%.6g"))
     write_whole(folder / CHOICE, lambda path: path.write_text(json.dumps(document, indent=1) + "\n"))

@@ -61,21 +61,22 @@ def assert_equal(model, other):
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("prior", "settings"),
     [
-        {"pseudoinputs": "balanced_system", "weight_systems": True},
-        {"out_var_mode": "sample_feature", "adversarial_weight": 1.0},
-        {"early_stopping": True, "patience": 1, "max_epochs": 12, "lr": 0.05},
-        {"fused": False},
+        ("vamp", {}),
+        ("gmm", {"pseudoinputs": "balanced_system", "weight_systems": True}),
+        ("standard_normal", {"out_var_mode": "sample_feature", "adversarial_weight": 1.0}),
+        ("vamp", {"early_stopping": True, "patience": 1, "max_epochs": 12, "lr": 0.05}),
+        ("vamp", {"fused": False}),
     ],
-    ids=lambda settings: "-".join(map(str, settings)),
+    ids=lambda given: given if isinstance(given, str) else "-".join(given),
 )
-def test_each_is_the_model_trained_alone_to_the_bit(adata, settings):
-    runs = many(adata, **GRID, **settings)
-    assert names(runs) == NAMES
+def test_each_is_the_model_trained_alone_to_the_bit(adata, prior, settings):
+    runs = many(adata, **GRID, priors=[prior], **settings)
+    assert names(runs) == [(*name[:-1], prior) for name in NAMES]
     for run in runs:
         own = {"seed": run.seed, "cycle_weight": run.cycle_weight, "kl_weight": run.kl_weight}
-        assert_equal(run.model, alone(adata, **own, **settings))
+        assert_equal(run.model, alone(adata, **own, prior=prior, **settings))
         assert run.error is None
         assert run.status == run.model.status
     different = {run.model.module.encoder.head.weight.detach().numpy().tobytes() for run in runs}

@@ -399,6 +399,8 @@ def test_the_command_line(prepared, tmp_path):
     np.testing.assert_allclose(written.obsm["X_sysVI"], model.get_latent_representation(), atol=1e-6)
     assert (out / "tuning.png").stat().st_size > 10_000
     assert choice["prior"] == "vamp"
+    again = CliRunner().invoke(main, [str(part) for part in command])
+    assert "2 of 2 runs are there already" in again.output
     priors = ["--prior", "vamp", "--prior", "standard_normal"]
     again = CliRunner().invoke(main, [str(part) for part in [*command, *priors]])
     assert "2 of 4 runs are there already" in again.output
