@@ -132,10 +132,11 @@ tune_cells <- function(cells, system, batch = NULL, label = NULL, ..., cycle_wei
   check_priors(priors)
   seeds <- which_seeds(seeds)
   check_options(options)
-  if (!identical(as.numeric(options$kl_weight), 1)) {
-    abort("TuneSysVI() takes no kl_weight from options: give kl_weights = %s.", format(options$kl_weight[1L]))
+  for (name in c("kl_weight", "prior")) {
+    if (!isTRUE(all.equal(options[[name]], sysvi_options()[[name]]))) {
+      abort("TuneSysVI() takes no %s from options: give %ss = %s.", name, name, deparse(options[[name]][1L]))
+    }
   }
-  if (options$prior != "vamp") abort("TuneSysVI() takes no prior from options: give priors = \"%s\".", options$prior)
   options[c("kl_weight", "prior")] <- NULL
   if (!is.null(folder)) {
     check_string(folder, "folder")

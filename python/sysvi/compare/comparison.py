@@ -283,7 +283,7 @@ def _make(
         nonlocal done
         values: dict[str, Any] = {"run": run.name, "method": run.method.name}
         with lock:
-            on_event(Event("run", f"{run}: running ({_duration(time.perf_counter() - began)} so far)", values))
+            on_event(Event("run", f"{run}: running ({_duration(time.perf_counter() - began)} since the start)", values))
         try:
             record = runner.make(run, available[run.method.name])
         except Stopped:
