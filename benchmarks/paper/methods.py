@@ -5,8 +5,9 @@
 
 `sysvi compare` on Baron and on the hard simulation, one thread a run, `jobs` runs at a time: read times as ratios only.
 Runs are kept in benchmarks/.cache/compare and reused as long as the version of sysvi is the same, so remove the folder
-after a change of the engine. Rows of methods that were not asked for stay, and the figure shows them too. Writes
-results/paper_methods_<set>.csv (a row a run), figures/methods_<set>.png and, with all methods, figures/umaps_<set>.png.
+after a change of the engine. Rows of methods and seeds that were not asked for stay, and the figure shows them too:
+`--seeds 1` with all methods is enough for the UMAPs. Writes results/paper_methods_<set>.csv (a row a run),
+figures/methods_<set>.png and, with all methods, figures/umaps_<set>.png (the median run of those asked for).
 """
 
 import argparse
@@ -71,11 +72,12 @@ def main() -> None:
 
 
 def with_known(found: Comparison, path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """All runs, those of other methods that `path` holds too, scored together and written; and a row a method."""
-    runs = found.runs
+    """All runs, those of other methods and seeds that `path` holds too, scored and written; and a row a method."""
+    runs, run = found.runs, ["method", "seed"]
     if path.exists():
         old = pd.read_csv(path, keep_default_na=False, na_values=[""]).fillna({"parameter": "", "reason": ""})
-        runs = pd.concat([runs, old[~old["method"].isin(runs["method"])]], ignore_index=True)
+        again = old.set_index(run).index.isin(runs.set_index(run).index)
+        runs = pd.concat([runs, old[~again]], ignore_index=True)
     runs = scored_runs(runs)
     runs.to_csv(path, index=False)
     metrics = [name for name in found.table if name in runs and f"{name} sd" in found.table and name not in NO_METRIC]
