@@ -29,6 +29,7 @@ VARIANTS = {
     "a quarter of the epochs": QUARTER,
     "a quarter, prior at once, cycle 5": {**QUARTER, **FORMER},
     "cycle 5": {"cycle_weight": 5},
+    "cycle 20": {"cycle_weight": 20},
     "standard normal prior, cycle 5": {"prior": "standard_normal", "cycle_weight": 5},
     "KL ramp, prior comes in": {"kl_weight": KL_RAMP},
     "a quarter, KL ramp, prior comes in": {**QUARTER, "kl_weight": KL_RAMP},
