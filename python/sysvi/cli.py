@@ -76,7 +76,7 @@ def reporting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     type=click.FloatRange(0),
     default=TRAINING.cycle_weight.value,
     show_default=True,
-    help="Strength of integration: raise it (20, 50) where systems stay apart, lower it (5, 2) to keep differences.",
+    help="Strength of integration; with enough epochs 20 or 50 mix cells of one type more and of different types less.",
 )
 @click.option(
     "--kl-weight",
