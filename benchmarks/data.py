@@ -1,7 +1,7 @@
 """Prepared data sets for the benchmarks, each made once and kept in benchmarks/.cache.
 
-`python benchmarks/data.py baron` makes one, `python benchmarks/data.py simulated 20000 3000` another; `kang`, `hard`
-and `demo` are the others.
+`python benchmarks/data.py baron` makes one, `python benchmarks/data.py simulated 20000 3000` another; `kang`, `hard`,
+`held_out` and `demo` are the others.
 """
 
 import os
@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import h5py
 from common import CACHE
 
-BARON, KANG, HARD, DEMO = (CACHE / f"{name}_prepared.h5ad" for name in ("baron", "kang", "hard", "demo"))
+BARON, KANG, HARD, HELD_OUT, DEMO = (
+    CACHE / f"{name}_prepared.h5ad" for name in ("baron", "kang", "hard", "held_out", "demo")
+)
 COUNTS_PER_GENE = 0.22  # of a cell on average: 11 % of the values are above zero
 
 
@@ -44,6 +46,11 @@ def kang() -> Path:
 def hard() -> Path:
     """Simulated: a private type in each system, tenfold imbalance, programmes in one type of one system only."""
     return _made(HARD, "hard")
+
+
+def held_out() -> Path:
+    """Simulated, as difficult as `hard` and of three systems: methods are compared on it, nothing is chosen on it."""
+    return _made(HELD_OUT, "held_out")
 
 
 def demo() -> Path:
@@ -89,16 +96,32 @@ def _make_hard() -> None:
     )
 
 
+def _make_held_out() -> None:
+    _prepare_simulated(
+        HELD_OUT,
+        4200,
+        2000,
+        n_systems=3,
+        n_types=12,
+        n_private=1,
+        imbalance=0.25,
+        system_programmes=3,
+        system_effect=0.5,
+        depth=2000,
+        seed=1,
+    )
+
+
 def _make_demo() -> None:
     from sysvi.demo import N_GENES, SYSTEM_EFFECT
 
     _prepare_simulated(DEMO, 2000, N_GENES, system_effect=SYSTEM_EFFECT)
 
 
-def _prepare_simulated(path: Path, cells: int, genes: int, **kind: Any) -> None:
+def _prepare_simulated(path: Path, cells: int, genes: int, seed: int = 0, **kind: Any) -> None:
     import sysvi
 
-    adata = sysvi.datasets.simulate_systems(cells, genes, seed=0, **kind)
+    adata = sysvi.datasets.simulate_systems(cells, genes, seed=seed, **kind)
     prepared = sysvi.prepare(adata, "system", "batch")
     del prepared.varm, prepared.uns["simulation"]
     _write(prepared, path)
@@ -134,6 +157,8 @@ if __name__ == "__main__":
         _prepare("kang_ifnb_labelled", KANG)
     elif sys.argv[1] == "hard":
         _make_hard()
+    elif sys.argv[1] == "held_out":
+        _make_held_out()
     elif sys.argv[1] == "demo":
         _make_demo()
     else:

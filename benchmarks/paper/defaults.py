@@ -53,7 +53,9 @@ MEASURES = ["score", "iLISI", "iLISI, standardised", "shared", "NMI", "Moran", "
 def main() -> None:
     """Train, measure, draw, conclude."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", nargs="+", choices=[*TITLES], default=["hard", "baron", "kang"])
+    parser.add_argument(
+        "--sets", nargs="+", choices=["hard", "baron", "kang", "demo"], default=["hard", "baron", "kang"]
+    )
     parser.add_argument("--variants", nargs="+", choices=[*VARIANTS], default=[*VARIANTS])
     parser.add_argument("--seeds", type=int, default=5)
     args = parser.parse_args()

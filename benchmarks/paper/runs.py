@@ -25,11 +25,12 @@ from sysvi.yardstick import Yardstick
 FOLDER, FIGURES = CACHE / "paper", Path(__file__).parent / "figures"
 KL_RAMP = sysvi.Ramp(1.0, 0.0, 0.1)  # the KL weight rises over the first tenth of training
 AT_ONCE = {"mixture_share": sysvi.Ramp(1.0)}  # the prior is the mixture from the first step, as in the paper
-MIN_CELLS = {"baron": 200, "kang": 60, "hard": 100, "demo": 50}  # of a group for Moran's I
+MIN_CELLS = {"baron": 200, "kang": 60, "hard": 100, "held_out": 100, "demo": 50}  # of a group for Moran's I
 TITLES = {
     "baron": "Baron islets, human and mouse",
     "kang": "Kang, control and stimulated",
     "hard": "hard simulation",
+    "held_out": "held-out simulation, three systems",
     "demo": "the demo's cells",
 }
 
