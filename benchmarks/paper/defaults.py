@@ -93,8 +93,7 @@ def measure(cells: DataSet, variant: str, seeds: tuple[int, ...]) -> list[dict]:
     near = [nearest_neighbors(z, 15).indices for z in embeddings]
     common = [in_common(a, b) for a, b in itertools.combinations(near, 2)]
     for row, z in zip(rows, embeddings, strict=True):
-        private = cells.yardstick.private_groups(z)
-        row["private mixed"] = (private["foreign"] * private["cells"]).sum() / max(private["cells"].sum(), 1)
+        row["private mixed"] = cells.private_mixed(z)
         row["shared"] = shared_neighbors(z, cells.system, cells.label, min_cells=20).mean()
         row["agreement"] = np.mean(common)
     return rows

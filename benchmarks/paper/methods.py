@@ -58,6 +58,9 @@ def main() -> None:
             environments=args.environments,
             constraint=args.constraint,
         )
+        for row, run in found.runs.loc[found.runs["status"] == "finished", "run"].items():
+            z = np.load(folder / "runs" / run / "embedding.npy")
+            found.runs.loc[row, "private mixed"] = cells.private_mixed(z)
         runs, table = with_known(found, RESULTS / f"paper_methods_{name}.csv")
         FIGURES.mkdir(exist_ok=True)
         plot_comparison(runs, table, ["overall", *DRAWN], FIGURES / f"methods_{name}.png", note=" ".join(found.notes))
@@ -68,6 +71,7 @@ def main() -> None:
         runs = runs.dropna(subset="iLISI")
         scores = paper_scores(runs, batch=["CiLISI"]).groupby(runs["method"])["overall"].mean()
         print("Overall score with mixing measured within cell types (CiLISI):", scores.round(2).to_dict())
+        print("Private types mixed:", runs.groupby("method")["private mixed"].mean().round(2).to_dict())
         print(f"iLISI where types lie apart and are fully mixed: {perfect_mixing(cells):.2f}.")
         better = table.index[table["overall"] > table.loc["sysvi", "overall"]]
         print(f"Of a higher overall score than sysVI's defaults: {', '.join(better) or 'none'}.")

@@ -94,6 +94,11 @@ class DataSet:
         what = hashlib.sha256(repr(everything).encode()).hexdigest()[:10]
         return {seed: FOLDER / f"{self.name}_{what}_{seed}.npy" for seed in seeds}
 
+    def private_mixed(self, z: np.ndarray) -> float:
+        """Neighbours from other systems of cells whose type is in one system only: 1 is full mixing, 0 is right."""
+        private = self.yardstick.private_groups(z)
+        return float((private["foreign"] * private["cells"]).sum() / max(private["cells"].sum(), 1))
+
     def measured(self, seeds: tuple[int, ...], named: dict[str, Any], **settings: Any) -> list[dict[str, Any]]:
         """A row a seed: what the row is called by, and its measures."""
         embeddings = self.embeddings(seeds, **settings)
