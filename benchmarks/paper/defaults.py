@@ -1,6 +1,7 @@
 """Finding 6: our choices beyond the paper, each changed alone, with the default training length.
 
-    python benchmarks/paper/defaults.py [--sets hard baron kang demo] [--variants default "KL ramp" ...] [--seeds 5]
+    python benchmarks/paper/defaults.py [--sets hard baron kang demo held_out] [--variants default "KL ramp" ...]
+        [--seeds 5]
 
 The prior and when it comes in, the ramps of the cycle weight and of the KL weight, the covariates of the swapped pass,
 the mixture's form, the minibatch, the schedule and the number of epochs. `score` is the paper's, scaled over the runs
@@ -54,7 +55,10 @@ def main() -> None:
     """Train, measure, draw, conclude."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--sets", nargs="+", choices=["hard", "baron", "kang", "demo"], default=["hard", "baron", "kang"]
+        "--sets",
+        nargs="+",
+        choices=["hard", "baron", "kang", "demo", "held_out"],  # the last confirms what the others chose
+        default=["hard", "baron", "kang"],
     )
     parser.add_argument("--variants", nargs="+", choices=[*VARIANTS], default=[*VARIANTS])
     parser.add_argument("--seeds", type=int, default=5)
@@ -79,8 +83,8 @@ def main() -> None:
         means = groups[[*MEASURES, "agreement"]].mean().round(2).assign(**{"score SD": groups["score"].std().round(2)})
         print(f"\n{TITLES[name]}", means.assign(seeds=groups.size()).to_string(), sep="\n")
     means = table.groupby(["variant", "data"], sort=False)["score"].mean().unstack()
-    better = means.index[(means > means.loc["default"]).all(axis=1)]
-    print(f"\nOf a higher mean score than the default on all sets: {', '.join(better) or 'none'}.")
+    better = means.index[((means > means.loc["default"]) | means.isna()).all(axis=1)]
+    print(f"\nOf a higher mean score than the default on all sets measured: {', '.join(better) or 'none'}.")
 
 
 def measure(cells: DataSet, variant: str, seeds: tuple[int, ...]) -> list[dict]:

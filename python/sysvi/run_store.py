@@ -6,10 +6,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from anndata import AnnData
+from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
 
 from sysvi.errors import InputError
@@ -17,6 +18,14 @@ from sysvi.saving import write_whole
 from sysvi.sysvi_model import SysVI
 
 STORE, RUN, EMBEDDING = "runs.json", "run.json", "embedding.npy"
+
+
+class Finished(NamedTuple):
+    """A finished run: its embedding, how training ended, and its measures if they are of the same yardstick."""
+
+    embedding: np.ndarray
+    status: str
+    measures: dict[str, float] | None
 
 
 class RunStore:
@@ -46,27 +55,35 @@ class RunStore:
         if not path.exists():
             write_whole(path, lambda temporary: temporary.write_text(json.dumps(description, indent=1) + "\n"))
         before = _read(path)
+        if before is None:
+            raise InputError(f"{path} cannot be read: remove it, or choose another folder.")
         if before != description:
             other = [name for name in {**description, **before} if before.get(name) != description.get(name)]
             raise InputError(f"{self.folder} holds runs with other {', '.join(other)}: choose another folder.")
 
-    def find(self, name: str, measured_by: str) -> tuple[np.ndarray, dict[str, float] | None] | None:
-        """The embedding of a finished run, and its measures if they are of the same yardstick; None without the run."""
-        path = self.folder / name / RUN
-        if not path.exists():
+    def forget_if_empty(self) -> None:
+        """Let the folder be used for other data or settings, if no run of these has finished."""
+        if not any(self.folder.glob(f"*/{RUN}")):
+            (self.folder / STORE).unlink(missing_ok=True)
+
+    def find(self, name: str, measured_by: str) -> Finished | None:
+        """A finished run; None if it is not there, or damaged: then it is to be made anew."""
+        record = _read(self.folder / name / RUN) or {}
+        try:
+            embedding = np.load(self.folder / name / EMBEDDING, allow_pickle=False)
+            same = record["measured_by"] == measured_by
+            return Finished(embedding, record["status"], record["measures"] if same else None)
+        except (OSError, ValueError, EOFError, KeyError):
             return None
-        record = _read(path)
-        embedding = np.load(self.folder / name / EMBEDDING, allow_pickle=False)
-        return embedding, record["measures"] if record["measured_by"] == measured_by else None
 
     def keep(self, name: str, model: SysVI, embedding: np.ndarray) -> None:
         """Write a run's model and embedding."""
         model.save(self.folder / name, overwrite=True)
         write_whole(self.folder / name / EMBEDDING, lambda temporary: _save(temporary, embedding))
 
-    def finish(self, name: str, measured_by: str, measures: Mapping[str, float]) -> None:
-        """Write a run's measures; from now on it counts as finished."""
-        record = {"measured_by": measured_by, "measures": measures}
+    def finish(self, name: str, status: str, measured_by: str, measures: Mapping[str, float]) -> None:
+        """Write how a run ended and its measures; from now on it counts as finished."""
+        record = {"status": status, "measured_by": measured_by, "measures": measures}
         write_whole(self.folder / name / RUN, lambda temporary: temporary.write_text(json.dumps(record) + "\n"))
 
     def load(self, name: str, adata: AnnData) -> tuple[SysVI, np.ndarray]:
@@ -75,7 +92,7 @@ class RunStore:
 
 
 def fingerprint(*arrays: Any) -> str:
-    """A short text that is the same for the same values: arrays, sparse matrices, columns of texts.
+    """A short text that is the same for the same values: arrays, sparse matrices (of files too), columns of texts.
 
     Examples
     --------
@@ -85,6 +102,8 @@ def fingerprint(*arrays: Any) -> str:
     """
     digest = hashlib.sha256()
     for array in arrays:
+        if isinstance(array, CSRDataset | CSCDataset):
+            array = array.to_memory()
         if sparse.issparse(array):
             array = array.tocsr()
             array.sort_indices()
@@ -106,11 +125,10 @@ def _save(path: Path, array: np.ndarray) -> None:
         np.save(file, array, allow_pickle=False)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any] | None:
+    """A file that was written here; None if there is no such file, or another."""
     try:
         found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: remove it, or choose another folder.") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path} is not what tune wrote: remove it, or choose another folder.")
-    return found
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -13,12 +13,13 @@ from anndata import AnnData
 
 import sysvi
 from sysvi.apart import APART
-from sysvi.checks import check_obs_column, expression
+from sysvi.checks import check_finite_nonnegative, check_obs_column, expression
 from sysvi.errors import InputError
 from sysvi.evaluate import UNLABELLED, labels_of, stratified_sample
 from sysvi.events import Event, OnEvent
 from sysvi.integrate import sort_settings, with_batch
 from sysvi.paper_score import BIOLOGY, best_setting, paper_scores
+from sysvi.prepare import by_rows, row_blocks
 from sysvi.progress import as_callback
 from sysvi.run_store import RunStore, fingerprint
 from sysvi.settings import ModelSettings, Prior, TrainSettings, whole_number
@@ -83,10 +84,18 @@ class Tuning:
         """Whether runs are missing because Ctrl-C ended the training."""
         return bool(self.n_missing or (self.runs["status"] == "interrupted").any())
 
+    @property
+    def n_without_result(self) -> int:
+        """Runs that were asked for and are not among those compared: they failed, were interrupted or not begun."""
+        return self.n_missing + int(self.runs["overall"].isna().sum())
+
     def __str__(self) -> str:
         """The table of settings, the reasons, the warnings."""
         columns = [self.mixing, "NMI", "Moran", "biology", "batch", "overall", "runs"]
         lines = [self.settings[columns].round(3).to_string(), "", self.why, *self.warnings]
+        if self.n_without_result:
+            asked = len(self.runs) + self.n_missing
+            lines.append(f"{self.n_without_result} of {asked} runs have no result (failed or interrupted).")
         return "\n".join(lines)
 
 
@@ -194,14 +203,20 @@ def tune(
 
     yardstick = _yardstick(adata, system_key, batch_key, label_key, layer, min_cells, max_cells)
     on_event(Event("prepare", yardstick.describe()))
-    results = _Results(adata, yardstick, _store(adata, layer, output, of_model, of_training))
+    store = _store(adata, layer, output, of_model, of_training)
+    results = _Results(adata, yardstick, store)
     results.take_finished(grid)
     if results.rows:
         on_event(Event("prepare", f"{len(results.rows)} of {len(grid)} runs are there already."))
     missing = [one for one in grid if _name(_key(one)) not in results.rows]
-    if missing:
-        train_each(adata, missing, of_model, of_training, device, on_event, results.take)
-    found = results.choose(grid)
+    try:
+        if missing:
+            train_each(adata, missing, of_model, of_training, device, on_event, results.take)
+        found = results.choose(grid)
+    except BaseException:
+        if store is not None:
+            store.forget_if_empty()
+        raise
     adata.obsm[key_added] = found.embedding
     adata.uns["sysvi"] = found.model.record()
     return found
@@ -221,11 +236,11 @@ class _Results:
             name = _name(key)
             found = None if self.store is None else self.store.find(name, self.yardstick.fingerprint)
             if self.store is not None and found is not None:
-                embedding, measures = found
+                measures = found.measures
                 if measures is None:
-                    measures = self.yardstick.measure(embedding)
-                    self.store.finish(name, self.yardstick.fingerprint, measures)
-                self.rows[name] = _row(key, "finished") | measures
+                    measures = self.yardstick.measure(found.embedding)
+                    self.store.finish(name, found.status, self.yardstick.fingerprint, measures)
+                self.rows[name] = _row(key, found.status) | measures
 
     def take(self, run: Run) -> None:
         """A run that has just ended: kept and measured, unless it failed or was interrupted."""
@@ -239,7 +254,7 @@ class _Results:
                 self.kept[name] = run.model, embedding
             measures = self.yardstick.measure(embedding)
             if self.store is not None:
-                self.store.finish(name, self.yardstick.fingerprint, measures)
+                self.store.finish(name, run.status, self.yardstick.fingerprint, measures)
             row |= measures
         self.rows[name] = row
 
@@ -289,11 +304,14 @@ def _yardstick(
     if adata.n_obs > whole_number("max_cells", max_cells, 2):
         rows = stratified_sample(adata, system_key, label_key, max_cells, seed=0)
     label = None
+    where, x = expression(adata, layer)
+    for start, stop, block in row_blocks(x):
+        check_finite_nonnegative(block, adata.obs_names[start:stop], adata.var_names, where)
     if label_key is not None:
         names, labelled = labels_of(adata, label_key, UNLABELLED)
         label = np.where(labelled, np.asarray(names), "")[rows]
     return Yardstick.of(
-        expression(adata, layer)[1][rows],
+        by_rows(x)[rows],
         rows,
         check_obs_column(adata, system_key, "system_key")[rows],
         None if batch_key is None else check_obs_column(adata, batch_key, "batch_key")[rows],
@@ -310,7 +328,9 @@ def _store(
         return None
     setup = adata.uns["sysvi_setup"]
     columns = [setup["system_key"], *setup["categorical"], *setup["continuous"]]
-    columns += [of_model[name] for name in ("pseudoinputs_label_key",) if of_model.get(name)]
+    if key := of_model.get("pseudoinputs_label_key"):
+        check_obs_column(adata, key, "pseudoinputs_label_key")
+        columns.append(key)
     names = {f.name for f in fields(ModelSettings)}
     model = asdict(ModelSettings(**{name: value for name, value in of_model.items() if name in names}))
     del model["prior"]  # runs differ in it
@@ -319,7 +339,7 @@ def _store(
     made_of = {
         "data": fingerprint(expression(adata, layer)[1], adata.var_names, *(adata.obs[key] for key in columns)),
         "columns": str(setup),
-        "settings": {name: str(value) for name, value in sorted({**model, **others, **training}.items())},
+        "settings": {name: _in_full(value) for name, value in sorted({**model, **others, **training}.items())},
         "usual ramps": str(USUAL),
         "version of sysvi": sysvi.__version__,
     }
@@ -333,7 +353,17 @@ def _key(one: Combination) -> Key:
 def _name(key: Key) -> str:
     """A run's name, also that of its folder."""
     cycle_weight, kl_weight, prior, seed = key
-    return f"{prior}_cycle{cycle_weight:g}_kl{kl_weight:g}_seed{seed}"
+    return f"{prior}_cycle{_digits(cycle_weight)}_kl{_digits(kl_weight)}_seed{seed}"
+
+
+def _digits(weight: float) -> str:
+    """As few digits as tell it from every other number."""
+    return f"{weight:g}" if float(f"{weight:g}") == weight else repr(weight)
+
+
+def _in_full(value: Any) -> str:
+    """A setting as text; arrays by their fingerprint, as theirs leaves values out."""
+    return str(value) if value is None or isinstance(value, str | float | int | tuple) else fingerprint(value)
 
 
 def _row(key: Key, status: str) -> dict[str, Any]:
@@ -370,7 +400,7 @@ def _why(settings: pd.DataFrame, mixing: str) -> str:
         f"{settings[mixing].max():.2f}, and of biology it keeps {' and '.join(kept)}."
     )
     if len(settings) == 1:
-        return f"{what} is the only setting, so nothing was compared. {second}"
+        return f"{what} is the only setting with a result, so nothing was compared. {second}"
     next_best = settings.iloc[1]
     spread = np.nanmax([best["overall SD"], next_best["overall SD"], 0.0])
     runs = "one run" if best["runs"] == 1 else f"the mean of {best['runs']:.0f} runs"
@@ -398,6 +428,11 @@ def _warnings(run: pd.Series, settings: pd.DataFrame, yardstick: Yardstick, embe
             f"The systems stay apart in every setting ({yardstick.mixing} is {settings[yardstick.mixing].max():.2f} at "
             "most): try longer training (max_epochs), other seeds, or the prior standard_normal."
         )
+    elif mixing < APART:
+        yield (
+            f"The chosen setting leaves the systems apart ({yardstick.mixing} is {mixing:.2f}), as those that mix them "
+            "keep less of the biology: look at these too, and try other seeds or the prior standard_normal."
+        )
     elif standardised < LOST_MIXING * mixing:
         yield (
             f"The mixing is not real: {yardstick.mixing} falls from {mixing:.2f} to {standardised:.2f} once every "
@@ -410,8 +445,9 @@ def _warnings(run: pd.Series, settings: pd.DataFrame, yardstick: Yardstick, embe
         )
     private = yardstick.private_groups(embedding)
     for name, group in private[(private["foreign"] > MOVED) & (private["cells"] > N_NEIGHBORS)].iterrows():
+        elsewhere = f"{group['elsewhere']} elsewhere" if group["elsewhere"] else "in it only"
         yield (
-            f"{name} ({group['cells']} cells, in {group['system']} only) has moved onto other cells: its neighbours "
-            f"from other systems, most of them {group['among']}, are {100 * group['foreign']:.0f} % of what they would "
-            "be if all was mixed. A lower cycle weight keeps it apart."
+            f"{name} ({group['cells']} cells in {group['system']}, {elsewhere}) has moved onto other cells: its "
+            f"neighbours from other systems, most of them {group['among']}, are {100 * group['foreign']:.0f} % of what "
+            "they would be if all was mixed. Another cycle weight may keep it apart."
         )

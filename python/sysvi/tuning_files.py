@@ -80,11 +80,13 @@ def write_tuning(tuning: Tuning, folder: str | Path, figures: str = "png") -> li
     Returns
     -------
     list of Path
-        runs.csv, settings.csv, tuning.json (the choice, why, warnings), the figure tuning, the folder model.
+        runs.csv, settings.csv, tuning.json (the choice, why, warnings, how many runs have no result), the figure
+        tuning, the folder model.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     document = {**tuning.choice, "mixing": tuning.mixing, "why": tuning.why, "warnings": list(tuning.warnings)}
+    document["runs_without_result"] = tuning.n_without_result
     write_whole(folder / RUNS, lambda path: tuning.runs.to_csv(path, index=False, float_format="%.6g"))
     write_whole(folder / SETTINGS, lambda path: tuning.settings.to_csv(path, float_format="%.6g"))
     write_whole(folder / CHOICE, lambda path: path.write_text(json.dumps(document, indent=1) + "\n"))

@@ -75,7 +75,9 @@ class Yardstick:
         known = np.flatnonzero(group != "")
         sample = (system if batch is None else batch)[known]
         within = moran_reference(x[known], group[known], sample, system[known], min_cells=min_cells)
-        return cls(rows, system, group, label is not None, within, fingerprint(rows, system, sample, group, min_cells))
+        labelled = label is not None
+        what = fingerprint(rows, system, sample, group, labelled, min_cells)
+        return cls(rows, system, group, labelled, within, what)
 
     @property
     def known(self) -> np.ndarray:
@@ -114,9 +116,9 @@ class Yardstick:
         Returns
         -------
         pandas.DataFrame
-            A row a group, its name as index: ``system``, ``cells``, ``foreign`` (share of its neighbours from other
-            systems, over the share of other systems among all cells: 1 is fully mixed) and ``among``, the group most
-            of these are of.
+            A row a group, its name as index: ``system``, ``cells`` there, ``elsewhere`` (cells in other systems, fewer
+            than ten in each), ``foreign`` (share of its neighbours from other systems, over the share of other systems
+            among all cells: 1 is fully mixed) and ``among``, the group most of these are of.
         """
         known = self.known
         group, system = self.group[known], self.system[known]
@@ -124,7 +126,7 @@ class Yardstick:
         rows = {}
         for name, sizes in pd.crosstab(group, system).iterrows():
             at_home = sizes[sizes >= FEWEST_CELLS].index
-            if len(at_home) != 1:
+            if len(at_home) != 1 or (system == at_home[0]).all():
                 continue
             cells = np.flatnonzero((group == name) & (system == at_home[0]))
             near = neighbors.indices[cells]
@@ -133,10 +135,12 @@ class Yardstick:
             rows[name] = {
                 "system": at_home[0],
                 "cells": len(cells),
+                "elsewhere": int(sizes.sum()) - len(cells),
                 "foreign": foreign.mean() / (system != at_home[0]).mean(),
                 "among": "" if of.empty else of[0],
             }
-        return pd.DataFrame.from_dict(rows, orient="index", columns=["system", "cells", "foreign", "among"])
+        columns = ["system", "cells", "elsewhere", "foreign", "among"]
+        return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
     def _mixing(self, embedding: np.ndarray) -> float:
         """With labels iLISI of all cells; without, neighbours of the same state in other systems, where there are."""

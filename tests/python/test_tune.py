@@ -2,6 +2,7 @@
 
 import json
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -211,7 +212,7 @@ def test_a_sample_is_measured_and_all_cells_are_trained_on(cells):
     ("mixing", "standardised", "collapsed", "expected"),
     [
         (0.6, 0.5, 2, []),
-        (0.02, 0.02, 2, ["stay apart in every setting"]),
+        (0.02, 0.001, 2, ["stay apart in every setting"]),
         (0.6, 0.1, 2, ["falls from 0.60 to 0.10"]),
         (0.6, 0.5, 4, ["4 of 5 latent dimensions have collapsed"]),
         (0.6, 0.1, 4, ["falls from 0.60 to 0.10", "4 of 5 latent dimensions have collapsed"]),
@@ -234,8 +235,26 @@ def test_a_moved_private_type_is_warned_of_by_name(prepared):
     z[label == private] += z[label == shared].mean(0) - z[label == private].mean(0)
     run = pd.Series({"iLISI": 0.6, "iLISI, standardised": 0.6, "collapsed dimensions": 0})
     [warning] = _warnings(run, pd.DataFrame([run]), yardstick_of(prepared, label), z)
-    assert warning.startswith(f"{private} ({counts.loc[private].max()} cells, in {counts.loc[private].idxmax()} only)")
+    home = counts.loc[private].idxmax()
+    assert warning.startswith(f"{private} ({counts.loc[private].max()} cells in {home}, in it only)")
     assert f"most of them {shared}" in warning
+    label[np.flatnonzero((label == shared) & (system != home))[:2]] = private  # two cells called so elsewhere
+    [warning] = _warnings(run, pd.DataFrame([run]), yardstick_of(prepared, label), z)
+    assert warning.startswith(f"{private} ({counts.loc[private].max()} cells in {home}, 2 elsewhere)")
+
+
+def test_a_choice_that_leaves_systems_apart_is_warned_of(prepared):
+    """Not as mixing that vanishes: there is none."""
+    yardstick = yardstick_of(prepared, list(columns(prepared))[2])
+    run = pd.Series({"iLISI": 0.003, "iLISI, standardised": 0.001, "collapsed dimensions": 0})
+    [warning] = _warnings(run, pd.DataFrame({"iLISI": [0.003, 0.3]}), yardstick, ideal_embedding(prepared))
+    assert "The chosen setting leaves the systems apart" in warning
+
+
+def test_labels_in_one_system_only_say_nothing_of_private_types(prepared):
+    system, _, label = columns(prepared)
+    label[system == "system2"] = ""
+    assert yardstick_of(prepared, label).private_groups(ideal_embedding(prepared)).empty
 
 
 # -- no finished run is lost ------------------------------------------------------------------------------------------
@@ -263,6 +282,8 @@ def test_an_interrupted_tuning_goes_on(prepared, tmp_path):
     stopped = Stop("model", 2)
     first = sysvi.tune(prepared.copy(), "system", "batch", progress=stopped, **grid)
     assert first.interrupted
+    assert f"{first.n_without_result} of 4 runs have no result" in str(first)
+    assert first.n_without_result == 4 - (first.runs["status"] == "finished").sum() > 0
     done = len(list((tmp_path / "runs").glob("*/run.json")))
     assert 2 <= done < 4
     assert (first.runs["status"] == "finished").sum() == done
@@ -321,9 +342,93 @@ def test_other_data_or_settings_are_refused(prepared, tmp_path):
         sysvi.tune(prepared.copy(), "system", "batch", output=tmp_path, **{**GRID, "max_epochs": 3})
     with pytest.raises(InputError, match=r"runs with other data, columns"):
         sysvi.tune(prepared.copy(), "system", output=tmp_path, **GRID)
-    (tmp_path / "vamp_cycle0_kl1_seed0" / "run.json").write_text("{")
-    with pytest.raises(InputError, match=r"run\.json cannot be read"):
+    (tmp_path / "runs.json").write_text("{")
+    with pytest.raises(InputError, match=r"runs\.json cannot be read"):
         sysvi.tune(prepared.copy(), "system", "batch", output=tmp_path, **GRID)
+
+
+def test_data_in_a_file_are_told_apart(prepared, tmp_path):
+    other = prepared.copy()
+    other.X.data[0] += 0.1
+    opened = []
+    for k, adata in enumerate((prepared, other)):
+        adata.write_h5ad(tmp_path / f"{k}.h5ad")
+        opened.append(anndata.read_h5ad(tmp_path / f"{k}.h5ad", backed="r"))
+    grid = {**GRID, "seeds": 1, "cycle_weights": [5], "output": tmp_path / "runs"}
+    found = sysvi.tune(opened[0], "system", "batch", **grid)
+    np.testing.assert_array_equal(found.embedding, sysvi.tune(prepared.copy(), "system", "batch", **grid).embedding)
+    with pytest.raises(InputError, match=r"runs with other data: choose another folder"):
+        sysvi.tune(opened[1], "system", "batch", **grid)
+
+
+def test_long_settings_are_told_apart(prepared, tmp_path):
+    index = np.random.default_rng(0).integers(0, prepared.n_obs, 1001)
+    grid = {**GRID, "seeds": 1, "cycle_weights": [5], "max_epochs": 1, "output": tmp_path, "n_prior_components": 1001}
+    sysvi.tune(prepared.copy(), "system", "batch", pseudoinputs_data_indices=index, **grid)
+    other = index.copy()
+    other[500] += 1 if other[500] == 0 else -1
+    with pytest.raises(InputError, match=r"runs with other settings"):
+        sysvi.tune(prepared.copy(), "system", "batch", pseudoinputs_data_indices=other, **grid)
+
+
+def test_weights_that_nearly_agree_are_two_settings(prepared, tmp_path):
+    grid = {**GRID, "seeds": 1, "max_epochs": 1, "output": tmp_path, "cycle_weights": [1 / 3, 0.333333]}
+    found = sysvi.tune(prepared.copy(), "system", "batch", **grid)
+    assert found.runs["cycle_weight"].tolist() == [1 / 3, 0.333333]
+
+
+def test_a_folder_where_nothing_was_finished_takes_other_settings(prepared, tmp_path):
+    grid = {**GRID, "seeds": 1, "cycle_weights": [5], "output": tmp_path}
+    with pytest.raises(InputError, match="pseudoinputs"):
+        sysvi.tune(prepared.copy(), "system", "batch", pseudoinputs="noise", **grid)
+    sysvi.tune(prepared.copy(), "system", "batch", **grid)
+    with pytest.raises(InputError, match=r"runs with other settings"):
+        sysvi.tune(prepared.copy(), "system", "batch", **{**grid, "max_epochs": 1})
+
+
+@pytest.mark.parametrize("damage", ["no record", "cut record", "other record", "no embedding", "empty embedding"])
+def test_a_damaged_run_is_made_anew(prepared, tmp_path, damage):
+    grid = {**GRID, "seeds": 1, "output": tmp_path}
+    whole = sysvi.tune(prepared.copy(), "system", "batch", **grid)
+    run = tmp_path / "vamp_cycle5_kl1_seed0"
+    if damage in ("cut record", "other record"):
+        (run / "run.json").write_text({"cut record": "{", "other record": "{}"}[damage])
+    elif damage == "empty embedding":
+        (run / "embedding.npy").write_bytes(b"")
+    else:
+        (run / {"no record": "run.json", "no embedding": "embedding.npy"}[damage]).unlink()
+    events = []
+    again = sysvi.tune(prepared.copy(), "system", "batch", **{**grid, "progress": events.append})
+    assert trained(events) == 1
+    pd.testing.assert_frame_equal(whole.runs, again.runs)
+
+
+def test_a_run_says_how_it_ended_when_it_is_taken_up(prepared, tmp_path):
+    early = {"early_stopping": True, "train_size": 0.9, "patience": 1, "lr": 0.5, "max_epochs": 6}
+    grid = {**GRID, **early, "seeds": 1, "cycle_weights": [0], "output": tmp_path}
+    first = sysvi.tune(prepared.copy(), "system", "batch", **grid)
+    assert first.runs["status"].tolist() == ["stopped_early"]
+    pd.testing.assert_frame_equal(first.runs, sysvi.tune(prepared.copy(), "system", "batch", **grid).runs)
+
+
+def test_states_given_as_labels_are_labels(cells, tmp_path):
+    """Also in a folder where the same states were found without labels."""
+    grid = {**GRID, "output": tmp_path}
+    sysvi.tune(cells, "system", "batch", **grid)
+    cells.obs["state"] = sysvi.metrics.find_states(cells.X, cells.obs["system"]).state
+    assert "iLISI" in sysvi.tune(cells, "system", "batch", "state", **grid).runs
+
+
+@pytest.mark.parametrize("label_key", [None, "cell_type"])
+def test_values_that_are_not_finite_are_named(cells, label_key):
+    cells.X.data[0] = np.nan
+    with pytest.raises(InputError, match=f"{cells.var_names[cells.X.indices[0]]}.*{cells.obs_names[0]}"):
+        sysvi.tune(cells, "system", "batch", label_key, **GRID)
+
+
+def test_a_label_column_that_is_not_there_is_named(cells, tmp_path):
+    with pytest.raises(InputError, match="pseudoinputs_label_key='nope' is not a column"):
+        sysvi.tune(cells, "system", "batch", output=tmp_path, pseudoinputs_label_key="nope", **GRID)
 
 
 def test_runs_that_fail_do_not_end_the_others(prepared, monkeypatch):

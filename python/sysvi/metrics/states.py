@@ -37,26 +37,25 @@ class States:
     ----------
     state
         State of each cell, (n,) strings; empty where its cluster is too small to say.
-    table
-        A row a state, its name as index: ``systems`` (how many have it), ``cells``, and a column for each system with
-        its cells of the state.
+    counts
+        Cells: a row a state, its name as index, a column a system.
     similarity
         Correlation of the profiles of all clusters, (C, C), named "system: cluster".
     """
 
     state: np.ndarray
-    table: pd.DataFrame
+    counts: pd.DataFrame
     similarity: pd.DataFrame
 
     @property
     def shared(self) -> pd.Index:
         """States of two or more systems."""
-        return self.table.index[self.table["systems"] > 1]
+        return self.counts.index[(self.counts > 0).sum(axis=1) > 1]
 
     @property
     def private(self) -> pd.Index:
         """States of one system only."""
-        return self.table.index[self.table["systems"] == 1]
+        return self.counts.index[(self.counts > 0).sum(axis=1) == 1]
 
 
 def find_states(
@@ -101,7 +100,8 @@ def find_states(
     Raises
     ------
     InputError
-        If there are fewer than two systems, values are missing, or a system has too few cells to be clustered.
+        If there are fewer than two systems, systems are missing, values not finite, or a system has too few cells to
+        be clustered.
 
     Notes
     -----
@@ -122,6 +122,8 @@ def find_states(
     whole_number("min_cells", min_cells, 1)
     if len(names) < 2:
         raise InputError(f"States are compared between systems, and there is one only ({names[0]}).")
+    if not np.isfinite(x.data if sparse.issparse(x) else x[:]).all():
+        raise InputError("The expression has values that are not finite: remove or repair such cells or genes.")
     cluster, home = _cluster_systems(x, codes, names, resolution, n_pcs, n_neighbors, min_cells, seed)
     similarity = _similarity(x, cluster, home)  # (C, C)
     _, component = connected_components(_links(similarity, home), directed=False)  # (C,)
@@ -133,10 +135,9 @@ def find_states(
     counts = pd.crosstab(state[known], names[codes[known]])
     counts = counts.loc[[f"state {k + 1}" for k in range(len(counts))], :]
     counts.index.name = counts.columns.name = None
-    table = pd.concat([(counts > 0).sum(axis=1).rename("systems"), counts.sum(axis=1).rename("cells"), counts], axis=1)
     number = np.arange(len(home)) - np.searchsorted(home, home)  # within the system
     labels = [f"{names[s]}: {k}" for s, k in zip(home, number, strict=True)]
-    return States(state, table, pd.DataFrame(similarity, labels, labels))
+    return States(state, counts, pd.DataFrame(similarity, labels, labels))
 
 
 def _cluster_systems(

@@ -36,7 +36,7 @@ def test_states_of_a_simulation_are_its_types(settings):
     assert both.max(axis=1).sum() / both.to_numpy().sum() > 0.97  # of one type each
     truth = adata.obs.groupby("cell_type", observed=True)["system"].nunique()
     type_of = both.idxmax(axis=1)
-    assert dict(found.table["systems"]) == dict(truth[type_of].set_axis(type_of.index))
+    assert dict((found.counts > 0).sum(axis=1)) == dict(truth[type_of].set_axis(type_of.index))
     # A shared type is one state; clusters of a private one have nothing that would link them.
     assert sorted(type_of[found.shared]) == sorted(truth.index[truth > 1])
     assert set(type_of) == set(truth.index)
@@ -50,24 +50,23 @@ def test_baron_states_follow_cell_types(data_dir):
     label = adata.obs["cell_type"].to_numpy().astype(str)
     both = pd.crosstab(found.state, label)
     for name in ("beta", "alpha", "ductal", "delta", "gamma", "endothelial"):
-        assert found.table["systems"][both[name].idxmax()] == 2
+        assert both[name].idxmax() in found.shared
         assert both[name].max() / both[name].sum() > 0.85
     acinar = both["acinar"].idxmax()
-    assert found.table["systems"][acinar] == 1
+    assert acinar in found.private
     assert both["acinar"].max() / both["acinar"].sum() > 0.95
 
 
-def test_the_table_counts_cells():
+def test_cells_are_counted():
     adata = prepared(n_types=4, n_private=1)
-    found = find_states(adata.X, adata.obs["system"])
-    system = adata.obs["system"].astype(str).to_numpy()
-    for state, row in found.table.iterrows():
-        for name in np.unique(system):
+    system = adata.obs["system"].astype(str).replace({"system1": "cells", "system2": "nuclei"}).to_numpy()
+    found = find_states(adata.X, system)
+    for state, row in found.counts.iterrows():
+        for name in ("cells", "nuclei"):
             assert row[name] == np.sum((found.state == state) & (system == name))
-        assert row["cells"] == np.sum(found.state == state)
-        assert row["systems"] == len(np.unique(system[found.state == state]))
-    assert found.table["cells"].is_monotonic_decreasing
-    assert set(found.shared) | set(found.private) == set(found.table.index)
+        assert (state in found.shared) == (len(np.unique(system[found.state == state])) == 2)
+    assert found.counts.sum(axis=1).is_monotonic_decreasing
+    assert set(found.shared) | set(found.private) == set(found.counts.index)
     assert not set(found.shared) & set(found.private)
 
 
@@ -125,6 +124,8 @@ def test_errors():
         find_states(x, ["a"] * 40)
     with pytest.raises(InputError, match="System b has 2 cells"):
         find_states(x, ["a"] * 38 + ["b"] * 2)
+    with pytest.raises(InputError, match="not finite"):
+        find_states(np.where(np.arange(20) == 3, np.nan, x.toarray()), ["a"] * 20 + ["b"] * 20)
     with pytest.raises(InputError, match="missing"):
         find_states(x, ["a"] * 20 + ["b"] * 19 + [None])
     with pytest.raises(InputError, match="min_cells"):
