@@ -368,7 +368,7 @@ def compare(
                 batch_key=batch,
                 label_key=label,
                 layer=layer,
-                methods="all" if methods == "all" else [name.strip() for name in methods.split(",")],
+                methods="all" if methods == "all" else [name.strip() for name in methods.split(",") if name.strip()],
                 grid=grid,
                 seeds=seeds,
                 epochs=epochs,

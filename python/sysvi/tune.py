@@ -309,6 +309,8 @@ def _yardstick(
         check_finite_nonnegative(block, adata.obs_names[start:stop], adata.var_names, where)
     if label_key is not None:
         names, labelled = labels_of(adata, label_key, UNLABELLED)
+        if labelled.sum() < 2:
+            raise InputError(f"adata.obs[{label_key!r}] (label_key) names the type of {labelled.sum()} cells only.")
         label = np.where(labelled, np.asarray(names), "")[rows]
     return Yardstick.of(
         by_rows(x)[rows],

@@ -205,7 +205,8 @@ def test_a_run_is_a_setting_with_a_seed(finished):
 def test_scores_are_those_of_evaluate(finished, cells):
     found, folder = finished
     run = found.runs.iloc[3]
-    prepared = anndata.read_h5ad(folder / "out" / "cells" / "cells.h5ad")
+    [path] = (folder / "out" / "cells").glob("*/cells.h5ad")
+    prepared = anndata.read_h5ad(path)
     prepared.obsm["X"] = np.load(folder / "out" / "runs" / run["run"] / "embedding.npy")
     keys = {"system_key": "system", "batch_key": "batch", "label_key": "label"}
     table = sysvi.evaluate(prepared, "X", **keys, **QUICK)
@@ -283,6 +284,50 @@ def test_finished_runs_are_taken_up_again(cells, folder):
     assert times_run(folder) == 4
     compare(cells, folder, ["good"], grid="default", seeds=1)  # another adapter than at first, other cells than before
     assert times_run(folder) == 5
+
+
+def test_comparisons_of_other_cells_in_the_folder_do_not_meet(cells, folder):
+    """Not even while the first is under way."""
+    body = "np.save(sys.argv[2], np.eye(8)[label] + len(label))\n"
+    adapter(folder, "steady", body, "settings = { k = 1 }\n# grid = { k = [1, 2] }")
+    begun = []
+
+    def meanwhile(event):
+        if event.message.endswith("since the start)"):
+            begun.append(event)
+            if len(begun) == 2:
+                compare(cells[::-1].copy(), folder, ["steady"], seeds=1)
+
+    runs = compare(cells, folder, ["steady"], seeds=1, progress=meanwhile).runs["run"]
+    one, two = (np.load(folder / "out" / "runs" / run / "embedding.npy") for run in runs)
+    assert len(begun) == 2
+    np.testing.assert_array_equal(one, two)
+
+
+def test_interrupted_while_measuring(cells, folder):
+    for name in ("first", "second"):
+        adapter(folder, name, "np.save(sys.argv[2], embedding)\n")
+
+    def stop(event):
+        if event.message.startswith("Measuring 1 run of second"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare(cells, folder, ["first", "second"], seeds=1, progress=stop)
+    assert pd.read_csv(folder / "out" / "runs.csv")["status"].tolist() == ["finished", "not run"]
+    found = compare(cells, folder, ["first", "second"], seeds=1)
+    assert found.runs["status"].tolist() == ["finished", "finished"]
+
+
+def test_old_figures_and_notes(cells, folder):
+    good(folder)
+    adapter(folder, "raises", "raise ValueError('no mass')\n")
+    compare(cells, folder, ["good"], grid="default", seeds=2, jobs=2)
+    assert "Up to 2 runs at a time" in compare(cells, folder, ["good"], grid="default", seeds=2).notes[-1]
+    assert not any("at a time" in note for note in compare(cells[1:].copy(), folder, ["good"], seeds=1).notes)
+    assert (folder / "out" / "comparison.png").exists()
+    compare(cells, folder, ["raises"], seeds=1)
+    assert not (folder / "out" / "comparison.png").exists()
 
 
 def test_half_a_run_does_not_count(cells, folder):
@@ -363,7 +408,7 @@ def test_command_line(cells, folder):
     good(folder)
     adapter(folder, "raises", "raise ValueError('no mass')\n")
     cells.write_h5ad(folder / "cells.h5ad")
-    command = ["compare", folder / "cells.h5ad", *OPTIONS, "--methods", "good, raises", "--seeds", 1, "--epochs", 3]
+    command = ["compare", folder / "cells.h5ad", *OPTIONS, "--methods", "good, raises,", "--seeds", 1, "--epochs", 3]
     command += ["--min-cells", 20, "--adapters", folder / "adapters", "-o", folder / "out", "--figures", "svg"]
     result = CliRunner().invoke(main, [str(word) for word in command])
     assert result.exit_code == 0, result.output
@@ -392,11 +437,12 @@ def test_command_line(cells, folder):
         ({"adapters": "nowhere"}, "no folder nowhere"),
         ({"label_key": "colour"}, "label_key='colour' is not a column"),
         ({"figures": "bmp"}, "figures is 'bmp'"),
+        ({"output": __file__}, "Cannot make the folder .*test_compare.py"),
     ],
 )
 def test_bad_input(cells, tmp_path, arguments, message):
     with pytest.raises(InputError, match=message):
-        sysvi.compare(cells, tmp_path / "out", methods=["pca"], **(COLUMNS | QUICK | arguments))
+        sysvi.compare(cells, **{"output": tmp_path / "out", "methods": ["pca"], **COLUMNS, **QUICK, **arguments})
 
 
 def test_without_counts_methods_that_need_them_say_so(cells, folder):

@@ -72,11 +72,27 @@ def test_an_environment_is_made_once_and_is_whole_or_not_there(tmp_path, monkeyp
     with pytest.raises(NotAvailable, match=r"No module named 'huge'"):
         environment_of(method("a.py", dependencies=("tiny",), imports=("huge",)), folder, constraint, said.append)
     (place,) = folder.iterdir()
+    for damage in ("cut", "gone"):
+        said.clear()
+        if damage == "cut":
+            (place / "installed.json").write_text("{")
+        else:
+            python = next(path for path in place.rglob("python*") if path.name in ("python", "python.exe"))
+            python.unlink()
+            python.symlink_to(tmp_path / "a python that is gone")
+        assert environment_of(tiny, folder, constraint, said.append) == found
+        assert said
     monkeypatch.setattr(sys.modules["sysvi.compare.environments"], "_run", fail)
     (place / "installed.json").unlink()  # as if it had not been finished
     with pytest.raises(NotAvailable, match="no network"):
         environment_of(tiny, folder, constraint, said.append)
     assert not [path for path in folder.iterdir() if path != place]  # nothing of the attempt is left
+
+
+def test_a_folder_that_cannot_be_written_is_a_reason(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotAvailable, match=r"cannot be made or read in .*file"):
+        environment_of(method("a.py", dependencies=("no-such-package",)), tmp_path / "file", None, print)
 
 
 def fail(*arguments):
@@ -131,6 +147,8 @@ def test_time_and_memory_are_those_of_the_method_not_of_this_process(tmp_path):
         ("import os; os.kill(os.getpid(), 9)", "was killed"),
         ("np.save(sys.argv[2], np.ones(4))", r"shape \(4,\)"),
         ("open(sys.argv[2], 'w').write('text')", "wrote no embedding"),
+        ("open(sys.argv[2], 'w')", "wrote no embedding"),
+        ("np.save(sys.argv[2], np.full((4, 2), 'a'))", "not an array of numbers"),
     ],
 )
 def test_why_a_run_failed(tmp_path, body, reason):

@@ -419,6 +419,12 @@ def test_states_given_as_labels_are_labels(cells, tmp_path):
     assert "iLISI" in sysvi.tune(cells, "system", "batch", "state", **grid).runs
 
 
+def test_one_labelled_cell_is_too_few(cells):
+    cells.obs["type"] = np.where(np.arange(cells.n_obs) == 3, "beta", "unknown")
+    with pytest.raises(InputError, match=r"adata.obs\['type'\] \(label_key\) names the type of 1 cells only"):
+        sysvi.tune(cells, "system", "batch", "type", **GRID)
+
+
 @pytest.mark.parametrize("label_key", [None, "cell_type"])
 def test_values_that_are_not_finite_are_named(cells, label_key):
     cells.X.data[0] = np.nan

@@ -168,13 +168,17 @@ def compare(
     chosen_seeds = _seeds(seeds)
     _check(grid, epochs, timeout, jobs, min_cells, constraint, figures)
     folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"Cannot make the folder {folder} ({error.strerror}).") from error
 
     cells = prepared_cells(adata, system_key, batch_key, label_key, layer, on_event)
-    write_cells(cells, folder / "cells", any(method.is_r for method in wanted))
+    name = fingerprint(cells)
+    source = folder / "cells" / name  # another comparison may be under way in the folder, of other cells
+    write_cells(cells, source, any(method.is_r for method in wanted))
     place = Path(environments) if environments else default_folder()
     available, reasons = _available(wanted, cells, place, Path(constraint) if constraint else None, on_event)
-    name = fingerprint(cells)
     todo = [
         Run(method, parameter, value, seed, epochs, name, available[method.name].version_of(method.package))
         for method in wanted
@@ -182,7 +186,7 @@ def compare(
         for parameter, value in method.points(grid)
         for seed in (chosen_seeds[:1] if method.deterministic else chosen_seeds)
     ]
-    runner = Runner(folder / "runs", folder / "cells", cells.n_obs, timeout)
+    runner = Runner(folder / "runs", source, cells.n_obs, timeout, jobs)
     failures: dict[str, str] = {}
     interrupt = None
     try:
@@ -190,8 +194,12 @@ def compare(
     except KeyboardInterrupt as pressed:
         interrupt = pressed
         on_event(Event("compare", "Interrupted; measuring and writing what is finished"))
-    _measure(todo, runner.folder, cells, min_cells, failures, on_event)
-    notes = _notes(grid, epochs, jobs, cells)
+    try:
+        _measure(todo, runner.folder, cells, min_cells, failures, on_event)
+    except KeyboardInterrupt as pressed:
+        interrupt = pressed
+        on_event(Event("compare", "Interrupted; writing what is measured"))
+    notes = _notes(grid, epochs, _at_once(todo, runner.folder), cells)
     found = _collect(todo, wanted, available, reasons, failures, folder, notes)
     _write(found, cells, figures, on_event)
     if interrupt is not None:
@@ -425,7 +433,10 @@ def _write(found: Comparison, cells: AnnData, figures: str, on_event: OnEvent) -
     text = json.dumps(found.versions, indent=1) + "\n"
     write_whole(found.folder / "versions.json", lambda path: path.write_text(text))
     write_whole(found.folder / "notes.txt", lambda path: path.write_text("\n".join(found.notes) + "\n"))
-    if not found.table.empty:
+    if found.table.empty:
+        for name in ("comparison", "umaps"):  # of earlier cells or runs
+            (found.folder / f"{name}.{figures}").unlink(missing_ok=True)
+    else:
         listed = found.methods[~found.methods["method"].isin(found.table["method"])]
         absent = dict(zip(listed["title"] + " (no result)", listed["reason"], strict=True))
         note = " ".join(found.notes)
@@ -439,6 +450,12 @@ def _write(found: Comparison, cells: AnnData, figures: str, on_event: OnEvent) -
     on_event(Event("write", f"Wrote the tables and figures into {found.folder}", {"output": str(found.folder)}))
 
 
+def _at_once(todo: Sequence[Run], folder: Path) -> int:
+    """How many of these runs were made at a time, at most."""
+    records = (read_record(folder, run) for run in todo)
+    return max((record.get("jobs", 1) for record in records if record is not None), default=1)
+
+
 def _notes(grid: str, epochs: int | None, jobs: int, cells: AnnData) -> list[str]:
     notes = [f"{cells.n_obs:,} cells x {cells.n_vars:,} genes."]
     if epochs is not None:
@@ -448,7 +465,7 @@ def _notes(grid: str, epochs: int | None, jobs: int, cells: AnnData) -> list[str
     if grid == "default":
         notes.append("Each method at the default of its tuned parameter only.")
     if jobs > 1:
-        notes.append(f"{jobs} runs at a time: their times and memory are not comparable.")
+        notes.append(f"Up to {jobs} runs at a time: their times and memory are not comparable.")
     return notes
 
 

@@ -102,9 +102,15 @@ def environment_of(method: Method, folder: Path, constraint: Path | None, report
             raise NotAvailable(f"the environment variable {name} is not set; it must hold {content}")
         if not Path(os.environ[name]).exists():
             raise NotAvailable(f"{name}={os.environ[name]} does not exist; it must hold {content}")
-    if method.is_r:
-        return _r(method, folder, report)
-    python, versions = _python(method, folder, constraint, report)
+    try:
+        return _r(method, folder, report) if method.is_r else _python(method, folder, constraint, report)
+    except OSError as error:
+        raise NotAvailable(f"its environment cannot be made or read in {folder} ({error.strerror or error})") from error
+
+
+def _python(method: Method, folder: Path, constraint: Path | None, report: Callable[[str], None]) -> Environment:
+    """Python with what the method needs."""
+    python, versions = _interpreter(method, folder, constraint, report)
     own = python == Path(sys.executable)
     environment = Environment((str(python),), versions, {} if own else {"PYTHONPATH": None, "PYTHONHOME": None})
     _run(environment, ["-P", "-c", NAMED, *method.imports])
@@ -129,7 +135,7 @@ def satisfied_here(dependencies: Sequence[str]) -> bool:
     return True
 
 
-def _python(
+def _interpreter(
     method: Method, folder: Path, constraint: Path | None, report: Callable[[str], None]
 ) -> tuple[Path, dict[str, str]]:
     """Interpreter and versions of a Python environment."""
@@ -140,7 +146,9 @@ def _python(
     asked += constraint.read_text().splitlines() if constraint else []
     place = folder / f"{method.package}-{_digest(asked)}"
     python = place / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-    if not (place / INSTALLED).is_file():
+    versions = _installed(place) if python.exists() else None
+    if versions is None:
+        shutil.rmtree(place, ignore_errors=True)  # a damaged one, or of a Python that is gone
         report(f"Installing {', '.join(method.dependencies)} into {place}")
         began = time.perf_counter()
         with _in_the_making(place) as part:
@@ -155,7 +163,15 @@ def _python(
             (part / INSTALLED).write_text(json.dumps(versions, indent=1) + "\n")
         seconds = time.perf_counter() - began
         report(f"Installed {method.package} {versions.get(method.package.lower(), '')} in {seconds:.0f} s")
-    return python, json.loads((place / INSTALLED).read_text())
+    return python, versions
+
+
+def _installed(place: Path) -> dict[str, str] | None:
+    """Versions of the packages of an environment; None if it is not there or damaged."""
+    try:
+        return dict(json.loads((place / INSTALLED).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _r(method: Method, folder: Path, report: Callable[[str], None]) -> Environment:
@@ -203,7 +219,6 @@ class _in_the_making:
 
     def __exit__(self, kind: object, *rest: object) -> None:
         if kind is None and not (self.place / INSTALLED).is_file():  # another process may have been faster
-            shutil.rmtree(self.place, ignore_errors=True)  # a damaged one
             self.part.rename(self.place)
         shutil.rmtree(self.part, ignore_errors=True)
 

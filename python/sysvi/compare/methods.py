@@ -74,8 +74,9 @@ class Method:
 
     @property
     def digest(self) -> str:
-        """Of the adapter's text: another text, another run."""
-        return hashlib.sha256(self.script.read_bytes()).hexdigest()[:16]
+        """Of the adapter's text, and of what it shares with others: another text, another run."""
+        texts = [self.script, *self.script.parent.glob(f"common{self.script.suffix}")]
+        return hashlib.sha256(b"".join(text.read_bytes() for text in texts)).hexdigest()[:16]
 
     def points(self, grid: Literal["full", "default"]) -> list[tuple[str, Any]]:
         """Parameter and value of each point of the grid; the first parameter at its default, or ("", None)."""

@@ -81,9 +81,10 @@ def read_record(folder: Path, run: Run) -> dict[str, Any] | None:
     """What is known of a finished run; None if it is not there."""
     try:
         record = json.loads((folder / run.name / RECORD).read_text())
-    except (OSError, json.JSONDecodeError):
+    except (OSError, ValueError):
         return None
-    finished = (folder / run.name / EMBEDDING).is_file() and record.get("identity") == run.identity
+    same = isinstance(record, dict) and record.get("identity") == run.identity
+    finished = same and (folder / run.name / EMBEDDING).is_file()
     return record if finished else None
 
 
@@ -111,10 +112,12 @@ class Runner:
         Rows that an embedding must have.
     timeout
         Seconds that a run may take.
+    jobs
+        Runs that are made at a time, for the record.
     """
 
-    def __init__(self, folder: Path, source: Path, n_cells: int, timeout: float | None):
-        self.folder, self.source, self.n_cells, self.timeout = folder, source, n_cells, timeout
+    def __init__(self, folder: Path, source: Path, n_cells: int, timeout: float | None, jobs: int = 1):
+        self.folder, self.source, self.n_cells, self.timeout, self.jobs = folder, source, n_cells, timeout, jobs
         self.processes: set[subprocess.Popen[bytes]] = set()
         self.stopped = threading.Event()
 
@@ -124,7 +127,7 @@ class Runner:
         Returns
         -------
         dict
-            Its record: identity, seconds, peak_mb.
+            Its record: identity, jobs, seconds, peak_mb.
 
         Raises
         ------
@@ -140,7 +143,7 @@ class Runner:
         try:
             usage = self._process(run, environment, part)
             self._check(part / EMBEDDING)
-            record = {"identity": run.identity, **usage}
+            record = {"identity": run.identity, "jobs": self.jobs, **usage}
             (part / RECORD).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
             shutil.rmtree(self.folder / run.name, ignore_errors=True)  # a damaged one
             part.rename(self.folder / run.name)
@@ -195,8 +198,10 @@ class Runner:
         """An embedding must have a row a cell, all finite."""
         try:
             embedding = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise RunFailed("it ended well but wrote no embedding") from error
+        if not isinstance(embedding, np.ndarray) or embedding.dtype.kind not in "iuf":
+            raise RunFailed("what it wrote is not an array of numbers")
         if embedding.ndim != 2 or embedding.shape[0] != self.n_cells or embedding.shape[1] == 0:
             raise RunFailed(
                 f"its embedding has the shape {embedding.shape}, not a row for each of {self.n_cells} cells"
