@@ -25,8 +25,9 @@
 #' @param normalize `FALSE` where the expression is log-normalised already.
 #' @param min_cells A gene must be seen in more cells than this of every system.
 #' @param process,verbose As in [RunSysVI()].
-#' @param ... `assay` and `layer` with the counts, as in [RunSysVI()]; by default
-#'   `"counts"` (where `normalize = FALSE`, `"data"` or `"logcounts"`).
+#' @param ... For objects, `assay` and `layer` with the counts, as in
+#'   [RunSysVI()]; by default `"counts"` (where `normalize = FALSE`, `"data"` or
+#'   `"logcounts"`). For matrices, `metadata`: one data frame for all cells.
 #'
 #' @return One object with the cells of all systems in the given order, and the
 #'   metadata columns that all have. Seurat: layers `counts` and `data`;
@@ -95,9 +96,9 @@ kind_of_systems <- function(objects) {
 
 expression_in <- function(object, kind, normalize, ...) {
   given <- list(...)
-  if (kind == "Seurat" && is.null(given$layer)) given$layer <- if (normalize) "counts" else "data"
-  if (kind == "SCE" && is.null(given$assay)) given$assay <- if (normalize) "counts" else "logcounts"
-  do.call(cells_of, c(list(object), given))
+  if (kind == "Seurat" && is.null(given[["layer"]])) given$layer <- if (normalize) "counts" else "data"
+  if (kind == "SCE" && is.null(given[["assay"]])) given$assay <- if (normalize) "counts" else "logcounts"
+  do.call(cells_of, c(list(object), given, .of = "PrepareSystems"))
 }
 
 layer_cells <- function(part) unlist(lapply(part$layers, `[[`, "cells"), use.names = FALSE)

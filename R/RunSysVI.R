@@ -202,12 +202,12 @@ train_on <- function(task, cells, system, batch, label, covariates, continuous, 
   )
 }
 
-no_dots <- function(..., .of = "RunSysVI", .rarer = ", and ?sysvi_options for rarer settings") {
+no_dots <- function(..., .of = "RunSysVI", .for = "", .rarer = ", and ?sysvi_options for rarer settings") {
   if (...length()) {
     extra <- ...names()
     abort(
-      "%s() has no argument %s; see ?%s%s.",
-      .of, if (is.null(extra)) "without a name here" else quoted(extra), .of, .rarer
+      "%s() has no argument %s%s; see ?%s%s.",
+      .of, if (is.null(extra)) "without a name here" else quoted(extra), .for, .of, .rarer
     )
   }
 }

@@ -1,9 +1,12 @@
 # The doors for data: what each kind of object holds, described plainly (see expression.R).
+# A function that hands over its user's `...` is named in `.of`: what a kind of object has
+# no use for is refused in its name.
 
 cells_of <- function(object, ...) UseMethod("cells_of")
 
 #' @exportS3Method
-cells_of.default <- function(object, metadata = NULL, ...) {
+cells_of.default <- function(object, metadata = NULL, ..., .of) {
+  no_dots(..., .of = .of, .for = " for a matrix", .rarer = "")
   if (length(dim(object)) != 2L || is.data.frame(object)) {
     abort(
       "object is a %s; give a Seurat or SingleCellExperiment object or a matrix of genes x cells.",
@@ -38,7 +41,8 @@ metadata_of <- function(cells, metadata) {
 }
 
 #' @exportS3Method
-cells_of.SingleCellExperiment <- function(object, assay = "logcounts", ...) {
+cells_of.SingleCellExperiment <- function(object, assay = "logcounts", ..., .of) {
+  no_dots(..., .of = .of, .for = " for a SingleCellExperiment", .rarer = "")
   need_package("SummarizedExperiment", "RunSysVI() on a SingleCellExperiment")
   check_string(assay, "assay")
   assays <- SummarizedExperiment::assayNames(object)
@@ -63,7 +67,8 @@ cells_of.SingleCellExperiment <- function(object, assay = "logcounts", ...) {
 }
 
 #' @exportS3Method
-cells_of.Seurat <- function(object, assay = NULL, layer = "data", ...) {
+cells_of.Seurat <- function(object, assay = NULL, layer = "data", ..., .of) {
+  no_dots(..., .of = .of, .for = " for a Seurat object", .rarer = "")
   need_package("SeuratObject", "RunSysVI() on a Seurat object")
   assays <- SeuratObject::Assays(object)
   assay <- if (is.null(assay)) SeuratObject::DefaultAssay(object) else assay
@@ -75,7 +80,8 @@ cells_of.Seurat <- function(object, assay = NULL, layer = "data", ...) {
 }
 
 #' @exportS3Method
-cells_of.Assay <- function(object, assay = "RNA", layer = "data", ...) {
+cells_of.Assay <- function(object, assay = "RNA", layer = "data", ..., .of) {
+  no_dots(..., .of = .of, .for = " for an assay", .rarer = "")
   check_string(layer, "layer")
   if (!layer %in% c("counts", "data", "scale.data")) {
     abort("Assay '%s' has no layer '%s': choose \"data\".", assay, layer)
@@ -90,7 +96,8 @@ cells_of.Assay <- function(object, assay = "RNA", layer = "data", ...) {
 }
 
 #' @exportS3Method
-cells_of.Assay5 <- function(object, assay = "RNA", layer = "data", ...) {
+cells_of.Assay5 <- function(object, assay = "RNA", layer = "data", ..., .of) {
+  no_dots(..., .of = .of, .for = " for an assay", .rarer = "")
   there <- SeuratObject::Layers(object)
   # "data" also means its parts, "data.human" and "data.mouse"
   layers <- unique(unlist(lapply(layer, function(name) {

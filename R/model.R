@@ -118,7 +118,7 @@ print.SysVIModel <- function(x, ...) {
 predict.SysVIModel <- function(object, newdata, ..., columns = list(), device = "auto",
                                process = c("session", "separate"), verbose = TRUE) {
   process <- one_of(process, c("session", "separate"), "process")
-  cells <- cells_of(newdata, ...)
+  cells <- cells_of(newdata, ..., .of = "predict.SysVIModel")
   lost <- setdiff(object$genes, genes_of(cells))
   if (length(lost)) {
     abort("%s lacks %d of the model's %d genes (%s).", sentence(cells$where), length(lost), length(object$genes),

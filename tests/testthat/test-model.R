@@ -54,6 +54,20 @@ test_that("cells that a model does not fit are refused", {
   expect_error(predict(model, cells$data, metadata = frogs), "does not know \\(frog\\)", class = "sysvi_error")
 })
 
+test_that("arguments of predict() that a kind of object does not have are told", {
+  skip_without_engine()
+  model <- attr(fit(), "sysVI")
+  expect_error(predict(model, cells$data, metdata = 1), "has no argument 'metdata' for a matrix", class = "sysvi_error")
+  expect_identical(
+    predict(model, cells$data, cells$metadata, verbose = FALSE),
+    predict(model, cells$data, metadata = cells$metadata, verbose = FALSE)
+  )
+  skip_if_not_installed("SeuratObject")
+  expect_error(predict(model, make_seurat(cells), asay = "RNA"), "no argument 'asay' for a Seurat", class = "sysvi_error")
+  skip_if_not_installed("SingleCellExperiment")
+  expect_error(predict(model, make_sce(cells), layer = "data"), "no argument 'layer' for a Single", class = "sysvi_error")
+})
+
 test_that("a model trained in Python is loaded, and one trained in R is loaded in Python", {
   skip_without_engine()
   z <- fit()

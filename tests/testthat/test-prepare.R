@@ -69,6 +69,17 @@ test_that("log-normalised objects are joined as they are; same cell names get pr
   expect_identical(colnames(join(data, NULL, normalize = FALSE)$expression)[1], "human_cell001")
 })
 
+test_that("arguments that there are not are told, metadata of matrices are kept", {
+  objects <- list(human = human, mouse = mouse)
+  expect_error(join(objects, normalise = FALSE), "PrepareSystems\\(\\) has no argument 'normalise' for a matrix",
+               class = "sysvi_error")
+  skip_if_not_installed("SeuratObject")
+  expect_error(join(lapply(objects, SeuratObject::CreateSeuratObject), layers = "data"), "no argument 'layers'",
+               class = "sysvi_error")
+  skip_without_engine()
+  expect_named(join(objects, metadata = cells$metadata["age"])$metadata, c("age", "system"))
+})
+
 test_that("what cannot be joined is told", {
   expect_error(PrepareSystems(list(human, mouse)), "named list of two or more", class = "sysvi_error")
   expect_error(PrepareSystems(list(a = human, b = mouse), reference = "c"), "reference must be one of 'a', 'b'",
