@@ -28,6 +28,14 @@ cells_of.default <- function(object, metadata = NULL, ..., .of) {
   )
 }
 
+#' @exportS3Method
+cells_of.SummarizedExperiment <- function(object, ...) {
+  abort(
+    "object is a %s: run library(SingleCellExperiment) and object <- as(object, \"SingleCellExperiment\") first.",
+    class(object)[1L]
+  )
+}
+
 # The rows of `metadata` for these cells.
 metadata_of <- function(cells, metadata) {
   if (!is.null(metadata) && !is.data.frame(metadata)) abort("metadata must be a data.frame with one row a cell.")
