@@ -106,6 +106,7 @@ cells_of.Assay <- function(object, assay = "RNA", layer = "data", ..., .of) {
 #' @exportS3Method
 cells_of.Assay5 <- function(object, assay = "RNA", layer = "data", ..., .of) {
   no_dots(..., .of = .of, .for = " for an assay", .rarer = "")
+  if (!is.character(layer) || !length(layer) || anyNA(layer)) abort("layer must name one layer or several.")
   there <- SeuratObject::Layers(object)
   # "data" also means its parts, "data.human" and "data.mouse"
   layers <- unique(unlist(lapply(layer, function(name) {

@@ -1,8 +1,10 @@
 # Every error of the package is one sentence: what is wrong, where, and what to
-# do. Texts go through sprintf(), so names with braces do no harm.
+# do. Texts go through sprintf(), so names with braces do no harm; of an empty
+# value it would make no text at all.
 abort <- function(text, ..., class = NULL) {
+  values <- lapply(list(...), function(value) if (length(value)) value else NA)
   stop(errorCondition(
-    if (...length()) sprintf(text, ...) else text,
+    if (length(values)) do.call(sprintf, c(list(text), values)) else text,
     class = c(class, "sysvi_error"), call = NULL
   ))
 }

@@ -22,6 +22,11 @@ test_that("columns that cannot be used are named", {
   expect_said(call(metadata = cells$metadata[1:200, ]), "metadata lacks 40 of the 240 cells.*'cell201'")
 })
 
+test_that("an empty value leaves an error its text", {
+  expect_said(abort("no layer '%s' of %d", NULL, integer()), "no layer 'NA' of NA")
+  expect_said(abort("100% wrong"), "100% wrong")
+})
+
 test_that("matrices that cannot be used are told apart", {
   unnamed <- cells$data
   rownames(unnamed) <- NULL

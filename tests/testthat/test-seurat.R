@@ -57,6 +57,7 @@ test_that("errors name assay and layer", {
   object <- make_seurat(cells)
   expect_said(run(object, "system", assay = "ADT"), "no assay 'ADT': choose one of 'RNA'")
   expect_said(run(object, "system", layer = "lognorm"), "Assay 'RNA' has no layer 'lognorm'.*'counts', 'data'")
+  for (layer in list(NULL, 1, NA_character_)) expect_said(run(object, "system", layer = layer), "layer must name one")
   raw <- SeuratObject::CreateSeuratObject(cells$counts, meta.data = cells$metadata)
   expect_said(run(raw, "system"), "Assay 'RNA' has no layer 'data'.*NormalizeData\\(object, assay = \"RNA\"\\)")
   object[["RNA"]] <- split(object[["RNA"]], object$system)
