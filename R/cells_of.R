@@ -120,10 +120,11 @@ cells_of.Assay5 <- function(object, assay = "RNA", layer = "data", ..., .of) {
   }
   new_cells(
     lapply(layers, function(name) {
-      list(
-        name = name, x = slot(object, "layers")[[name]],
-        genes = SeuratObject::Features(object, layer = name), cells = SeuratObject::Cells(object, layer = name)
-      )
+      x <- slot(object, "layers")[[name]]
+      genes <- SeuratObject::Features(object, layer = name)
+      cells <- SeuratObject::Cells(object, layer = name)
+      if (is.null(dim(x))) x <- matrix(x, length(genes), length(cells)) # what subset() makes of one cell or gene
+      list(name = name, x = x, genes = genes, cells = cells)
     }),
     colnames(object), NULL,
     where = sprintf("layer '%s' of assay '%s'", paste(layer, collapse = "', '"), assay), mend = seurat_mend(assay)

@@ -68,6 +68,15 @@ test_that("errors name assay and layer", {
   expect_said(run(object, "system", layer = "counts"), "Layer 'counts' of assay 'RNA' looks like raw counts")
 })
 
+test_that("an object of one cell, whose layers are plain vectors, is embedded", {
+  skip_without_engine()
+  object <- run(make_seurat(cells), "system", options = small)
+  model <- SeuratObject::Misc(object[["sysvi"]])$sysVI
+  one <- make_seurat(cells)[, "cell002"]
+  z <- SeuratObject::Embeddings(object, "sysvi")["cell002", , drop = FALSE]
+  expect_equal(values(predict(model, one, verbose = FALSE)), values(z), tolerance = 1e-5)
+})
+
 test_that("results survive saveRDS", {
   skip_without_engine()
   object <- run(make_seurat(cells), "system", options = small)
