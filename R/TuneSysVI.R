@@ -227,10 +227,10 @@ print.SysVITuning <- function(x, ...) {
   cells[measures] <- lapply(table[measures], function(x) ifelse(is.na(x), "-", sprintf("%.3f", x)))
   names(cells) <- sub("kl_", "KL ", sub("cycle_", "cycle ", names(cells)))
   cat(sprintf(
-    "Chosen of %d %s: cycle weight %s%s%s; the embedding is that of seed %d\n\n",
+    "Chosen of %d %s: cycle weight %s%s%s; the embedding is that of seed %.0f\n\n",
     nrow(table), ngettext(nrow(table), "setting", "settings"), format(x$cycle_weight),
     if (kl_weights) paste(", KL weight", format(x$kl_weight)) else "", if (priors) paste(", prior", x$prior) else "",
-    as.integer(x$seed)
+    x$seed
   ))
   print(cells, row.names = ifelse(table$chosen, ">", rep(" ", nrow(table))))
   failed <- sum(x$runs$status == "failed")

@@ -92,7 +92,7 @@ read_model <- function(bytes, file = "the model") {
 print.SysVIModel <- function(x, ...) {
   covariates <- c(names(x$categorical), names(x$continuous))
   cat(sprintf(
-    "SysVIModel: %s genes; systems %s ('%s'); covariates %s; %d latent dimensions; %s after %d epochs, seed %d\n",
+    "SysVIModel: %s genes; systems %s ('%s'); covariates %s; %d latent dimensions; %s after %d epochs, seed %.0f\n",
     format(length(x$genes), big.mark = ","), paste(x$systems, collapse = ", "), x$system_key,
     if (length(covariates)) paste(covariates, collapse = ", ") else "none",
     x$model_settings$n_latent, sub("_", " ", x$status), nrow(x$history), x$seed
