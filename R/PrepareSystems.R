@@ -147,6 +147,7 @@ assemble <- function(kind, answer, metadata) {
 
 assemble_seurat <- function(expression, counts, metadata) {
   if (is.null(counts)) {
+    withr::local_options(Seurat.object.assay.calcn = FALSE) # without counts there are none to sum, only warnings
     return(SeuratObject::CreateSeuratObject(
       SeuratObject::CreateAssay5Object(data = expression), meta.data = metadata
     ))

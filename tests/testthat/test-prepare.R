@@ -58,6 +58,19 @@ test_that("Seurat and SingleCellExperiment come back as such, ready for RunSysVI
   expect_identical(values(SingleCellExperiment::reducedDim(run(joined, "system", options = small))), values(z))
 })
 
+test_that("log-normalised Seurat objects are joined without a warning of missing counts", {
+  skip_without_engine()
+  skip_if_not_installed("SeuratObject")
+  objects <- lapply(c(human = "human", mouse = "mouse"), function(s) {
+    subset(make_seurat(cells), cells = colnames(cells$data)[cells$metadata$system == s])
+  })
+  expect_no_warning(
+    object <- PrepareSystems(objects, normalize = FALSE, min_cells = 3L, verbose = FALSE),
+    message = "layer"
+  )
+  expect_identical(SeuratObject::Layers(object), "data")
+})
+
 test_that("log-normalised objects are joined as they are; same cell names get prefixes", {
   skip_without_engine()
   data <- lapply(c(human = "human", mouse = "mouse"), function(s) cells$data[, cells$metadata$system == s])
