@@ -13,7 +13,7 @@
 #'   standard normal has the rest. A number is the share that is reached, from a
 #'   tenth of training to six tenths; `c(share, start, end)` names these too. The
 #'   paper's is `c(1, 0, 0)`: the mixture alone, from the first step.
-#' @param n_prior_components Components of the prior, 1 to 5000.
+#' @param n_prior_components Components of the prior, 1 or more.
 #' @param mixture Components mix per latent `"dimension"` (as in the paper's
 #'   code) or `"joint"`ly.
 #' @param pseudoinputs Cells at which the components start: `"random"`,
