@@ -52,9 +52,12 @@ PrepareSystems <- function(objects, orthologs = NULL, system = "system", referen
   process <- one_of(process, c("session", "separate"), "process")
   check_string(system, "system")
   check_flag(normalize, "normalize")
+  check_given(min_cells = min_cells)
   check_flag(verbose, "verbose")
   kind <- kind_of_systems(objects)
-  if (!reference %in% names(objects)) abort("reference must be one of %s.", quoted(names(objects)))
+  if (length(reference) != 1L || !reference %in% names(objects)) {
+    abort("reference must be one of %s.", quoted(names(objects)))
+  }
   if (is.character(orthologs)) orthologs <- normalizePath(orthologs, mustWork = FALSE)
   parts <- lapply(objects, function(object) expression_in(object, kind, normalize, ...))
   genes <- lapply(parts, genes_of)
@@ -82,7 +85,9 @@ PrepareSystems <- function(objects, orthologs = NULL, system = "system", referen
 }
 
 kind_of_systems <- function(objects) {
-  if (!is.list(objects) || length(objects) < 2L || is.null(names(objects)) || anyDuplicated(names(objects))) {
+  names <- names(objects)
+  named <- !is.null(names) && !any(names %in% c("", NA)) && !anyDuplicated(names)
+  if (!is.list(objects) || length(objects) < 2L || !named) {
     abort("objects must be a named list of two or more: list(human = ..., mouse = ...).")
   }
   kinds <- vapply(objects, function(object) {

@@ -131,6 +131,7 @@ tune_cells <- function(cells, system, batch = NULL, label = NULL, ..., cycle_wei
   check_weights(kl_weights, "kl_weights")
   check_priors(priors)
   seeds <- which_seeds(seeds)
+  check_given(min_cells = min_cells, max_cells = max_cells)
   check_options(options)
   for (name in c("kl_weight", "prior")) {
     if (!isTRUE(all.equal(options[[name]], sysvi_options()[[name]]))) {

@@ -25,6 +25,19 @@ check_flag <- function(x, name) {
   if (!is.logical(x) || length(x) != 1L || is.na(x)) abort("%s must be TRUE or FALSE.", name)
 }
 
+# Named values of one number each. The engine would take NULL and NA, both null
+# in JSON, for its own default.
+check_given <- function(..., .or_null = FALSE) {
+  values <- list(...)
+  for (name in names(values)) {
+    value <- values[[name]]
+    if (is.null(value) && !.or_null) abort("%s is NULL: give a value.", name)
+    if (is.atomic(value) && length(value) == 1L && is.na(value)) {
+      abort("%s is %s: give a value%s.", name, format(value), if (.or_null) " or NULL" else "")
+    }
+  }
+}
+
 check_string <- function(x, name) {
   if (!is.character(x) || length(x) != 1L || is.na(x) || !nzchar(x)) abort("%s must be one text.", name)
 }

@@ -95,6 +95,12 @@ test_that("arguments that there are not are told, metadata of matrices are kept"
 
 test_that("what cannot be joined is told", {
   expect_error(PrepareSystems(list(human, mouse)), "named list of two or more", class = "sysvi_error")
+  expect_error(join(setNames(list(human, mouse), c("a", ""))), "named list of two or more", class = "sysvi_error")
+  for (reference in list(NULL, c("a", "b"), NA)) {
+    expect_error(join(list(a = human, b = mouse), reference = reference), "reference must be one of 'a', 'b'",
+                 class = "sysvi_error")
+  }
+  expect_error(join(list(a = human, b = mouse), min_cells = NULL), "min_cells is NULL", class = "sysvi_error")
   expect_error(PrepareSystems(list(a = human, b = mouse), reference = "c"), "reference must be one of 'a', 'b'",
                class = "sysvi_error")
   skip_without_engine()
