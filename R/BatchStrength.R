@@ -86,6 +86,7 @@ strength_of <- function(cells, system, batch, label, features = NULL, min_cells 
   no_dots(..., .of = "BatchStrength", .rarer = "")
   process <- one_of(process, c("session", "separate"), "process")
   check_flag(verbose, "verbose")
+  check_given(min_cells = min_cells, n_pcs = n_pcs, seed = seed)
   effects <- grouping_columns(system, batch, label, cells, complete_label = TRUE)
   genes <- genes_of(cells, features)
   values <- list(

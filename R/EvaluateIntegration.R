@@ -168,6 +168,8 @@ evaluate_cells <- function(embeddings, measured, metadata, expression, system, b
   check_flag(standardised, "standardised")
   check_flag(verbose, "verbose")
   check_string(device, "device")
+  check_given(min_cells = min_cells, seed = seed)
+  check_given(max_cells = max_cells, .or_null = TRUE)
   if (!is.character(metrics) || anyNA(metrics)) abort("metrics must be \"default\", \"all\" or names of metrics.")
   ids <- rownames(embeddings[[measured[1L]]])
   whole <- vapply(embeddings, function(embedding) all(ids %in% rownames(embedding)), NA)

@@ -25,8 +25,9 @@
 #' @param normalize `FALSE` where the expression is log-normalised already.
 #' @param min_cells A gene must be seen in more cells than this of every system.
 #' @param process,verbose As in [RunSysVI()].
-#' @param ... `assay` and `layer` with the counts, as in [RunSysVI()]; by default
-#'   `"counts"` (where `normalize = FALSE`, `"data"` or `"logcounts"`).
+#' @param ... For objects, `assay` and `layer` with the counts, as in
+#'   [RunSysVI()]; by default `"counts"` (where `normalize = FALSE`, `"data"` or
+#'   `"logcounts"`). For matrices, `metadata`: one data frame for all cells.
 #'
 #' @return One object with the cells of all systems in the given order, and the
 #'   metadata columns that all have. Seurat: layers `counts` and `data`;
@@ -51,9 +52,12 @@ PrepareSystems <- function(objects, orthologs = NULL, system = "system", referen
   process <- one_of(process, c("session", "separate"), "process")
   check_string(system, "system")
   check_flag(normalize, "normalize")
+  check_given(min_cells = min_cells)
   check_flag(verbose, "verbose")
   kind <- kind_of_systems(objects)
-  if (!reference %in% names(objects)) abort("reference must be one of %s.", quoted(names(objects)))
+  if (length(reference) != 1L || !reference %in% names(objects)) {
+    abort("reference must be one of %s.", quoted(names(objects)))
+  }
   if (is.character(orthologs)) orthologs <- normalizePath(orthologs, mustWork = FALSE)
   parts <- lapply(objects, function(object) expression_in(object, kind, normalize, ...))
   genes <- lapply(parts, genes_of)
@@ -81,7 +85,9 @@ PrepareSystems <- function(objects, orthologs = NULL, system = "system", referen
 }
 
 kind_of_systems <- function(objects) {
-  if (!is.list(objects) || length(objects) < 2L || is.null(names(objects)) || anyDuplicated(names(objects))) {
+  names <- names(objects)
+  named <- !is.null(names) && !any(names %in% c("", NA)) && !anyDuplicated(names)
+  if (!is.list(objects) || length(objects) < 2L || !named) {
     abort("objects must be a named list of two or more: list(human = ..., mouse = ...).")
   }
   kinds <- vapply(objects, function(object) {
@@ -95,9 +101,9 @@ kind_of_systems <- function(objects) {
 
 expression_in <- function(object, kind, normalize, ...) {
   given <- list(...)
-  if (kind == "Seurat" && is.null(given$layer)) given$layer <- if (normalize) "counts" else "data"
-  if (kind == "SCE" && is.null(given$assay)) given$assay <- if (normalize) "counts" else "logcounts"
-  do.call(cells_of, c(list(object), given))
+  if (kind == "Seurat" && is.null(given[["layer"]])) given$layer <- if (normalize) "counts" else "data"
+  if (kind == "SCE" && is.null(given[["assay"]])) given$assay <- if (normalize) "counts" else "logcounts"
+  do.call(cells_of, c(list(object), given, .of = "PrepareSystems"))
 }
 
 layer_cells <- function(part) unlist(lapply(part$layers, `[[`, "cells"), use.names = FALSE)
@@ -146,6 +152,7 @@ assemble <- function(kind, answer, metadata) {
 
 assemble_seurat <- function(expression, counts, metadata) {
   if (is.null(counts)) {
+    withr::local_options(Seurat.object.assay.calcn = FALSE) # without counts there are none to sum, only warnings
     return(SeuratObject::CreateSeuratObject(
       SeuratObject::CreateAssay5Object(data = expression), meta.data = metadata
     ))

@@ -145,6 +145,7 @@ integrate_cells <- function(cells, system, batch = NULL, covariates = NULL, cont
                             options = sysvi_options(), ...) {
   no_dots(...)
   check_options(options)
+  check_given(cycle_weight = cycle_weight, seed = seed)
   fit <- train_on(
     "integrate", cells, system, batch, NULL, covariates, continuous, features, n_top_genes,
     list(cycle_weight = cycle_weight, max_epochs = max_epochs, n_latent = n_latent),
@@ -164,6 +165,9 @@ train_on <- function(task, cells, system, batch, label, covariates, continuous, 
   process <- one_of(process, c("session", "separate"), "process")
   check_flag(verbose, "verbose")
   check_string(device, "device")
+  check_given(n_latent = settings$n_latent)
+  check_given(max_epochs = settings$max_epochs, .or_null = TRUE)
+  if (is.null(features)) check_given(n_top_genes = n_top_genes)
   system <- categorical_column(one_column(system, "system", cells))
   check_systems(system$values, system$name)
   batch <- if (!is.null(batch)) categorical_column(one_column(batch, "batch", cells))
@@ -202,12 +206,12 @@ train_on <- function(task, cells, system, batch, label, covariates, continuous, 
   )
 }
 
-no_dots <- function(..., .of = "RunSysVI", .rarer = ", and ?sysvi_options for rarer settings") {
+no_dots <- function(..., .of = "RunSysVI", .for = "", .rarer = ", and ?sysvi_options for rarer settings") {
   if (...length()) {
     extra <- ...names()
     abort(
-      "%s() has no argument %s; see ?%s%s.",
-      .of, if (is.null(extra)) "without a name here" else quoted(extra), .of, .rarer
+      "%s() has no argument %s%s; see ?%s%s.",
+      .of, if (is.null(extra)) "without a name here" else quoted(extra), .for, .of, .rarer
     )
   }
 }

@@ -131,6 +131,7 @@ tune_cells <- function(cells, system, batch = NULL, label = NULL, ..., cycle_wei
   check_weights(kl_weights, "kl_weights")
   check_priors(priors)
   seeds <- which_seeds(seeds)
+  check_given(min_cells = min_cells, max_cells = max_cells)
   check_options(options)
   for (name in c("kl_weight", "prior")) {
     if (!isTRUE(all.equal(options[[name]], sysvi_options()[[name]]))) {
@@ -227,10 +228,10 @@ print.SysVITuning <- function(x, ...) {
   cells[measures] <- lapply(table[measures], function(x) ifelse(is.na(x), "-", sprintf("%.3f", x)))
   names(cells) <- sub("kl_", "KL ", sub("cycle_", "cycle ", names(cells)))
   cat(sprintf(
-    "Chosen of %d %s: cycle weight %s%s%s; the embedding is that of seed %d\n\n",
+    "Chosen of %d %s: cycle weight %s%s%s; the embedding is that of seed %.0f\n\n",
     nrow(table), ngettext(nrow(table), "setting", "settings"), format(x$cycle_weight),
     if (kl_weights) paste(", KL weight", format(x$kl_weight)) else "", if (priors) paste(", prior", x$prior) else "",
-    as.integer(x$seed)
+    x$seed
   ))
   print(cells, row.names = ifelse(table$chosen, ">", rep(" ", nrow(table))))
   failed <- sum(x$runs$status == "failed")

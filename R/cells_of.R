@@ -1,9 +1,12 @@
 # The doors for data: what each kind of object holds, described plainly (see expression.R).
+# A function that hands over its user's `...` is named in `.of`: what a kind of object has
+# no use for is refused in its name.
 
 cells_of <- function(object, ...) UseMethod("cells_of")
 
 #' @exportS3Method
-cells_of.default <- function(object, metadata = NULL, ...) {
+cells_of.default <- function(object, metadata = NULL, ..., .of) {
+  no_dots(..., .of = .of, .for = " for a matrix", .rarer = "")
   if (length(dim(object)) != 2L || is.data.frame(object)) {
     abort(
       "object is a %s; give a Seurat or SingleCellExperiment object or a matrix of genes x cells.",
@@ -25,6 +28,14 @@ cells_of.default <- function(object, metadata = NULL, ...) {
   )
 }
 
+#' @exportS3Method
+cells_of.SummarizedExperiment <- function(object, ...) {
+  abort(
+    "object is a %s: run library(SingleCellExperiment) and object <- as(object, \"SingleCellExperiment\") first.",
+    class(object)[1L]
+  )
+}
+
 # The rows of `metadata` for these cells.
 metadata_of <- function(cells, metadata) {
   if (!is.null(metadata) && !is.data.frame(metadata)) abort("metadata must be a data.frame with one row a cell.")
@@ -38,7 +49,8 @@ metadata_of <- function(cells, metadata) {
 }
 
 #' @exportS3Method
-cells_of.SingleCellExperiment <- function(object, assay = "logcounts", ...) {
+cells_of.SingleCellExperiment <- function(object, assay = "logcounts", ..., .of) {
+  no_dots(..., .of = .of, .for = " for a SingleCellExperiment", .rarer = "")
   need_package("SummarizedExperiment", "RunSysVI() on a SingleCellExperiment")
   check_string(assay, "assay")
   assays <- SummarizedExperiment::assayNames(object)
@@ -63,7 +75,8 @@ cells_of.SingleCellExperiment <- function(object, assay = "logcounts", ...) {
 }
 
 #' @exportS3Method
-cells_of.Seurat <- function(object, assay = NULL, layer = "data", ...) {
+cells_of.Seurat <- function(object, assay = NULL, layer = "data", ..., .of) {
+  no_dots(..., .of = .of, .for = " for a Seurat object", .rarer = "")
   need_package("SeuratObject", "RunSysVI() on a Seurat object")
   assays <- SeuratObject::Assays(object)
   assay <- if (is.null(assay)) SeuratObject::DefaultAssay(object) else assay
@@ -75,7 +88,8 @@ cells_of.Seurat <- function(object, assay = NULL, layer = "data", ...) {
 }
 
 #' @exportS3Method
-cells_of.Assay <- function(object, assay = "RNA", layer = "data", ...) {
+cells_of.Assay <- function(object, assay = "RNA", layer = "data", ..., .of) {
+  no_dots(..., .of = .of, .for = " for an assay", .rarer = "")
   check_string(layer, "layer")
   if (!layer %in% c("counts", "data", "scale.data")) {
     abort("Assay '%s' has no layer '%s': choose \"data\".", assay, layer)
@@ -90,7 +104,9 @@ cells_of.Assay <- function(object, assay = "RNA", layer = "data", ...) {
 }
 
 #' @exportS3Method
-cells_of.Assay5 <- function(object, assay = "RNA", layer = "data", ...) {
+cells_of.Assay5 <- function(object, assay = "RNA", layer = "data", ..., .of) {
+  no_dots(..., .of = .of, .for = " for an assay", .rarer = "")
+  if (!is.character(layer) || !length(layer) || anyNA(layer)) abort("layer must name one layer or several.")
   there <- SeuratObject::Layers(object)
   # "data" also means its parts, "data.human" and "data.mouse"
   layers <- unique(unlist(lapply(layer, function(name) {
@@ -104,10 +120,11 @@ cells_of.Assay5 <- function(object, assay = "RNA", layer = "data", ...) {
   }
   new_cells(
     lapply(layers, function(name) {
-      list(
-        name = name, x = slot(object, "layers")[[name]],
-        genes = SeuratObject::Features(object, layer = name), cells = SeuratObject::Cells(object, layer = name)
-      )
+      x <- slot(object, "layers")[[name]]
+      genes <- SeuratObject::Features(object, layer = name)
+      cells <- SeuratObject::Cells(object, layer = name)
+      if (is.null(dim(x))) x <- matrix(x, length(genes), length(cells)) # what subset() makes of one cell or gene
+      list(name = name, x = x, genes = genes, cells = cells)
     }),
     colnames(object), NULL,
     where = sprintf("layer '%s' of assay '%s'", paste(layer, collapse = "', '"), assay), mend = seurat_mend(assay)

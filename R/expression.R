@@ -141,6 +141,7 @@ as_dgCMatrix <- function(x) {
 # blocks were seen. `system` is the system of each of cells$cells.
 check_log_normalised <- function(cells, system) {
   only_whole <- setNames(rep(TRUE, nlevels(system)), levels(system))
+  any_value <- !only_whole
   largest <- 0
   block <- function(block, layer, columns) {
     where <- if (length(cells$layers) > 1L) sprintf("layer '%s'", layer$name) else cells$where
@@ -149,18 +150,20 @@ check_log_normalised <- function(cells, system) {
       abort("%s has negative values, so it is scaled or corrected: %s.", sentence(where), cells$mend[["scaled"]])
     }
     largest <<- max(largest, block@x)
-    here <- system[match(layer$cells[columns], cells$cells)]
-    undecided <- only_whole[as.character(here)] & !is.na(here)
+    here <- as.character(system[match(layer$cells[columns], cells$cells)])
+    undecided <- only_whole[here] & !is.na(here)
     if (any(undecided)) {
-      fractional <- c(0L, cumsum(block@x != floor(block@x)))[block@p + 1L] # up to the start of each cell
-      only_whole[as.character(here[undecided & diff(fractional) > 0L])] <<- FALSE
+      has <- function(these) diff(c(0L, cumsum(these))[block@p + 1L]) > 0L # for each cell
+      only_whole[here[undecided & has(block@x != floor(block@x))]] <<- FALSE
+      any_value[here[undecided & has(block@x != 0)]] <<- TRUE
     }
   }
   done <- function() {
-    if (any(only_whole)) {
+    counts <- only_whole & any_value
+    if (any(counts)) {
       abort(
         "%s looks like raw counts%s: %s.", sentence(cells$where),
-        if (all(only_whole)) "" else sprintf(" in system '%s'", names(which(only_whole))[1L]),
+        if (all(counts)) "" else sprintf(" in system '%s'", names(which(counts))[1L]),
         cells$mend[["counts"]]
       )
     }

@@ -92,7 +92,7 @@ read_model <- function(bytes, file = "the model") {
 print.SysVIModel <- function(x, ...) {
   covariates <- c(names(x$categorical), names(x$continuous))
   cat(sprintf(
-    "SysVIModel: %s genes; systems %s ('%s'); covariates %s; %d latent dimensions; %s after %d epochs, seed %d\n",
+    "SysVIModel: %s genes; systems %s ('%s'); covariates %s; %d latent dimensions; %s after %d epochs, seed %.0f\n",
     format(length(x$genes), big.mark = ","), paste(x$systems, collapse = ", "), x$system_key,
     if (length(covariates)) paste(covariates, collapse = ", ") else "none",
     x$model_settings$n_latent, sub("_", " ", x$status), nrow(x$history), x$seed
@@ -118,7 +118,7 @@ print.SysVIModel <- function(x, ...) {
 predict.SysVIModel <- function(object, newdata, ..., columns = list(), device = "auto",
                                process = c("session", "separate"), verbose = TRUE) {
   process <- one_of(process, c("session", "separate"), "process")
-  cells <- cells_of(newdata, ...)
+  cells <- cells_of(newdata, ..., .of = "predict.SysVIModel")
   lost <- setdiff(object$genes, genes_of(cells))
   if (length(lost)) {
     abort("%s lacks %d of the model's %d genes (%s).", sentence(cells$where), length(lost), length(object$genes),

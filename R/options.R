@@ -13,7 +13,7 @@
 #'   standard normal has the rest. A number is the share that is reached, from a
 #'   tenth of training to six tenths; `c(share, start, end)` names these too. The
 #'   paper's is `c(1, 0, 0)`: the mixture alone, from the first step.
-#' @param n_prior_components Components of the prior, 1 to 5000.
+#' @param n_prior_components Components of the prior, 1 or more.
 #' @param mixture Components mix per latent `"dimension"` (as in the paper's
 #'   code) or `"joint"`ly.
 #' @param pseudoinputs Cells at which the components start: `"random"`,
@@ -39,9 +39,9 @@
 #' @param lr,lr_schedule,weight_decay,eps,clip_norm Learning rate (`NULL`: by
 #'   the size of a minibatch), its course (`"constant"` or `"cosine"`), Adam's
 #'   weight decay and epsilon, and the gradient norm to clip at (`NULL`: none).
-#' @param train_size,early_stopping,patience Fraction of cells to train on,
-#'   whether to stop when the loss on the others has not improved for
-#'   `patience` epochs.
+#' @param train_size,early_stopping,patience Fraction of cells to train on
+#'   (`NULL`: 0.9 with `early_stopping`, else all), whether to stop when the loss
+#'   on the others has not improved for `patience` epochs.
 #' @param precision Numbers in the matrix products of hidden layers:
 #'   `"bfloat16"`, `"float32"`, or `"auto"` for the first where the processor
 #'   has instructions for it.
@@ -64,13 +64,18 @@ sysvi_options <- function(kl_weight = 1, reconstruction_weight = 1, adversarial_
                           swapped_covariates = c("resampled", "observed", "zero"), weight_systems = FALSE,
                           batch_size = NULL, lr = NULL, lr_schedule = c("constant", "cosine"),
                           weight_decay = 1e-6, eps = 0.01, clip_norm = NULL,
-                          train_size = 1, early_stopping = FALSE, patience = 20L,
+                          train_size = NULL, early_stopping = FALSE, patience = 20L,
                           precision = c("auto", "float32", "bfloat16"), min_cells = 20L) {
   given <- mget(names(formals()))
   for (name in names(given)) {
     choices <- eval(formals()[[name]])
-    if (is.character(choices)) given[[name]] <- one_of(given[[name]], choices, name)
-    if (is.logical(choices)) check_flag(given[[name]], name)
+    if (is.character(choices)) {
+      given[[name]] <- one_of(given[[name]], choices, name)
+    } else if (is.logical(choices)) {
+      check_flag(given[[name]], name)
+    } else {
+      do.call(check_given, c(given[name], .or_null = is.null(choices)))
+    }
   }
   structure(given, class = "sysvi_options")
 }

@@ -19,13 +19,27 @@
 #' table(cells$metadata$system, cells$metadata$cell_type)
 SimulateSystems <- function(n_cells = 600L, n_genes = 400L, ..., seed = 0L, process = c("session", "separate")) {
   process <- one_of(process, c("session", "separate"), "process")
+  further <- list(...)
+  unknown <- further[!methods::allNames(further) %in% simulation_settings]
+  do.call(no_dots, c(
+    unknown,
+    .of = "SimulateSystems", .rarer = sprintf(", or choose one of %s", quoted(simulation_settings, 30L))
+  ))
   values <- list(n_cells = n_cells, n_genes = n_genes, seed = seed, ...)
+  do.call(check_given, values)
   answer <- call_engine("simulate", values, process = process)
   v <- answer$values
   metadata <- as.data.frame(v$columns, optional = TRUE)
   rownames(metadata) <- v$cells
   list(counts = new_dgCMatrix(answer$arrays, "values", v$genes, v$cells), metadata = metadata)
 }
+
+# The further arguments of the engine's function.
+simulation_settings <- c(
+  "n_systems", "n_types", "n_private", "n_samples", "n_programmes", "system_programmes", "n_markers",
+  "n_programme_genes", "baseline_sd", "marker_effect", "system_effect", "interaction", "interaction_fraction",
+  "sample_effect", "programme_effect", "imbalance", "depth", "depth_sd", "dispersion"
+)
 
 # The arrays of a cells x genes CSR matrix are those of a genes x cells dgCMatrix.
 new_dgCMatrix <- function(arrays, values, genes, cells) {

@@ -22,6 +22,11 @@ test_that("columns that cannot be used are named", {
   expect_said(call(metadata = cells$metadata[1:200, ]), "metadata lacks 40 of the 240 cells.*'cell201'")
 })
 
+test_that("an empty value leaves an error its text", {
+  expect_said(abort("no layer '%s' of %d", NULL, integer()), "no layer 'NA' of NA")
+  expect_said(abort("100% wrong"), "100% wrong")
+})
+
 test_that("matrices that cannot be used are told apart", {
   unnamed <- cells$data
   rownames(unnamed) <- NULL
@@ -55,10 +60,33 @@ test_that("counts, scaled values and missing values are recognised before traini
   expect_said(call(half), "looks like raw counts in system 'mouse'")
 })
 
+test_that("a system without any value does not look like counts", {
+  skip_without_engine()
+  zero <- as.matrix(cells$data)
+  zero[, cells$metadata$system == "mouse"] <- 0
+  z <- run(zero, "system", metadata = cells$metadata, features = rownames(zero), options = small)
+  model <- attr(z, "sysVI")
+  for (one in list(zero[, 2, drop = FALSE], Matrix::drop0(zero)[, 2, drop = FALSE])) {
+    expect_equal(values(predict(model, one, metadata = cells$metadata, verbose = FALSE)), values(z[2, , drop = FALSE]),
+                 tolerance = 1e-5)
+  }
+  stored <- cells$data
+  stored@x[] <- 0
+  check <- check_log_normalised(cells_of(stored), factor(cells$metadata$system))
+  check$block(stored, list(cells = colnames(stored)), 1:240)
+  expect_no_error(check$done())
+  zero[, cells$metadata$system == "human"] <- as.matrix(cells$counts)[, cells$metadata$system == "human"]
+  expect_said(call(zero), "looks like raw counts in system 'human'")
+})
+
 test_that("settings are checked, here or by the engine", {
   expect_said(call(foo = 1), "no argument 'foo'")
   expect_said(call(process = "elsewhere"), "process must be one of 'session', 'separate'")
   expect_said(call(verbose = NA), "verbose must be TRUE or FALSE")
+  for (name in c("n_top_genes", "cycle_weight", "n_latent", "seed")) {
+    expect_said(do.call(call, setNames(list(NULL), name)), paste(name, "is NULL: give a value"))
+  }
+  expect_said(call(max_epochs = NA), "max_epochs is NA: give a value or NULL")
   expect_said(call(options = list()), "options must come from sysvi_options")
   expect_said(sysvi_options(prior = "flat"), "prior must be one of 'vamp', 'gmm', 'standard_normal'")
   expect_said(sysvi_options(trainable_priors = "yes"), "trainable_priors must be TRUE or FALSE")

@@ -19,6 +19,9 @@ test_that("models are saved and loaded without loss, whole or not at all", {
   expect_identical(model$versions$sysvi, as.character(packageVersion("sysVI")))
   expect_named(model$continuous, "age")
   expect_equal(model$continuous$age[1], mean(cells$metadata$age))
+  model$seed <- 3e9
+  expect_output(print(model), "seed 3000000000$")
+  model$seed <- 3L
   expect_output(print(model), "systems human, mouse \\('system'\\); covariates batch, age; .* 2 epochs, seed 3")
 })
 
@@ -52,6 +55,20 @@ test_that("cells that a model does not fit are refused", {
                class = "sysvi_error")
   frogs <- transform(cells$metadata, system = ifelse(system == "human", "frog", system))
   expect_error(predict(model, cells$data, metadata = frogs), "does not know \\(frog\\)", class = "sysvi_error")
+})
+
+test_that("arguments of predict() that a kind of object does not have are told", {
+  skip_without_engine()
+  model <- attr(fit(), "sysVI")
+  expect_error(predict(model, cells$data, metdata = 1), "has no argument 'metdata' for a matrix", class = "sysvi_error")
+  expect_identical(
+    predict(model, cells$data, cells$metadata, verbose = FALSE),
+    predict(model, cells$data, metadata = cells$metadata, verbose = FALSE)
+  )
+  skip_if_not_installed("SeuratObject")
+  expect_error(predict(model, make_seurat(cells), asay = "RNA"), "no argument 'asay' for a Seu", class = "sysvi_error")
+  skip_if_not_installed("SingleCellExperiment")
+  expect_error(predict(model, make_sce(cells), layer = "data"), "no argument 'layer' for a Sin", class = "sysvi_error")
 })
 
 test_that("a model trained in Python is loaded, and one trained in R is loaded in Python", {

@@ -15,7 +15,8 @@ test_that("the defaults are the engine's", {
   shared <- intersect(names(ours), names(engine))
   expect_setequal(setdiff(names(engine), shared), "fused") # a form for testing
   expect_setequal(setdiff(names(ours), shared), c("pseudoinputs_label", "weight_systems", "min_cells"))
-  for (name in shared) {
+  expect_null(ours$train_size) # the engine's, which follows early_stopping
+  for (name in setdiff(shared, "train_size")) {
     expect_equal(as.vector(ours[[name]]), engine[[name]][seq_along(ours[[name]])], label = name)
   }
   defaults <- reticulate::py_eval("{k: p.default for k, p in __import__('inspect').signature(
@@ -51,6 +52,24 @@ test_that("every option reaches the engine", {
   expect_equal(dim(run(cells$data, "system", metadata = cells$metadata, options = labels)), c(240L, 15L))
   fewer <- run(cells$data, "system", metadata = cells$metadata, n_top_genes = 30L, options = small)
   expect_lt(length(attr(fewer, "sysVI")$genes), 31L)
+})
+
+test_that("early stopping alone holds out a tenth, and all cells are trained on by default", {
+  skip_without_engine()
+  cells <- make_cells()
+  trained_on <- function(...) {
+    z <- run(cells$data, "system", metadata = cells$metadata, options = sysvi_options(n_hidden = 8L, ...))
+    attr(z, "sysVI")$train_settings$train_size
+  }
+  expect_equal(trained_on(early_stopping = TRUE), 0.9)
+  expect_equal(trained_on(), 1)
+})
+
+test_that("options are neither NA nor, where there is no meaning to it, NULL", {
+  expect_error(sysvi_options(weight_decay = NA), "weight_decay is NA: give a value\\.", class = "sysvi_error")
+  expect_error(sysvi_options(n_hidden = NULL), "n_hidden is NULL", class = "sysvi_error")
+  expect_error(sysvi_options(lr = NaN), "lr is NaN: give a value or NULL", class = "sysvi_error")
+  expect_null(sysvi_options(lr = NULL)$lr)
 })
 
 test_that("options print", {

@@ -58,6 +58,19 @@ test_that("Seurat and SingleCellExperiment come back as such, ready for RunSysVI
   expect_identical(values(SingleCellExperiment::reducedDim(run(joined, "system", options = small))), values(z))
 })
 
+test_that("log-normalised Seurat objects are joined without a warning of missing counts", {
+  skip_without_engine()
+  skip_if_not_installed("SeuratObject")
+  objects <- lapply(c(human = "human", mouse = "mouse"), function(s) {
+    subset(make_seurat(cells), cells = colnames(cells$data)[cells$metadata$system == s])
+  })
+  expect_no_warning(
+    object <- PrepareSystems(objects, normalize = FALSE, min_cells = 3L, verbose = FALSE),
+    message = "layer"
+  )
+  expect_identical(SeuratObject::Layers(object), "data")
+})
+
 test_that("log-normalised objects are joined as they are; same cell names get prefixes", {
   skip_without_engine()
   data <- lapply(c(human = "human", mouse = "mouse"), function(s) cells$data[, cells$metadata$system == s])
@@ -69,8 +82,25 @@ test_that("log-normalised objects are joined as they are; same cell names get pr
   expect_identical(colnames(join(data, NULL, normalize = FALSE)$expression)[1], "human_cell001")
 })
 
+test_that("arguments that there are not are told, metadata of matrices are kept", {
+  objects <- list(human = human, mouse = mouse)
+  expect_error(join(objects, normalise = FALSE), "PrepareSystems\\(\\) has no argument 'normalise' for a matrix",
+               class = "sysvi_error")
+  skip_if_not_installed("SeuratObject")
+  expect_error(join(lapply(objects, SeuratObject::CreateSeuratObject), layers = "data"), "no argument 'layers'",
+               class = "sysvi_error")
+  skip_without_engine()
+  expect_named(join(objects, metadata = cells$metadata["age"])$metadata, c("age", "system"))
+})
+
 test_that("what cannot be joined is told", {
   expect_error(PrepareSystems(list(human, mouse)), "named list of two or more", class = "sysvi_error")
+  expect_error(join(setNames(list(human, mouse), c("a", ""))), "named list of two or more", class = "sysvi_error")
+  for (reference in list(NULL, c("a", "b"), NA)) {
+    expect_error(join(list(a = human, b = mouse), reference = reference), "reference must be one of 'a', 'b'",
+                 class = "sysvi_error")
+  }
+  expect_error(join(list(a = human, b = mouse), min_cells = NULL), "min_cells is NULL", class = "sysvi_error")
   expect_error(PrepareSystems(list(a = human, b = mouse), reference = "c"), "reference must be one of 'a', 'b'",
                class = "sysvi_error")
   skip_without_engine()

@@ -102,6 +102,18 @@ test_that("a broken separate process is told with what it said", {
   expect_error(sysvi_device(process = "separate"), "ended with status 1; run sysvi_doctor", class = "sysvi_error")
 })
 
+test_that("settings that the simulation does not have are told; it has those of the engine", {
+  expect_error(SimulateSystems(foo = 1), "Systems\\(\\) has no argument 'foo'.* 'n_systems'", class = "sysvi_error")
+  expect_error(SimulateSystems(n_types = NULL), "n_types is NULL: give a value", class = "sysvi_error")
+  expect_error(SimulateSystems(NA), "n_cells is NA: give a value", class = "sysvi_error")
+  skip_without_engine()
+  import_bridge()
+  engine <- reticulate::py_eval(
+    "list(__import__('inspect').signature(__import__('sysvi').datasets.simulate_systems).parameters)"
+  )
+  expect_setequal(c("n_cells", "n_genes", "seed", simulation_settings), engine)
+})
+
 test_that("simulated counts are the engine's", {
   skip_without_engine()
   cells <- SimulateSystems(60, 40, n_types = 3L, n_private = 0L, n_markers = 5L, n_programme_genes = 5L, seed = 2)

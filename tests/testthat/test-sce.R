@@ -13,6 +13,14 @@ test_that("a SingleCellExperiment gets the matrix's embedding, and the model in 
   expect_identical(SingleCellExperiment::reducedDimNames(named), "mix")
 })
 
+test_that("a SummarizedExperiment is told to become a SingleCellExperiment", {
+  object <- SummarizedExperiment::SummarizedExperiment(list(logcounts = cells$data), colData = cells$metadata)
+  expect_error(run(object, "system"), "as\\(object, \"SingleCellExperiment\"\\)", class = "sysvi_error")
+  skip_without_engine()
+  object <- suppressPackageStartupMessages(as(object, "SingleCellExperiment"))
+  expect_s4_class(run(object, "system", options = small), "SingleCellExperiment")
+})
+
 test_that("errors name the assay", {
   sce <- make_sce(cells)
   SummarizedExperiment::assay(sce, "logcounts") <- NULL

@@ -57,6 +57,7 @@ test_that("errors name assay and layer", {
   object <- make_seurat(cells)
   expect_said(run(object, "system", assay = "ADT"), "no assay 'ADT': choose one of 'RNA'")
   expect_said(run(object, "system", layer = "lognorm"), "Assay 'RNA' has no layer 'lognorm'.*'counts', 'data'")
+  for (layer in list(NULL, 1, NA_character_)) expect_said(run(object, "system", layer = layer), "layer must name one")
   raw <- SeuratObject::CreateSeuratObject(cells$counts, meta.data = cells$metadata)
   expect_said(run(raw, "system"), "Assay 'RNA' has no layer 'data'.*NormalizeData\\(object, assay = \"RNA\"\\)")
   object[["RNA"]] <- split(object[["RNA"]], object$system)
@@ -65,6 +66,15 @@ test_that("errors name assay and layer", {
   expect_said(run(object, "system", layer = layers), "in more than one of the layers")
   skip_without_engine()
   expect_said(run(object, "system", layer = "counts"), "Layer 'counts' of assay 'RNA' looks like raw counts")
+})
+
+test_that("an object of one cell, whose layers are plain vectors, is embedded", {
+  skip_without_engine()
+  object <- run(make_seurat(cells), "system", options = small)
+  model <- SeuratObject::Misc(object[["sysvi"]])$sysVI
+  one <- make_seurat(cells)[, "cell002"]
+  z <- SeuratObject::Embeddings(object, "sysvi")["cell002", , drop = FALSE]
+  expect_equal(values(predict(model, one, verbose = FALSE)), values(z), tolerance = 1e-5)
 })
 
 test_that("results survive saveRDS", {

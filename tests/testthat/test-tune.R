@@ -21,6 +21,7 @@ test_that("print gives the settings, why and warnings, plot the settings and run
     class = "SysVITuning"
   )
   expect_snapshot(found)
+  expect_output(print(utils::modifyList(found, list(seed = 3e9))), "that of seed 3000000000\n")
   expect_identical(as.data.frame(found), runs)
   skip_if_not_installed("ggplot2")
   drawn <- plot(found)
