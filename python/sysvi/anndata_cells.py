@@ -109,6 +109,7 @@ def cells_of(adata: AnnData, columns: Columns, vocabulary: Vocabulary, device: t
     where, _ = expression(adata, columns.layer)
     check_finite_nonnegative(x, adata.obs_names, pd.Index(vocabulary.genes), where)
     check_log_normalised(x, where)
+    _check_no_system_is_counts(x, system, vocabulary.systems, where)
     n = adata.n_obs
     return Cells(
         x,
@@ -151,6 +152,23 @@ def check_log_normalised(x: sparse.csr_matrix, where: str) -> None:
             f"{where} has values up to {x.data.max():g}, too large for log-normalised expression; take log1p of it "
             "or start from counts with sysvi.prepare."
         )
+
+
+def _check_no_system_is_counts(x: sparse.csr_matrix, system: np.ndarray, names: tuple[str, ...], where: str) -> None:
+    """No system may hold counts beside others that are log-normalised. `system` are codes, (n,)."""
+    for i, name in enumerate(names):
+        rows, any_expressed = np.flatnonzero(system == i), False
+        for first in range(0, len(rows), 256):  # of most systems, the first block has a fraction
+            values = x[rows[first : first + 256]].data
+            if not looks_like_counts(values):
+                break
+            any_expressed |= bool(values.any())
+        else:
+            if any_expressed:
+                raise InputError(
+                    f"{where} looks like raw counts in system {name!r}; log-normalise all systems alike: start from "
+                    "the counts of all with sysvi.prepare."
+                )
 
 
 def _genes_in_order(adata: AnnData, layer: str | None, genes: tuple[str, ...]) -> sparse.csr_matrix:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import sparse
 
 import sysvi
 from sysvi import InputError, SysVI
@@ -54,6 +55,15 @@ def counts_in_x(adata):
     adata.X = adata.layers["counts"]
 
 
+def counts_of(system, most=np.inf):
+    def change(adata):
+        of_system = (adata.obs["system"] == system).to_numpy()[:, None]
+        counts = np.minimum(adata.layers["counts"].toarray(), most)
+        adata.X = sparse.csr_matrix(np.where(of_system, counts, adata.X.toarray()))
+
+    return change
+
+
 def no_x(adata):
     adata.X = None
 
@@ -83,6 +93,7 @@ CATEGORICAL, CONTINUOUS = "categorical_covariate_keys", "continuous_covariate_ke
 FAULTS = [
     (counts_in_x, {}, r"adata\.X looks like raw counts.*sysvi\.prepare"),
     (None, {"layer": "counts"}, r"adata\.layers\['counts'\] looks like raw counts"),
+    *((counts_of(s, 15), {}, rf"adata\.X looks like raw counts in system '{s}'") for s in ("system1", "system2")),
     (not_log, {}, r"adata\.X has values up to \d+.*too large for log-normalised.*log1p"),
     (set_value(-0.5), {}, r"adata\.X has a negative value \(-0\.5 in gene 'gene_7', cell 'cell_5'\)"),
     (set_value(np.nan), {}, r"adata\.X has a value that is not finite \(nan in gene 'gene_7', cell 'cell_5'\)"),
