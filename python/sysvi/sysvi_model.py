@@ -28,7 +28,7 @@ from sysvi.model import Model
 from sysvi.progress import as_callback
 from sysvi.saving import read_model, write_model, write_whole
 from sysvi.seeds import generator
-from sysvi.settings import ModelSettings, TrainSettings, whole_number
+from sysvi.settings import ModelSettings, TrainSettings, flag, number, whole_number
 from sysvi.train import TrainingRun, train
 
 SETUP_KEY = "sysvi_setup"
@@ -283,7 +283,7 @@ class SysVI:
             layer,
             tuple(categorical_covariate_keys or ()),
             tuple(continuous_covariate_keys or ()),
-            bool(weight_batches),
+            flag("weight_systems (of SysVI: weight_batches)", weight_batches),
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # SysVI(adata) looks again and warns then
@@ -391,7 +391,9 @@ class SysVI:
         """
         wants_validation = early_stopping or check_val_every_n_epoch is not None
         if train_size is None:
-            train_size = 1 - validation_size if validation_size else (0.9 if wants_validation else 1.0)
+            train_size = 0.9 if wants_validation else 1.0
+            if validation_size:
+                train_size = 1 - number("validation_size", validation_size, "above 0 and below 1", lambda x: 0 < x < 1)
         if early_stopping_patience is not None:
             settings["patience"] = early_stopping_patience
         for name in sorted(FOREIGN_TRAIN_ARGUMENTS & set(settings)):

@@ -129,6 +129,7 @@ FAULTS = [
     (None, {"lr": 0}, r"lr is 0"),
     (None, {"kl_weight": float("nan")}, r"kl_weight is nan"),
     (None, {"seed": -1}, r"seed"),
+    (None, {"weight_systems": "no"}, r"weight_systems .*is 'no'; it must be True or False"),
 ]
 
 

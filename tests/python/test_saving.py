@@ -134,6 +134,7 @@ def test_untrained_and_interrupted_are_remembered(make_adata, make_sysvi, tmp_pa
         ({"seed": np.int64(3)}, {}),
         ({"dropout_rate": np.float32(0.125)}, {}),
         ({"n_latent": np.int64(3)}, {}),
+        ({"trainable_priors": np.False_}, {"weight_decay": np.float32(1e-5)}),
         ({}, {"seed": np.int64(3)}),
         ({}, {"batch_size": np.int64(64)}),
         ({}, {"plan_kwargs": {"lr": np.float32(1e-3), "z_distance_cycle_weight": np.float32(2)}}),
@@ -142,6 +143,7 @@ def test_untrained_and_interrupted_are_remembered(make_adata, make_sysvi, tmp_pa
 )
 def test_numbers_of_numpy_are_saved_as_numbers(make_adata, make_sysvi, arguments, train, tmp_path):
     model = make_sysvi(make_adata(), train=train, **arguments)
+    assert all(model.record().values())
     model.save(tmp_path)
     assert_equal_models(model, SysVI.load(tmp_path))
 

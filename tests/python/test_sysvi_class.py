@@ -260,6 +260,7 @@ def test_foreign_settings_are_ignored_with_a_warning(make_adata, make_sysvi, arg
         ({"batch_size": 1}, "batch_size is 1"),
         ({"train_size": 0.0}, "train_size is 0"),
         ({"train_size": 1.5}, "train_size is 1.5"),
+        *(({"validation_size": value}, f"validation_size is {value!r}") for value in (1.0, "0.1")),
         ({"accelerator": "tpu", "device": None}, "tpu"),
         ({"seed": -1}, "seed"),
     ],
