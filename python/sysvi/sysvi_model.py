@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from anndata.io import write_h5ad
 
 from sysvi.anndata_cells import Columns, cells_of, vocabulary_of, warn_of_silent_genes
 from sysvi.cells import Cells, Vocabulary
@@ -565,7 +566,8 @@ class SysVI:
         }
         write_model(folder / f"{prefix}{MODEL_FILE}", self.module.state_dict(), description, overwrite)
         if save_anndata and self.adata is not None:
-            write_whole(data_file, self.adata.write_h5ad)
+            adata = self.adata
+            write_whole(data_file, lambda temporary: write_h5ad(temporary, adata))  # the method moves a backed one there
 
     @classmethod
     def load(

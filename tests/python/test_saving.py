@@ -193,6 +193,19 @@ def test_data_are_saved_when_asked_for(model, saved, tmp_path, embedding):
         SysVI.load(saved).save(tmp_path / "b", save_anndata=True)
 
 
+def test_saving_data_leaves_a_backed_object_where_it_is(make_adata, make_sysvi, assert_same, tmp_path):
+    file = tmp_path / "cells.h5ad"
+    make_adata().write_h5ad(file)
+    backed = anndata.read_h5ad(file, backed="r")
+    model = make_sysvi(backed, train=None)
+    for name in ("a", "b"):
+        model.save(tmp_path / name, save_anndata=True)
+        assert backed.filename == file
+        saved = anndata.read_h5ad(tmp_path / name / "adata.h5ad")
+        for part in ("X", "layers", "obs", "var"):
+            assert_same(getattr(saved, part), getattr(backed.to_memory(), part))
+
+
 # -- the file --------------------------------------------------------------------------------------------------------
 
 
