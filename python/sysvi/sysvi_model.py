@@ -30,7 +30,7 @@ from sysvi.progress import as_callback
 from sysvi.saving import read_model, write_model, write_whole
 from sysvi.seeds import generator
 from sysvi.settings import ModelSettings, TrainSettings, flag, number, whole_number
-from sysvi.train import TrainingRun, train
+from sysvi.train import NonFiniteLossError, TrainingRun, train
 
 SETUP_KEY = "sysvi_setup"
 MODEL_FILE = "model.safetensors"
@@ -134,7 +134,8 @@ class SysVI:
     kernels
         How training computed, and why so.
     is_trained, status
-        Whether and how training ended: ``"untrained"``, ``"finished"``, ``"stopped_early"`` or ``"interrupted"``.
+        Whether and how training ended: ``"untrained"``, ``"finished"``, ``"stopped_early"``, ``"interrupted"`` or
+        ``"failed"`` (the loss became non-finite after some epochs; the model is of the last good one).
 
     Raises
     ------
@@ -384,7 +385,8 @@ class SysVI:
         InputError
             For unknown or impossible settings.
         sysvi.NonFiniteLossError
-            If the loss is not finite; the model then holds the last good weights.
+            If the loss is not finite; the model then holds the last good weights, which can be used if an epoch had
+            ended (``status == "failed"``).
 
         Notes
         -----
@@ -409,10 +411,19 @@ class SysVI:
             seed=self.seed if seed is None else seed,
         )
         self.to_device(device or _lightning_device(accelerator, devices))
-        self.run = train(self.module, self._cells_for(None), train_settings, as_callback(progress), stop)
-        self.train_settings, self.status = self.run.settings, self.run.status
-        self.kernels = None if self.run.kernels is None else self.run.kernels.as_dict()
-        for name, values in self.run.history.items():
+        try:
+            run = train(self.module, self._cells_for(None), train_settings, as_callback(progress), stop)
+        except NonFiniteLossError as error:
+            if error.run is not None and error.run.n_epochs:
+                self._remember(error.run)
+            raise
+        self._remember(run)
+
+    def _remember(self, run: TrainingRun) -> None:
+        """Take note of what training did."""
+        self.run, self.train_settings, self.status = run, run.settings, run.status
+        self.kernels = None if run.kernels is None else run.kernels.as_dict()
+        for name, values in run.history.items():
             self._history.setdefault(name, []).extend(values)
 
     @property

@@ -49,7 +49,8 @@ class Run:
     model
         The model.
     error
-        Why training failed: the loss became non-finite. The model then counts as untrained.
+        Why training failed: the loss became non-finite. The model is then of the last good epoch; if there was none,
+        it is untrained.
     """
 
     seed: int
