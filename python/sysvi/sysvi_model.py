@@ -94,7 +94,7 @@ class SysVI:
         ``"vamp"`` (posteriors of trainable pseudo-inputs), ``"gmm"`` (a free Gaussian mixture) or
         ``"standard_normal"``. The first two come in during training (``mixture_share`` of :meth:`train`).
     n_prior_components
-        Components of the mixture, 1 to 5000.
+        Components of the mixture.
     pseudoinputs_data_indices
         Rows of `adata` at which the components start; by default chosen by `pseudoinputs`.
     pseudoinputs
@@ -578,7 +578,8 @@ class SysVI:
         write_model(folder / f"{prefix}{MODEL_FILE}", self.module.state_dict(), description, overwrite)
         if save_anndata and self.adata is not None:
             adata = self.adata
-            write_whole(data_file, lambda temporary: write_h5ad(temporary, adata))  # the method moves a backed one there
+            # Not AnnData's method of this name, after which a backed object would be that of the temporary file.
+            write_whole(data_file, lambda temporary: write_h5ad(temporary, adata))
 
     @classmethod
     def load(
@@ -600,7 +601,7 @@ class SysVI:
             must not have systems or categories that the model does not know. Without, only cells passed to
             :meth:`get_latent_representation` can be embedded.
         accelerator, device
-            Where to put the model: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+            Where to put the model: ``"auto"``, ``"cpu"``, ``"cuda"``, ... or the number of a CUDA card.
         prefix
             As in :meth:`save`.
 
@@ -630,9 +631,10 @@ class SysVI:
             model.module.load_state_dict(tensors)
             saved = d["train_settings"]
             model.train_settings = None if saved is None else TrainSettings(**saved)
-            model._history, model.status, model.kernels = d["history"], d["status"], d.get("kernels")
-        except (KeyError, TypeError, IndexError, RuntimeError) as error:
-            raise InputError(f"{path} does not hold together: {error}.") from error
+            model._history, model.status, model.kernels = dict(d["history"]), d["status"], d.get("kernels")
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            what = str(error).partition("\n")[0].rstrip(":.")
+            raise InputError(f"{path} does not hold together: {what}.") from error
         if adata is not None:
             model._cells = cells_of(adata, columns, vocabulary)
             model.adata = adata
@@ -645,6 +647,8 @@ def _rows(indices: Sequence[int] | np.ndarray | None, n_cells: int) -> np.ndarra
     if indices is None:
         return np.arange(n_cells)
     rows = np.asarray(indices)
+        if isinstance(device, int):
+            device = f"cuda:{device}"
     if rows.dtype == bool:
         if rows.shape != (n_cells,):
             raise InputError(f"indices is a mask of shape {rows.shape}; there are {n_cells} cells.")

@@ -372,6 +372,10 @@ def write_file(path, saved, kind):
         safetensors.torch.save_file(tensors, path, metadata=metadata(saved, genes=["a", "b"]))
     elif kind == "unknown setting":
         safetensors.torch.save_file(tensors, path, metadata=metadata(saved, model_settings={"n_latents": 3}))
+    elif kind == "categories without a name":
+        safetensors.torch.save_file(tensors, path, metadata=metadata(saved, categorical=[]))
+    elif kind == "history without names":
+        safetensors.torch.save_file(tensors, path, metadata=metadata(saved, history="x"))
     elif kind == "no tensors":
         safetensors.torch.save_file({}, path, metadata=metadata(saved))
 
@@ -401,6 +405,8 @@ INCOHERENT = "does not hold together"
         ("no genes", INCOHERENT),
         ("fewer genes", INCOHERENT),
         ("unknown setting", INCOHERENT),
+        ("categories without a name", INCOHERENT),
+        ("history without names", INCOHERENT),
         ("no tensors", INCOHERENT),
     ],
 )
@@ -409,6 +415,12 @@ def test_unusable_file_is_refused_with_its_own_sentence(saved, kind, message, tm
     with pytest.raises(InputError, match=message) as caught:
         SysVI.load(tmp_path)
     assert FILE in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_card_may_be_a_number(saved):
+    with pytest.raises(InputError, match="'cuda:99' was asked for"):
+        SysVI.load(saved, device=99)
 
 
 @settings(max_examples=40, deadline=None)
