@@ -13,7 +13,9 @@ from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
 
 from sysvi.checks import (
+    check_anndata,
     check_finite_nonnegative,
+    check_not_empty,
     check_obs_column,
     check_unique_names,
     expression,
@@ -123,10 +125,12 @@ def prepare(
     ((100, 30), ['counts'])
     """
     tell = report or (lambda line: None)
+    check_anndata(adata)
     n_top_genes, min_cells = _whole("n_top_genes", n_top_genes, 1), _whole("min_cells", min_cells, 0)
     target_sum = positive_number("target_sum", target_sum)
     if flavor not in FLAVORS:
         raise InputError(f"flavor={flavor!r} must be 'cell_ranger' or 'seurat'.")
+    check_not_empty(adata)
     check_unique_names(adata)
     system = check_obs_column(adata, system_key, "system_key")  # (n_cells,)
     batch = None if batch_key is None else check_obs_column(adata, batch_key, "batch_key")  # (n_cells,)

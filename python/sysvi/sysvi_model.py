@@ -21,7 +21,7 @@ from anndata.io import write_h5ad
 
 from sysvi.anndata_cells import Columns, cells_of, vocabulary_of, warn_of_silent_genes
 from sysvi.cells import Cells, Vocabulary
-from sysvi.checks import check_obs_column
+from sysvi.checks import check_anndata, check_obs_column, expression
 from sysvi.device import choose_device
 from sysvi.errors import InputError
 from sysvi.events import OnEvent
@@ -177,6 +177,7 @@ class SysVI:
         _beside: SysVI | None = None,  # a model of the same AnnData, whose cells in memory this one shares
         **model_kwargs: Any,
     ):
+        check_anndata(adata)
         if SETUP_KEY not in adata.uns:
             raise InputError("This AnnData is not set up: call SysVI.setup_anndata(adata, batch_key=...) first.")
         if encoder_decoder_kwargs:
@@ -200,6 +201,9 @@ class SysVI:
             columns = _read_setup(adata)
             vocabulary = vocabulary_of(adata, columns)
             cells = cells_of(adata, columns, vocabulary)
+            if not cells.x.data.any():
+                where, _ = expression(adata, columns.layer)
+                raise InputError(f"{where} is zero in all cells: choose the layer that holds the expression.")
             warn_of_silent_genes(cells, vocabulary)
         else:
             columns, vocabulary, cells = _beside.columns, _beside.vocabulary, _beside._cells_for(None)
@@ -277,6 +281,11 @@ class SysVI:
         >>> adata = sysvi.datasets.simulate_systems(300, 200)
         >>> sysvi.SysVI.setup_anndata(adata, batch_key="system", categorical_covariate_keys=["batch"])
         """
+        check_anndata(adata)
+        if adata.isbacked and adata.is_view:
+            raise InputError(
+                "adata is a view of an object on disk, into which nothing can be written: take adata.to_memory() first."
+            )
         for name, keys in (("categorical", categorical_covariate_keys), ("continuous", continuous_covariate_keys)):
             if isinstance(keys, str):
                 raise InputError(f"{name}_covariate_keys is the text {keys!r}; give a list of columns: [{keys!r}].")
@@ -638,6 +647,8 @@ class SysVI:
         if adata is not None:
             model._cells = cells_of(adata, columns, vocabulary)
             model.adata = adata
+        if isinstance(device, int):
+            device = f"cuda:{device}"
         model.to_device(_lightning_device(accelerator if device is None else str(device), "auto"))
         return model
 
@@ -647,14 +658,14 @@ def _rows(indices: Sequence[int] | np.ndarray | None, n_cells: int) -> np.ndarra
     if indices is None:
         return np.arange(n_cells)
     rows = np.asarray(indices)
-        if isinstance(device, int):
-            device = f"cuda:{device}"
     if rows.dtype == bool:
         if rows.shape != (n_cells,):
             raise InputError(f"indices is a mask of shape {rows.shape}; there are {n_cells} cells.")
         return np.flatnonzero(rows)
     if rows.size and not np.issubdtype(rows.dtype, np.integer):
         raise InputError(f"indices are of type {rows.dtype}; they must be whole numbers or a mask.")
+    if rows.ndim != 1:
+        raise InputError(f"indices are of shape {rows.shape}; give a list of rows, [3] for one.")
     rows = rows.astype(np.int64)
     if rows.size and not -n_cells <= rows.min() <= rows.max() < n_cells:
         raise InputError(f"indices reach from {rows.min()} to {rows.max()}, but there are {n_cells} cells.")

@@ -385,7 +385,9 @@ def test_rows_are_chosen_as_by_numpy(model, embedding, indices):
 
 
 @pytest.mark.parametrize(
-    "indices", [[300], [-301], np.ones(20, dtype=bool), [0.5]], ids=["high", "low", "short mask", "fraction"]
+    "indices",
+    [[300], [-301], np.ones(20, dtype=bool), [0.5], 3, [[1, 2]]],
+    ids=["high", "low", "short mask", "fraction", "number", "table"],
 )
 def test_impossible_rows_are_refused(model, indices):
     with pytest.raises(InputError, match="indices"):
