@@ -16,7 +16,10 @@ from scipy import sparse
 
 from sysvi.cells import Cells, Vocabulary
 from sysvi.checks import (
+    check_anndata,
     check_finite_nonnegative,
+    check_key,
+    check_not_empty,
     check_obs_column,
     check_unique_names,
     expression,
@@ -28,6 +31,7 @@ from sysvi.prepare import select_genes
 
 FEWEST_CELLS = 10  # a smaller system cannot be integrated
 FEW_CELLS = 256  # a smaller system fills less than one minibatch
+MANY_CATEGORIES = 50  # more, most of a single cell, look like a mistake
 LOG_CEILING = 20.0  # log1p of 500 million counts: nothing log-normalised lies above
 
 
@@ -48,12 +52,15 @@ def vocabulary_of(adata: AnnData, columns: Columns) -> Vocabulary:
     Raises
     ------
     InputError
-        For a missing column or layer, missing values, one system only, a system of fewer than 10 cells, duplicated
-        names, or a continuous covariate that is no number.
+        For no cells or genes, a missing column or layer, missing values, one system only, a system of fewer than 10
+        cells, duplicated names, or a continuous covariate that is no number.
     """
+    check_not_empty(adata)
     check_unique_names(adata)
     expression(adata, columns.layer)
     keys = [columns.system_key, *columns.categorical, *columns.continuous]
+    for i, key in enumerate(keys):
+        check_key(key, "covariate" if i else "system")
     if len(set(keys)) < len(keys):
         raise InputError(f"System and covariates ({listing(keys)}) name a column twice: name each column once.")
     system = check_obs_column(adata, columns.system_key, "system")
@@ -101,6 +108,7 @@ def cells_of(adata: AnnData, columns: Columns, vocabulary: Vocabulary, device: t
     InputError
         If genes are missing, a category is new, or the values are not log-normalised expression.
     """
+    check_anndata(adata)
     check_unique_names(adata)
     x = _genes_in_order(adata, columns.layer, vocabulary.genes)
     system = _codes(adata, vocabulary.system_key, vocabulary.systems, "system")
@@ -109,6 +117,7 @@ def cells_of(adata: AnnData, columns: Columns, vocabulary: Vocabulary, device: t
     where, _ = expression(adata, columns.layer)
     check_finite_nonnegative(x, adata.obs_names, pd.Index(vocabulary.genes), where)
     check_log_normalised(x, where)
+    _check_no_system_is_counts(x, system, vocabulary.systems, where)
     n = adata.n_obs
     return Cells(
         x,
@@ -153,6 +162,23 @@ def check_log_normalised(x: sparse.csr_matrix, where: str) -> None:
         )
 
 
+def _check_no_system_is_counts(x: sparse.csr_matrix, system: np.ndarray, names: tuple[str, ...], where: str) -> None:
+    """No system may hold counts beside others that are log-normalised. `system` are codes, (n,)."""
+    for i, name in enumerate(names):
+        rows, any_expressed = np.flatnonzero(system == i), False
+        for first in range(0, len(rows), 256):  # of most systems, the first block has a fraction
+            values = x[rows[first : first + 256]].data
+            if not looks_like_counts(values):
+                break
+            any_expressed |= bool(values.any())
+        else:
+            if any_expressed:
+                raise InputError(
+                    f"{where} looks like raw counts in system {name!r}; log-normalise all systems alike: start from "
+                    "the counts of all with sysvi.prepare."
+                )
+
+
 def _genes_in_order(adata: AnnData, layer: str | None, genes: tuple[str, ...]) -> sparse.csr_matrix:
     """The model's genes in its order, CSR float32 (n, G)."""
     place = adata.var_names.get_indexer(pd.Index(genes))  # (G,), -1 where missing
@@ -189,10 +215,16 @@ def _codes(adata: AnnData, key: str, categories: tuple[str, ...], what: str) -> 
 
 def _categories(adata: AnnData, key: str, system: np.ndarray) -> tuple[str, ...]:
     labels = check_obs_column(adata, key, "covariate").astype(str)
-    categories = np.unique(labels)
+    categories, sizes = np.unique(labels, return_counts=True)
     if len(categories) == 1:
         warnings.warn(
             f"Covariate {key!r} is the same in all cells ({categories[0]}); it changes nothing.", stacklevel=4
+        )
+    elif len(categories) > max(MANY_CATEGORIES, 2 * (sizes > 1).sum()):
+        warnings.warn(
+            f"Most of the {len(categories)} categories of covariate {key!r} have one cell only: it looks like a "
+            "continuous covariate (list it under continuous_covariate_keys) or like names of cells (leave it out).",
+            stacklevel=4,
         )
     elif len(categories) == len(pd.unique(system)) == len(pd.unique(pd.Series(system) + "\0" + labels)):
         warnings.warn(

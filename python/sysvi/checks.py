@@ -19,6 +19,28 @@ def listing(names: Iterable[object], most: int = 20) -> str:
     return f"{shown}, ..." if next(names, None) is not None else shown
 
 
+def check_anndata(adata: object) -> None:
+    """An InputError for anything that is no AnnData, such as the name of a file."""
+    if not isinstance(adata, AnnData):
+        raise InputError(
+            f"adata is of type {type(adata).__name__}, not an AnnData: read a file with anndata.read_h5ad first."
+        )
+
+
+def check_not_empty(adata: AnnData) -> None:
+    """There must be cells and genes."""
+    if not adata.n_obs or not adata.n_vars:
+        raise InputError(f"adata has {adata.n_obs} cells and {adata.n_vars} genes: there is nothing to integrate.")
+
+
+def check_key(key: object, what: str) -> None:
+    """The name of a column must be a text; `what` as in `check_obs_column`."""
+    if not isinstance(key, str):
+        raise InputError(
+            f"{what}={key!r} is no text: give the name of one column of adata.obs (rename a column named otherwise)."
+        )
+
+
 def check_obs_column(adata: AnnData, key: str, what: str) -> np.ndarray:
     """Labels of a column of ``adata.obs`` that must exist and be complete.
 
@@ -39,7 +61,7 @@ def check_obs_column(adata: AnnData, key: str, what: str) -> np.ndarray:
     Raises
     ------
     InputError
-        If there is no such column, or it has missing or empty values.
+        If there is no such column, or several, or it has missing or empty values.
 
     Examples
     --------
@@ -48,11 +70,14 @@ def check_obs_column(adata: AnnData, key: str, what: str) -> np.ndarray:
     >>> check_obs_column(adata, "species", "system_key").tolist()
     ['human', 'mouse']
     """
+    check_key(key, what)
     if key not in adata.obs:
         raise InputError(
             f"{what}={key!r} is not a column of adata.obs: choose one of its columns ({listing(adata.obs.columns)})."
         )
     column = adata.obs[key]
+    if column.ndim > 1:
+        raise InputError(f"adata.obs has {column.shape[1]} columns {key!r} ({what}): rename or remove all but one.")
     labels = column.astype(str).to_numpy(dtype=object)  # (n_cells,)
     missing = int((column.isna().to_numpy() | (labels == "")).sum())
     if missing:

@@ -38,12 +38,20 @@ class _Recorded(NamedTuple):
 
 
 def cuda_graph(step: Step, generators: Sequence[torch.Generator]) -> Step:
-    """Record a step, without taking it."""
-    graph = torch.cuda.CUDAGraph()
-    for generator in generators:
-        graph.register_generator_state(generator)
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        terms = step()
+    """Record a step, without taking it, on the device of the generators."""
+    device = generators[0].device
+    states = [generator.clone_state() for generator in generators]
+    with torch.cuda.device(device):  # torch's own stream for recording is of the device that first recorded
+        stream, graph = torch.cuda.Stream(device), torch.cuda.CUDAGraph()
+        for generator in generators:
+            graph.register_generator_state(generator)
+        try:
+            with torch.cuda.stream(stream), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                terms = step()
+        except RuntimeError:
+            for generator, state in zip(generators, states, strict=True):
+                generator.graphsafe_set_state(state)  # its own still counts as being recorded
+            raise
 
     def replay() -> Tensor:
         graph.replay()
@@ -98,14 +106,16 @@ class GraphedSteps:
         self.seeds = torch.zeros(2 * n_dropouts, dtype=torch.int64, device=device)
         self.recorded: dict[tuple[int, bool], _Recorded] = {}
         moments = {self._cycles(progress): progress for progress in (0.0, 1.0)}
+        restore = _restorer(objective, optimiser, (*generators, self.seed_source))
         try:
             for example, (cycle, progress) in product(examples, moments.items()):
                 rows, n_seeds = example.clone(), n_dropouts * (2 if cycle else 1)
                 replay = record(self._step(rows, cycle), generators)
                 self.recorded[len(rows), cycle] = _Recorded(rows, n_seeds, replay)
-                self._check(example, progress, generators)
+                self._check(example, progress, restore)
         except RuntimeError as error:
-            raise CannotRecordError(str(error).splitlines()[0]) from error
+            restore()
+            raise CannotRecordError(str(error).partition("\n")[0]) from error
 
     def __call__(self, index: Tensor, progress: float) -> Tensor:
         """Take a step on the cells in `index`, (B,), at `progress` in [0, 1) of training; the loss terms."""
@@ -132,23 +142,17 @@ class GraphedSteps:
 
         return step
 
-    def _check(self, index: Tensor, progress: float, generators: Sequence[torch.Generator]) -> None:
+    def _check(self, index: Tensor, progress: float, restore: Callable[[], None]) -> None:
         """Take a step either way from the same state, to which all returns."""
-        parts = [*self.objective.state_dict().values(), *self.optimiser.first, *self.optimiser.second]
-        parts.append(self.optimiser.n_steps)
-        kept = [part.clone() for part in parts]
-        sources = [*generators, self.seed_source]
-        states = [source.get_state() for source in sources]
 
         def outcome(take: Step) -> Tensor:
             """Loss terms, and how far the parameters went."""
             before = [p.detach().clone() for p in self.optimiser.parameters]
-            terms = take().clone()
-            moved = [(p.detach() - b).norm() for p, b in zip(self.optimiser.parameters, before, strict=True)]
-            for part, old in zip(parts, kept, strict=True):
-                part.copy_(old)
-            for source, state in zip(sources, states, strict=True):
-                source.set_state(state)
+            try:
+                terms = take().clone()
+                moved = [(p.detach() - b).norm() for p, b in zip(self.optimiser.parameters, before, strict=True)]
+            finally:
+                restore()
             return torch.cat([terms, torch.stack(moved)])
 
         weights, lr = weights_at(self.settings, progress), learning_rate(self.settings, progress)
@@ -159,3 +163,19 @@ class GraphedSteps:
         )
         if not torch.allclose(replayed, eager, rtol=TOLERANCE, atol=1e-6):
             raise CannotRecordError("a replayed step differed from one taken operation by operation")
+
+
+def _restorer(objective: Objective, optimiser: Adam, sources: Sequence[torch.Generator]) -> Callable[[], None]:
+    """What brings all that a step changes back to the state of now."""
+    parts = [*objective.state_dict().values(), *optimiser.first, *optimiser.second, optimiser.n_steps]
+    kept, states = [part.clone() for part in parts], [source.get_state() for source in sources]
+
+    def restore() -> None:
+        for part, old in zip(parts, kept, strict=True):
+            part.copy_(old)
+        for source, state in zip(sources, states, strict=True):
+            source.set_state(state)
+        for p in optimiser.parameters:
+            p.grad = None
+
+    return restore

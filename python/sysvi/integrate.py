@@ -86,8 +86,8 @@ def integrate(
     (300, 15)
     """
     of_model, of_training = sort_settings("integrate", settings)
-    if not key_added or "/" in key_added:
-        raise InputError(f"key_added is {key_added!r}; a name in obsm must not be empty or contain a slash.")
+    if not isinstance(key_added, str) or not key_added or "/" in key_added:
+        raise InputError(f"key_added is {key_added!r}; a name in obsm is a text, not empty and without a slash.")
     categorical = with_batch(batch_key, categorical_covariate_keys)
     SysVI.setup_anndata(adata, system_key, layer, categorical, continuous_covariate_keys, weight_systems)
     model = SysVI(adata, seed=seed, **of_model)

@@ -13,7 +13,9 @@ from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
 
 from sysvi.checks import (
+    check_anndata,
     check_finite_nonnegative,
+    check_not_empty,
     check_obs_column,
     check_unique_names,
     expression,
@@ -21,6 +23,7 @@ from sysvi.checks import (
     looks_like_counts,
 )
 from sysvi.errors import InputError
+from sysvi.settings import positive_number, whole_number
 from sysvi.variable_genes import FLAVORS, GeneMoments, variable_genes
 
 MIN_BATCH_CELLS = 10  # smaller batches say too little about a gene's variance
@@ -122,7 +125,12 @@ def prepare(
     ((100, 30), ['counts'])
     """
     tell = report or (lambda line: None)
-    _check_settings(n_top_genes, min_cells, target_sum, flavor)
+    check_anndata(adata)
+    n_top_genes, min_cells = _whole("n_top_genes", n_top_genes, 1), _whole("min_cells", min_cells, 0)
+    target_sum = positive_number("target_sum", target_sum)
+    if flavor not in FLAVORS:
+        raise InputError(f"flavor={flavor!r} must be 'cell_ranger' or 'seurat'.")
+    check_not_empty(adata)
     check_unique_names(adata)
     system = check_obs_column(adata, system_key, "system_key")  # (n_cells,)
     batch = None if batch_key is None else check_obs_column(adata, batch_key, "batch_key")  # (n_cells,)
@@ -205,9 +213,9 @@ def prepare(
         "system_key": system_key,
         "batch_key": batch_key,
         "layer": layer,
-        "n_top_genes": int(n_top_genes),
-        "min_cells": int(min_cells),
-        "target_sum": float(target_sum),
+        "n_top_genes": n_top_genes,
+        "min_cells": min_cells,
+        "target_sum": target_sum,
         "normalize": counts,
         "flavor": flavor,
     }
@@ -361,15 +369,9 @@ def _is_plain(matrix: Any) -> bool:
     )
 
 
-def _check_settings(n_top_genes: int, min_cells: int, target_sum: float, flavor: str) -> None:
-    if n_top_genes < 1:
-        raise InputError(f"n_top_genes={n_top_genes} must be at least 1.")
-    if min_cells < 0:
-        raise InputError(f"min_cells={min_cells} must not be negative.")
-    if not target_sum > 0:
-        raise InputError(f"target_sum={target_sum} must be positive.")
-    if flavor not in FLAVORS:
-        raise InputError(f"flavor={flavor!r} must be 'cell_ranger' or 'seurat'.")
+def _whole(name: str, value: Any, least: int) -> int:
+    """As `whole_number`; 2000.0, or 2e3, is 2000."""
+    return whole_number(name, int(value) if isinstance(value, float) and value.is_integer() else value, least)
 
 
 def _look(

@@ -6,9 +6,12 @@ The CLI, the Python functions, the saved file and (later) R read their defaults 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from operator import index
 from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from sysvi.errors import InputError
 
@@ -88,9 +91,10 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         for name in ("n_latent", "n_hidden", "n_layers", "n_prior_components", "embedding_dim"):
-            _make_whole(self, name, 1)
-        if not 0 <= self.dropout_rate < 1:
-            raise InputError(f"dropout_rate is {self.dropout_rate}; it must be at least 0 and below 1.")
+            _read(self, name, whole_number, 1)
+        _read(self, "dropout_rate", number, "at least 0 and below 1", lambda x: 0 <= x < 1)
+        for name in ("trainable_priors", "embed_categorical_covariates"):
+            _read(self, name, flag)
         _check_choice("prior", self.prior, Prior)
         _check_choice("mixture", self.mixture, Mixture)
         _check_choice("pseudoinputs", self.pseudoinputs, Pseudoinputs)
@@ -132,15 +136,15 @@ class TrainSettings:
             raise InputError(f"mixture_share is {self.mixture_share.value}; it is a share, at most 1.")
         for name, least in (("max_epochs", 1), ("batch_size", 2), ("patience", 1), ("seed", 0)):
             if getattr(self, name) is not None:
-                _make_whole(self, name, least)
+                _read(self, name, whole_number, least)
         for name in ("lr", "clip_norm"):
-            if getattr(self, name) is not None and not 0 < getattr(self, name) < float("inf"):
-                raise InputError(f"{name} is {getattr(self, name)}; it must be a positive number.")
+            if getattr(self, name) is not None:
+                _read(self, name, positive_number)
         for name in ("weight_decay", "eps"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise InputError(f"{name} is {getattr(self, name)}; it must be a finite number of 0 or more.")
-        if not 0 < self.train_size <= 1:
-            raise InputError(f"train_size is {self.train_size}; it must be above 0 and at most 1.")
+            _read(self, name, number, "a finite number of 0 or more", lambda x: 0 <= x < math.inf)
+        _read(self, "train_size", number, "above 0 and at most 1", lambda x: 0 < x <= 1)
+        for name in ("early_stopping", "fused"):
+            _read(self, name, flag)
         if self.early_stopping and self.train_size == 1:
             raise InputError("early_stopping watches held-out cells: set train_size below 1, for example 0.9.")
         _check_choice("lr_schedule", self.lr_schedule, LearningRateSchedule)
@@ -155,16 +159,41 @@ class TrainSettings:
 def whole_number(name: str, value: Any, least: int) -> int:
     """A setting as a plain int (NumPy's integers become one), or an InputError that names it."""
     try:
-        whole = index(value)
+        value = index(value)
+        good = value >= least
     except TypeError:
-        whole = least - 1
-    if whole < least:
+        good = False
+    if not good:
         raise InputError(f"{name} is {value!r}; it must be a whole number of {least} or more.")
-    return whole
+    return int(value)
 
 
-def _make_whole(settings: Any, name: str, least: int) -> None:
-    object.__setattr__(settings, name, whole_number(name, getattr(settings, name), least))
+def number(name: str, value: Any, wish: str, fits: Callable[[float], bool]) -> float:
+    """A setting as a plain float (NumPy's numbers become one), or an InputError that names it and what it must be."""
+    try:
+        value = float(0 + value)  # 0 + refuses texts
+        good = fits(value)
+    except (TypeError, ValueError, OverflowError):
+        good = False
+    if not good:
+        raise InputError(f"{name} is {value!r}; it must be {wish}.")
+    return float(value)
+
+
+def positive_number(name: str, value: Any) -> float:
+    """As `number`, finite and above 0."""
+    return number(name, value, "a positive number", lambda x: 0 < x < math.inf)
+
+
+def flag(name: str, value: Any) -> bool:
+    """A setting as a plain bool (0, 1 and NumPy's become one), or an InputError that names it."""
+    if not isinstance(value, (int, np.integer, np.bool_)) or value not in (0, 1):
+        raise InputError(f"{name} is {value!r}; it must be True or False.")
+    return bool(value)
+
+
+def _read(settings: Any, name: str, read: Callable[..., Any], *how: Any) -> None:
+    object.__setattr__(settings, name, read(name, getattr(settings, name), *how))
 
 
 def _check_choice(name: str, value: Any, choices: Any) -> None:

@@ -17,10 +17,11 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from anndata.io import write_h5ad
 
 from sysvi.anndata_cells import Columns, cells_of, vocabulary_of, warn_of_silent_genes
 from sysvi.cells import Cells, Vocabulary
-from sysvi.checks import check_obs_column
+from sysvi.checks import check_anndata, check_obs_column, expression
 from sysvi.device import choose_device
 from sysvi.errors import InputError
 from sysvi.events import OnEvent
@@ -28,8 +29,8 @@ from sysvi.model import Model
 from sysvi.progress import as_callback
 from sysvi.saving import read_model, write_model, write_whole
 from sysvi.seeds import generator
-from sysvi.settings import ModelSettings, TrainSettings, whole_number
-from sysvi.train import TrainingRun, train
+from sysvi.settings import ModelSettings, TrainSettings, flag, number, whole_number
+from sysvi.train import NonFiniteLossError, TrainingRun, train
 
 SETUP_KEY = "sysvi_setup"
 MODEL_FILE = "model.safetensors"
@@ -93,7 +94,7 @@ class SysVI:
         ``"vamp"`` (posteriors of trainable pseudo-inputs), ``"gmm"`` (a free Gaussian mixture) or
         ``"standard_normal"``. The first two come in during training (``mixture_share`` of :meth:`train`).
     n_prior_components
-        Components of the mixture, 1 to 5000.
+        Components of the mixture.
     pseudoinputs_data_indices
         Rows of `adata` at which the components start; by default chosen by `pseudoinputs`.
     pseudoinputs
@@ -133,7 +134,8 @@ class SysVI:
     kernels
         How training computed, and why so.
     is_trained, status
-        Whether and how training ended: ``"untrained"``, ``"finished"``, ``"stopped_early"`` or ``"interrupted"``.
+        Whether and how training ended: ``"untrained"``, ``"finished"``, ``"stopped_early"``, ``"interrupted"`` or
+        ``"failed"`` (the loss became non-finite after some epochs; the model is of the last good one).
 
     Raises
     ------
@@ -175,6 +177,7 @@ class SysVI:
         _beside: SysVI | None = None,  # a model of the same AnnData, whose cells in memory this one shares
         **model_kwargs: Any,
     ):
+        check_anndata(adata)
         if SETUP_KEY not in adata.uns:
             raise InputError("This AnnData is not set up: call SysVI.setup_anndata(adata, batch_key=...) first.")
         if encoder_decoder_kwargs:
@@ -198,6 +201,9 @@ class SysVI:
             columns = _read_setup(adata)
             vocabulary = vocabulary_of(adata, columns)
             cells = cells_of(adata, columns, vocabulary)
+            if not cells.x.data.any():
+                where, _ = expression(adata, columns.layer)
+                raise InputError(f"{where} is zero in all cells: choose the layer that holds the expression.")
             warn_of_silent_genes(cells, vocabulary)
         else:
             columns, vocabulary, cells = _beside.columns, _beside.vocabulary, _beside._cells_for(None)
@@ -275,6 +281,11 @@ class SysVI:
         >>> adata = sysvi.datasets.simulate_systems(300, 200)
         >>> sysvi.SysVI.setup_anndata(adata, batch_key="system", categorical_covariate_keys=["batch"])
         """
+        check_anndata(adata)
+        if adata.isbacked and adata.is_view:
+            raise InputError(
+                "adata is a view of an object on disk, into which nothing can be written: take adata.to_memory() first."
+            )
         for name, keys in (("categorical", categorical_covariate_keys), ("continuous", continuous_covariate_keys)):
             if isinstance(keys, str):
                 raise InputError(f"{name}_covariate_keys is the text {keys!r}; give a list of columns: [{keys!r}].")
@@ -283,7 +294,7 @@ class SysVI:
             layer,
             tuple(categorical_covariate_keys or ()),
             tuple(continuous_covariate_keys or ()),
-            bool(weight_batches),
+            flag("weight_systems (of SysVI: weight_batches)", weight_batches),
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # SysVI(adata) looks again and warns then
@@ -383,7 +394,8 @@ class SysVI:
         InputError
             For unknown or impossible settings.
         sysvi.NonFiniteLossError
-            If the loss is not finite; the model then holds the last good weights.
+            If the loss is not finite; the model then holds the last good weights, which can be used if an epoch had
+            ended (``status == "failed"``).
 
         Notes
         -----
@@ -391,7 +403,9 @@ class SysVI:
         """
         wants_validation = early_stopping or check_val_every_n_epoch is not None
         if train_size is None:
-            train_size = 1 - validation_size if validation_size else (0.9 if wants_validation else 1.0)
+            train_size = 0.9 if wants_validation else 1.0
+            if validation_size:
+                train_size = 1 - number("validation_size", validation_size, "above 0 and below 1", lambda x: 0 < x < 1)
         if early_stopping_patience is not None:
             settings["patience"] = early_stopping_patience
         for name in sorted(FOREIGN_TRAIN_ARGUMENTS & set(settings)):
@@ -406,10 +420,19 @@ class SysVI:
             seed=self.seed if seed is None else seed,
         )
         self.to_device(device or _lightning_device(accelerator, devices))
-        self.run = train(self.module, self._cells_for(None), train_settings, as_callback(progress), stop)
-        self.train_settings, self.status = self.run.settings, self.run.status
-        self.kernels = None if self.run.kernels is None else self.run.kernels.as_dict()
-        for name, values in self.run.history.items():
+        try:
+            run = train(self.module, self._cells_for(None), train_settings, as_callback(progress), stop)
+        except NonFiniteLossError as error:
+            if error.run is not None and error.run.n_epochs:
+                self._remember(error.run)
+            raise
+        self._remember(run)
+
+    def _remember(self, run: TrainingRun) -> None:
+        """Take note of what training did."""
+        self.run, self.train_settings, self.status = run, run.settings, run.status
+        self.kernels = None if run.kernels is None else run.kernels.as_dict()
+        for name, values in run.history.items():
             self._history.setdefault(name, []).extend(values)
 
     @property
@@ -563,7 +586,9 @@ class SysVI:
         }
         write_model(folder / f"{prefix}{MODEL_FILE}", self.module.state_dict(), description, overwrite)
         if save_anndata and self.adata is not None:
-            write_whole(data_file, self.adata.write_h5ad)
+            adata = self.adata
+            # Not AnnData's method of this name, after which a backed object would be that of the temporary file.
+            write_whole(data_file, lambda temporary: write_h5ad(temporary, adata))
 
     @classmethod
     def load(
@@ -585,7 +610,7 @@ class SysVI:
             must not have systems or categories that the model does not know. Without, only cells passed to
             :meth:`get_latent_representation` can be embedded.
         accelerator, device
-            Where to put the model: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+            Where to put the model: ``"auto"``, ``"cpu"``, ``"cuda"``, ... or the number of a CUDA card.
         prefix
             As in :meth:`save`.
 
@@ -615,12 +640,15 @@ class SysVI:
             model.module.load_state_dict(tensors)
             saved = d["train_settings"]
             model.train_settings = None if saved is None else TrainSettings(**saved)
-            model._history, model.status, model.kernels = d["history"], d["status"], d.get("kernels")
-        except (KeyError, TypeError, IndexError, RuntimeError) as error:
-            raise InputError(f"{path} does not hold together: {error}.") from error
+            model._history, model.status, model.kernels = dict(d["history"]), d["status"], d.get("kernels")
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            what = str(error).partition("\n")[0].rstrip(":.")
+            raise InputError(f"{path} does not hold together: {what}.") from error
         if adata is not None:
             model._cells = cells_of(adata, columns, vocabulary)
             model.adata = adata
+        if isinstance(device, int):
+            device = f"cuda:{device}"
         model.to_device(_lightning_device(accelerator if device is None else str(device), "auto"))
         return model
 
@@ -636,6 +664,8 @@ def _rows(indices: Sequence[int] | np.ndarray | None, n_cells: int) -> np.ndarra
         return np.flatnonzero(rows)
     if rows.size and not np.issubdtype(rows.dtype, np.integer):
         raise InputError(f"indices are of type {rows.dtype}; they must be whole numbers or a mask.")
+    if rows.ndim != 1:
+        raise InputError(f"indices are of shape {rows.shape}; give a list of rows, [3] for one.")
     rows = rows.astype(np.int64)
     if rows.size and not -n_cells <= rows.min() <= rows.max() < n_cells:
         raise InputError(f"indices reach from {rows.min()} to {rows.max()}, but there are {n_cells} cells.")

@@ -38,7 +38,9 @@ PROBE_CELLS = 64  # enough to see whether new weights give finite losses
 
 
 class NonFiniteLossError(FloatingPointError):
-    """The loss became NaN or infinite; the model holds the last good weights."""
+    """The loss became NaN or infinite; the model holds the last good weights. `run`: what was done before."""
+
+    run: TrainingRun | None = None
 
 
 @dataclass
@@ -52,7 +54,7 @@ class TrainingRun:
     history
         Loss term -> value per epoch, ``"<term>_train"`` and, with held-out cells, ``"<term>_validation"``.
     status
-        ``"finished"``, ``"stopped_early"`` or ``"interrupted"``.
+        ``"finished"``, ``"stopped_early"``, ``"interrupted"`` or ``"failed"``.
     seconds
         Wall time of the loop.
     cells_per_second
@@ -171,7 +173,7 @@ def train(
                     break
             # The losses say that the weights were good before the last step; the check, after it too.
             checked = validate(objective, cells, validation_index if len(validation_index) else probe, settings)
-            _check_finite(model, sums + checked, last_good, epoch)
+            _check_finite(model, sums + checked, last_good, run)
             if run.status == "interrupted":
                 break
             for kept, weights in zip(last_good.values(), model.state_dict().values(), strict=True):
@@ -280,16 +282,19 @@ def _record(history: dict[str, list[float]], kind: str, means: Tensor) -> None:
         history.setdefault(f"{name}_{kind}", []).append(value)
 
 
-def _check_finite(model: Model, sums: Tensor, last_good: dict[str, Tensor], epoch: int) -> None:
+def _check_finite(model: Model, sums: Tensor, last_good: dict[str, Tensor], run: TrainingRun) -> None:
     if torch.isfinite(sums).all():
         return
     model.load_state_dict(last_good)
     bad = [name for name, value in zip(TERMS, sums.tolist(), strict=True) if not math.isfinite(value)]
-    raise NonFiniteLossError(
-        f"The loss became non-finite in epoch {epoch + 1} (terms: {', '.join(bad)}); the model holds the "
-        "weights of the epoch before. Likely causes: a learning rate that is too high (try lr=3e-4), expression "
-        "that is not log-normalised (run sysvi.prepare), or a very large cycle or KL weight."
+    error = NonFiniteLossError(
+        f"The loss became non-finite in epoch {run.n_epochs + 1} (terms: {', '.join(bad)}); the model holds the "
+        f"weights {'of the epoch before' if run.n_epochs else 'that it began with'}. Likely causes: a learning rate "
+        "that is too high (try lr=3e-4), expression that is not log-normalised (run sysvi.prepare), or a very large "
+        "cycle or KL weight."
     )
+    run.status, error.run = "failed", run
+    raise error
 
 
 def _last_ramp_end(settings: TrainSettings) -> float:

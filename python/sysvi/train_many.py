@@ -49,7 +49,8 @@ class Run:
     model
         The model.
     error
-        Why training failed: the loss became non-finite. The model then counts as untrained.
+        Why training failed: the loss became non-finite. The model is then of the last good epoch; if there was none,
+        it is untrained.
     """
 
     seed: int
@@ -93,8 +94,9 @@ def train_many(
     another: several models keep all cores busy, but a single one trains sooner by :func:`sysvi.integrate`. On a
     graphics card one model trains after the other, from the same cells there (not measured yet).
 
-    Each model is the one that :func:`sysvi.integrate` gives with the same settings: to the bit that of one thread
-    (``torch.set_num_threads(1)``), to rounding that of more.
+    Each model is the one that :func:`sysvi.integrate` gives with the same settings, to the bit, in one thread
+    (``torch.set_num_threads(1)``). With more threads sums are rounded otherwise: models start equal to rounding, and
+    training makes such differences larger, as it does between numbers of threads in general.
 
     Parameters
     ----------

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import sparse
 
 import sysvi
 from sysvi import InputError, SysVI
@@ -54,6 +55,31 @@ def counts_in_x(adata):
     adata.X = adata.layers["counts"]
 
 
+def counts_of(system, most=np.inf):
+    def change(adata):
+        of_system = (adata.obs["system"] == system).to_numpy()[:, None]
+        counts = np.minimum(adata.layers["counts"].toarray(), most)
+        adata.X = sparse.csr_matrix(np.where(of_system, counts, adata.X.toarray()))
+
+    return change
+
+
+def no_cells(adata):
+    adata._inplace_subset_obs([])
+
+
+def no_genes(adata):
+    adata._inplace_subset_var([])
+
+
+def zeros(adata):
+    adata.X = sparse.csr_matrix(adata.shape, dtype="float32")
+
+
+def column_twice(adata):
+    adata.obs = pd.concat([adata.obs, adata.obs[["batch"]]], axis=1)
+
+
 def no_x(adata):
     adata.X = None
 
@@ -83,6 +109,7 @@ CATEGORICAL, CONTINUOUS = "categorical_covariate_keys", "continuous_covariate_ke
 FAULTS = [
     (counts_in_x, {}, r"adata\.X looks like raw counts.*sysvi\.prepare"),
     (None, {"layer": "counts"}, r"adata\.layers\['counts'\] looks like raw counts"),
+    *((counts_of(s, 15), {}, rf"adata\.X looks like raw counts in system '{s}'") for s in ("system1", "system2")),
     (not_log, {}, r"adata\.X has values up to \d+.*too large for log-normalised.*log1p"),
     (set_value(-0.5), {}, r"adata\.X has a negative value \(-0\.5 in gene 'gene_7', cell 'cell_5'\)"),
     (set_value(np.nan), {}, r"adata\.X has a value that is not finite \(nan in gene 'gene_7', cell 'cell_5'\)"),
@@ -91,6 +118,15 @@ FAULTS = [
     (None, {"layer": "raw"}, r"no layer 'raw'.*counts"),
     (None, {"system_key": "species"}, r"'species' is not a column.*system, batch"),
     (None, {"batch_key": "donor"}, r"'donor' is not a column.*system, batch"),
+    (None, {"system_key": ["system"]}, r"system=\['system'\] is no text: give the name of one column"),
+    (None, {"batch_key": ["batch"]}, r"covariate=\['batch'\] is no text"),
+    (set_obs(0, "a"), {CATEGORICAL: [0]}, r"covariate=0 is no text.*rename"),
+    (set_obs(0, 1.0), {CONTINUOUS: [0]}, r"covariate=0 is no text.*rename"),
+    (column_twice, {}, r"adata\.obs has 2 columns 'batch' \(covariate\): rename or remove"),
+    (no_cells, {}, r"adata has 0 cells and 100 genes"),
+    (no_genes, {}, r"adata has 300 cells and 0 genes"),
+    (zeros, {}, r"adata\.X is zero in all cells.*layer"),
+    *((None, {"key_added": key}, r"key_added is .* a text, not empty and without a slash") for key in (5, "", "a/b")),
     (None, {CATEGORICAL: ["organ"]}, r"'organ' is not a column"),
     (None, {CONTINUOUS: ["size"]}, r"'size' is not a column"),
     (set_obs("system", "human"), {}, r"obs\['system'\] has one system only \(human\)"),
@@ -118,6 +154,7 @@ FAULTS = [
     (None, {"lr": 0}, r"lr is 0"),
     (None, {"kl_weight": float("nan")}, r"kl_weight is nan"),
     (None, {"seed": -1}, r"seed"),
+    (None, {"weight_systems": "no"}, r"weight_systems .*is 'no'; it must be True or False"),
 ]
 
 
@@ -140,12 +177,15 @@ def silence(adata):
     adata.X = x
 
 
+SINGLES = r"Most of the {} categories of covariate '{}' have one cell only.*continuous_covariate_keys"
 DOUBTS = [
     (None, {}, r"System system1, system2 has fewer cells \(150, 150\) than a minibatch of 256"),
     (tiny_system(10), {"batch_key": None}, r"System system1, system2 has fewer cells \(150, 10\)"),
     (silence, {}, r"2 genes are zero in all cells of system 'system2' \(gene_3, gene_4\)"),
     (set_obs("run", "one"), {CATEGORICAL: ["run"]}, r"Covariate 'run' is the same in all cells \(one\)"),
     (set_obs("dose", 3.5), {CONTINUOUS: ["dose"]}, r"Covariate 'dose' is the same in all cells \(3\.5\)"),
+    (None, {CATEGORICAL: ["age"]}, SINGLES.format(300, "age")),
+    (set_obs("name", [f"cell{min(i, 51)}" for i in range(300)]), {"batch_key": "name"}, SINGLES.format(52, "name")),
     (
         set_obs("twin", lambda o: o["system"].str.upper()),
         {CATEGORICAL: ["twin"]},
@@ -166,10 +206,12 @@ def test_doubt_is_a_warning_and_training_goes_on(adata, change, arguments, messa
 
 
 def test_good_input_gives_no_warning(adata):
+    adata.obs["sample"] = np.arange(300) % 150  # many, of more than one cell each
     big = anndata.concat([adata, adata], index_unique="-", merge="same")
+    big.obs["donor"] = [f"donor{min(i, 49)}" for i in range(600)]  # 50, most of one cell
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        integrate(big, categorical_covariate_keys=["sex"], continuous_covariate_keys=["age"])
+        integrate(big, categorical_covariate_keys=["sex", "donor", "sample"], continuous_covariate_keys=["age"])
 
 
 def test_batches_nested_in_systems_are_fine(adata):
@@ -206,6 +248,27 @@ def test_columns_of_any_type_hold_covariates(adata, dtype):
     adata.obs["flag"] = pd.Series(np.arange(300) % 2, index=adata.obs_names).astype(dtype)
     model = integrate(adata, categorical_covariate_keys=["flag"])
     assert len(model.vocabulary.categorical["flag"]) == 2
+
+
+@pytest.mark.parametrize("what", ["cells.h5ad", None, np.ones((3, 2))], ids=["file", "nothing", "matrix"])
+def test_what_is_no_anndata_is_refused(what, make_adata, make_sysvi):
+    model = make_sysvi(make_adata())
+    calls = [lambda: integrate(what), lambda: SysVI(what), lambda: model.get_latent_representation(what)]
+    if what is None:
+        calls.pop()  # the model's own cells
+    for call in (*calls, lambda: sysvi.prepare(what, "system")):
+        with pytest.raises(InputError, match=rf"type {type(what).__name__}, not an AnnData: .*anndata\.read_h5ad"):
+            call()
+
+
+def test_view_of_an_object_on_disk_is_refused_unless_only_read(adata, make_sysvi, tmp_path):
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    view = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r")[::2]
+    for call in (integrate, lambda view: SysVI.setup_anndata(view, "system")):
+        with pytest.raises(InputError, match=r"view of an object on disk.*adata\.to_memory\(\)"):
+            call(view)
+    assert make_sysvi(adata).get_latent_representation(view).shape == (150, 4)
+    integrate(view.to_memory())
 
 
 def test_setup_finds_faults_before_a_model_is_made(adata):

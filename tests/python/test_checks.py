@@ -47,6 +47,14 @@ def test_absent_obs_column_lists_the_columns():
         check_obs_column(adata(donor=[1, 2, 3], batch=[1, 2, 3]), "species", "system_key")
 
 
+@pytest.mark.parametrize("key", [0, None, ["x"]], ids=str)
+def test_name_of_an_obs_column_is_a_text(key):
+    bad = adata(x=[1, 2, 3])
+    bad.obs[0] = 1
+    with pytest.raises(InputError, match="is no text: give the name of one column"):
+        check_obs_column(bad, key, "batch_key")
+
+
 @pytest.mark.parametrize("missing", [None, np.nan, pd.NA, ""])
 @pytest.mark.parametrize("dtype", ["object", "category"])
 def test_missing_labels_are_counted(missing, dtype):

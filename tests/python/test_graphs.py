@@ -1,7 +1,10 @@
 """Recorded steps, with recorders that need no graphics card: what they replay is run by Python."""
 
 import copy
-from itertools import chain
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain, count
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +12,7 @@ import torch
 import sysvi.train
 from sysvi.adam import Adam
 from sysvi.cells import minibatches
-from sysvi.graphs import CannotRecordError, GraphedSteps
+from sysvi.graphs import CannotRecordError, GraphedSteps, cuda_graph
 from sysvi.kernels import choose_kernels
 from sysvi.networks import Training
 from sysvi.seeds import generator
@@ -102,12 +105,86 @@ def refuses(step, generators):
     raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
 
 
-@pytest.mark.parametrize("record", [nothing, stale, refuses])
-def test_a_wrong_replay_is_found_before_training(make_cells, make_model, record):
-    case = Case(make_cells, make_model)
+def runs_out_of_memory(step, generators):
+    """Fails between the gradients and their use."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "_fused_adam_", fails)
+        step()
+
+
+def fails_in_replay(step, generators):
+    """Takes the step, then fails."""
+    return lambda: fails(step())
+
+
+def fails(*args, **kwargs):
+    raise torch.OutOfMemoryError("out of memory\nmore lines")
+
+
+@pytest.mark.parametrize("record", [nothing, stale, refuses, runs_out_of_memory, fails_in_replay])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_wrong_replay_is_found_before_training(make_cells, make_model, record, first):
+    """The first recording fails, or the second; nothing has changed then."""
+    case, n_recorded = Case(make_cells, make_model), count(int(not first))
+    before = case.state()
     with pytest.raises(CannotRecordError) as raised:
-        case.graphed(record)
+        case.graphed(lambda *step: by_python(*step) if next(n_recorded) == 1 else record(*step))
     assert "\n" not in str(raised.value)
+    assert equal(before, case.state())
+    assert all(p.grad is None for p in case.optimiser.parameters)
+
+
+class Card:
+    """Stands in for torch.cuda and notes where a step is recorded."""
+
+    def __init__(self, monkeypatch):
+        self.seen, self.inside = [], []
+        for name in ("device", "Stream", "stream", "graph", "CUDAGraph"):
+            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+
+    @contextmanager
+    def device(self, device):
+        self.inside.append(device)
+        yield
+        self.inside.remove(device)
+
+    stream = device
+
+    def Stream(self, device):
+        return f"stream of {device}"
+
+    def CUDAGraph(self):
+        return SimpleNamespace(register_generator_state=self.seen.append, replay=lambda: self.seen.append("replay"))
+
+    @contextmanager
+    def graph(self, graph, stream, capture_error_mode):
+        self.seen.append((*self.inside, stream))
+        yield
+
+
+def generator_of(device):
+    states = []
+    return SimpleNamespace(
+        device=device, clone_state=lambda: "as it was", graphsafe_set_state=states.append, states=states
+    )
+
+
+def test_steps_are_recorded_on_a_stream_of_their_device(monkeypatch):
+    card, noise = Card(monkeypatch), generator_of("cuda:1")
+    replay = cuda_graph(lambda: "terms", [noise])
+    assert card.seen == [noise, ("cuda:1", "stream of cuda:1", "stream of cuda:1")]
+    assert replay() == "terms"
+    assert card.seen[-1] == "replay"
+    assert not card.inside
+    assert not noise.states
+
+
+def test_generators_leave_a_recording_that_fails(monkeypatch):
+    Card(monkeypatch)
+    sources = [generator_of("cuda:0") for _ in range(2)]
+    with pytest.raises(torch.OutOfMemoryError):
+        cuda_graph(fails, sources)
+    assert [source.states for source in sources] == [["as it was"]] * 2
 
 
 def with_graph(*args, **kwargs):
@@ -125,7 +202,7 @@ def test_training_replays_where_it_can(make_cells, make_model, monkeypatch):
         steps = GraphedSteps(*args, record=by_python)
         return lambda *at: taken.append(at) or steps(*at)
 
-    for name, graphed in (("plain", GraphedSteps), ("graphed", counted)):
+    for name, graphed in (("plain", partial(GraphedSteps, record=refuses)), ("graphed", counted)):
         monkeypatch.setattr(sysvi.train, "GraphedSteps", graphed)
         cells = make_cells()
         run = train(make_model(cells, dropout_rate=0.1), cells, settings)

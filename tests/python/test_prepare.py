@@ -506,12 +506,18 @@ def no_x(adata):
     adata.X = None
 
 
+TARGETS = {0: "0.0", np.inf: "inf", np.nan: "nan", "10": "'10'", None: "None"}
+
+
 @pytest.mark.parametrize(
     ("change", "arguments", "message"),
     [
         (None, {"system_key": "species"}, r"system_key='species' is not a column.*\(system, batch\)"),
         (None, {"batch_key": "donor"}, r"batch_key='donor' is not a column.*\(system, batch\)"),
         (None, {"layer": "raw"}, r"no layer 'raw'.*\(none\)"),
+        (None, {"batch_key": ["batch"]}, r"batch_key=\['batch'\] is no text"),
+        (lambda a: a._inplace_subset_obs([]), {}, r"adata has 0 cells"),
+        (lambda a: a._inplace_subset_var([]), {}, r"and 0 genes"),
         (no_x, {}, r"adata.X is empty: choose a layer \(counts\)"),
         (no_x, {"layer": "raw"}, r"no layer 'raw'.*\(counts\)"),
         (set_obs("system", ["a", None] * 80), {}, r"obs\['system'\] \(system_key\) has 80 missing values"),
@@ -529,9 +535,9 @@ def no_x(adata):
         (empty_system, {}, r"more than 5 cells of system 'mouse'"),
         (disjoint_systems, {}, r"of every system, though each system has genes"),
         (None, {"min_cells": 10**6}, r"more than 1000000 cells of system 'human'"),
-        (None, {"n_top_genes": 0}, r"n_top_genes=0 must be"),
-        (None, {"min_cells": -1}, r"min_cells=-1 must"),
-        (None, {"target_sum": 0}, r"target_sum=0 must"),
+        *((None, {"n_top_genes": v}, rf"n_top_genes is {v!r}; .* 1 or more") for v in (0, 2.5, "50", None)),
+        *((None, {"min_cells": v}, rf"min_cells is {v!r}; .* 0 or more") for v in (-1, 2.5, None)),
+        *((None, {"target_sum": v}, rf"target_sum is {w}; .* positive") for v, w in TARGETS.items()),
         (None, {"flavor": "seurat_v3"}, r"flavor='seurat_v3' must"),
     ],
 )
@@ -543,6 +549,12 @@ def test_bad_input_is_refused_in_one_sentence(change, arguments, message):
     text = str(error.value)
     assert "\n" not in text
     assert text.endswith(".")
+
+
+def test_whole_floats_are_whole_numbers(assert_same):
+    numbers = {"n_top_genes": 150, "min_cells": 5}
+    results = [prepare(example(), "system", **{k: kind(v) for k, v in numbers.items()}) for kind in (int, float)]
+    assert_same(*results)
 
 
 def test_no_gene_variable_in_every_system():

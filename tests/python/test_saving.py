@@ -134,6 +134,7 @@ def test_untrained_and_interrupted_are_remembered(make_adata, make_sysvi, tmp_pa
         ({"seed": np.int64(3)}, {}),
         ({"dropout_rate": np.float32(0.125)}, {}),
         ({"n_latent": np.int64(3)}, {}),
+        ({"trainable_priors": np.False_}, {"weight_decay": np.float32(1e-5)}),
         ({}, {"seed": np.int64(3)}),
         ({}, {"batch_size": np.int64(64)}),
         ({}, {"plan_kwargs": {"lr": np.float32(1e-3), "z_distance_cycle_weight": np.float32(2)}}),
@@ -142,6 +143,7 @@ def test_untrained_and_interrupted_are_remembered(make_adata, make_sysvi, tmp_pa
 )
 def test_numbers_of_numpy_are_saved_as_numbers(make_adata, make_sysvi, arguments, train, tmp_path):
     model = make_sysvi(make_adata(), train=train, **arguments)
+    assert all(model.record().values())
     model.save(tmp_path)
     assert_equal_models(model, SysVI.load(tmp_path))
 
@@ -189,6 +191,19 @@ def test_data_are_saved_when_asked_for(model, saved, tmp_path, embedding):
     np.testing.assert_array_equal(SysVI.load(tmp_path, cells, prefix="a_").get_latent_representation(), embedding)
     with pytest.raises(InputError, match="without data"):
         SysVI.load(saved).save(tmp_path / "b", save_anndata=True)
+
+
+def test_saving_data_leaves_a_backed_object_where_it_is(make_adata, make_sysvi, assert_same, tmp_path):
+    file = tmp_path / "cells.h5ad"
+    make_adata().write_h5ad(file)
+    backed = anndata.read_h5ad(file, backed="r")
+    model = make_sysvi(backed, train=None)
+    for name in ("a", "b"):
+        model.save(tmp_path / name, save_anndata=True)
+        assert backed.filename == file
+        saved = anndata.read_h5ad(tmp_path / name / "adata.h5ad")
+        for part in ("X", "layers", "obs", "var"):
+            assert_same(getattr(saved, part), getattr(backed.to_memory(), part))
 
 
 # -- the file --------------------------------------------------------------------------------------------------------
@@ -357,6 +372,10 @@ def write_file(path, saved, kind):
         safetensors.torch.save_file(tensors, path, metadata=metadata(saved, genes=["a", "b"]))
     elif kind == "unknown setting":
         safetensors.torch.save_file(tensors, path, metadata=metadata(saved, model_settings={"n_latents": 3}))
+    elif kind == "categories without a name":
+        safetensors.torch.save_file(tensors, path, metadata=metadata(saved, categorical=[]))
+    elif kind == "history without names":
+        safetensors.torch.save_file(tensors, path, metadata=metadata(saved, history="x"))
     elif kind == "no tensors":
         safetensors.torch.save_file({}, path, metadata=metadata(saved))
 
@@ -386,6 +405,8 @@ INCOHERENT = "does not hold together"
         ("no genes", INCOHERENT),
         ("fewer genes", INCOHERENT),
         ("unknown setting", INCOHERENT),
+        ("categories without a name", INCOHERENT),
+        ("history without names", INCOHERENT),
         ("no tensors", INCOHERENT),
     ],
 )
@@ -394,6 +415,12 @@ def test_unusable_file_is_refused_with_its_own_sentence(saved, kind, message, tm
     with pytest.raises(InputError, match=message) as caught:
         SysVI.load(tmp_path)
     assert FILE in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_card_may_be_a_number(saved):
+    with pytest.raises(InputError, match="'cuda:99' was asked for"):
+        SysVI.load(saved, device=99)
 
 
 @settings(max_examples=40, deadline=None)

@@ -45,24 +45,27 @@ def test_settings_read_weights_as_ramps():
 
 COUNTS = ["n_latent", "n_hidden", "n_layers", "n_prior_components", "embedding_dim"]
 WEIGHTS = ["reconstruction_weight", "kl_weight", "cycle_weight", "adversarial_weight", "mixture_share"]
+MODEL_FLAGS = ["trainable_priors", "embed_categorical_covariates"]
 NAN, INF = float("nan"), float("inf")
 REJECTED = [
     *((ModelSettings, name, value) for name in COUNTS for value in (0, -1, 2.5, "3", None)),
-    *((ModelSettings, "dropout_rate", value) for value in (-0.1, 1, NAN)),
+    *((ModelSettings, "dropout_rate", value) for value in (-0.1, 1, NAN, "0.1", None)),
+    *((ModelSettings, name, value) for name in MODEL_FLAGS for value in ("no", None, 2, 0.5)),
     *((ModelSettings, name, "other") for name in ("prior", "mixture", "pseudoinputs", "out_var_mode")),
     *((TrainSettings, name, value) for name in WEIGHTS for value in (-1, NAN, INF)),
     *((TrainSettings, name, (1.0, *ends)) for name in WEIGHTS for ends in ((0.6, 0.1), (-0.1, 0.5), (0.5, 1.5))),
     (TrainSettings, "mixture_share", 1.1),
     *((TrainSettings, "max_epochs", value) for value in (0, -5, 1.5)),
     *((TrainSettings, "batch_size", value) for value in (0, 1, 64.0)),
-    *((TrainSettings, "lr", value) for value in (0, -1e-3, NAN, INF)),
-    *((TrainSettings, "train_size", value) for value in (0, -0.5, 1.1, NAN)),
+    *((TrainSettings, "lr", value) for value in (0, -1e-3, NAN, INF, "x", [1e-3], 10**400)),
+    *((TrainSettings, "train_size", value) for value in (0, -0.5, 1.1, NAN, "x", None)),
+    *((TrainSettings, name, value) for name in ("early_stopping", "fused") for value in ("no", None, 2, 0.5)),
     (TrainSettings, "early_stopping", True),  # with nothing held out
     (TrainSettings, "swapped_covariates", "other"),
     (TrainSettings, "lr_schedule", "other"),
-    *((TrainSettings, "weight_decay", value) for value in (-1e-6, NAN)),
-    *((TrainSettings, "eps", value) for value in (-1e-8, NAN)),
-    *((TrainSettings, "clip_norm", value) for value in (0, -1.0, NAN)),
+    *((TrainSettings, "weight_decay", value) for value in (-1e-6, NAN, None, "0")),
+    *((TrainSettings, "eps", value) for value in (-1e-8, NAN, None, "a")),
+    *((TrainSettings, "clip_norm", value) for value in (0, -1.0, NAN, "1")),
     *((TrainSettings, "patience", value) for value in (0, -1)),
     (TrainSettings, "seed", -1),
 ]
@@ -84,9 +87,22 @@ def test_weight_that_is_no_number_is_rejected_by_name(weight):
         TrainSettings(kl_weight=weight)
 
 
-def test_whole_numbers_of_numpy_are_whole_numbers():
-    assert ModelSettings(n_latent=np.int64(7)).n_latent == 7
-    assert TrainSettings(max_epochs=np.int64(7)).max_epochs == 7
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "plain"),
+    [
+        *((ModelSettings, name, np.int64(7), int) for name in COUNTS),
+        *((TrainSettings, name, np.int32(7), int) for name in ("max_epochs", "batch_size", "patience", "seed")),
+        (ModelSettings, "dropout_rate", np.float32(0.5), float),
+        *((TrainSettings, name, np.float32(0.5), float) for name in ("lr", "weight_decay", "eps", "clip_norm")),
+        (TrainSettings, "train_size", np.float64(0.5), float),
+        *((ModelSettings, name, np.True_, bool) for name in MODEL_FLAGS),
+        *((TrainSettings, "fused", value, bool) for value in (np.False_, 0, np.int64(1))),
+    ],
+)
+def test_numbers_of_numpy_become_plain(kind, name, value, plain):
+    setting = getattr(kind(**{name: value}), name)
+    assert type(setting) is plain
+    assert setting == value
 
 
 @pytest.mark.parametrize("settings", [ModelSettings(), TrainSettings()])

@@ -260,6 +260,7 @@ def test_foreign_settings_are_ignored_with_a_warning(make_adata, make_sysvi, arg
         ({"batch_size": 1}, "batch_size is 1"),
         ({"train_size": 0.0}, "train_size is 0"),
         ({"train_size": 1.5}, "train_size is 1.5"),
+        *(({"validation_size": value}, f"validation_size is {value!r}") for value in (1.0, "0.1")),
         ({"accelerator": "tpu", "device": None}, "tpu"),
         ({"seed": -1}, "seed"),
     ],
@@ -320,6 +321,30 @@ def test_training_again_goes_on(make_adata, make_sysvi):
     assert not np.array_equal(first, model.get_latent_representation())
 
 
+@pytest.mark.parametrize(("n_good", "settings"), [(0, {"lr": 1e30}), (2, {})])
+def test_model_of_the_last_good_epoch_can_be_used(make_adata, make_sysvi, n_good, settings):
+    model, fine = make_sysvi(make_adata(), train=None), make_sysvi(make_adata(), train=None)
+
+    def ruin(event):
+        if event.stage == "epoch" and event.values["epoch"] == n_good:
+            with torch.no_grad():
+                model.module.encoder.head.bias.fill_(torch.nan)
+
+    with pytest.raises(sysvi.NonFiniteLossError, match="epoch before" if n_good else "began with"):
+        model.train(**FAST | settings | {"max_epochs": 4, "progress": ruin})
+    assert model.status == ("failed" if n_good else "untrained")
+    assert model.is_trained == bool(n_good)
+    assert [len(frame) for frame in model.history.values()] == [n_good] * len(model.history)
+    if n_good:
+        fine.train(**FAST | {"max_epochs": 4, "progress": lambda event: stop_after(event, n_good)})
+        np.testing.assert_array_equal(model.get_latent_representation(), fine.get_latent_representation())
+
+
+def stop_after(event, n_epochs):
+    if event.stage == "epoch" and event.values["epoch"] == n_epochs:
+        raise KeyboardInterrupt
+
+
 def test_weighted_systems_count_the_same(make_adata, make_sysvi):
     adata = make_adata()
     adata = adata[(adata.obs["system"] == "system1").to_numpy() | (np.arange(300) % 5 == 0)].copy()
@@ -360,7 +385,9 @@ def test_rows_are_chosen_as_by_numpy(model, embedding, indices):
 
 
 @pytest.mark.parametrize(
-    "indices", [[300], [-301], np.ones(20, dtype=bool), [0.5]], ids=["high", "low", "short mask", "fraction"]
+    "indices",
+    [[300], [-301], np.ones(20, dtype=bool), [0.5], 3, [[1, 2]]],
+    ids=["high", "low", "short mask", "fraction", "number", "table"],
 )
 def test_impossible_rows_are_refused(model, indices):
     with pytest.raises(InputError, match="indices"):
