@@ -23,7 +23,7 @@ from sysvi.checks import (
     looks_like_counts,
 )
 from sysvi.errors import InputError
-from sysvi.settings import positive_number, whole_number
+from sysvi.settings import positive_number
 from sysvi.variable_genes import FLAVORS, GeneMoments, variable_genes
 
 MIN_BATCH_CELLS = 10  # smaller batches say too little about a gene's variance
@@ -370,8 +370,12 @@ def _is_plain(matrix: Any) -> bool:
 
 
 def _whole(name: str, value: Any, least: int) -> int:
-    """As `whole_number`; 2000.0, or 2e3, is 2000."""
-    return whole_number(name, int(value) if isinstance(value, float) and value.is_integer() else value, least)
+    """A setting as a plain int; 2000.0, or 2e3, is 2000."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, (int, np.integer)) or value < least:
+        raise InputError(f"{name}={value!r} must be a whole number of {least} or more.")
+    return int(value)
 
 
 def _look(
