@@ -78,7 +78,7 @@ def main() -> None:
     order = [table["data"].map([*TITLES].index), table["variant"].map([*VARIANTS].index), table["seed"]]
     table = table.iloc[np.lexsort(order[::-1])]
     save(table, "defaults")
-    plot(table)
+    plot(table[table["data"].isin(DECIDING)])
     for name, of_set in table.groupby("data", sort=False):
         groups = of_set.groupby("variant", sort=False)
         means = groups[[*MEASURES, "agreement"]].mean().round(2).assign(**{"score SD": groups["score"].std().round(2)})
