@@ -54,7 +54,8 @@ def main() -> None:
     base = statistics.median(seconds["one model"])
     rows = [(name, statistics.median(s), min(s), max(s), statistics.median(s) / base) for name, s in seconds.items()]
     table = pd.DataFrame(rows, columns=["way", "median_s", "min_s", "max_s", "times_one_model"])
-    table.to_csv(RESULTS / ("many.csv" if args.device == "cpu" else f"many_{args.device}.csv"), index=False, float_format="%.3f")
+    name = "many" if args.device == "cpu" else f"many_{args.device}"
+    table.to_csv(RESULTS / f"{name}.csv", index=False, float_format="%.3f")
     print(f"{adata.n_obs} cells x {adata.n_vars} genes, {args.epochs} epochs, {describe(torch.device(args.device))}")
     print(table.round(2).to_string(index=False))
 

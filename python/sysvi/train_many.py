@@ -94,8 +94,9 @@ def train_many(
     """Train a model for every seed, cycle weight, KL weight and prior, over one copy of the data.
 
     On a CPU as many models train side by side as torch has threads, each in one thread, so that no core waits for
-    another: several models keep all cores busy, but a single one trains sooner by :func:`sysvi.integrate`. On a
-    NVIDIA card up to twelve train side by side from the same cells there, each in a stream of its own (not measured yet).
+    another: several models keep all cores busy, but a single one trains sooner by :func:`sysvi.integrate`. On an
+    NVIDIA card up to twelve train side by side from the same cells there, each in a stream of its own (not measured
+    yet).
 
     Each model is the one that :func:`sysvi.integrate` gives with the same settings, to the bit, in one thread
     (``torch.set_num_threads(1)``). With more threads sums are rounded otherwise: models start equal to rounding, and
@@ -209,7 +210,8 @@ def train_each(
     runs: list[Run] = []
     trainers: list[Callable[..., None]] = []
     at_once = models_at_once(chosen)
-    with threads_of_python(chosen, at_once) as pool:  # models start in one thread too: a mixture's components are encoded cells
+    with threads_of_python(chosen, at_once) as pool:
+        # Models start in one thread too: a mixture's components are encoded cells.
         for seed, cycle, kl, prior in grid:
             model = SysVI(adata, seed=seed, prior=prior, _beside=runs[0].model if runs else None, **of_model)
             runs.append(Run(seed, cycle.value, kl.value, model))
