@@ -1,8 +1,9 @@
-"""Twelve models at once against one alone and against twelve one after the other, on two threads.
+"""Twelve models at once against one alone and against twelve one after the other.
 
-    python benchmarks/many.py [--rounds 3] [--epochs 4]
+    python benchmarks/many.py [--rounds 3] [--epochs 4] [--device cpu]
 
-Simulated, of Baron's size: 5,500 cells x 1,600 genes. Interleaved, medians. Writes benchmarks/results/many.csv.
+Simulated, of Baron's size: 5,500 cells x 1,600 genes. Interleaved, medians. Writes benchmarks/results/many.csv, of a
+graphics card (say --epochs 100: recording the steps takes a while) many_cuda.csv.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import torch
 from common import RESULTS
 
 import sysvi
+from sysvi.device import describe
 
 SEEDS, CYCLE_WEIGHTS = (0, 1, 2), (2.0, 5.0, 10.0, 20.0)
 
@@ -26,9 +28,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     args = parser.parse_args()
     adata = anndata.read_h5ad(data.simulated(5_500, 1_600))
-    settings = {"max_epochs": args.epochs, "device": "cpu", "progress": False}
+    settings = {"max_epochs": args.epochs, "device": args.device, "progress": False}
 
     def alone(seed: int = 0, weight: float = 5.0) -> None:
         sysvi.integrate(adata, "system", "batch", seed=seed, cycle_weight=weight, **settings)
@@ -51,8 +54,9 @@ def main() -> None:
     base = statistics.median(seconds["one model"])
     rows = [(name, statistics.median(s), min(s), max(s), statistics.median(s) / base) for name, s in seconds.items()]
     table = pd.DataFrame(rows, columns=["way", "median_s", "min_s", "max_s", "times_one_model"])
-    table.to_csv(RESULTS / "many.csv", index=False, float_format="%.3f")
-    print(f"{adata.n_obs} cells x {adata.n_vars} genes, {args.epochs} epochs, {torch.get_num_threads()} threads")
+    name = "many" if args.device == "cpu" else f"many_{args.device}"
+    table.to_csv(RESULTS / f"{name}.csv", index=False, float_format="%.3f")
+    print(f"{adata.n_obs} cells x {adata.n_vars} genes, {args.epochs} epochs, {describe(torch.device(args.device))}")
     print(table.round(2).to_string(index=False))
 
 

@@ -100,6 +100,24 @@ def n_at_once(device: torch.device) -> int:
 
 
 @contextmanager
+def own_stream(device: torch.device) -> Iterator[None]:
+    """Let a graphics card do this thread's work beside that of others, after all that it was told to do before.
+
+    At the end the thread waits until the card is done. Elsewhere nothing happens.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.default_stream(device))
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        stream.synchronize()
+
+
+@contextmanager
 def keep_freed_memory() -> Iterator[None]:
     """Let the C library keep what is freed for the next allocation, where it would hand it back to the system.
 
@@ -128,12 +146,12 @@ def keep_freed_memory() -> Iterator[None]:
 
 
 @contextmanager
-def threads_of_python(device: torch.device) -> Iterator[ThreadPoolExecutor]:
-    """A pool of `n_at_once` Python threads, in each of which torch has one thread.
+def threads_of_python(device: torch.device, n_threads: int | None = None) -> Iterator[ThreadPoolExecutor]:
+    """A pool of Python threads, `n_at_once` where not said otherwise, in each of which torch has one thread.
 
     For many small operations: torch's threads wait for one another at the end of each, for long on a busy machine.
     """
-    with keep_threads(), ThreadPoolExecutor(n_at_once(device)) as pool:
+    with keep_threads(), ThreadPoolExecutor(n_threads or n_at_once(device)) as pool:
         torch.set_num_threads(1)
         yield pool
 

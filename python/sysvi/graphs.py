@@ -7,6 +7,7 @@ learning rate and the weights, the seeds of dropout. The generators on the card 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from typing import NamedTuple
@@ -22,6 +23,8 @@ from sysvi.settings import TrainSettings
 from sysvi.step import learning_rate, update, weights_at
 
 TOLERANCE = 0.1  # by which a replayed step may differ from one that is not: a broken one differs by far more
+
+_recording = threading.Lock()  # what waits for the whole card, as the start of a recording does, ends one under way
 
 Step = Callable[[], Tensor]  # gives the loss terms
 Recorder = Callable[[Step, Sequence[torch.Generator]], Step]
@@ -41,7 +44,7 @@ def cuda_graph(step: Step, generators: Sequence[torch.Generator]) -> Step:
     """Record a step, without taking it, on the device of the generators."""
     device = generators[0].device
     states = [generator.clone_state() for generator in generators]
-    with torch.cuda.device(device):  # torch's own stream for recording is of the device that first recorded
+    with _recording, torch.cuda.device(device):  # torch's own stream for recording is of the device that first recorded
         stream, graph = torch.cuda.Stream(device), torch.cuda.CUDAGraph()
         for generator in generators:
             graph.register_generator_state(generator)
@@ -123,8 +126,8 @@ class GraphedSteps:
         recorded = self.recorded[len(index), self._cycles(progress)]
         seeds = torch.empty(recorded.n_seeds, dtype=torch.int64).random_(generator=self.seed_source)
         recorded.rows.copy_(index)
-        self.numbers.copy_(torch.tensor([lr, *weights]))
-        self.seeds[: len(seeds)].copy_(seeds)
+        _send(torch.tensor([lr, *weights]), self.numbers)
+        _send(seeds, self.seeds[: len(seeds)])
         return recorded.replay()
 
     def _cycles(self, progress: float) -> bool:
@@ -163,6 +166,11 @@ class GraphedSteps:
         )
         if not torch.allclose(replayed, eager, rtol=TOLERANCE, atol=1e-6):
             raise CannotRecordError("a replayed step differed from one taken operation by operation")
+
+
+def _send(values: Tensor, place: Tensor) -> None:
+    """Copy from the CPU without waiting for the card, which may be some steps behind."""
+    place.copy_(values.pin_memory() if place.is_cuda else values, non_blocking=True)
 
 
 def _restorer(objective: Objective, optimiser: Adam, sources: Sequence[torch.Generator]) -> Callable[[], None]:

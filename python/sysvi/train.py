@@ -162,7 +162,8 @@ def train(
     with keep_freed_memory(), interruptible() if stop is None else nullcontext(stop) as interrupted:
         epochs = (minibatches(train_index.to(device), settings.batch_size, order) for _ in range(settings.max_epochs))
         indices = itertools.chain.from_iterable(epochs)
-        batches: Iterator[Any] = indices if graphed else one_ahead(minibatch, indices)
+        ahead = one_ahead if device.type == "cpu" else map  # a card is told ahead anyway, and by this thread alone
+        batches: Iterator[Any] = indices if graphed else ahead(minibatch, indices)
         for epoch in range(settings.max_epochs):
             sums = torch.zeros(len(TERMS), device=device)
             for batch in itertools.islice(batches, steps_per_epoch):

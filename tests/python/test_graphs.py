@@ -1,7 +1,8 @@
 """Recorded steps, with recorders that need no graphics card: what they replay is run by Python."""
 
 import copy
-from contextlib import contextmanager
+import sys
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import chain, count
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import torch
 import sysvi.train
 from sysvi.adam import Adam
 from sysvi.cells import minibatches
+from sysvi.device import keep_threads, own_stream
 from sysvi.graphs import CannotRecordError, GraphedSteps, cuda_graph
 from sysvi.kernels import choose_kernels
 from sysvi.networks import Training
@@ -162,6 +164,39 @@ class Card:
         yield
 
 
+class Stream:
+    """Notes what it is told."""
+
+    def __init__(self, device):
+        self.told = [device]
+
+    def wait_stream(self, other):
+        self.told.append(("after", other))
+
+    def synchronize(self):
+        self.told.append("wait")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_thread_has_a_stream_of_its_own(monkeypatch, fails):
+    """After what the card was told before; the thread waits for its end, whatever happens."""
+    device, now = torch.device("cuda:1"), []
+
+    @contextmanager
+    def stream(of):
+        now.append(of)
+        yield
+        of.told.append("left")
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    monkeypatch.setattr(torch.cuda, "default_stream", lambda of: f"default of {of}")
+    with pytest.raises(ZeroDivisionError) if fails else nullcontext(), own_stream(device):
+        assert now[0].told == [device, ("after", "default of cuda:1")]
+        1 / (1 - fails)
+    assert now[0].told[-1] == "wait"
+
+
 def generator_of(device):
     states = []
     return SimpleNamespace(
@@ -211,6 +246,39 @@ def test_training_replays_where_it_can(make_cells, make_model, monkeypatch):
         assert run.kernels.why[-1].startswith("steps replayed" if name == "graphed" else "steps one by one: they could")
     assert len(taken) == 9
     assert losses["graphed"] == pytest.approx(losses["plain"], rel=1e-4)
+
+
+def test_models_side_by_side_replay_their_own_steps(make_adata, monkeypatch):
+    """More at once than torch has threads, as on a card; each the model that is trained alone."""
+    replayed = set()
+
+    def counted(*args):
+        steps = GraphedSteps(*args, record=by_python)
+        return lambda *at: replayed.add(id(steps)) or steps(*at)
+
+    monkeypatch.setattr(sysvi.train, "choose_kernels", with_graph)
+    monkeypatch.setattr(sysvi.train, "GraphedSteps", counted)
+    monkeypatch.setattr(sys.modules["sysvi.train_many"], "models_at_once", lambda device: 5)
+    adata = make_adata()
+    settings = {"max_epochs": 2, "batch_size": 50, "device": "cpu", "progress": False}
+    events = []
+    runs = sysvi.train_many(adata, "system", "batch", seeds=range(5), **settings | {"progress": events.append})
+    assert events[0].values["at_once"] == len(replayed) == 5
+    with keep_threads():
+        torch.set_num_threads(1)
+        for run in runs:
+            alone = sysvi.integrate(adata.copy(), "system", "batch", seed=run.seed, **settings)
+            assert run.model.run.history == alone.run.history
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card")
+def test_models_side_by_side_on_a_card(make_adata):
+    adata = make_adata()
+    settings = {"max_epochs": 3, "batch_size": 50, "device": "cuda", "progress": False}
+    for run in sysvi.train_many(adata, "system", "batch", seeds=range(4), **settings):
+        assert run.model.run.kernels.graph, run.model.run.kernels.why
+        alone = sysvi.integrate(adata.copy(), "system", "batch", seed=run.seed, **settings)
+        assert run.model.run.history["total_train"] == pytest.approx(alone.run.history["total_train"], rel=1e-2)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card")
