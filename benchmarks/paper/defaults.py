@@ -90,9 +90,7 @@ def main() -> None:
 
 def measure(cells: DataSet, variant: str, seeds: tuple[int, ...]) -> list[dict]:
     """A row a seed."""
-    settings = dict(VARIANTS[variant])
-    if "batch_size" in settings:
-        settings["batch_size"] *= default_batch_size(cells.adata.n_obs)
+    settings = settings_of(cells, variant)
     embeddings = cells.embeddings(seeds, **settings)
     rows = cells.measured(seeds, {"variant": variant}, **settings)
     near = [nearest_neighbors(z, 15).indices for z in embeddings]
@@ -102,6 +100,14 @@ def measure(cells: DataSet, variant: str, seeds: tuple[int, ...]) -> list[dict]:
         row["shared"] = shared_neighbors(z, cells.system, cells.label, min_cells=20).mean()
         row["agreement"] = np.mean(common)
     return rows
+
+
+def settings_of(cells: DataSet, variant: str) -> dict:
+    """What a variant sets, and how long it trains."""
+    settings = dict(VARIANTS[variant])
+    if "batch_size" in settings:
+        settings["batch_size"] *= default_batch_size(cells.adata.n_obs)
+    return settings
 
 
 def in_common(a: np.ndarray, b: np.ndarray) -> float:

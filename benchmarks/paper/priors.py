@@ -14,8 +14,7 @@ import argparse
 import itertools
 
 import pandas as pd
-from common import RESULTS
-from runs import AT_ONCE, TITLES, DataSet, draw, mark, panels, save
+from runs import AT_ONCE, RESULTS, TITLES, DataSet, draw, mark, panels, save
 
 SETS, COUNTS, SEEDS, LENGTH = ("baron", "hard"), (1, 2, 5, 10, 100), (0, 1), 0.5
 MANY = 5_000

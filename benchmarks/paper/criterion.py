@@ -1,0 +1,92 @@
+"""Whether tune's choice without labels holds for trainings of full length.
+
+    python benchmarks/paper/criterion.py [--sets hard baron kang held_out]
+
+The models of `defaults.py` that train to the end with today's prior, five seeds each (trained here if its cache lacks
+them): each gets the paper's score with cell types, and tune's without. Writes results/paper_criterion.csv and
+figures/criterion.png. `../criterion.py` does the same for short trainings over a grid of weights.
+"""
+
+import argparse
+
+import numpy as np
+import pandas as pd
+from defaults import settings_of
+from runs import MIN_CELLS, TITLES, DataSet, draw, panels, save
+
+from sysvi.paper_score import paper_scores
+from sysvi.yardstick import Yardstick
+
+SEEDS = tuple(range(5))
+ALL = [
+    "default",
+    "cycle 20",
+    "KL ramp, prior comes in",
+    "twice the minibatch",
+    "half the epochs",
+    "twice the epochs",
+]
+SETS = {"hard": ALL, "baron": ALL, "kang": ALL, "held_out": ["default", "KL ramp, prior comes in"]}
+COLORS = ["#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
+BOTH = ["with labels", "without labels"]
+
+
+def main() -> None:
+    """Measure, draw, conclude."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", nargs="+", choices=[*SETS], default=[*SETS])
+    names = parser.parse_args().sets
+    table = save(pd.concat([measure(DataSet(name)) for name in names]), "criterion")
+    plot(table, names)
+    for name in names:
+        of_set = table[table["data"] == name]
+        means = of_set.groupby("variant", sort=False)[[*BOTH, "NMI", "NMI of states"]].mean()
+        chosen = ", ".join(f"{kind} chosen: {means[kind].idxmax()}" for kind in BOTH)
+        print(f"\n{TITLES[name]}", means.round(2).to_string(), sep="\n")
+        of_nmi = rank(of_set, ["NMI", "NMI of states"])
+        print(
+            f"Correlation over runs {rank(of_set):.2f} (NMI {of_nmi:.2f}), over variants {rank(means):.2f}; {chosen}."
+        )
+
+
+def measure(cells: DataSet) -> pd.DataFrame:
+    """A row a run: measures and scores with and without labels."""
+    rows, places = np.arange(cells.adata.n_obs), []
+    of_kind: dict[str, list[dict]] = {kind: [] for kind in BOTH}
+    without = Yardstick.of(cells.adata.X, rows, cells.system, cells.batch, None, min_cells=MIN_CELLS[cells.name])
+    for variant in SETS[cells.name]:
+        for seed, z in zip(SEEDS, cells.embeddings(SEEDS, **settings_of(cells, variant)), strict=True):
+            places.append({"data": cells.name, "variant": variant, "seed": seed})
+            for kind, yardstick in zip(BOTH, (cells.yardstick, without), strict=True):
+                of_kind[kind].append(yardstick.measure(z))
+    paper = paper_scores(pd.DataFrame(of_kind["with labels"]))
+    ours = paper_scores(pd.DataFrame(of_kind["without labels"]), batch=[without.mixing])
+    measures = {"with labels": paper["overall"], **paper[["iLISI", "NMI", "Moran"]], "without labels": ours["overall"]}
+    states = {without.mixing: ours[without.mixing], "NMI of states": ours["NMI"], "Moran of states": ours["Moran"]}
+    return pd.DataFrame(places).assign(**measures, **states)
+
+
+def rank(table: pd.DataFrame, columns: list[str] = BOTH) -> float:
+    """Spearman's correlation of two columns."""
+    return float(table[columns].corr("spearman").iloc[0, 1])
+
+
+def plot(table: pd.DataFrame, names: list[str]) -> None:
+    """Score without labels against score with them, a point a run."""
+    figure, axes = panels(names, 1, height=3.9)
+    for ax, name in zip(axes[0], names, strict=True):
+        of_set = table[table["data"] == name]
+        for variant, color in zip(ALL, COLORS, strict=True):
+            runs = of_set[of_set["variant"] == variant]
+            ax.scatter(
+                runs["with labels"], runs["without labels"], 26, color=color, alpha=0.8, linewidths=0, label=variant
+            )
+        ax.set_title(f"{TITLES[name]}\nrank correlation {rank(of_set):.2f}", fontsize=10)
+        ax.set(xlabel="score with labels", xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
+    axes[0, 0].set_ylabel("score without labels")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
+    draw(figure, "criterion")
+
+
+if __name__ == "__main__":
+    main()
