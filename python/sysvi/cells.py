@@ -201,6 +201,11 @@ class Cells:
         return Covariates(system, torch.full_like(own.categorical, -1), torch.zeros_like(own.continuous))
 
 
+def shuffled(index: Tensor, order: torch.Generator) -> Tensor:
+    """The cells in `index`, (n,), in an order drawn from a generator on the CPU."""
+    return index[torch.randperm(len(index), generator=order).to(index.device)]
+
+
 def minibatches(index: Tensor, batch_size: int, order: torch.Generator | None = None) -> Iterator[Tensor]:
     """Cut `index` into minibatches of nearly equal size, never of a single cell.
 
@@ -224,7 +229,7 @@ def minibatches(index: Tensor, batch_size: int, order: torch.Generator | None = 
     if n < 2:
         raise InputError(f"{n} cell cannot be trained on; batch normalisation needs at least two.")
     if order is not None:
-        index = index[torch.randperm(n, generator=order).to(index.device)]
+        index = shuffled(index, order)
     yield from torch.tensor_split(index, n_minibatches(n, batch_size))
 
 

@@ -7,9 +7,10 @@ import shutil
 import subprocess
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from queue import SimpleQueue
 
 import torch
 
@@ -97,6 +98,89 @@ def keep_threads() -> Iterator[None]:
 def n_at_once(device: torch.device) -> int:
     """How many Python threads compute side by side: as many as torch has threads, and one for a graphics card."""
     return torch.get_num_threads() if device.type == "cpu" else 1
+
+
+Task = Callable[[], None]
+SideBySide = Callable[[Task, Task], None]  # does two things of which neither waits for the other, and then returns
+
+
+def in_turn(first: Task, second: Task) -> None:
+    """One after the other.
+
+    Examples
+    --------
+    >>> in_turn(lambda: print(1), lambda: print(2))
+    1
+    2
+    """
+    first()
+    second()
+
+
+@contextmanager
+def in_two_threads() -> Iterator[SideBySide]:
+    """One in this thread, the other in a second one; torch's threads are shared out between the two.
+
+    torch's own threads wait for one another at the end of each operation, which is long where operations are short.
+    With two of them, each side is left with one: it computes the same bits as without another beside it.
+    """
+    tasks: SimpleQueue[Task | None] = SimpleQueue()
+    ends: SimpleQueue[BaseException | None] = SimpleQueue()
+
+    def work() -> None:
+        while (task := tasks.get()) is not None:
+            try:
+                task()
+                ends.put(None)
+            except BaseException as error:
+                ends.put(error)
+
+    def side_by_side(first: Task, second: Task) -> None:
+        tasks.put(second)
+        try:
+            first()
+        finally:
+            error = ends.get()  # nothing goes on unseen
+        if error is not None:
+            raise error
+
+    with keep_threads():
+        torch.set_num_threads(max(1, torch.get_num_threads() // 2))
+        helper = threading.Thread(target=work, name="sysvi beside", daemon=True)
+        helper.start()
+        try:
+            yield side_by_side
+        finally:
+            tasks.put(None)
+            helper.join()
+
+
+class OnTwoStreams:
+    """One on the card's present stream, the other on a second one beside it."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.stream = device, torch.cuda.Stream(device)
+
+    def __call__(self, first: Task, second: Task) -> None:
+        """What the two leave, the present stream may use; what they share must be kept until both have ended."""
+        here = torch.cuda.current_stream(self.device)
+        self.stream.wait_stream(here)
+        with torch.cuda.stream(self.stream):
+            second()
+        first()
+        here.wait_stream(self.stream)
+
+
+@contextmanager
+def side_by_side(device: torch.device, wanted: bool = True) -> Iterator[SideBySide]:
+    """The device's way to do two things at once, or one after the other where that is not wanted."""
+    if not wanted:
+        yield in_turn
+    elif device.type == "cuda":
+        yield OnTwoStreams(device)
+    else:
+        with in_two_threads() as beside:
+            yield beside
 
 
 @contextmanager

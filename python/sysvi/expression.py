@@ -42,6 +42,11 @@ class Sparse:
     def __len__(self) -> int:
         return self.shape[0]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the values."""
+        return self.segments[2].dtype
+
     def __matmul__(self, other: Tensor) -> Tensor:
         starts, places, values = self.segments
         return torch.embedding_bag(other, places, starts, False, 0, False, values, True)[0]

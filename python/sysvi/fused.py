@@ -1,6 +1,6 @@
-"""Training's hidden layer written by hand: few passes over memory, short matrix products; on the CPU with numba.
+"""A hidden layer of training but for its matrix products, written by hand: few passes over memory; numba on the CPU.
 
-Shapes: B cells of a minibatch, I inputs, H units, C covariate width.
+Shapes: B cells of a minibatch, H units, C covariate width.
 """
 
 from __future__ import annotations
@@ -14,63 +14,54 @@ from torch import Tensor
 
 from sysvi.dropout import GAMMA, MIX_1, MIX_2, dropped, kept_share, threshold
 
-BN_MOMENTUM, BN_EPS = 0.01, 1e-3
+BN_EPS = 1e-3
 
 
-class TrainingLayer(torch.autograd.Function):
-    """dropout(relu(batchnorm(x W + c U + b))) with the minibatch's statistics.
+def normalise(
+    a: Tensor,
+    c: Tensor,
+    cov_weight: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    rate: float,
+    seed: int | Tensor,
+    out: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """dropout(relu(batchnorm(a + c U))) with the minibatch's statistics, for a = x W; c U is added in place.
 
     Dropout's factor 1 / (1 - rate) goes into the batch norm's slope and offset, which commutes with the ReLU. The
-    result is 0 exactly where ReLU or dropout made it so, which is all that the way back must know. The mean over the
-    minibatch takes the bias away again, so its gradient is 0.
+    result is 0 exactly where ReLU or dropout made it so, which is all that the way back must know.
 
-    `out` is the type of the result. The type of x is that of its products with W (bfloat16 ones are summed in float32);
-    sparse expression is multiplied in the type of the result.
+    Parameters
+    ----------
+    a
+        (B, H), float32, float64 or bfloat16.
+    c, cov_weight
+        Covariates (B, C) and their weights (C, H).
+    scale, shift
+        Of the batch norm, (H,).
+    rate, seed
+        Of dropout.
+    out
+        Type of the result.
+
+    Returns
+    -------
+    y
+        (B, H).
+    moments
+        Mean, variance and 1 / deviation of a + c U, (3, H).
     """
-
-    @staticmethod
-    def forward(ctx, x, weight, bias, c, cov_weight, scale, shift, running_mean, running_var, rate, seed, out):  # type: ignore[no-untyped-def]
-        """(B, I) by (I, H), (H,), (B, C), (C, H), ... -> (B, H)."""
-        products = x.dtype if isinstance(x, Tensor) else out
-        x, weight, c = x.to(products), weight.to(products), c.contiguous()
-        a = x @ weight  # (B, H), from here without the bias, which only the running mean must know
-        normalise = _normalise_cpu if a.device.type == "cpu" else _normalise_torch
-        y, moments = normalise(a, c, cov_weight, scale, shift, rate, seed, out)
-        running_mean.lerp_(moments[0] + bias, BN_MOMENTUM)
-        running_var.lerp_(moments[1] * (len(a) / (len(a) - 1)), BN_MOMENTUM)
-        ctx.x, ctx.rate = x, rate
-        ctx.save_for_backward(weight, c, cov_weight, scale, a, y, moments)
-        return y
-
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        """Gradients of all but the running statistics and what is no tensor."""
-        weight, c, cov_weight, scale, a, y, moments = ctx.saved_tensors
-        back = _back_cpu if a.device.type == "cpu" else _back_torch
-        d_a, d_cov_weight, d_scale, d_shift = back(grad, y, a, c, moments, scale, ctx.rate)
-        d_x = d_a @ weight.T if ctx.needs_input_grad[0] else None
-        d_weight = (ctx.x.T @ d_a).to(scale.dtype)
-        d_bias = torch.zeros_like(d_shift)
-        d_c = d_a.to(scale.dtype) @ cov_weight.T if ctx.needs_input_grad[3] else None
-        return d_x, d_weight, d_bias, d_c, d_cov_weight, d_scale, d_shift, *[None] * 5
+    form = _normalise_cpu if a.device.type == "cpu" else _normalise_torch
+    return form(a, c, cov_weight, scale, shift, rate, seed, out)
 
 
-class CrossProduct(torch.autograd.Function):
-    """a' b and its gradients, with the factors rounded to `products`."""
-
-    @staticmethod
-    def forward(ctx, a, b, products):  # type: ignore[no-untyped-def]
-        """(G, H) by (G, K) -> (H, K)."""
-        ctx.dtype, a, b = a.dtype, a.to(products), b.to(products)
-        ctx.save_for_backward(a, b)
-        return (a.T @ b).to(ctx.dtype)
-
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        """Gradients of a and b."""
-        a, b = ctx.saved_tensors
-        grad = grad.to(a.dtype)
-        return (b @ grad.T).to(ctx.dtype), (a @ grad).to(ctx.dtype), None
+def back(
+    grad: Tensor, y: Tensor, a: Tensor, c: Tensor, moments: Tensor, scale: Tensor, rate: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of a, U, scale and shift from that of y = `normalise` (a, c, U, ...), (B, H)."""
+    form = _back_cpu if a.device.type == "cpu" else _back_torch
+    return form(grad, y, a, c, moments, scale, rate)
 
 
 def _normalise_torch(
@@ -82,11 +73,7 @@ def _normalise_torch(
     rate: float,
     seed: int | Tensor,
     out: torch.dtype,
-) -> tuple[Tensor, ...]:
-    """Add c U to a, in place; dropout(relu(batchnorm(a))) as type `out`, and the moments of a.
-
-    These are (3, H): mean, variance and 1 / deviation.
-    """
+) -> tuple[Tensor, Tensor]:
     a += (c @ cov_weight).to(a.dtype)
     a = a.to(scale.dtype)
     var, mean = torch.var_mean(a, 0, correction=0)
@@ -100,8 +87,7 @@ def _normalise_torch(
 
 def _back_torch(
     grad: Tensor, y: Tensor, a: Tensor, c: Tensor, moments: Tensor, scale: Tensor, rate: float
-) -> tuple[Tensor, ...]:
-    """Gradients of a, U, scale and shift from that of y."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dtype, a, (mean, _, rstd) = a.dtype, a.to(scale.dtype), moments
     grad = torch.ops.aten.threshold_backward(grad, y, 0).to(scale.dtype) / kept_share(rate)
     centred = (a - mean) * rstd
@@ -119,7 +105,7 @@ def _normalise_cpu(
     rate: float,
     seed: int | Tensor,
     out: torch.dtype,
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor, Tensor]:
     y, moments = torch.empty_like(a, dtype=out), scale.new_empty(3, len(scale))
     factor, dropout = _number(scale.dtype, 1 / kept_share(rate)), (np.uint16(threshold(rate)), np.uint64(int(seed)))
     arguments = *map(_array, (a, c, cov_weight, scale, shift)), factor, *dropout, _array(y), _array(moments)
@@ -129,7 +115,7 @@ def _normalise_cpu(
 
 def _back_cpu(
     grad: Tensor, y: Tensor, a: Tensor, c: Tensor, moments: Tensor, scale: Tensor, rate: float
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     d_a, d_cov_weight = torch.empty_like(a), scale.new_empty(c.shape[1], len(scale))
     d_scale, d_shift = torch.empty_like(scale), torch.empty_like(scale)
     given, made = (grad.contiguous(), y, a, c, moments, scale), (d_a, d_cov_weight, d_scale, d_shift)

@@ -1,47 +1,40 @@
 """Training's steps on a graphics card: recorded once, then replayed.
 
 A step is some hundreds of short operations, which a card computes sooner than Python can start them. A CUDA graph
-starts all at once. What differs from step to step lies in tensors that keep their place: the rows of the cells, the
-learning rate and the weights, the seeds of dropout. The generators on the card are told by the replay how far to go on.
+starts all at once. What differs from step to step lies in tables on the card, written once an epoch: the order of the
+cells, the learning rates and weights, the seeds of dropout. A counter, which the step itself moves on, says which row
+is meant; so Python only says "again". The generators on the card are told by the replay how far to go on.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from itertools import product
+from collections.abc import Callable, Sequence
+from itertools import accumulate, product
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from sysvi.adam import Adam
-from sysvi.cells import Minibatch
-from sysvi.networks import Layer, Training
-from sysvi.objective import Objective, Weights
-from sysvi.settings import TrainSettings
-from sysvi.step import learning_rate, update, weights_at
+from sysvi.cells import Minibatch, minibatches, shuffled
+from sysvi.epochs import Stop
+from sysvi.gradient import n_seeds
+from sysvi.objective import Losses, Weights
+from sysvi.step import Stepper, learning_rate, weights_at
 
 TOLERANCE = 0.1  # by which a replayed step may differ from one that is not: a broken one differs by far more
 
 _recording = threading.Lock()  # what waits for the whole card, as the start of a recording does, ends one under way
 
-Step = Callable[[], Tensor]  # gives the loss terms
-Recorder = Callable[[Step, Sequence[torch.Generator]], Step]
+Recorder = Callable[[Callable[[], None], Sequence[torch.Generator]], Callable[[], None]]
 
 
 class CannotRecordError(RuntimeError):
     """Steps cannot be recorded here, or their replay is not the same step."""
 
 
-class _Recorded(NamedTuple):
-    rows: Tensor  # (B,) of the cells, to be filled in
-    n_seeds: int
-    replay: Step
-
-
-def cuda_graph(step: Step, generators: Sequence[torch.Generator]) -> Step:
-    """Record a step, without taking it, on the device of the generators."""
+def cuda_graph(step: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
+    """Record a step, without taking it, on the device of the generators; what takes it."""
     device = generators[0].device
     states = [generator.clone_state() for generator in generators]
     with _recording, torch.cuda.device(device):  # torch's own stream for recording is of the device that first recorded
@@ -50,36 +43,36 @@ def cuda_graph(step: Step, generators: Sequence[torch.Generator]) -> Step:
             graph.register_generator_state(generator)
         try:
             with torch.cuda.stream(stream), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-                terms = step()
+                step()
         except RuntimeError:
             for generator, state in zip(generators, states, strict=True):
                 generator.graphsafe_set_state(state)  # its own still counts as being recorded
             raise
-
-    def replay() -> Tensor:
-        graph.replay()
-        return terms
-
-    return replay
+    return graph.replay
 
 
-class GraphedSteps:
-    """As `train_step` on the minibatch of some cells, replayed.
+class _Kind(NamedTuple):
+    """What makes one recording differ from another."""
+
+    n_cells: int
+    cycles: bool
+
+
+class GraphedEpochs:
+    """As `sysvi.epochs.PlainEpochs`, replayed.
 
     Parameters
     ----------
-    objective, optimiser
-        What is trained.
+    stepper
+        Takes the steps, by hand-written gradients; its `training` has a generator on the CPU for `seeds`.
     minibatch
         Makes the minibatch of some rows, on the device and without waiting for it.
-    settings
-        How to train; decided.
-    training
-        As of the eager steps; `seeds` is a generator on the CPU.
+    index
+        Rows to train on, (n,), on the device.
+    order
+        Shuffles them at each epoch.
     generators
         All that a step draws from on the device.
-    examples
-        Rows of a minibatch for each size that minibatches have.
     record
         How to record a step.
 
@@ -91,91 +84,121 @@ class GraphedSteps:
 
     def __init__(
         self,
-        objective: Objective,
-        optimiser: Adam,
+        stepper: Stepper,
         minibatch: Callable[[Tensor], Minibatch],
-        settings: TrainSettings,
-        training: Training,
+        index: Tensor,
+        order: torch.Generator,
         generators: Sequence[torch.Generator],
-        examples: Iterable[Tensor],
         record: Recorder = cuda_graph,
     ):
-        assert isinstance(training.seeds, torch.Generator)
-        self.objective, self.optimiser, self.minibatch, self.settings = objective, optimiser, minibatch, settings
-        self.training, self.seed_source = training, training.seeds
-        n_dropouts = sum(isinstance(m, Layer) and m.dropout_rate > 0 for m in objective.modules())
-        device = optimiser.n_steps.device
-        self.numbers = torch.zeros(1 + len(Weights._fields), device=device)  # learning rate, then the weights
-        self.seeds = torch.zeros(2 * n_dropouts, dtype=torch.int64, device=device)
-        self.recorded: dict[tuple[int, bool], _Recorded] = {}
+        settings, device = stepper.settings, index.device
+        assert settings.max_epochs is not None
+        assert settings.batch_size is not None
+        assert isinstance(stepper.training.seeds, torch.Generator)
+        self.stepper, self.minibatch, self.index, self.order = stepper, minibatch, index, order
+        self.seed_source = stepper.training.seeds
+        self.sizes = [len(rows) for rows in minibatches(index, settings.batch_size)]
+        self.step, self.n_steps = 0, settings.max_epochs * len(self.sizes)
+
+        n = len(self.sizes)
+        self.at = torch.zeros(1, dtype=torch.int64, device=device)  # which step of the epoch is next
+        self.starts = torch.tensor([0, *accumulate(self.sizes)][:-1], device=device)  # (n,) in the rows
+        self.rows = index.clone()  # of the cells, in the epoch's order
+        self.numbers = torch.zeros(n, 1 + len(Weights._fields), device=device)  # learning rate and weights
+        self.seeds = torch.zeros(n, n_seeds(stepper.objective.model, True), dtype=torch.int64, device=device)
+        self.sums = torch.zeros(len(Losses._fields), device=device)  # of the loss terms, over the epoch's cells
+
+        restore = _restorer(stepper, (*generators, self.seed_source))
         moments = {self._cycles(progress): progress for progress in (0.0, 1.0)}
-        restore = _restorer(objective, optimiser, (*generators, self.seed_source))
+        places = {size: i for i, size in enumerate(self.sizes)}
+        self.replays: dict[_Kind, Callable[[], None]] = {}
         try:
-            for example, (cycle, progress) in product(examples, moments.items()):
-                rows, n_seeds = example.clone(), n_dropouts * (2 if cycle else 1)
-                replay = record(self._step(rows, cycle), generators)
-                self.recorded[len(rows), cycle] = _Recorded(rows, n_seeds, replay)
-                self._check(example, progress, restore)
+            for (size, place), (cycles, progress) in product(places.items(), moments.items()):
+                kind = _Kind(size, cycles)
+                self.replays[kind] = record(self._step(kind), generators)
+                self._check(kind, place, progress, restore)
         except RuntimeError as error:
             restore()
             raise CannotRecordError(str(error).partition("\n")[0]) from error
 
-    def __call__(self, index: Tensor, progress: float) -> Tensor:
-        """Take a step on the cells in `index`, (B,), at `progress` in [0, 1) of training; the loss terms."""
-        weights, lr = weights_at(self.settings, progress), learning_rate(self.settings, progress)
-        recorded = self.recorded[len(index), self._cycles(progress)]
-        seeds = torch.empty(recorded.n_seeds, dtype=torch.int64).random_(generator=self.seed_source)
-        recorded.rows.copy_(index)
-        _send(torch.tensor([lr, *weights]), self.numbers)
-        _send(seeds, self.seeds[: len(seeds)])
-        return recorded.replay()
+    def take(self, stop: Stop) -> tuple[Tensor, int]:
+        """See `sysvi.epochs.Epochs`."""
+        moments = [(self.step + i) / self.n_steps for i in range(len(self.sizes))]
+        self._write(shuffled(self.index, self.order), moments)
+        taken = 0
+        for size, progress in zip(self.sizes, moments, strict=True):
+            self.replays[_Kind(size, self._cycles(progress))]()
+            taken += 1
+            if stop():
+                break
+        self.step += taken
+        return self.sums.clone(), taken
 
     def _cycles(self, progress: float) -> bool:
-        return self.settings.cycle_weight.at(progress) > 0
+        return self.stepper.settings.cycle_weight.at(progress) > 0
 
-    def _step(self, rows: Tensor, cycle: bool) -> Step:
-        """A step that takes all that changes from this object's tensors."""
+    def _write(self, rows: Tensor, moments: Sequence[float]) -> None:
+        """The tables of an epoch whose steps are at these moments of training."""
+        settings = self.stepper.settings
+        numbers = torch.tensor([[learning_rate(settings, at), *weights_at(settings, at)] for at in moments])
+        seeds = torch.zeros(self.seeds.shape, dtype=torch.int64)
+        for row, at in zip(seeds, moments, strict=True):
+            row[: n_seeds(self.stepper.objective.model, self._cycles(at))].random_(generator=self.seed_source)
+        for values, place in ((rows, self.rows), (numbers, self.numbers), (seeds, self.seeds)):
+            # Without waiting for the card, which may be many steps behind.
+            place.copy_(values.pin_memory() if place.is_cuda and not values.is_cuda else values, non_blocking=True)
+        self.at.zero_()
+        self.sums.zero_()
 
-        def step() -> Tensor:
-            lr, *weights = self.numbers.unbind()
-            now = Weights(*weights) if cycle else Weights(*weights)._replace(cycle=0.0)
-            training = self.training._replace(seeds=iter(self.seeds.unbind()))
-            batch = self.minibatch(rows)
-            return update(self.objective, self.optimiser, batch, now, lr, self.settings.clip_norm, training)
+    def _step(self, kind: _Kind) -> Callable[[], None]:
+        """A step that takes all that changes from the tables."""
+        places = torch.arange(kind.n_cells, device=self.at.device)
+
+        def step() -> None:
+            lr, *now = self.numbers[self.at][0].unbind()
+            weights = Weights(*now) if kind.cycles else Weights(*now)._replace(cycle=0.0)
+            training = self.stepper.training._replace(seeds=iter(self.seeds[self.at][0].unbind()))
+            batch = self.minibatch(self.rows[self.starts[self.at] + places])
+            self.sums.add_(self.stepper.update(batch, weights, lr, training), alpha=kind.n_cells)
+            self.at += 1
 
         return step
 
-    def _check(self, index: Tensor, progress: float, restore: Callable[[], None]) -> None:
+    def _check(self, kind: _Kind, place: int, progress: float, restore: Callable[[], None]) -> None:
         """Take a step either way from the same state, to which all returns."""
+        self._write(self.index, [progress] * len(self.sizes))
+        parameters = self.stepper.optimiser.parameters
 
-        def outcome(take: Step) -> Tensor:
+        def outcome(take: Callable[[], Tensor]) -> Tensor:
             """Loss terms, and how far the parameters went."""
-            before = [p.detach().clone() for p in self.optimiser.parameters]
+            before = [p.detach().clone() for p in parameters]
             try:
                 terms = take().clone()
-                moved = [(p.detach() - b).norm() for p, b in zip(self.optimiser.parameters, before, strict=True)]
+                moved = [(p.detach() - b).norm() for p, b in zip(parameters, before, strict=True)]
             finally:
                 restore()
             return torch.cat([terms, torch.stack(moved)])
 
-        weights, lr = weights_at(self.settings, progress), learning_rate(self.settings, progress)
-        clip_norm = self.settings.clip_norm
-        replayed = outcome(lambda: self(index, progress))
-        eager = outcome(
-            lambda: update(self.objective, self.optimiser, self.minibatch(index), weights, lr, clip_norm, self.training)
-        )
-        if not torch.allclose(replayed, eager, rtol=TOLERANCE, atol=1e-6):
+        def replayed() -> Tensor:
+            self.at.fill_(place)
+            self.replays[kind]()
+            return self.sums / kind.n_cells
+
+        def eager() -> Tensor:
+            settings, training = self.stepper.settings, self.stepper.training
+            rows = self.index[int(self.starts[place]) :][: kind.n_cells]
+            weights, lr = weights_at(settings, progress), learning_rate(settings, progress)
+            seeds = iter(self.seeds[place].unbind())
+            return self.stepper.update(self.minibatch(rows), weights, lr, training._replace(seeds=seeds))
+
+        if not torch.allclose(outcome(replayed), outcome(eager), rtol=TOLERANCE, atol=1e-6):
             raise CannotRecordError("a replayed step differed from one taken operation by operation")
 
 
-def _send(values: Tensor, place: Tensor) -> None:
-    """Copy from the CPU without waiting for the card, which may be some steps behind."""
-    place.copy_(values.pin_memory() if place.is_cuda else values, non_blocking=True)
-
-
-def _restorer(objective: Objective, optimiser: Adam, sources: Sequence[torch.Generator]) -> Callable[[], None]:
+def _restorer(stepper: Stepper, sources: Sequence[torch.Generator]) -> Callable[[], None]:
     """What brings all that a step changes back to the state of now."""
-    parts = [*objective.state_dict().values(), *optimiser.first, *optimiser.second, optimiser.n_steps]
+    optimiser = stepper.optimiser
+    parts = [*stepper.objective.state_dict().values(), *optimiser.first, *optimiser.second, optimiser.n_steps]
     kept, states = [part.clone() for part in parts], [source.get_state() for source in sources]
 
     def restore() -> None:

@@ -16,7 +16,7 @@ class Kernels:
     Parameters
     ----------
     fused
-        Hand-written layers, the likelihood from per-gene statistics, a cycle that writes no expression; otherwise
+        Gradients written by hand: the likelihood from per-gene statistics, a cycle that writes no expression; otherwise
         torch's operations one by one, the oracle of the tests.
     sparse
         Multiply expression as it is stored, or as a dense minibatch.
@@ -25,6 +25,8 @@ class Kernels:
         units, losses and parameters are float32 always.
     why
         Reasons, a sentence for each choice.
+    beside
+        Do two parts of a step at once where neither waits for the other.
     graph
         Record a step once and replay it (a CUDA graph), or start its operations one by one.
     """
@@ -33,6 +35,7 @@ class Kernels:
     sparse: bool
     products: torch.dtype
     why: tuple[str, ...]
+    beside: bool = False
     graph: bool = False
 
     def as_dict(self) -> dict[str, object]:
@@ -60,9 +63,15 @@ def choose_kernels(device: torch.device, density: float, *, fused: bool = True, 
     name = str(products).removeprefix("torch.")
     reason = f"precision={precision!r} was asked for" if precision != "auto" else _about_bfloat16(short)
     why = (about_x, f"{name} products of hidden layers: {reason}")
-    if device.type != "cuda":
-        return Kernels(True, sparse, products, why)
-    return Kernels(True, sparse, products, (*why, "steps replayed: a card waits for Python otherwise"), graph=True)
+    if device.type == "cuda":
+        at_once = "parts of a step at once: on two of the card's streams"
+        again = "steps replayed: a card waits for Python otherwise"
+        return Kernels(True, sparse, products, (*why, at_once, again), beside=True, graph=True)
+    threads = torch.get_num_threads()
+    if device.type != "cpu":
+        return Kernels(True, sparse, products, (*why, f"parts of a step in turn: a {device.type} device"))
+    how = "in turn: torch has 1 thread" if threads == 1 else f"at once: torch has {threads} threads"
+    return Kernels(True, sparse, products, (*why, f"parts of a step {how}"), beside=threads > 1)
 
 
 def multiplies_sparse(device: torch.device, density: float) -> bool:

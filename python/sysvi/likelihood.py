@@ -7,6 +7,7 @@ writes nothing of size B x G. It needs a linear mean head and one variance per g
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,71 +24,78 @@ def gaussian_nll(x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
     return 0.5 * ((x - mean).square() / var + var.log() + LOG_2PI).sum(1)
 
 
-def gaussian_nll_total(
-    x: Tensor | Sparse,
-    h: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    var: Tensor,
-    w: Tensor | None = None,
-    products: torch.dtype | None = None,
-) -> Tensor:
-    """Sum over cells of w_i times `gaussian_nll` for mean = h W' + b, without forming the mean.
+class Fit(NamedTuple):
+    """Negative logarithm of a likelihood, and its gradients."""
+
+    total: Tensor  # ()
+    h: Tensor  # (B, H)
+    weight: Tensor  # (G, H)
+    bias: Tensor  # (G,)
+    var: Tensor  # (G,)
+
+
+class GeneStatistics:
+    """Σ_i w_i `gaussian_nll` for mean = h W' + b, and factor times its gradients, without forming the mean.
 
     The squared residuals of gene g sum to S_g = Σ_i w_i (x_ig - b_g - h_i·W_g)², which expands to statistics of the
-    minibatch: Σ w x², X'(w∘h) (G, H) and h'(w∘h) (H, H). With v_g the gene's variance and n = Σ w_i,
-    the sum is ½ Σ_g (S_g / v_g + n log 2πv_g).
+    minibatch: Σ w x², X'(w∘h) (G, H) and h'(w∘h) (H, H). With v_g the gene's variance and n = Σ w_i, the sum is
+    ½ Σ_g (S_g / v_g + n log 2πv_g). With m the mean, R = Σ w (m - x) h' (G, H) and Q = Σ w (m - x) (G,) carry both the
+    value and the gradients.
+
+    What does not wait for h is computed at once: -X V⁻¹W, a part of the gradient of h, which is w∘(m - x) V⁻¹W.
 
     Parameters
     ----------
     x
-        Expression, (B, G). Gets no gradient.
-    h
-        Hidden layer before the mean head, (B, H).
+        Expression, (B, G).
     weight, bias
         The mean head: (G, H) and (G,).
     var
         Variance per gene, (G,).
+    factor
+        Of the gradients.
     w
         Weight of each cell, (B,); None means 1.
-    products
-        Type of the values multiplied for the gradient of h, which goes on through hidden layers; None: that of h.
-        The value and the other gradients are of small differences of large sums, and never of a shorter type.
-
-    Returns
-    -------
-    A scalar.
+    short
+        Expression in the type of the values that are multiplied for the gradient of h, which goes on through hidden
+        layers; None: x. The value and the other gradients are of small differences of large sums, and never of a
+        shorter type than x has.
     """
-    return _GaussianTotal.apply(x, h, weight, bias, var, w, products or h.dtype)
 
+    def __init__(
+        self,
+        x: Tensor | Sparse,
+        weight: Tensor,
+        bias: Tensor,
+        var: Tensor,
+        factor: float | Tensor = 1.0,
+        w: Tensor | None = None,
+        short: Tensor | Sparse | None = None,
+    ):
+        self.x, self.weight, self.bias, self.var, self.factor, self.w = x, weight, bias, var, factor, w
+        short = x if short is None else short
+        self.precision = factor / var  # (G,)
+        scaled = self.precision[:, None] * weight  # (G, H)
+        self.of_bias = bias @ scaled  # (H,)
+        self.scaled = scaled.to(short.dtype)
+        self.of_x = short @ self.scaled  # (B, H)
 
-class _GaussianTotal(torch.autograd.Function):
-    """With m the mean: R = Σ w (m - x) h' (G, H) and Q = Σ w (m - x) (G,) carry both the value and the gradients."""
-
-    @staticmethod
-    def forward(ctx, x, h, weight, bias, var, w, products):  # type: ignore[no-untyped-def]
+    def __call__(self, h: Tensor) -> Fit:
+        """The hidden layer before the mean head, (B, H)."""
+        weight, bias, var, w = self.weight, self.bias, self.var, self.w
         wh = h if w is None else w[:, None] * h
         weights = h.new_ones(len(h)) if w is None else w
         n = weights.sum()
         r = weight @ (h.T @ wh)  # (G, H), so far without bias and x
         residuals = _residuals_cpu if r.device.type == "cpu" else _residuals_torch
-        q, rss = residuals(r, x.T @ wh, weight, bias, n, wh.sum(0), *gene_sums(x, weights))
-        ctx.x, ctx.w, ctx.n, ctx.products = x, w, n, products
-        ctx.save_for_backward(h, weight, bias, var, r, q, rss)
-        return 0.5 * (rss / var + n * (var.log() + LOG_2PI)).sum()
-
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        h, weight, bias, var, r, q, rss = ctx.saved_tensors
-        precision = grad / var  # (G,)
-        scaled = precision[:, None] * weight  # (G, H)
-        of_bias = bias @ scaled  # (H,)
-        x, h, weight, scaled = (part.to(ctx.products) for part in (ctx.x, h, weight, scaled))
-        d_h = (h @ (weight.T @ scaled)).to(of_bias.dtype).add_(of_bias).sub_(x @ scaled)  # (B, H)
-        if ctx.w is not None:
-            d_h *= ctx.w[:, None]
-        d_var = 0.5 * precision * (ctx.n - rss / var)
-        return None, d_h, precision[:, None] * r, precision * q, d_var, None, None
+        q, rss = residuals(r, self.x.T @ wh, weight, bias, n, wh.sum(0), *gene_sums(self.x, weights))
+        total = 0.5 * (rss / var + n * (var.log() + LOG_2PI)).sum()
+        of_h = weight.to(self.scaled.dtype).T @ self.scaled  # (H, H)
+        d_h = (h.to(of_h.dtype) @ of_h).to(h.dtype).add_(self.of_bias).sub_(self.of_x)
+        if w is not None:
+            d_h *= w[:, None]
+        d_var = 0.5 * self.precision * (n - rss / var)
+        return Fit(total, d_h, self.precision[:, None] * r, self.precision * q, d_var)
 
 
 def _residuals_torch(
@@ -107,7 +115,7 @@ def _residuals_cpu(
     r: Tensor, cross: Tensor, weight: Tensor, bias: Tensor, n: Tensor, sum_h: Tensor, sum_x: Tensor, sum_xx: Tensor
 ) -> tuple[Tensor, Tensor]:
     q, rss = torch.empty_like(bias), torch.empty_like(bias)
-    arrays = r, cross, weight.detach(), bias.detach(), sum_h, sum_x, sum_xx, q, rss
+    arrays = r, cross, weight, bias, sum_h, sum_x, sum_xx, q, rss
     _residuals(n.item(), *(part.numpy() for part in arrays))
     return q, rss
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +19,9 @@ from torch import Tensor, nn
 
 from sysvi.dropout import dropped, kept_share
 from sysvi.expression import Sparse
-from sysvi.fused import BN_EPS, BN_MOMENTUM, CrossProduct, TrainingLayer
+from sysvi.fused import BN_EPS
 
+BN_MOMENTUM = 0.01
 VAR_EPS = 1e-4
 LOG_VAR_CLIP = 80.0  # exp(80) is the largest round power that float32 holds with room for a sum of squares
 
@@ -49,7 +49,6 @@ class Training(NamedTuple):
     """How a pass of training runs; a pass of evaluation has none of it."""
 
     noise: torch.Generator
-    fused: bool = True  # the hand-written layer, or torch's operations one by one
     products: torch.dtype | None = None  # type of what hidden layers pass on and multiply; None: of the parameters
 
     # Of dropout, on the CPU so that no device is waited for, or made already, on the device; None: `noise`.
@@ -80,43 +79,17 @@ class Layer(nn.Module):
         self.register_buffer("running_var", torch.ones(n_out))
         self.dropout_rate = dropout_rate
 
-    def forward(
-        self, x: Tensor | Sparse, c: Tensor, training: Training | None, out: torch.dtype | None = None
-    ) -> Tensor:
-        """(B, n_in), (B, C) -> (B, n_out), of type `out` where a fused layer trains."""
-        return self._activate(x, self.weight, self.bias, c, training, out)
-
-    def after(
-        self, head: Linear, h: Tensor, c: Tensor, training: Training | None, out: torch.dtype | None = None
-    ) -> Tensor:
-        """As forward for x = head(h), without forming x: x W = h (W_h' W) + b_h W, with a small matrix in brackets."""
-        weight = CrossProduct.apply(head.weight, self.weight, h.dtype)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and training is None):
-            bias = self.bias + head.bias @ self.weight  # in training, the minibatch's mean takes it away again
-        return self._activate(h, weight, bias, c, training, out)
-
-    def _activate(
-        self,
-        x: Tensor | Sparse,
-        weight: Tensor,
-        bias: Tensor,
-        c: Tensor,
-        training: Training | None,
-        out: torch.dtype | None,
-    ) -> Tensor:
-        rate = self.dropout_rate
-        seed = 0 if training is None or rate == 0 else training.seed()
-        if training is not None and training.fused:
-            norm = self.scale, self.shift, self.running_mean, self.running_var
-            return TrainingLayer.apply(x, weight, bias, c, self.cov_weight, *norm, rate, seed, out or bias.dtype)
-        a = x @ weight + (c @ self.cov_weight + bias)
+    def forward(self, x: Tensor | Sparse, c: Tensor, training: Training | None) -> Tensor:
+        """(B, n_in), (B, C) -> (B, n_out), by torch's operations one by one."""
+        a = x @ self.weight + (c @ self.cov_weight + self.bias)
         a = F.batch_norm(
             a, self.running_mean, self.running_var, self.scale, self.shift, training is not None, BN_MOMENTUM, BN_EPS
         )
         y = F.relu(a)
-        if training is None or rate == 0:
+        if training is None or self.dropout_rate == 0:
             return y
-        return y.masked_fill(dropped((len(x), len(bias)), rate, seed, y.device), 0) / kept_share(rate)
+        off = dropped((len(x), len(self.bias)), self.dropout_rate, training.seed(), y.device)
+        return y.masked_fill(off, 0) / kept_share(self.dropout_rate)
 
 
 def positive(log_var: Tensor) -> Tensor:
@@ -144,27 +117,15 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor | Sparse, c: Tensor, training: Training | None = None) -> tuple[Tensor, Tensor]:
         """Expression (B, G) and covariates (B, C) -> mean and variance of q, each (B, L)."""
-        return self._posterior(through(self.layers, x, c, training))
-
-    def after(self, head: Linear, h: Tensor, c: Tensor, training: Training | None = None) -> tuple[Tensor, Tensor]:
-        """As forward for the expression head(h), without forming it."""
-        first, *others = self.layers
-        assert isinstance(first, Layer)
-        return self._posterior(through([partial(first.after, head), *others], h, c, training))
-
-    def _posterior(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_var = self.head(h).chunk(2, dim=1)
+        mean, log_var = self.head(through(self.layers, x, c, training)).chunk(2, dim=1)
         return mean, positive(log_var)
 
 
-def through(
-    layers: Iterable[Callable], h: Tensor | Sparse, c: Tensor, training: Training | None, out: torch.dtype | None = None
-) -> Tensor:
-    """Pass h through the layers; between them values are of the type of their products, at the end of type `out`."""
-    *inner, last = layers
-    for layer in inner:
-        h = layer(h, c, training, None if training is None else training.products)
-    return last(h, c, training, out)
+def through(layers: Iterable[nn.Module], x: Tensor | Sparse, c: Tensor, training: Training | None) -> Any:
+    """Pass x through the layers, each of which sees the covariates c."""
+    for layer in layers:
+        x = layer(x, c, training)
+    return x
 
 
 class Decoder(nn.Module):
@@ -191,9 +152,9 @@ class Decoder(nn.Module):
         else:
             self.log_var_head = Linear(n_hidden, n_genes, init)
 
-    def hidden(self, z: Tensor, c: Tensor, training: Training | None = None, out: torch.dtype | None = None) -> Tensor:
+    def hidden(self, z: Tensor, c: Tensor, training: Training | None = None) -> Tensor:
         """(B, L), (B, C) -> (B, H)."""
-        return through(self.layers, z, c, training, out)
+        return through(self.layers, z, c, training)
 
     def variance(self, h: Tensor) -> Tensor:
         """(G,) when per gene, else (B, G)."""

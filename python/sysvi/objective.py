@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sysvi.cells import Minibatch
-from sysvi.expression import Sparse
-from sysvi.likelihood import gaussian_nll, gaussian_nll_total
+from sysvi.likelihood import gaussian_nll
 from sysvi.model import Model
 from sysvi.networks import Discriminator, Training
 
@@ -45,7 +44,7 @@ class Losses(NamedTuple):
 class Objective(nn.Module):
     """The model and, for the ADV baseline, its adversary, as one module whose forward is the loss.
 
-    Being one module, it can be wrapped for distributed training.
+    It is written plainly, and serves for validation and as the oracle of `sysvi.gradient`.
 
     Parameters
     ----------
@@ -53,34 +52,57 @@ class Objective(nn.Module):
         The model.
     discriminator
         Guesses the system from z; None where there is no adversary.
-    fused
-        Use the cheap forms where they apply: the likelihood from per-gene statistics (needs one variance per gene) and
-        a cycle that never writes expression. Same values and gradients as the plain forms.
     """
 
-    def __init__(self, model: Model, discriminator: Discriminator | None = None, *, fused: bool = True):
+    def __init__(self, model: Model, discriminator: Discriminator | None = None):
         super().__init__()
         self.model = model
         self.discriminator = discriminator
-        self.fused = fused
 
     def forward(self, batch: Minibatch, weights: Weights, training: Training | None) -> Losses:
         """Losses of a minibatch; without `training`, those of validation (no dropout, z at its mean)."""
-        model, w = self.model, batch.weight
-        c = model.code(batch.own)  # (B, C)
-        mean, var = model.encoder(batch.x, c, training)  # (B, L)
-        z = mean + var.sqrt() * _normal_like(mean, training)
-
-        reconstruction = self._reconstruction(batch.x, z, c, w, training)
-        zero = torch.zeros((), device=z.device)
-        cycle = adversary = discriminator = zero
+        model, encoder, decoder = self.model, self.model.encoder, self.model.decoder
+        c, c_swapped = model.code(batch.own), model.code(batch.swapped)  # (B, C)
+        mean, var = encoder(batch.x, c, training)  # (B, L)
+        z = mean + var.sqrt() * normal_like(mean, training)
+        reconstruction = gaussian_nll(batch.x.to_dense(), *decoder(z, c, training))  # (B,)
+        mean_cycled = None
         if isinstance(weights.cycle, Tensor) or weights.cycle > 0:
-            mean_cycled = self._cycled_mean(batch.x, z, model.code(batch.swapped), training)
-            cycle = _mean(standardised_distance(mean, mean_cycled), w)
+            translated, _ = decoder(z, c_swapped, training)  # (B, G)
+            mean_cycled, _ = encoder(translated, c_swapped, training)
         # After the passes that change the encoder's running statistics, with which pseudo-inputs are encoded.
-        kl = _mean(model.prior.kl(mean, var, z, model.encoder, weights.mixture), w)
+        latent = self.latent_terms(batch, weights.mixture, mean, var, z, mean_cycled)
+        return self.losses(weights, weighted_mean(reconstruction, batch.weight), *latent)
+
+    def latent_terms(
+        self,
+        batch: Minibatch,
+        mixture: float | Tensor,
+        mean: Tensor,
+        var: Tensor,
+        z: Tensor,
+        mean_cycled: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Divergence, cycle, adversary and discriminator, from what is of (B, L)."""
+        w = batch.weight
+        cycle = adversary = discriminator = torch.zeros((), device=z.device)
+        if mean_cycled is not None:
+            cycle = weighted_mean(standardised_distance(mean, mean_cycled), w)
+        kl = weighted_mean(self.model.prior.kl(mean, var, z, self.model.encoder, mixture), w)
         if self.discriminator is not None:
             adversary, discriminator = self._adversary(z, batch.own.system, w)
+        return kl, cycle, adversary, discriminator
+
+    @staticmethod
+    def losses(
+        weights: Weights,
+        reconstruction: Tensor,
+        kl: Tensor,
+        cycle: Tensor,
+        adversary: Tensor,
+        discriminator: Tensor,
+    ) -> Losses:
+        """The terms and what is minimised."""
         total = (
             weights.reconstruction * reconstruction
             + weights.kl * kl
@@ -89,29 +111,6 @@ class Objective(nn.Module):
             + discriminator
         )
         return Losses(total, reconstruction, kl, cycle, adversary, discriminator)
-
-    def _fuses(self, x: Tensor | Sparse) -> bool:
-        """Whether the fused forms pay: for a dense minibatch they trade B x G x H products for H x G x H ones."""
-        return self.fused and (isinstance(x, Sparse) or 2 * len(x) > self.model.settings.n_hidden)
-
-    def _reconstruction(
-        self, x: Tensor | Sparse, z: Tensor, c: Tensor, w: Tensor | None, training: Training | None
-    ) -> Tensor:
-        """Mean over cells of -log p(x | z, c)."""
-        decoder = self.model.decoder
-        h = decoder.hidden(z, c, training)  # (B, H)
-        if self._fuses(x) and decoder.per_gene:
-            head, products = decoder.mean, None if training is None else training.products
-            return gaussian_nll_total(x, h, head.weight, head.bias, decoder.variance(h), w, products) / len(x)
-        return _mean(gaussian_nll(x.to_dense(), decoder.mean(h), decoder.variance(h)), w)
-
-    def _cycled_mean(self, x: Tensor | Sparse, z: Tensor, c: Tensor, training: Training | None) -> Tensor:
-        """Decode z under the other system's covariates c, encode that expression under c: mean z' (B, L)."""
-        encoder, decoder = self.model.encoder, self.model.decoder
-        if not self._fuses(x):
-            return encoder(decoder.mean(decoder.hidden(z, c, training)), c, training)[0]
-        h = decoder.hidden(z, c, training, None if training is None else training.products)  # (B, H)
-        return encoder.after(decoder.mean, h, c, training)[0]
 
     def _adversary(self, z: Tensor, system: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor]:
         """Losses of the encoder, which wants its system unknown, and of the discriminator, which wants it found.
@@ -127,7 +126,7 @@ class Objective(nn.Module):
         log_p = functional_call(self.discriminator, frozen, z).log_softmax(1)  # (B, S)
         adversary = -log_p.mean(1)  # (B,)
         guess = F.cross_entropy(self.discriminator(z.detach()), system, reduction="none")
-        return _mean(adversary, w), _mean(guess, w)
+        return weighted_mean(adversary, w), weighted_mean(guess, w)
 
 
 def standardised_distance(z: Tensor, z_cycled: Tensor) -> Tensor:
@@ -140,12 +139,13 @@ def standardised_distance(z: Tensor, z_cycled: Tensor) -> Tensor:
     return ((z - z_cycled).square() / (var + 1e-12)).sum(1)
 
 
-def _mean(per_cell: Tensor, w: Tensor | None) -> Tensor:
+def weighted_mean(per_cell: Tensor, w: Tensor | None) -> Tensor:
     """Mean over cells (B,), each counted with its weight."""
     return per_cell.mean() if w is None else (w * per_cell).mean()
 
 
-def _normal_like(x: Tensor, training: Training | None) -> Tensor:
+def normal_like(x: Tensor, training: Training | None) -> Tensor:
+    """Standard normal draws of the shape of x; without `training` their mean, 0."""
     if training is None:
         return torch.zeros_like(x)
     return torch.empty_like(x).normal_(generator=training.noise)

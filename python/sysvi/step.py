@@ -3,46 +3,64 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from sysvi.adam import Adam
 from sysvi.cells import Minibatch
+from sysvi.device import SideBySide, in_turn
+from sysvi.gradient import backpropagate
 from sysvi.networks import Training
-from sysvi.objective import Objective, Weights
+from sysvi.objective import Losses, Objective, Weights
 from sysvi.settings import RAMPS, TrainSettings
 
 
-def train_step(
-    objective: Objective,
-    optimiser: Adam,
-    batch: Minibatch,
-    settings: TrainSettings,
-    progress: float,
-    training: Training,
-) -> Tensor:
-    """One step on a minibatch, at `progress` in [0, 1) of training; the loss terms, as `sysvi.train.TERMS`."""
-    weights, lr = weights_at(settings, progress), learning_rate(settings, progress)
-    return update(objective, optimiser, batch, weights, lr, settings.clip_norm, training)
+@dataclass(frozen=True)
+class Stepper:
+    """Takes steps of training.
 
+    Parameters
+    ----------
+    objective, optimiser
+        What is trained, and how it is changed.
+    settings
+        How to train; decided.
+    training
+        What a step draws from, and the type of its products.
+    fused
+        Gradients by hand (`sysvi.gradient`), or of the plain loss by autograd.
+    beside
+        How two parts of a step of which neither waits for the other are done.
+    """
 
-def update(
-    objective: Objective,
-    optimiser: Adam,
-    batch: Minibatch,
-    weights: Weights,
-    lr: float | Tensor,
-    clip_norm: float | None,
-    training: Training,
-) -> Tensor:
-    """Losses of a minibatch, their gradients, and the change of the parameters; the loss terms."""
-    losses = objective(batch, weights, training)
-    losses.total.backward()
-    if clip_norm is not None:
-        nn.utils.clip_grad_norm_(optimiser.parameters, clip_norm)
-    optimiser.step(lr)
-    return torch.stack([term.detach() for term in losses])
+    objective: Objective
+    optimiser: Adam
+    settings: TrainSettings
+    training: Training
+    fused: bool = True
+    beside: SideBySide = in_turn
+
+    def step(self, batch: Minibatch, progress: float) -> Tensor:
+        """One step on a minibatch, at `progress` in [0, 1) of training; the loss terms, as `sysvi.train.TERMS`."""
+        weights, lr = weights_at(self.settings, progress), learning_rate(self.settings, progress)
+        return self.update(batch, weights, lr, self.training)
+
+    def update(self, batch: Minibatch, weights: Weights, lr: float | Tensor, training: Training) -> Tensor:
+        """Losses of a minibatch, their gradients, and the change of the parameters; the loss terms."""
+        losses = self._gradients(batch, weights, training)
+        if self.settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.optimiser.parameters, self.settings.clip_norm)
+        self.optimiser.step(lr)
+        return torch.stack([term.detach() for term in losses])
+
+    def _gradients(self, batch: Minibatch, weights: Weights, training: Training) -> Losses:
+        if self.fused:
+            return backpropagate(self.objective, batch, weights, training, self.beside)
+        losses = self.objective(batch, weights, training)
+        losses.total.backward()
+        return losses
 
 
 def learning_rate(settings: TrainSettings, progress: float) -> float:

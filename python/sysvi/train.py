@@ -6,7 +6,6 @@ Shapes: n cells, B cells of a minibatch.
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 import signal
 import threading
@@ -14,24 +13,24 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from sysvi.adam import Adam
-from sysvi.cells import Cells, Minibatch, minibatches, n_minibatches, one_ahead
-from sysvi.device import describe, keep_freed_memory
+from sysvi.cells import Cells, Minibatch, minibatches, n_minibatches
+from sysvi.device import SideBySide, describe, keep_freed_memory, side_by_side
+from sysvi.epochs import Epochs, PlainEpochs
 from sysvi.errors import InputError
 from sysvi.events import Event, OnEvent, ignore
-from sysvi.graphs import CannotRecordError, GraphedSteps
+from sysvi.graphs import CannotRecordError, GraphedEpochs
 from sysvi.kernels import Kernels, choose_kernels
 from sysvi.model import Model
 from sysvi.networks import Discriminator, Training
 from sysvi.objective import Losses, Objective
 from sysvi.seeds import generator
 from sysvi.settings import RAMPS, TrainSettings, default_batch_size, default_lr, default_max_epochs
-from sysvi.step import train_step, weights_at
+from sysvi.step import Stepper, weights_at
 
 TERMS = Losses._fields
 PROBE_CELLS = 64  # enough to see whether new weights give finite losses
@@ -59,8 +58,8 @@ class TrainingRun:
         Wall time of the loop.
     cells_per_second
         Training cells processed per second.
-    kernels
-        How it was computed, and why so.
+    kernels, device
+        How it was computed, and why so, and where.
     train_index, validation_index
         Which cells were trained on and held out.
     """
@@ -71,6 +70,7 @@ class TrainingRun:
     seconds: float = 0.0
     cells_per_second: float = 0.0
     kernels: Kernels | None = None
+    device: str = ""
     train_index: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     validation_index: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
@@ -78,6 +78,12 @@ class TrainingRun:
     def n_epochs(self) -> int:
         """Epochs that were ended."""
         return len(self.history.get("total_train", []))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Minibatches of an epoch."""
+        assert self.settings.batch_size is not None
+        return n_minibatches(len(self.train_index), self.settings.batch_size)
 
     @property
     def usual_epochs(self) -> int:
@@ -123,81 +129,98 @@ def train(
     """
     train_index, validation_index = split(cells.n_cells, settings)
     settings = decide(settings, len(train_index))
+    kernels = choose_kernels(cells.device, cells.density, fused=settings.fused, precision=settings.precision)
+    run = TrainingRun(
+        settings,
+        kernels=kernels,
+        device=describe(cells.device),
+        train_index=train_index,
+        validation_index=validation_index,
+    )
+    with keep_freed_memory(), side_by_side(cells.device, kernels.beside) as beside:
+        objective = make_objective(model, cells, settings)
+        epochs = _make_epochs(run, objective, cells, beside, on_event)
+        with interruptible() if stop is None else nullcontext(stop) as interrupted:
+            _train(run, objective, cells, epochs, on_event, interrupted)
+    on_event(_end(run))
+    return run
+
+
+def _make_epochs(run: TrainingRun, objective: Objective, cells: Cells, beside: SideBySide, on_event: OnEvent) -> Epochs:
+    """Decides how steps are taken and tells the plan."""
+    settings, kernels, device = run.settings, run.kernels, cells.device
     assert settings.max_epochs is not None
     assert settings.batch_size is not None
-    device = cells.device
-    order = generator(settings.seed, "order")
-    swap = generator(settings.seed, "swap", device)
-    kernels = choose_kernels(device, cells.density, fused=settings.fused, precision=settings.precision)
+    assert kernels is not None
+    index = run.train_index.to(device)
+    order, swap = generator(settings.seed, "order"), generator(settings.seed, "swap", device)
     noise, dropout = generator(settings.seed, "noise", device), generator(settings.seed, "dropout")
-    training = Training(noise, kernels.fused, kernels.products, dropout)
-    objective = make_objective(model, cells, settings)
-    optimiser = Adam(objective.parameters(), settings.eps, settings.weight_decay)
-    steps_per_epoch = n_minibatches(len(train_index), settings.batch_size)
-    n_steps = settings.max_epochs * steps_per_epoch
-    run = TrainingRun(settings, kernels=kernels, train_index=train_index, validation_index=validation_index)
-    probe = train_index[:PROBE_CELLS]
 
-    def minibatch(index: Tensor) -> Minibatch:
-        return cells.minibatch(index, settings.swapped_covariates, swap, sparse=kernels.sparse)
+    def minibatch(rows: Tensor) -> Minibatch:
+        return cells.minibatch(rows, settings.swapped_covariates, swap, sparse=kernels.sparse)
 
-    def take_step(batch: Minibatch, progress: float) -> Tensor:
-        return train_step(objective, optimiser, batch, settings, progress, training)
+    def stepper(objective: Objective, training: Training) -> Stepper:
+        optimiser = Adam(objective.parameters(), settings.eps, settings.weight_decay)
+        return Stepper(objective, optimiser, settings, training, kernels.fused, beside)
 
-    step_seconds = _time_step(objective, cells, train_index, settings, kernels)
-    graphed = None
+    trial = stepper(copy.deepcopy(objective), Training(generator(settings.seed, "trial", device), kernels.products))
+    step_seconds = _time_step(trial, cells, index, kernels)
+    real = stepper(objective, Training(noise, kernels.products, dropout))
+    epochs: Epochs = PlainEpochs(real, minibatch, index, order)
     if kernels.graph:
-        examples = {len(rows): rows for rows in minibatches(train_index.to(device), settings.batch_size)}.values()
         try:
-            graphed = GraphedSteps(objective, optimiser, minibatch, settings, training, (noise, swap), examples)
+            epochs = GraphedEpochs(real, minibatch, index, order, (noise, swap))
         except CannotRecordError as error:
             why = (*kernels.why[:-1], f"steps one by one: they could not be recorded ({error})")
             run.kernels = replace(kernels, graph=False, why=why)
-    on_event(_plan(run, cells, step_seconds * n_steps, steps_per_epoch))
+    on_event(_plan(run, cells, step_seconds))
+    return epochs
 
+
+def _train(
+    run: TrainingRun,
+    objective: Objective,
+    cells: Cells,
+    epochs: Epochs,
+    on_event: OnEvent,
+    interrupted: Callable[[], bool],
+) -> None:
+    """All epochs, or those until training ends for another reason."""
+    model, settings, validates = objective.model, run.settings, len(run.validation_index) > 0
+    assert settings.max_epochs is not None
+    checked_on = run.validation_index if validates else run.train_index[:PROBE_CELLS]
     last_good = copy.deepcopy(model.state_dict())
     watch = EarlyStopping(settings.patience)
-    step = 0
+    n_steps = 0
     start = time.perf_counter()
-    with keep_freed_memory(), interruptible() if stop is None else nullcontext(stop) as interrupted:
-        epochs = (minibatches(train_index.to(device), settings.batch_size, order) for _ in range(settings.max_epochs))
-        indices = itertools.chain.from_iterable(epochs)
-        ahead = one_ahead if device.type == "cpu" else map  # a card is told ahead anyway, and by this thread alone
-        batches: Iterator[Any] = indices if graphed else ahead(minibatch, indices)
-        for epoch in range(settings.max_epochs):
-            sums = torch.zeros(len(TERMS), device=device)
-            for batch in itertools.islice(batches, steps_per_epoch):
-                sums += len(batch) * (graphed or take_step)(batch, step / n_steps)
-                step += 1
-                if interrupted():
-                    run.status = "interrupted"
-                    break
-            # The losses say that the weights were good before the last step; the check, after it too.
-            checked = validate(objective, cells, validation_index if len(validation_index) else probe, settings)
-            _check_finite(model, sums + checked, last_good, run)
-            if run.status == "interrupted":
-                break
-            for kept, weights in zip(last_good.values(), model.state_dict().values(), strict=True):
-                kept.copy_(weights)  # in place: a copy's new memory is slow to get
-            _record(run.history, "train", sums / len(train_index))
-            if len(validation_index):
-                _record(run.history, "validation", checked)
-            if settings.early_stopping and (epoch + 1) / settings.max_epochs >= _last_ramp_end(settings):
-                watch.see(run.history["total_validation"][-1], last_good)
-                if watch.epochs_since_best >= watch.patience:
-                    run.status = "stopped_early"
-            try:
-                on_event(_epoch(run, epoch, time.perf_counter() - start, cells))
-            except KeyboardInterrupt:
-                run.status = "interrupted"
-            if run.status != "finished":
-                break
+    for epoch in range(settings.max_epochs):
+        sums, taken = epochs.take(interrupted)
+        n_steps += taken
+        # The losses say that the weights were good before the last step; the check, after it too.
+        checked = validate(objective, cells, checked_on, settings)
+        _check_finite(model, sums + checked, last_good, run)
+        if interrupted():
+            run.status = "interrupted"
+            break
+        for kept, weights in zip(last_good.values(), model.state_dict().values(), strict=True):
+            kept.copy_(weights)  # in place: a copy's new memory is slow to get
+        _record(run.history, "train", sums / len(run.train_index))
+        if validates:
+            _record(run.history, "validation", checked)
+        if settings.early_stopping and (epoch + 1) / settings.max_epochs >= _last_ramp_end(settings):
+            watch.see(run.history["total_validation"][-1], last_good)
+            if watch.epochs_since_best >= watch.patience:
+                run.status = "stopped_early"
+        try:
+            on_event(_epoch(run, epoch, time.perf_counter() - start, cells))
+        except KeyboardInterrupt:
+            run.status = "interrupted"
+        if run.status != "finished":
+            break
     if watch.best is not None:
         model.load_state_dict(watch.best)
     run.seconds = time.perf_counter() - start
-    run.cells_per_second = step / steps_per_epoch * len(train_index) / run.seconds
-    on_event(_end(run))
-    return run
+    run.cells_per_second = n_steps / run.steps_per_epoch * len(run.train_index) / run.seconds
 
 
 @dataclass
@@ -242,7 +265,7 @@ def make_objective(model: Model, cells: Cells, settings: TrainSettings) -> Objec
     if settings.adversarial_weight.value > 0:
         s = model.settings
         discriminator = Discriminator(s.n_latent, s.n_hidden, cells.n_systems, generator(settings.seed, "adversary"))
-    return Objective(model, discriminator, fused=settings.fused).to(cells.device)
+    return Objective(model, discriminator).to(cells.device)
 
 
 @torch.no_grad()
@@ -259,21 +282,16 @@ def validate(objective: Objective, cells: Cells, index: Tensor, settings: TrainS
     return sums / len(index)
 
 
-def _time_step(
-    objective: Objective, cells: Cells, train_index: Tensor, settings: TrainSettings, kernels: Kernels
-) -> float:
+def _time_step(trial: Stepper, cells: Cells, index: Tensor, kernels: Kernels) -> float:
     """Seconds of one step, measured on a copy so that nothing of the real run is touched."""
+    settings, noise = trial.settings, trial.training.noise
     assert settings.batch_size is not None
-    trial = copy.deepcopy(objective)
-    optimiser = Adam(trial.parameters(), settings.eps, settings.weight_decay)
-    noise = generator(settings.seed, "trial", cells.device)
-    training = Training(noise, kernels.fused, kernels.products)
-    index = next(iter(minibatches(train_index.to(cells.device), settings.batch_size)))
+    rows = next(iter(minibatches(index, settings.batch_size)))
     seconds = []
     for _ in range(4):  # the first compiles and warms up
         start = time.perf_counter()
-        batch = cells.minibatch(index, settings.swapped_covariates, noise, sparse=kernels.sparse)
-        train_step(trial, optimiser, batch, settings, 1.0, training)[0].item()  # waits for the device
+        batch = cells.minibatch(rows, settings.swapped_covariates, noise, sparse=kernels.sparse)
+        trial.step(batch, 1.0)[0].item()  # waits for the device
         seconds.append(time.perf_counter() - start)
     return min(seconds)
 
@@ -302,8 +320,10 @@ def _last_ramp_end(settings: TrainSettings) -> float:
     return max(getattr(settings, name).end for name in RAMPS)
 
 
-def _plan(run: TrainingRun, cells: Cells, seconds: float, steps_per_epoch: int) -> Event:
-    n, s, device = len(run.train_index), run.settings, describe(cells.device)
+def _plan(run: TrainingRun, cells: Cells, step_seconds: float) -> Event:
+    n, s, steps_per_epoch, device = len(run.train_index), run.settings, run.steps_per_epoch, run.device
+    assert s.max_epochs is not None
+    seconds = step_seconds * s.max_epochs * steps_per_epoch
     return Event(
         "plan",
         f"Training on {n:,} cells x {cells.n_genes:,} genes of {cells.n_systems} systems: {s.max_epochs} epochs of "

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sysvi.adam import Adam
+from sysvi.gradient import backpropagate
 from sysvi.networks import Training
 from sysvi.objective import Objective, Weights
 from sysvi.settings import Ramp, TrainSettings
@@ -158,7 +159,11 @@ def test_every_parameter_has_a_gradient_at_every_step(
     for sparse in {False, fused}:
         batch = cells.minibatch(torch.arange(20), "observed", noise, sparse=sparse)
         objective.zero_grad()
-        objective(batch, Weights(1.0, 1.0, cycle, adversary), Training(noise, fused)).total.backward()
+        weights = Weights(1.0, 1.0, cycle, adversary)
+        if fused:
+            backpropagate(objective, batch, weights, Training(noise))
+        else:
+            objective(batch, weights, Training(noise)).total.backward()
         optimiser = Adam(objective.parameters(), settings.eps, settings.weight_decay)
         assert len(optimiser.parameters) > 10
         without = [name for name, p in objective.named_parameters() if p.requires_grad and p.grad is None]
@@ -171,5 +176,5 @@ def test_terms_of_weight_zero_still_give_gradients(make_cells, make_model):
     objective = Objective(make_model(cells, prior="vamp"))
     noise = torch.Generator().manual_seed(0)
     batch = cells.minibatch(torch.arange(20), "observed", noise)
-    objective(batch, Weights(0.0, 0.0, 0.0, 0.0), Training(noise)).total.backward()
+    backpropagate(objective, batch, Weights(0.0, 0.0, 0.0, 0.0), Training(noise))
     assert all(p.grad is not None for p in objective.parameters())

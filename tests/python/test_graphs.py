@@ -1,8 +1,8 @@
 """Recorded steps, with recorders that need no graphics card: what they replay is run by Python."""
 
-import copy
 import sys
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from itertools import chain, count
 from types import SimpleNamespace
@@ -12,17 +12,18 @@ import torch
 
 import sysvi.train
 from sysvi.adam import Adam
-from sysvi.cells import minibatches
 from sysvi.device import keep_threads, own_stream
-from sysvi.graphs import CannotRecordError, GraphedSteps, cuda_graph
+from sysvi.epochs import PlainEpochs
+from sysvi.graphs import CannotRecordError, GraphedEpochs, cuda_graph
 from sysvi.kernels import choose_kernels
 from sysvi.networks import Training
 from sysvi.seeds import generator
 from sysvi.settings import Ramp, TrainSettings
-from sysvi.step import train_step
+from sysvi.step import Stepper
 from sysvi.train import decide, make_objective, train
 
 ROWS = torch.arange(30)
+NEVER = bool  # a function that says False
 
 
 def by_python(step, generators):
@@ -31,28 +32,30 @@ def by_python(step, generators):
 
 
 class Case:
-    """A model to train and all that a step needs."""
+    """A model to train and all that its epochs need: three minibatches of 10 cells, or of 8 and 7."""
 
-    def __init__(self, make_cells, make_model, **train_settings):
+    def __init__(self, make_cells, make_model, *, batch_size=8, **train_settings):
         self.cells = make_cells()
-        self.settings = decide(TrainSettings(max_epochs=4, batch_size=11, **train_settings), 30)
-        self.objective = make_objective(make_model(self.cells, dropout_rate=0.2), self.cells, self.settings)
-        self.optimiser = Adam(self.objective.parameters(), self.settings.eps, self.settings.weight_decay)
-        self.noise, self.swap, self.seeds = (generator(0, stream) for stream in ("noise", "swap", "dropout"))
-        self.training = Training(self.noise, seeds=self.seeds)
+        settings = decide(TrainSettings(max_epochs=4, batch_size=batch_size, **train_settings), len(ROWS))
+        self.objective = make_objective(make_model(self.cells, dropout_rate=0.2), self.cells, settings)
+        self.optimiser = Adam(self.objective.parameters(), settings.eps, settings.weight_decay)
+        self.noise, self.swap, self.seeds, self.order = map(
+            partial(generator, 0), ("noise", "swap", "dropout", "order")
+        )
+        training = Training(self.noise, seeds=self.seeds)
+        self.stepper = Stepper(self.objective, self.optimiser, settings, training)
 
     def minibatch(self, index):
-        return self.cells.minibatch(index, self.settings.swapped_covariates, self.swap)
+        return self.cells.minibatch(index, self.stepper.settings.swapped_covariates, self.swap)
+
+    def plain(self):
+        return PlainEpochs(self.stepper, self.minibatch, ROWS, self.order)
 
     def graphed(self, record=by_python):
-        examples = {len(rows): rows for rows in minibatches(ROWS, 11)}.values()
-        generators = (self.noise, self.swap)
-        return GraphedSteps(
-            self.objective, self.optimiser, self.minibatch, self.settings, self.training, generators, examples, record
-        )
+        return GraphedEpochs(self.stepper, self.minibatch, ROWS, self.order, (self.noise, self.swap), record)
 
     def state(self):
-        sources = [source.get_state() for source in (self.noise, self.swap, self.seeds)]
+        sources = [source.get_state() for source in (self.noise, self.swap, self.seeds, self.order)]
         moments = [*self.optimiser.first, *self.optimiser.second, self.optimiser.n_steps]
         return [part.clone() for part in chain(self.objective.state_dict().values(), moments, sources)]
 
@@ -61,6 +64,7 @@ def equal(a, b):
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
+@pytest.mark.parametrize("batch_size", [10, 8])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -69,20 +73,36 @@ def equal(a, b):
         {"adversarial_weight": Ramp(1.0), "swapped_covariates": "resampled"},
     ],
 )
-def test_replayed_steps_are_the_steps(make_cells, make_model, settings):
+def test_replayed_epochs_are_the_epochs(make_cells, make_model, settings, batch_size):
     """Weights, learning rate, rows, noise and dropout of each moment reach a recorded step."""
-    plain, graphed = (Case(make_cells, make_model, **settings) for _ in range(2))
-    replayed = graphed.graphed()
-    rows = [batch for _ in range(4) for batch in minibatches(ROWS, 11, generator(1, "order"))]
-    for i, index in enumerate(rows):
-        progress = i / len(rows)
-        expected = train_step(
-            plain.objective, plain.optimiser, plain.minibatch(index), plain.settings, progress, plain.training
-        )
-        torch.testing.assert_close(replayed(index, progress), expected, rtol=1e-4, atol=1e-5)
-    assert equal(plain.state()[-3:], graphed.state()[-3:])  # generators
-    for a, b in zip(plain.state()[:-3], graphed.state()[:-3], strict=True):
+    plain, graphed = (Case(make_cells, make_model, batch_size=batch_size, **settings) for _ in range(2))
+    expected, replayed = plain.plain(), graphed.graphed()
+    for _ in range(4):
+        (a, n), (b, m) = replayed.take(NEVER), expected.take(NEVER)
+        assert n == m == (3 if batch_size == 10 else 4)
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    assert equal(plain.state()[-4:], graphed.state()[-4:])  # generators
+    for a, b in zip(plain.state()[:-4], graphed.state()[:-4], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["plain", "graphed"])
+def test_an_epoch_ends_when_it_is_told_to(make_cells, make_model, form):
+    case = Case(make_cells, make_model, batch_size=10)
+    epochs, asked = getattr(case, form)(), count(1)
+    sums, taken = epochs.take(lambda: next(asked) == 2)
+    assert taken == 2
+    assert sums[0] > 0
+    assert case.optimiser.n_steps == 2
+
+
+def test_sums_are_those_of_one_epoch(make_cells, make_model):
+    """With a learning rate of nothing, and no dropout or noise to speak of, epochs are alike."""
+    case = Case(make_cells, make_model, lr=1e-30, cycle_weight=Ramp(0.0), kl_weight=Ramp(0.0))
+    epochs = case.graphed()
+    first, second = (epochs.take(NEVER)[0] for _ in range(2))
+    torch.testing.assert_close(first[1], second[1], rtol=0.2, atol=0)
+    assert first is not second
 
 
 def test_recording_changes_nothing(make_cells, make_model):
@@ -93,14 +113,13 @@ def test_recording_changes_nothing(make_cells, make_model):
 
 
 def nothing(step, generators):
-    """A replay that leaves the parameters alone."""
-    terms = step().detach() * 0 + 1
-    return lambda: terms
+    """A replay that does nothing."""
+    return lambda: None
 
 
-def stale(step, generators):
-    """A replay that forgets half of what it should do: the learning rate that it was recorded with was 0."""
-    return lambda: copy.copy(step() * 0.5)
+def twice(step, generators):
+    """A replay that does too much."""
+    return lambda: (step(), step())
 
 
 def refuses(step, generators):
@@ -123,7 +142,7 @@ def fails(*args, **kwargs):
     raise torch.OutOfMemoryError("out of memory\nmore lines")
 
 
-@pytest.mark.parametrize("record", [nothing, stale, refuses, runs_out_of_memory, fails_in_replay])
+@pytest.mark.parametrize("record", [nothing, twice, refuses, runs_out_of_memory, fails_in_replay])
 @pytest.mark.parametrize("first", [True, False])
 def test_a_wrong_replay_is_found_before_training(make_cells, make_model, record, first):
     """The first recording fails, or the second; nothing has changed then."""
@@ -206,9 +225,9 @@ def generator_of(device):
 
 def test_steps_are_recorded_on_a_stream_of_their_device(monkeypatch):
     card, noise = Card(monkeypatch), generator_of("cuda:1")
-    replay = cuda_graph(lambda: "terms", [noise])
-    assert card.seen == [noise, ("cuda:1", "stream of cuda:1", "stream of cuda:1")]
-    assert replay() == "terms"
+    replay = cuda_graph(lambda: card.seen.append("step"), [noise])
+    assert card.seen == [noise, ("cuda:1", "stream of cuda:1", "stream of cuda:1"), "step"]
+    replay()
     assert card.seen[-1] == "replay"
     assert not card.inside
     assert not noise.states
@@ -223,47 +242,56 @@ def test_generators_leave_a_recording_that_fails(monkeypatch):
 
 
 def with_graph(*args, **kwargs):
-    """Kernels as they are chosen for a card, on the CPU."""
-    return choose_kernels(torch.device("cuda"), 0.5, precision="float32")
+    """Kernels as they are chosen for a card, on the CPU, which has no streams."""
+    return replace(choose_kernels(torch.device("cuda"), 0.5, precision="float32"), beside=False)
 
 
-def test_training_replays_where_it_can(make_cells, make_model, monkeypatch):
+class Counted(GraphedEpochs):
+    """Replays by Python; notes the objects and the steps."""
+
+    seen = []
+
+    def __init__(self, *args):
+        super().__init__(*args, record=by_python)
+
+    def take(self, stop):
+        sums, n = super().take(stop)
+        self.seen.append((id(self), n))
+        return sums, n
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Training as on a card, on the CPU: what was replayed, an entry an epoch."""
+    monkeypatch.setattr(sysvi.train, "choose_kernels", with_graph)
+    monkeypatch.setattr(sysvi.train, "GraphedEpochs", Counted)
+    monkeypatch.setattr(Counted, "seen", [])
+    return Counted.seen
+
+
+def test_training_replays_where_it_can(make_cells, make_model, monkeypatch, counted):
     """The same losses either way; where steps cannot be recorded, why not, and the plain steps."""
     settings = TrainSettings(max_epochs=3, batch_size=10)
-    monkeypatch.setattr(sysvi.train, "choose_kernels", with_graph)
-    losses, taken = {}, []
-
-    def counted(*args):
-        steps = GraphedSteps(*args, record=by_python)
-        return lambda *at: taken.append(at) or steps(*at)
-
-    for name, graphed in (("plain", partial(GraphedSteps, record=refuses)), ("graphed", counted)):
-        monkeypatch.setattr(sysvi.train, "GraphedSteps", graphed)
+    losses = {}
+    for name, graphed in (("plain", partial(GraphedEpochs, record=refuses)), ("graphed", Counted)):
+        monkeypatch.setattr(sysvi.train, "GraphedEpochs", graphed)
         cells = make_cells()
         run = train(make_model(cells, dropout_rate=0.1), cells, settings)
         losses[name] = run.history["total_train"]
         assert run.kernels.graph == (name == "graphed")
         assert run.kernels.why[-1].startswith("steps replayed" if name == "graphed" else "steps one by one: they could")
-    assert len(taken) == 9
+    assert [n for _, n in counted] == [3, 3, 3]
     assert losses["graphed"] == pytest.approx(losses["plain"], rel=1e-4)
 
 
-def test_models_side_by_side_replay_their_own_steps(make_adata, monkeypatch):
+def test_models_side_by_side_replay_their_own_steps(make_adata, monkeypatch, counted):
     """More at once than torch has threads, as on a card; each the model that is trained alone."""
-    replayed = set()
-
-    def counted(*args):
-        steps = GraphedSteps(*args, record=by_python)
-        return lambda *at: replayed.add(id(steps)) or steps(*at)
-
-    monkeypatch.setattr(sysvi.train, "choose_kernels", with_graph)
-    monkeypatch.setattr(sysvi.train, "GraphedSteps", counted)
     monkeypatch.setattr(sys.modules["sysvi.train_many"], "models_at_once", lambda device: 5)
     adata = make_adata()
     settings = {"max_epochs": 2, "batch_size": 50, "device": "cpu", "progress": False}
     events = []
     runs = sysvi.train_many(adata, "system", "batch", seeds=range(5), **settings | {"progress": events.append})
-    assert events[0].values["at_once"] == len(replayed) == 5
+    assert events[0].values["at_once"] == len({which for which, _ in counted}) == 5
     with keep_threads():
         torch.set_num_threads(1)
         for run in runs:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import sysvi.kernels
+from sysvi.gradient import backpropagate
 from sysvi.kernels import DENSEST, Kernels, choose_kernels, multiplies_sparse
 from sysvi.networks import Training
 from sysvi.objective import Objective, Weights
@@ -120,13 +121,31 @@ def test_steps_are_replayed_on_a_cuda_card_alone(processor, device):
     assert not choose_kernels(torch.device(device), 0.1, fused=False).graph
 
 
+@pytest.mark.parametrize(
+    ("device", "threads", "beside", "why"),
+    [
+        ("cpu", 1, False, "parts of a step in turn: torch has 1 thread"),
+        ("cpu", 2, True, "parts of a step at once: torch has 2 threads"),
+        ("mps", 2, False, "parts of a step in turn: "),
+        ("cuda", 1, True, "parts of a step at once: on two of the card's streams"),
+    ],
+)
+def test_parts_of_a_step_are_done_at_once_where_the_device_can(processor, monkeypatch, device, threads, beside, why):
+    processor(cuda=True)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    kernels = choose_kernels(torch.device(device), 0.1)
+    assert kernels.beside is beside
+    assert any(line.startswith(why) for line in kernels.why)
+    assert not choose_kernels(torch.device(device), 0.1, fused=False).beside
+
+
 def test_a_sentence_for_each_choice_and_plain_values(processor):
     for has, density, precision in itertools.product([False, True], [0.1, 0.9], ["auto", "float32", "bfloat16"]):
         processor(avx512=has)
         kernels = choose_kernels(CPU, density, precision=precision)
         assert isinstance(kernels, Kernels)
         assert kernels.fused
-        assert len(kernels.why) == 2  # of expression, of products
+        assert len(kernels.why) == 3  # of expression, of products, of what is done at once
         assert all(line.count(": ") == 1 and "\n" not in line for line in kernels.why)
         values = json.loads(json.dumps(kernels.as_dict()))
         assert values["products"] in {"float32", "bfloat16"}
@@ -135,6 +154,7 @@ def test_a_sentence_for_each_choice_and_plain_values(processor):
             "sparse": density < 0.5,
             "products": str(kernels.products).split(".")[1],
             "why": list(kernels.why),
+            "beside": torch.get_num_threads() > 1,
             "graph": False,
         }
 
@@ -255,6 +275,7 @@ def test_the_loss_of_the_step_itself_is_not_finite(make_cells, make_model, name,
     spoil(model, name, bad)
     noise = torch.Generator().manual_seed(0)
     batch = cells.minibatch(torch.arange(20), "observed", noise, sparse=sparse)
-    losses = Objective(model)(batch, Weights(1.0, 0.0, 1.0, 0.0), Training(noise, True, getattr(torch, precision)))
+    weights, training = Weights(1.0, 0.0, 1.0, 0.0), Training(noise, getattr(torch, precision))
+    losses = backpropagate(Objective(model), batch, weights, training)
     assert not losses.reconstruction.isfinite()
     assert not losses.cycle.isfinite()

@@ -5,9 +5,26 @@ import torch
 from scipy import stats
 
 from sysvi import likelihood
-from sysvi.likelihood import gaussian_nll, gaussian_nll_total
+from sysvi.likelihood import GeneStatistics, gaussian_nll
 
 B, G, H = 9, 5, 4
+
+
+class Total(torch.autograd.Function):
+    """Value and gradients from statistics of genes, for autograd to drive; the gradients have a factor of 2."""
+
+    @staticmethod
+    def forward(ctx, x, h, weight, bias, var, w, short):
+        ctx.fit = GeneStatistics(x, weight, bias, var, 2.0, w, short)(h)
+        return ctx.fit.total
+
+    @staticmethod
+    def backward(ctx, grad):
+        return None, *(grad * gradient / 2 for gradient in ctx.fit[1:]), None, None
+
+
+def gaussian_nll_total(x, h, weight, bias, var, w=None, products=None):
+    return Total.apply(x, h, weight, bias, var, w, None if products is None else x.to(products))
 
 
 def inputs(seed=0, dtype=torch.float64):
@@ -66,15 +83,6 @@ def test_total_passes_gradcheck(branch, kind):
     x, *parameters = inputs()
     w = cell_weights(kind)
     assert torch.autograd.gradcheck(lambda *args: gaussian_nll_total(x, *args, w), parameters)
-
-
-def test_total_gives_no_gradient_to_data_or_cell_weights():
-    x, *parameters = inputs()
-    x.requires_grad_()
-    w = torch.ones(B, dtype=torch.float64, requires_grad=True)
-    gaussian_nll_total(x, *parameters, w).backward()
-    assert x.grad is None
-    assert w.grad is None
 
 
 @pytest.mark.parametrize("ratio", [1e2, 1e4, 1e6])

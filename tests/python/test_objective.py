@@ -11,6 +11,8 @@ import torch
 
 import sysvi.model
 from sysvi.cells import Covariates, Minibatch
+from sysvi.device import in_turn, in_two_threads
+from sysvi.gradient import backpropagate, n_seeds
 from sysvi.model import one_hot
 from sysvi.networks import Discriminator, Training
 from sysvi.objective import Objective, Weights, standardised_distance
@@ -24,6 +26,7 @@ every_variance = pytest.mark.parametrize("variance", ["feature", "sample_feature
 every_code = pytest.mark.parametrize("embed", [False, True], ids=["one_hot", "embedded"])
 every_weighting = pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
 every_swap = pytest.mark.parametrize("swapped", ["resampled", "observed", "zero"])
+every_form = pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
 every_number_of_systems = pytest.mark.parametrize("n_systems", [2, 3])
 
 
@@ -56,6 +59,15 @@ def make_case(make_cells, make_model, monkeypatch):
 def gradients(module):
     """Gradient of every trainable parameter, None where none arrived."""
     return {name: p.grad for name, p in module.named_parameters() if p.requires_grad}
+
+
+def trained(objective, batch, weights, training, fused, beside=in_turn):
+    """Loss terms of a minibatch, the gradients left in the parameters: written by hand, or by autograd."""
+    if fused:
+        return backpropagate(objective, batch, weights, training, beside)
+    losses = objective(batch, weights, training)
+    losses.total.backward()
+    return losses
 
 
 def normal_draws(shape, seed):
@@ -104,19 +116,21 @@ def test_losses_match_oracle(make_case, prior, mixture, variance, embed, weighte
     eps = normal_draws((B, 3), seed=7).numpy()  # without dropout, the only draw
     training = oracle_losses(case, eps, p, discriminator, training=True)
     for fused in (False, True):
-        objective = Objective(copy.deepcopy(case.model), case.discriminator, fused=fused)
-        for reference, mode in ((validation, None), (training, Training(generator(7), fused))):
-            losses = objective(case.batch, WEIGHTS, mode)
-            for term, value in losses._asdict().items():
+        objective = Objective(copy.deepcopy(case.model), case.discriminator)
+        held_out = objective(case.batch, WEIGHTS, None)
+        losses = trained(objective, case.batch, WEIGHTS, Training(generator(7)), fused)
+        for reference, ours in ((validation, held_out), (training, losses)):
+            for term, value in ours._asdict().items():
                 np.testing.assert_allclose(value.item(), getattr(reference, term), rtol=1e-8, err_msg=term)
         for name, statistic in objective.model.named_buffers():
             np.testing.assert_allclose(statistic, p[name], rtol=1e-9, err_msg=name)
 
 
+@every_form
 @every_prior
 @every_variance
 @every_weighting
-def test_gradient_is_the_oracles_slope(make_case, prior, mixture, variance, weighted):
+def test_gradient_is_the_oracles_slope(make_case, prior, mixture, variance, weighted, fused):
     """Along random directions in all parameters, against finite differences of the oracle.
 
     So all gradients flow that the formulae imply: through the standard deviation of the cycle, the decoder's
@@ -125,7 +139,7 @@ def test_gradient_is_the_oracles_slope(make_case, prior, mixture, variance, weig
     case = make_case(prior=prior, mixture=mixture, variance=variance, weighted=weighted, embed=True, n_systems=3)
     eps = normal_draws((B, 3), seed=7).numpy()
     p = oracle.arrays(case.model.state_dict())
-    Objective(case.model)(case.batch, WEIGHTS, Training(generator(7))).total.backward()
+    trained(Objective(case.model), case.batch, WEIGHTS, Training(generator(7)), fused)
     oracle_losses(case, eps, p, training=True)  # moves the running statistics once; from here they are constants
     rng = np.random.default_rng(0)
     for _ in range(2):
@@ -162,9 +176,8 @@ def test_fused_equals_plain_in_values_and_gradients(
     )
     results = []
     for fused in (False, True):
-        objective = Objective(copy.deepcopy(case.model), copy.deepcopy(case.discriminator), fused=fused)
-        losses = objective(case.batch, WEIGHTS, Training(generator(7), fused))
-        losses.total.backward()
+        objective = Objective(copy.deepcopy(case.model), copy.deepcopy(case.discriminator))
+        losses = trained(objective, case.batch, WEIGHTS, Training(generator(7), seeds=generator(8)), fused)
         results.append((losses._asdict(), gradients(objective), dict(objective.named_buffers())))
     for plain, fused in zip(*results, strict=True):
         assert plain.keys() == fused.keys()
@@ -175,6 +188,35 @@ def test_fused_equals_plain_in_values_and_gradients(
     assert all(grad is not None for grad in results[0][1].values())
 
 
+@pytest.mark.parametrize("variance", ["feature", "sample_feature"])
+@pytest.mark.parametrize("cycle", [0.0, 4.0])
+def test_two_threads_give_the_bits_of_one(make_case, variance, cycle):
+    case = make_case(variance=variance, embed=True, dropout_rate=0.3, weighted=True)
+    results = []
+    with in_two_threads() as in_threads:
+        for beside in (in_turn, in_threads):
+            objective = Objective(copy.deepcopy(case.model), copy.deepcopy(case.discriminator))
+            weights = WEIGHTS._replace(cycle=cycle)
+            losses = trained(objective, case.batch, weights, Training(generator(7)), True, beside)
+            results.append((losses._asdict(), gradients(objective), dict(objective.named_buffers())))
+    for first, second in zip(*results, strict=True):
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(("cycle", "n_layers"), [(4.0, 1), (0.0, 2)])
+def test_a_step_draws_as_many_seeds_as_it_says(make_case, cycle, n_layers):
+    case = make_case(dropout_rate=0.3, n_layers=n_layers)
+    n = n_seeds(case.model, cycle > 0)
+    assert n == (4 if cycle else 2) * n_layers
+    for fused in (False, True):
+        seeds = iter(torch.arange(1, n + 1))
+        weights, training = WEIGHTS._replace(cycle=cycle), Training(generator(7), None, seeds)
+        trained(Objective(case.model), case.batch, weights, training, fused)
+        assert next(seeds, None) is None
+    assert n_seeds(make_case(dropout_rate=0.0).model, True) == 0
+
+
 def test_fused_equals_plain_in_float32(monkeypatch, make_case):
     case = make_case(dropout_rate=0.3)
     monkeypatch.undo()
@@ -183,9 +225,8 @@ def test_fused_equals_plain_in_float32(monkeypatch, make_case):
     batch = Minibatch(b.x.float(), own, swapped, None)
     results = []
     for fused in (False, True):
-        objective = Objective(copy.deepcopy(case.model).float(), fused=fused)
-        losses = objective(batch, WEIGHTS, Training(generator(7)))
-        losses.total.backward()
+        objective = Objective(copy.deepcopy(case.model).float())
+        losses = trained(objective, batch, WEIGHTS, Training(generator(7), seeds=generator(8)), fused)
         results.append((losses.total, *(p.grad for p in objective.parameters())))
     for plain, fused in zip(*results, strict=True):
         assert fused.dtype == torch.float32
@@ -198,9 +239,10 @@ def test_fused_equals_plain_in_float32(monkeypatch, make_case):
 CYCLE_ALONE = Weights(reconstruction=0.0, kl=0.0, cycle=1.0, adversary=0.0)
 
 
-@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
 @pytest.mark.parametrize("own", [0, 1])
-@pytest.mark.parametrize(("n_systems", "training"), [(2, False), (3, False), (3, True)])
+@pytest.mark.parametrize(
+    ("n_systems", "training", "fused"), [(2, False, False), (3, False, False), (3, True, False), (3, True, True)]
+)
 def test_cycle_gradient_passes_through_the_other_systems_decoder(make_case, fused, own, n_systems, training):
     """A minibatch of one system is translated: the decoder's weights of the *other* systems get the gradient.
 
@@ -209,10 +251,10 @@ def test_cycle_gradient_passes_through_the_other_systems_decoder(make_case, fuse
     """
     case = make_case(n_systems=n_systems, index=lambda cells: (cells.covariates.system == own).nonzero()[:, 0])
     assert (case.batch.own.system == own).all()
-    losses = Objective(case.model, fused=fused)(
-        case.batch, CYCLE_ALONE, Training(generator(7), fused) if training else None
-    )
-    losses.total.backward()
+    if training:
+        trained(Objective(case.model), case.batch, CYCLE_ALONE, Training(generator(7)), fused)
+    else:
+        Objective(case.model)(case.batch, CYCLE_ALONE, None).total.backward()
     decoder = case.model.decoder
     for layer in decoder.layers:
         per_system = layer.cov_weight.grad[:n_systems].abs().sum(1)
@@ -225,22 +267,25 @@ def test_cycle_gradient_passes_through_the_other_systems_decoder(make_case, fuse
     assert training or decoder.mean.bias.grad.abs().sum() > 1e-6
 
 
-@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+@every_form
 def test_cycle_depends_on_the_swapped_covariates_only_after_encoding(make_case, fused):
     """What is decoded and encoded again follows `swapped`; own covariates matter for z alone."""
-    case = make_case(n_systems=3)
-    objective = Objective(case.model, fused=fused)
-    base = objective(case.batch, CYCLE_ALONE, None)
+    case = make_case(n_systems=3, prior="standard_normal")  # pseudo-inputs see running statistics of both passes
+
+    def losses(batch):
+        return trained(Objective(copy.deepcopy(case.model)), batch, CYCLE_ALONE, Training(generator(7)), fused)
+
     to_others = replace(case.batch.swapped, system=3 - case.batch.own.system - case.batch.swapped.system)
-    other = objective(replace(case.batch, swapped=to_others), CYCLE_ALONE, None)
+    base, other = losses(case.batch), losses(replace(case.batch, swapped=to_others))
     assert abs(base.cycle - other.cycle) > 1e-6
     assert torch.equal(base.reconstruction, other.reconstruction)
     assert torch.equal(base.kl, other.kl)
 
 
-def test_cycle_of_weight_zero_is_not_computed(make_case):
+@every_form
+def test_cycle_of_weight_zero_is_not_computed(make_case, fused):
     case = make_case()
-    losses = Objective(case.model)(case.batch, WEIGHTS._replace(cycle=0.0), Training(generator(7)))
+    losses = trained(Objective(case.model), case.batch, WEIGHTS._replace(cycle=0.0), Training(generator(7)), fused)
     assert losses.cycle == 0
 
 
@@ -273,17 +318,18 @@ def test_standardised_distance_of_collapsed_embeddings_is_finite():
 # -- the adversary ----------------------------------------------------------------------------------------------------
 
 
+@every_form
 @every_weighting
 @every_number_of_systems
-def test_one_backward_trains_two_adversaries(make_case, weighted, n_systems):
+def test_one_step_trains_two_adversaries(make_case, weighted, n_systems, fused):
     case = make_case(weighted=weighted, n_systems=n_systems)
     batch, w = case.batch, 1.0 if case.batch.weight is None else case.batch.weight
     together = Objective(copy.deepcopy(case.model), copy.deepcopy(case.discriminator))
-    together(batch, WEIGHTS, Training(generator(7))).total.backward()
+    trained(together, batch, WEIGHTS, Training(generator(7)), fused)
 
     # the model's terms without an adversary, and its wish to fool a discriminator that stays as it is
     alone = Objective(copy.deepcopy(case.model))
-    alone(batch, WEIGHTS, Training(generator(7))).total.backward()
+    trained(alone, batch, WEIGHTS, Training(generator(7)), fused)
     fooling, noise = copy.deepcopy(case.model), generator(7)
     mean, var = fooling.encoder(batch.x, fooling.code(batch.own), Training(noise))
     z = mean + var.sqrt() * torch.empty_like(mean).normal_(generator=noise)
