@@ -1,15 +1,24 @@
 """Training on a graphics card: time, memory and rates against the card's ceilings, and what they depend on.
 
-    python benchmarks/gpu.py [--device cuda] [--cells 500000] [--genes 3000] [--epochs 20]
+    python benchmarks/gpu.py [--parts steps sizes peer baron] [--cells 500000] [--genes 3000] [--epochs 20]
 
-First one run of that size, with steps replayed as a CUDA graph and then one by one (their losses must agree), then runs
-with one thing changed at a time: cells, genes, latent dimensions, systems, prior components. Expression is random (10 %
-non-zero): speed alone is measured, from the AnnData to the embedding. Writes benchmarks/results/gpu.csv, row by row.
+Expression is random (10 % non-zero), as speed alone is measured; Baron is real and shows that the result is as on a
+CPU. Every part is a table in benchmarks/results:
+
+- steps: milliseconds a step, with each optimisation on and off; losses must agree (gpu_steps.csv);
+- sizes: from the AnnData to the embedding for that size, four times as many cells, and with one thing changed at a time
+  (gpu.csv);
+- peer: an epoch of scvi-tools' SysVI and of ours on a fifth of the cells, at their defaults, on this card, where
+  scvi-tools is installed beside sysvi (gpu_peer.csv);
+- baron: embeddings of Baron islets at the defaults, five seeds, with the time of each, into --out.
 """
 
 import argparse
 import statistics
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
@@ -19,112 +28,243 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch
-from floor import flops
+from common import RESULTS
 
 import sysvi
-import sysvi.train
+from sysvi import cells as cells_module
+from sysvi import expression, fused
+from sysvi import kernels as kernels_module
+from sysvi import train as train_module
+from sysvi.fused import CardKernels
 from sysvi.kernels import choose_kernels
 
 DENSITY = 0.1
+BLOCK = 50_000
 
 
 def main() -> None:
-    """Run all and print the table."""
+    """Run the parts and print their tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", default=["steps", "sizes", "peer", "baron"])
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--cells", type=int, default=500_000)
     parser.add_argument("--genes", type=int, default=3_000)
     parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--baron", type=Path, help="prepared cells, as benchmarks/data.py makes them")
+    parser.add_argument("--out", type=Path, default=Path("."), help="folder for Baron's embeddings")
     args = parser.parse_args()
     device = torch.device(args.device)
-    print(ceilings(device))
-    base = {
-        "graph": True,
-        "cells": args.cells,
-        "genes": args.genes,
-        "systems": 2,
-        "n_latent": 15,
-        "n_prior_components": 5,
-    }
-    changes: list[dict] = [
-        {},
-        {"graph": False},
-        {"cells": args.cells // 4},
-        {"cells": args.cells // 2},
-        {"cells": 4 * args.cells},
-    ]
-    changes += [{"genes": args.genes // 3}, {"n_latent": 60}, {"systems": 8}, {"n_prior_components": 100}]
-    rows = []
-    for change in changes:
-        rows.append(measure(base | change, args.epochs, device))
-        table = pd.DataFrame(rows)
-        table.to_csv(Path(__file__).parent / "results" / "gpu.csv", index=False, float_format="%.5g")
+    rates = ceilings(device)
+    print(sysvi.device.describe(device), f"torch {torch.__version__}", rates, sep="\n", flush=True)
+    if "steps" in args.parts:
+        keep("gpu_steps", steps(args, device))
+    if "sizes" in args.parts:
+        keep("gpu", sizes(args, device, rates))
+    if "peer" in args.parts:
+        keep("gpu_peer", peer(args, device))
+    if "baron" in args.parts:
+        print(baron(args, device))
+
+
+def keep(name: str, rows: Iterator[dict]) -> None:
+    """Write and print a table, row by row: what is measured is kept if the rest is interrupted."""
+    so_far: list[dict] = []
+    for row in rows:
+        so_far.append(row)
+        table = pd.DataFrame(so_far)
+        table.to_csv(RESULTS / f"{name}.csv", index=False, float_format="%.5g")
         print(table.tail(1).to_string(index=False, float_format="{:.4g}".format), flush=True)
+    print(table.to_string(index=False, float_format="{:.4g}".format), flush=True)
 
 
-def measure(size: dict[str, int], epochs: int, device: torch.device) -> dict[str, float]:
-    """One training of `epochs` and the embedding of all cells."""
-    adata = random_cells(size["cells"], size["genes"], size["systems"])
+# -- a step with each optimisation on and off -------------------------------------------------------------------------
+
+
+def steps(args: argparse.Namespace, device: torch.device) -> Iterator[dict]:
+    """Milliseconds of a step and losses of training with one thing changed."""
+    adata = random_cells(args.cells // 10, args.genes, 2)
+    changes: dict[str, dict] = {
+        "all on": {},
+        "layers and dense expression by torch's operations": {"triton": False},
+        "one stream": {"beside": False},
+        "float32 products": {"products": torch.float32, "expression": torch.float32},
+        "steps one by one": {"graph": False},
+        "steps one by one, by torch's operations": {"graph": False, "triton": False},
+        "plain: autograd, float32, one by one": {"fused": False},
+    }
+    for name, change in changes.items():
+        few = not change.get("graph", True) or not change.get("fused", True)
+        with changed(**change):
+            model = train_(adata, device, max_epochs=4 if few else 20)
+        run = model.run
+        n_steps = len(run.history["total_train"]) * run.steps_per_epoch
+        row = {"step": name, "minibatch": run.settings.batch_size, "ms": 1e3 * run.seconds / n_steps}
+        yield row | {"first_loss": run.history["total_train"][0], "peak_gb": peak(device), "why": run.kernels.why[-1]}
+
+
+@contextmanager
+def changed(*, triton: bool = True, **change: object) -> Iterator[None]:
+    """Let training compute otherwise than it would choose."""
+
+    def kernels(*args: object, **kwargs: object) -> kernels_module.Kernels:
+        if not change.get("fused", True):
+            return choose_kernels(*args, **kwargs | {"fused": False})
+        return replace(choose_kernels(*args, **kwargs), **change)
+
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(train_module, "choose_kernels", kernels))
+        if not triton:
+            off = lambda device: CardKernels(None, "switched off")  # noqa: E731
+            for module in (fused, cells_module, expression, kernels_module):
+                stack.enter_context(patch.object(module, "card_kernels", off))
+        yield
+
+
+def train_(adata: anndata.AnnData, device: torch.device, **settings: object) -> sysvi.SysVI:
+    """A trained model; the card's peak memory is of this."""
     if device.type == "cuda":
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+    sysvi.SysVI.setup_anndata(adata, "system")
+    model = sysvi.SysVI(adata)
+    model.train(device=str(device), progress=False, **settings)
+    return model
 
-    def kernels(*args, **kwargs):
-        chosen = choose_kernels(*args, **kwargs)
-        return replace(chosen, graph=chosen.graph and size["graph"])
 
+def peak(device: torch.device) -> float:
+    """Most memory that was in use on the card, GB."""
+    return torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else float("nan")
+
+
+# -- from the data to the embedding -----------------------------------------------------------------------------------
+
+
+def sizes(args: argparse.Namespace, device: torch.device, rates: pd.Series) -> Iterator[dict]:
+    """Whole calls, with one thing changed at a time."""
+    base = {"cells": args.cells, "genes": args.genes, "systems": 2, "n_latent": 15, "n_prior_components": 5}
+    changes: list[dict] = [{}, {"cells": 4 * args.cells}, {"cells": args.cells // 2}, {"cells": args.cells // 4}]
+    changes += [{"genes": args.genes // 3}, {"n_latent": 60}, {"systems": 8}, {"n_prior_components": 100}]
+    for change in changes:
+        size = base | change
+        yield size | whole_call(size, args.epochs, device, rates)
+
+
+def whole_call(size: dict[str, int], epochs: int, device: torch.device, rates: pd.Series) -> dict[str, object]:
+    """`sysvi.integrate`, stage by stage."""
+    adata = random_cells(size["cells"], size["genes"], size["systems"])
+    marks = [time.perf_counter()]
+
+    def mark(event: sysvi.Event) -> None:
+        if event.stage in ("plan", "end"):
+            marks.append(time.perf_counter())
+
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     settings = {name: size[name] for name in ("n_latent", "n_prior_components")}
-    start = time.perf_counter()
-    with patch.object(sysvi.train, "choose_kernels", kernels):
-        model = sysvi.integrate(adata, "system", max_epochs=epochs, device=str(device), progress=False, **settings)
-    seconds = time.perf_counter() - start
-    run, cells = model.run, model._cells
+    model = sysvi.integrate(adata, "system", max_epochs=epochs, device=str(device), progress=mark, **settings)
+    marks.append(time.perf_counter())
+    run, s = model.run, model.model_settings
     assert run is not None
-    assert cells is not None
-    batch_size = run.settings.batch_size
-    steps = epochs * -(-size["cells"] // batch_size)
-    dense = 0 if run.kernels.sparse else 4 * 2 * batch_size * size["genes"] * model.model_settings.n_hidden
-    n_flops = steps * (sum(flops(cells, model.module, batch_size)) + dense)
-    return size | {
+    n_steps = epochs * run.steps_per_epoch
+    b, g, h = run.settings.batch_size, size["genes"], s.n_hidden
+    n_parameters = sum(p.numel() for p in model.module.parameters())
+    width = 2 if run.kernels.expression == torch.bfloat16 else 4
+    n_flops = 4 * 2 * b * g * h + 5 * 2 * g * h * h + (3 * 5 + 2) * 2 * b * h * h  # expression; genes; hidden layers
+    # Stored values; dense expression written once and read five times; Adam's parameters, gradients and moments.
+    n_bytes = 8 * DENSITY * b * g + 6 * width * b * g + 7 * 4 * n_parameters
+    before, training, after = np.diff(marks)
+    return {
         "epochs": epochs,
-        "batch_size": batch_size,
+        "minibatch": b,
         "replayed": run.kernels.graph,
-        "last_loss": run.history["total_train"][-1],
-        "products": str(run.kernels.products),
-        "training_s": run.seconds,
-        "all_s": seconds,
+        "before_s": before,
+        "training_s": training,
+        "after_s": after,
+        "all_s": before + training + after,
         "cells_per_s": run.cells_per_second,
-        "flops_per_s": n_flops / run.seconds,
-        "peak_gb": torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else float("nan"),
+        "ms_a_step": 1e3 * run.seconds / n_steps,
+        "flop_per_s": n_flops * n_steps / run.seconds,
+        "of_bfloat16_ceiling": n_flops * n_steps / run.seconds / rates["bfloat16 product, FLOP/s"],
+        "bytes_per_s": n_bytes * n_steps / run.seconds,
+        "of_copy_ceiling": n_bytes * n_steps / run.seconds / rates["copy, bytes/s"],
+        "peak_gb": peak(device),
+        "last_loss": run.history["total_train"][-1],
     }
 
 
 def random_cells(n_cells: int, n_genes: int, n_systems: int) -> anndata.AnnData:
-    """Log-normalised-looking values at random places, a block of cells at a time."""
-    rng = np.random.default_rng(0)
+    """Log-normalised-looking values at random places, blocks of cells side by side."""
     n_stored = int(DENSITY * n_genes)
-    blocks = []
-    for first in range(0, n_cells, 50_000):
-        rows = min(50_000, n_cells - first)
-        genes = rng.integers(0, n_genes // n_stored, (rows, n_stored)) + np.arange(n_stored) * (n_genes // n_stored)
-        values = rng.gamma(2.0, 0.7, genes.size).astype(np.float32)
-        starts = np.arange(0, genes.size + 1, n_stored)
-        blocks.append(sp.csr_matrix((values, genes.ravel().astype(np.int32), starts), shape=(rows, n_genes)))
-    obs = pd.DataFrame(
-        {"system": rng.integers(0, n_systems, n_cells).astype(str)}, index=np.arange(n_cells).astype(str)
-    )
-    return anndata.AnnData(sp.vstack(blocks, format="csr"), obs=obs)
+    apart = n_genes // n_stored
+    genes, values = np.empty((n_cells, n_stored), np.int32), np.empty((n_cells, n_stored), np.float32)
+
+    def fill(first: int) -> None:
+        rng, rows = np.random.default_rng(first), slice(first, first + BLOCK)
+        genes[rows] = rng.integers(0, apart, genes[rows].shape, np.int32) + np.arange(n_stored, dtype=np.int32) * apart
+        values[rows] = rng.standard_exponential(values[rows].shape, np.float32) + np.float32(0.3)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(fill, range(0, n_cells, BLOCK)))
+    starts = np.arange(0, genes.size + 1, n_stored)
+    starts = starts.astype(np.int32) if genes.size < 2**31 else starts
+    x = sp.csr_matrix((values.ravel(), genes.ravel(), starts), shape=(n_cells, n_genes))
+    system = np.random.default_rng(0).integers(0, n_systems, n_cells).astype(str)
+    return anndata.AnnData(x, obs=pd.DataFrame({"system": system}, index=np.arange(n_cells).astype(str)))
 
 
-def ceilings(device: torch.device) -> str:
-    """Measured rates of large products and of a large copy."""
-    a, big = torch.randn(4096, 4096, device=device), torch.empty(2**27, device=device)
-    a16, target = a.bfloat16(), torch.empty_like(big)
+# -- beside scvi-tools ------------------------------------------------------------------------------------------------
+
+
+def peer(args: argparse.Namespace, device: torch.device) -> Iterator[dict]:
+    """Seconds an epoch of either at its defaults."""
+    adata = random_cells(args.cells // 5, args.genes, 2)
+    model = train_(adata, device, max_epochs=10)
+    row = {"method": "sysvi", "version": sysvi.__version__, "minibatch": model.run.settings.batch_size}
+    yield row | {"s_an_epoch": model.run.seconds / 10, "peak_gb": peak(device)}
+    from importlib.metadata import version
+
+    from scvi.external import SysVI
+
+    torch.cuda.reset_peak_memory_stats()
+    SysVI.setup_anndata(adata, batch_key="system")
+    theirs = SysVI(adata)
+    seconds = []
+    for _ in range(2):  # the first warms up
+        start = time.perf_counter()
+        theirs.train(max_epochs=1, train_size=1.0, accelerator="gpu", enable_progress_bar=False, logger=False)
+        seconds.append(time.perf_counter() - start)
+    row = {"method": "SysVI (scvi-tools)", "version": version("scvi-tools"), "minibatch": 128}
+    yield row | {"s_an_epoch": seconds[-1], "peak_gb": peak(device)}
+
+
+# -- real cells -------------------------------------------------------------------------------------------------------
+
+
+def baron(args: argparse.Namespace, device: torch.device) -> str:
+    """Five seeds at the defaults; their embeddings go to `out`."""
+    adata = anndata.read_h5ad(args.baron)
     lines = []
-    for name, work, amount in (
-        ("float32 product, FLOP/s", lambda: a @ a, 2 * 4096**3),
-        ("bfloat16 product, FLOP/s", lambda: a16 @ a16, 2 * 4096**3),
-        ("copy, bytes/s", lambda: target.copy_(big), 8 * 2**27),
-    ):
+    for seed in range(5):
+        start = time.perf_counter()
+        model = sysvi.integrate(adata, "system", "batch", seed=seed, device=str(device), progress=False)
+        seconds = time.perf_counter() - start
+        np.save(args.out / f"baron_{seed}.npy", adata.obsm["X_sysVI"])
+        lines.append(f"Baron, seed {seed}: {model.run.n_epochs} epochs, {model.run.seconds:.2f} of {seconds:.2f} s")
+    return "\n".join([*lines, *model.run.kernels.why])
+
+
+def ceilings(device: torch.device) -> pd.Series:
+    """Measured rates of large products and of a large copy."""
+    a, big = torch.randn(8192, 8192, device=device), torch.empty(2**28, device=device)
+    a16, target = a.bfloat16(), torch.empty_like(big)
+    works: dict[str, tuple[Callable[[], object], int]] = {
+        "float32 product, FLOP/s": (lambda: a @ a, 2 * 8192**3),
+        "bfloat16 product, FLOP/s": (lambda: a16 @ a16, 2 * 8192**3),
+        "copy, bytes/s": (lambda: target.copy_(big), 8 * 2**28),
+    }
+    rates = {}
+    for name, (work, amount) in works.items():
         seconds = []
         for _ in range(7):
             start = time.perf_counter()
@@ -132,8 +272,8 @@ def ceilings(device: torch.device) -> str:
             if device.type == "cuda":
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - start)
-        lines.append(f"{name}: {amount / statistics.median(seconds):.3g}")
-    return "\n".join(lines)
+        rates[name] = amount / statistics.median(seconds)
+    return pd.Series(rates)
 
 
 if __name__ == "__main__":

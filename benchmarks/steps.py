@@ -22,12 +22,13 @@ from sysvi import fused
 from sysvi.adam import Adam
 from sysvi.anndata_cells import Columns, cells_of, vocabulary_of
 from sysvi.cells import Cells, Minibatch, Vocabulary, one_ahead
+from sysvi.device import SideBySide, in_turn
 from sysvi.kernels import Kernels, choose_kernels
 from sysvi.model import Model
 from sysvi.networks import Training
 from sysvi.objective import Objective
 from sysvi.seeds import generator
-from sysvi.step import train_step
+from sysvi.step import Stepper
 
 ROUNDS = 25
 SETTINGS = sysvi.TrainSettings(lr=1e-3, cycle_weight=sysvi.Ramp(5.0))
@@ -101,6 +102,7 @@ def stepper(
     batch_size: int,
     *,
     kernels: Kernels,
+    beside: SideBySide = in_turn,
     layers_by_torch: bool = False,
     ahead: bool = True,
     optimiser: type[Adam] = Adam,
@@ -109,13 +111,14 @@ def stepper(
     init, swap = generator(0, "weights"), generator(0, "swap")
     model = Model(sysvi.ModelSettings(), cells.n_genes, cells.n_systems, vocabulary.n_categories, 0, init)
     model.init_prior(cells, torch.arange(5), init)
-    objective = Objective(model, fused=kernels.fused)
+    objective = Objective(model)
     adam = optimiser(objective.parameters(), SETTINGS.eps, SETTINGS.weight_decay)
-    training = Training(generator(0, "noise"), kernels.fused, kernels.products)
+    training = Training(generator(0, "noise"), kernels.products)
+    steps = Stepper(objective, adam, SETTINGS, training, kernels.fused, beside)
     index = (torch.randint(0, cells.n_cells, (batch_size,), generator=swap) for _ in itertools.count())
 
     def minibatch(rows: torch.Tensor) -> Minibatch:
-        return cells.minibatch(rows, "observed", swap, sparse=kernels.sparse)
+        return cells.minibatch(rows, "resampled", swap, sparse=kernels.sparse)
 
     batches = (one_ahead if ahead else map)(minibatch, index)
     ours = fused._normalise_cpu, fused._back_cpu
@@ -123,7 +126,7 @@ def stepper(
     def step() -> None:
         if layers_by_torch:
             fused._normalise_cpu, fused._back_cpu = fused._normalise_torch, fused._back_torch
-        train_step(objective, adam, next(batches), SETTINGS, 1.0, training)
+        steps.step(next(batches), 1.0)
         fused._normalise_cpu, fused._back_cpu = ours
 
     return step

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sysvi.errors import InputError
 from sysvi.expression import Sparse
+from sysvi.fused import card_kernels
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -59,7 +60,7 @@ class Covariates:
 class Minibatch:
     """What one training step sees."""
 
-    x: Tensor | Sparse  # (B, G) float32
+    x: Tensor | Sparse  # (B, G)
     own: Covariates  # as observed
     swapped: Covariates  # of the other system, for the cycle
     weight: Tensor | None  # (B,) weight of each cell in the loss, 1 on average; None: all the same
@@ -143,16 +144,18 @@ class Cells:
         starts, places, values = (torch.from_numpy(part).to(device) for part in (starts, places, self.x.data))
         return starts, places, values
 
-    def expression(self, index: Tensor, *, sparse: bool) -> Tensor | Sparse:
-        """Expression of the cells in `index`, (B, G) float32, dense on the device or as stored values on the CPU."""
-        return Sparse(self.x[index.numpy()]) if sparse else self.dense(index)
+    def expression(self, index: Tensor, *, sparse: bool, dtype: torch.dtype = torch.float32) -> Tensor | Sparse:
+        """Expression of the cells in `index`, (B, G), dense on the device or as stored values on the CPU."""
+        return Sparse(self.x[index.numpy()]).to(dtype) if sparse else self.dense(index, dtype)
 
-    def dense(self, index: Tensor) -> Tensor:
-        """Expression of the cells in `index` as a dense (B, G) float32 tensor on the device."""
+    def dense(self, index: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Expression of the cells in `index` as a dense (B, G) tensor on the device."""
         if self.on_device is None:
-            return torch.from_numpy(self.x[index.numpy()].toarray())
+            return torch.from_numpy(self.x[index.numpy()].toarray()).to(dtype)
         starts, places, values = self.on_device
-        x = torch.zeros(len(index), self.n_genes, device=self.device)
+        if (triton := card_kernels(self.device).module) is not None:
+            return triton.dense(starts, places, values, index, self.n_genes, dtype)
+        x = torch.zeros(len(index), self.n_genes, dtype=dtype, device=self.device)
         if self.most_stored == 0:
             return x
         start = starts[index, None]  # (B, 1)
@@ -162,10 +165,16 @@ class Cells:
         # All rows are as long as the longest, what is beyond a row's end adds 0: shapes do not depend on the cells, so
         # the card is never waited for and the step can be recorded.
         column = torch.where(inside, places[source].long(), 0)
-        return x.scatter_add_(1, column, torch.where(inside, values[source], 0))
+        return x.scatter_add_(1, column, torch.where(inside, values[source], 0).to(dtype))
 
     def minibatch(
-        self, index: Tensor, swapped_covariates: str, noise: torch.Generator, *, sparse: bool = False
+        self,
+        index: Tensor,
+        swapped_covariates: str,
+        noise: torch.Generator,
+        *,
+        sparse: bool = False,
+        dtype: torch.dtype = torch.float32,
     ) -> Minibatch:
         """The cells in `index` with their own covariates, and those of another system drawn for each cell.
 
@@ -180,11 +189,13 @@ class Cells:
             Draws the systems and the cells.
         sparse
             Leave the expression sparse (on the CPU) or make it dense.
+        dtype
+            Type of the expression.
         """
         own = self.covariates.at(index)
         swapped = self._swap(own, swapped_covariates, noise)
         weight = None if self.weight is None else self.weight[index]
-        return Minibatch(self.expression(index, sparse=sparse), own, swapped, weight)
+        return Minibatch(self.expression(index, sparse=sparse, dtype=dtype), own, swapped, weight)
 
     def _swap(self, own: Covariates, how: str, noise: torch.Generator) -> Covariates:
         """Uniformly another system for each cell, with covariates to go with it."""

@@ -11,9 +11,11 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from sysvi.fused import kernel
+from sysvi.fused import card_kernels, kernel
 
 Segments = tuple[Tensor, Tensor, Tensor]
+
+_HAS_OUT_DTYPE = "out_dtype" in (torch.mm.__doc__ or "")  # since torch 2.8
 
 
 class Sparse:
@@ -75,12 +77,25 @@ class Sparse:
 
 def gene_sums(x: Tensor | Sparse, w: Tensor) -> tuple[Tensor, Tensor]:
     """Σ_i w_i x_ig and Σ_i w_i x_ig² of each gene, (G,) each, with little rounding: they nearly cancel later."""
-    if isinstance(x, Tensor):
-        wx = w[:, None] * x
-        return wx.sum(0), torch.linalg.vecdot(x, wx, dim=0)
-    sum_x, sum_xx = w.new_empty(2, x.shape[1])
-    _sums_by_segment(*(part.numpy() for part in (*x.T.segments, w, sum_x, sum_xx)))
-    return sum_x, sum_xx
+    if isinstance(x, Sparse):
+        sum_x, sum_xx = w.new_empty(2, x.shape[1])
+        _sums_by_segment(*(part.numpy() for part in (*x.T.segments, w, sum_x, sum_xx)))
+        return sum_x, sum_xx
+    if (triton := card_kernels(x.device).module) is not None:
+        return triton.gene_sums(x, w)
+    x = x.to(w.dtype)
+    wx = w[:, None] * x
+    return wx.sum(0), torch.linalg.vecdot(x, wx, dim=0)
+
+
+def long_product(a: Tensor | Sparse, b: Tensor) -> Tensor:
+    """The product a b, in float32 where its factors are shorter; as summed, not rounded to their type."""
+    if b.dtype != torch.bfloat16:
+        return a @ b
+    assert isinstance(a, Tensor)
+    if a.is_cuda and _HAS_OUT_DTYPE:
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return a.float() @ b.float()
 
 
 @kernel

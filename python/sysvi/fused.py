@@ -5,6 +5,9 @@ Shapes: B cells of a minibatch, H units, C covariate width.
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any, NamedTuple
+
 import numpy as np
 import torch
 from llvmlite import ir
@@ -15,6 +18,30 @@ from torch import Tensor
 from sysvi.dropout import GAMMA, MIX_1, MIX_2, dropped, kept_share, threshold
 
 BN_EPS = 1e-3
+
+
+class CardKernels(NamedTuple):
+    """`sysvi.fused_triton`, or why it cannot be used."""
+
+    module: Any
+    why_not: str = ""
+
+
+@cache
+def card_kernels(device: torch.device) -> CardKernels:
+    """Kernels written for a graphics card, where Triton is installed and can compile (for which it needs a C compiler).
+
+    Elsewhere torch's operations take their place.
+    """
+    if device.type != "cuda":
+        return CardKernels(None, f"they are for CUDA cards, and this is a {device.type} device")
+    try:
+        from sysvi import fused_triton
+
+        fused_triton.probe(device)
+    except Exception as error:  # whatever it is, there is another way
+        return CardKernels(None, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+    return CardKernels(fused_triton)
 
 
 def normalise(
@@ -52,16 +79,22 @@ def normalise(
     moments
         Mean, variance and 1 / deviation of a + c U, (3, H).
     """
-    form = _normalise_cpu if a.device.type == "cpu" else _normalise_torch
-    return form(a, c, cov_weight, scale, shift, rate, seed, out)
+    arguments = a, c, cov_weight, scale, shift, rate, seed, out
+    if a.device.type == "cpu":
+        return _normalise_cpu(*arguments)
+    triton = card_kernels(a.device).module
+    return _normalise_torch(*arguments) if triton is None else triton.normalise(*arguments, BN_EPS)
 
 
 def back(
     grad: Tensor, y: Tensor, a: Tensor, c: Tensor, moments: Tensor, scale: Tensor, rate: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of a, U, scale and shift from that of y = `normalise` (a, c, U, ...), (B, H)."""
-    form = _back_cpu if a.device.type == "cpu" else _back_torch
-    return form(grad, y, a, c, moments, scale, rate)
+    arguments = grad, y, a, c, moments, scale, rate
+    if a.device.type == "cpu":
+        return _back_cpu(*arguments)
+    triton = card_kernels(a.device).module
+    return _back_torch(*arguments) if triton is None else triton.back(*arguments)
 
 
 def _normalise_torch(

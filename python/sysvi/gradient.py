@@ -21,7 +21,7 @@ from sysvi.cells import Minibatch
 from sysvi.device import SideBySide, in_turn
 from sysvi.likelihood import GeneStatistics, gaussian_nll
 from sysvi.model import Model
-from sysvi.networks import Layer, Linear, Training, positive
+from sysvi.networks import Layer, Linear, Training, positive, positive_slope
 from sysvi.objective import Losses, Objective, Weights, normal_like, weighted_mean
 from sysvi.passes import Gradients, Pass
 
@@ -76,10 +76,9 @@ class _Step:
         """What the decoder's passes need that does not depend on z."""
         decoder, head = self.decoder, self.decoder.mean
         if decoder.per_gene:
-            with enable_grad():
-                self.var = positive(decoder.log_var)  # (G,)
-            factor, w = self.weights.reconstruction / len(self.x), self.batch.weight
-            self.likelihood = GeneStatistics(self.batch.x, head.weight, head.bias, self.var.detach(), factor, w, self.x)
+            x, w, factor = self.batch.x, self.batch.weight, self.weights.reconstruction / len(self.x)
+            var = positive(decoder.log_var)  # (G,)
+            self.likelihood = GeneStatistics(x, head.weight, head.bias, var, factor, w, self.x)
         if self.cycles:
             self.w_o, self.w_1 = head.weight.to(self.x.dtype), self.first.to(self.x.dtype)  # (G, H)
             self.across = self.w_o.T @ self.w_1  # (H, H)
@@ -100,7 +99,7 @@ class _Step:
             self.reconstruction, d_h = fit.total / len(h), fit.h
             self.gradients.add(head.weight, fit.weight)
             self.gradients.add(head.bias, fit.bias)
-            self.gradients.add(decoder.log_var, *grad(self.var, decoder.log_var, fit.var))
+            self.gradients.add(decoder.log_var, fit.var * positive_slope(decoder.log_var))
         else:
             parameters = [*head.parameters(), *decoder.log_var_head.parameters()]
             with enable_grad():

@@ -9,6 +9,7 @@ is meant; so Python only says "again". The generators on the card are told by th
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from itertools import accumulate, product
 from typing import NamedTuple
@@ -80,7 +81,14 @@ class GraphedEpochs:
     ------
     CannotRecordError
         If recording fails, or a replayed step differs from one taken operation by operation. Nothing has changed then.
+
+    Attributes
+    ----------
+    step_seconds
+        Of one replay, at most.
     """
+
+    step_seconds = 0.0
 
     def __init__(
         self,
@@ -191,8 +199,12 @@ class GraphedEpochs:
             seeds = iter(self.seeds[place].unbind())
             return self.stepper.update(self.minibatch(rows), weights, lr, training._replace(seeds=seeds))
 
-        if not torch.allclose(outcome(replayed), outcome(eager), rtol=TOLERANCE, atol=1e-6):
+        ours, expected = outcome(replayed), outcome(eager)
+        if not torch.allclose(ours, expected, rtol=TOLERANCE, atol=1e-6):
             raise CannotRecordError("a replayed step differed from one taken operation by operation")
+        start = time.perf_counter()
+        outcome(replayed)[0].item()  # waits for the card
+        self.step_seconds = time.perf_counter() - start
 
 
 def _restorer(stepper: Stepper, sources: Sequence[torch.Generator]) -> Callable[[], None]:

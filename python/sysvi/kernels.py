@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from sysvi.fused import card_kernels
+
 DENSEST = 0.4  # of sparse products: above this, dense ones are as fast
 
 
@@ -23,6 +25,8 @@ class Kernels:
     products
         Type of the values that hidden layers pass on, and so of their matrix products; sums, statistics of genes and
         units, losses and parameters are float32 always.
+    expression
+        Type of the expression, of which the statistics are.
     why
         Reasons, a sentence for each choice.
     beside
@@ -35,12 +39,14 @@ class Kernels:
     sparse: bool
     products: torch.dtype
     why: tuple[str, ...]
+    expression: torch.dtype = torch.float32
     beside: bool = False
     graph: bool = False
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for events and files."""
-        return asdict(self) | {"products": str(self.products).removeprefix("torch."), "why": list(self.why)}
+        names = {name: str(getattr(self, name)).removeprefix("torch.") for name in ("products", "expression")}
+        return asdict(self) | names | {"why": list(self.why)}
 
 
 def choose_kernels(device: torch.device, density: float, *, fused: bool = True, precision: str = "auto") -> Kernels:
@@ -64,9 +70,11 @@ def choose_kernels(device: torch.device, density: float, *, fused: bool = True, 
     reason = f"precision={precision!r} was asked for" if precision != "auto" else _about_bfloat16(short)
     why = (about_x, f"{name} products of hidden layers: {reason}")
     if device.type == "cuda":
+        why_not = card_kernels(device).why_not
+        layers = f"layers by torch's operations: {why_not}" if why_not else "layers by Triton's kernels: they work here"
         at_once = "parts of a step at once: on two of the card's streams"
         again = "steps replayed: a card waits for Python otherwise"
-        return Kernels(True, sparse, products, (*why, at_once, again), beside=True, graph=True)
+        return Kernels(True, sparse, products, (*why, layers, at_once, again), products, beside=True, graph=True)
     threads = torch.get_num_threads()
     if device.type != "cpu":
         return Kernels(True, sparse, products, (*why, f"parts of a step in turn: a {device.type} device"))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sysvi.expression import Sparse, gene_sums
+from sysvi.expression import Sparse, gene_sums, long_product
 from sysvi.fused import kernel
 
 LOG_2PI = math.log(2 * math.pi)
@@ -82,13 +82,15 @@ class GeneStatistics:
 
     def __call__(self, h: Tensor) -> Fit:
         """The hidden layer before the mean head, (B, H)."""
-        weight, bias, var, w = self.weight, self.bias, self.var, self.w
-        wh = h if w is None else w[:, None] * h
+        x, weight, bias, var, w = self.x, self.weight, self.bias, self.var, self.w
         weights = h.new_ones(len(h)) if w is None else w
+        rounded = h.to(x.dtype)  # all statistics are of the same numbers
+        wh = rounded if w is None else (w[:, None] * rounded).to(x.dtype)
         n = weights.sum()
-        r = weight @ (h.T @ wh)  # (G, H), so far without bias and x
+        r = weight @ long_product(rounded.T, wh)  # (G, H), so far without bias and x
         residuals = _residuals_cpu if r.device.type == "cpu" else _residuals_torch
-        q, rss = residuals(r, self.x.T @ wh, weight, bias, n, wh.sum(0), *gene_sums(self.x, weights))
+        sum_h = wh.sum(0, dtype=h.dtype)
+        q, rss = residuals(r, long_product(x.T, wh), weight, bias, n, sum_h, *gene_sums(x, weights))
         total = 0.5 * (rss / var + n * (var.log() + LOG_2PI)).sum()
         of_h = weight.to(self.scaled.dtype).T @ self.scaled  # (H, H)
         d_h = (h.to(of_h.dtype) @ of_h).to(h.dtype).add_(self.of_bias).sub_(self.of_x)

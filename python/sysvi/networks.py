@@ -97,6 +97,11 @@ def positive(log_var: Tensor) -> Tensor:
     return log_var.clamp(-LOG_VAR_CLIP, LOG_VAR_CLIP).exp() + VAR_EPS
 
 
+def positive_slope(log_var: Tensor) -> Tensor:
+    """The derivative of `positive`."""
+    return torch.where(log_var.abs() <= LOG_VAR_CLIP, log_var.exp(), 0)
+
+
 class Encoder(nn.Module):
     """q(z | x, c) = N(mean, diag var)."""
 

@@ -157,7 +157,7 @@ def _make_epochs(run: TrainingRun, objective: Objective, cells: Cells, beside: S
     noise, dropout = generator(settings.seed, "noise", device), generator(settings.seed, "dropout")
 
     def minibatch(rows: Tensor) -> Minibatch:
-        return cells.minibatch(rows, settings.swapped_covariates, swap, sparse=kernels.sparse)
+        return cells.minibatch(rows, settings.swapped_covariates, swap, sparse=kernels.sparse, dtype=kernels.expression)
 
     def stepper(objective: Objective, training: Training) -> Stepper:
         optimiser = Adam(objective.parameters(), settings.eps, settings.weight_decay)
@@ -169,7 +169,8 @@ def _make_epochs(run: TrainingRun, objective: Objective, cells: Cells, beside: S
     epochs: Epochs = PlainEpochs(real, minibatch, index, order)
     if kernels.graph:
         try:
-            epochs = GraphedEpochs(real, minibatch, index, order, (noise, swap))
+            epochs = graphed = GraphedEpochs(real, minibatch, index, order, (noise, swap))
+            step_seconds = graphed.step_seconds
         except CannotRecordError as error:
             why = (*kernels.why[:-1], f"steps one by one: they could not be recorded ({error})")
             run.kernels = replace(kernels, graph=False, why=why)
@@ -290,7 +291,8 @@ def _time_step(trial: Stepper, cells: Cells, index: Tensor, kernels: Kernels) ->
     seconds = []
     for _ in range(4):  # the first compiles and warms up
         start = time.perf_counter()
-        batch = cells.minibatch(rows, settings.swapped_covariates, noise, sparse=kernels.sparse)
+        how = settings.swapped_covariates, noise
+        batch = cells.minibatch(rows, *how, sparse=kernels.sparse, dtype=kernels.expression)
         trial.step(batch, 1.0)[0].item()  # waits for the device
         seconds.append(time.perf_counter() - start)
     return min(seconds)

@@ -1,4 +1,5 @@
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -23,6 +24,8 @@ def baron_pca(data_dir):
 sys.path.insert(0, str(Path(__file__).parent))  # the tests share oracle.py
 for pool in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):  # numba, which prepare uses, would reset torch's threads
     os.environ.setdefault(pool, "1")  # before torch is imported: on tiny tensors threads only wait for one another
+if shutil.which("nvidia-smi") is None:
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # the kernels of graphics cards, step by step on the CPU
 
 N_CATEGORIES = {2: [4, 2], 3: [6, 2]}  # systems -> categories of the two covariates of `make_cells`
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain, count
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -249,7 +250,7 @@ def with_graph(*args, **kwargs):
 class Counted(GraphedEpochs):
     """Replays by Python; notes the objects and the steps."""
 
-    seen = []
+    seen: ClassVar[list] = []
 
     def __init__(self, *args):
         super().__init__(*args, record=by_python)

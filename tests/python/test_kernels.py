@@ -150,6 +150,7 @@ def test_a_sentence_for_each_choice_and_plain_values(processor):
         values = json.loads(json.dumps(kernels.as_dict()))
         assert values["products"] in {"float32", "bfloat16"}
         assert values == {
+            "expression": "float32",
             "fused": True,
             "sparse": density < 0.5,
             "products": str(kernels.products).split(".")[1],
