@@ -153,6 +153,7 @@ class Cells:
         if self.on_device is None:
             return torch.from_numpy(self.x[index.numpy()].toarray()).to(dtype)
         starts, places, values = self.on_device
+        index = index.to(self.device)
         if (triton := card_kernels(self.device).module) is not None:
             return triton.dense(starts, places, values, index, self.n_genes, dtype)
         x = torch.zeros(len(index), self.n_genes, dtype=dtype, device=self.device)

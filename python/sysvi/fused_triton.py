@@ -14,6 +14,7 @@ from torch import Tensor
 from sysvi.dropout import UNITS_A_DRAW, kept_share, threshold
 
 MOST_ROWS = 2048  # in registers at once
+FEW_COVARIATES = 32  # up to which c U and its gradient are summed in the layers' kernels
 
 
 def probe(device: torch.device) -> None:
@@ -36,26 +37,37 @@ def normalise(
     n_rows, n_units = a.shape
     y, moments = torch.empty_like(a, dtype=out), scale.new_empty(3, n_units)
     seed = torch.as_tensor(seed, device=a.device)
-    factor, least = 1 / kept_share(rate), threshold(rate)
+    few = c.shape[1] <= FEW_COVARIATES
+    covariates = (c.contiguous(), cov_weight) if few else (c @ cov_weight, cov_weight)
     n_draws = triton.cdiv(n_units, UNITS_A_DRAW)
-    rows = min(triton.next_power_of_2(n_rows), MOST_ROWS)
-    arrays = a, c @ cov_weight, scale, shift, seed, y, moments
-    _normalise[(n_draws,)](*arrays, n_rows, n_units, n_draws, least, factor, eps, ROWS=rows, UNITS=UNITS_A_DRAW)
+    sizes = n_rows, n_units, c.shape[1], n_draws
+    dropout = threshold(rate), 1 / kept_share(rate)
+    arrays = a, *covariates, scale, shift, seed, y, moments
+    _normalise[(n_draws,)](*arrays, *sizes, *dropout, eps, FEW=few, UNITS=UNITS_A_DRAW, **_block(n_rows))
     return y, moments
 
 
 def back(
     grad: Tensor, y: Tensor, a: Tensor, c: Tensor, moments: Tensor, scale: Tensor, rate: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As `sysvi.fused.back`; the gradient of U is of the rounded one of a."""
+    """As `sysvi.fused.back`."""
     n_rows, n_units = a.shape
-    d_a, d_norm = torch.empty_like(a), scale.new_empty(2, n_units)
-    rows = min(triton.next_power_of_2(n_rows), MOST_ROWS)
-    arrays = grad.contiguous(), y, a, moments, scale, d_a, d_norm
+    few = c.shape[1] <= FEW_COVARIATES
+    d_a, d_cov_weight, d_norm = torch.empty_like(a), scale.new_empty(c.shape[1], n_units), scale.new_empty(2, n_units)
+    arrays = grad.contiguous(), y, a, c.contiguous(), moments, scale, d_a, d_cov_weight, d_norm
+    sizes = n_rows, n_units, c.shape[1]
     grid = (triton.cdiv(n_units, UNITS_A_DRAW),)
-    _back[grid](*arrays, n_rows, n_units, 1 / kept_share(rate), ROWS=rows, UNITS=UNITS_A_DRAW)
+    _back[grid](*arrays, *sizes, 1 / kept_share(rate), FEW=few, UNITS=UNITS_A_DRAW, **_block(n_rows))
+    if not few:
+        d_cov_weight = (c.T.to(a.dtype) @ d_a).to(scale.dtype)
     d_scale, d_shift = d_norm
-    return d_a, (c.T.to(a.dtype) @ d_a).to(scale.dtype), d_scale, d_shift
+    return d_a, d_cov_weight, d_scale, d_shift
+
+
+def _block(n_rows: int) -> dict[str, int]:
+    """Rows of a block, and warps to work on it."""
+    rows = min(triton.next_power_of_2(n_rows), MOST_ROWS)
+    return {"ROWS": rows, "num_warps": min(max(rows // 128, 1), 16)}
 
 
 def gene_sums(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,10 +85,143 @@ def dense(starts: Tensor, places: Tensor, values: Tensor, index: Tensor, n_genes
     return x
 
 
+class MixtureKL(torch.autograd.Function):
+    """As `sysvi.priors.mixture_kl`: the divergence from a mixture in each dimension alone."""
+
+    @staticmethod
+    def forward(ctx, mean, var, z, means, variances, log_w, share):  # type: ignore[no-untyped-def]
+        """(B, L), (B, L), (B, L), (K, L), (K, L), (K,), number -> (B,)."""
+        share = torch.as_tensor(share, dtype=z.dtype, device=z.device)
+        given = [part.contiguous() for part in (mean, var, z, means, variances, log_w, share)]
+        ctx.save_for_backward(*given)
+        kl = z.new_empty(len(z))
+        _mixture_kl[(triton.cdiv(len(z), 32),)](*given, kl, *z.shape, len(log_w), **_latent_block(z))
+        return kl
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        """Gradients of all but the share."""
+        given = ctx.saved_tensors
+        z, means, log_w = given[2], given[3], given[5]
+        blocks = triton.cdiv(len(z), 32)
+        d_latent = z.new_empty(3, *z.shape)
+        d_mixture, d_log_w = z.new_empty(blocks, 2, *means.shape), z.new_empty(blocks, len(log_w))
+        arrays = *given, grad.contiguous(), d_latent, d_mixture, d_log_w
+        _back_mixture_kl[(blocks,)](*arrays, *z.shape, len(log_w), **_latent_block(z))
+        return *d_latent, *d_mixture.sum(0), d_log_w.sum(0), None
+
+
+def _latent_block(z: Tensor) -> dict[str, int]:
+    """Cells and dimensions of a block."""
+    return {"CELLS": 32, "DIMS": triton.next_power_of_2(z.shape[1])}
+
+
+@triton.jit
+def _log_density(z, mean, var):  # type: ignore[no-untyped-def]
+    d = z - mean
+    return -0.5 * (tl.log(var) + d * d / var) - 0.9189385332046727  # log(2π) / 2
+
+
+@triton.jit
+def _log_mixture(z, means, variances, log_w, at_dim, is_dim, n_dims, n_components):  # type: ignore[no-untyped-def]
+    """Log of the mixture's density in each dimension: the largest term, and the sum of all over it."""
+    most = tl.full(z.shape, float("-inf"), tl.float32)
+    total = tl.zeros(z.shape, tl.float32)
+    for k in range(n_components):
+        m = tl.load(means + k * n_dims + at_dim, mask=is_dim, other=0)[None, :]
+        v = tl.load(variances + k * n_dims + at_dim, mask=is_dim, other=1)[None, :]
+        term = tl.load(log_w + k) + _log_density(z, m, v)
+        new = tl.where(term > most, term, most)
+        total = total * tl.exp(most - new) + tl.exp(term - new)
+        most = new
+    return most + tl.log(total)
+
+
+@triton.jit
+def _mixture_kl(  # type: ignore[no-untyped-def]
+    mean,
+    var,
+    z,
+    means,
+    variances,
+    log_w,
+    share,
+    kl,
+    n_cells,
+    n_dims,
+    n_components,
+    CELLS: tl.constexpr,
+    DIMS: tl.constexpr,
+):
+    cell = tl.program_id(0) * CELLS + tl.arange(0, CELLS)
+    dim = tl.arange(0, DIMS)
+    is_dim = dim < n_dims
+    inside = (cell < n_cells)[:, None] & is_dim[None, :]
+    at = cell[:, None] * n_dims + dim[None, :]
+    q_mean, q_var = tl.load(mean + at, mask=inside, other=0), tl.load(var + at, mask=inside, other=1)
+    x = tl.load(z + at, mask=inside, other=0)
+    s = tl.load(share)
+    log_p = _log_mixture(x, means, variances, log_w, dim, is_dim, n_dims, n_components)
+    of_mixture = _log_density(x, q_mean, q_var) - log_p
+    of_normal = 0.5 * (q_var + q_mean * q_mean - 1 - tl.log(q_var))
+    value = s * of_mixture + (1 - s) * of_normal
+    tl.store(kl + cell, tl.sum(tl.where(inside, value, 0), 1), mask=cell < n_cells)
+
+
+@triton.jit
+def _back_mixture_kl(  # type: ignore[no-untyped-def]
+    mean,
+    var,
+    z,
+    means,
+    variances,
+    log_w,
+    share,
+    grad,
+    d_latent,
+    d_mixture,
+    d_log_w,
+    n_cells,
+    n_dims,
+    n_components,
+    CELLS: tl.constexpr,
+    DIMS: tl.constexpr,
+):
+    block = tl.program_id(0)
+    cell = block * CELLS + tl.arange(0, CELLS)
+    dim = tl.arange(0, DIMS)
+    is_dim = dim < n_dims
+    inside = (cell < n_cells)[:, None] & is_dim[None, :]
+    at = cell[:, None] * n_dims + dim[None, :]
+    q_mean, q_var = tl.load(mean + at, mask=inside, other=0), tl.load(var + at, mask=inside, other=1)
+    x = tl.load(z + at, mask=inside, other=0)
+    g = tl.load(grad + cell, mask=cell < n_cells, other=0)[:, None]
+    s = tl.load(share)
+    log_p = _log_mixture(x, means, variances, log_w, dim, is_dim, n_dims, n_components)
+    d = (x - q_mean) / q_var
+    d_z = -d
+    for k in range(n_components):
+        m = tl.load(means + k * n_dims + dim, mask=is_dim, other=0)[None, :]
+        v = tl.load(variances + k * n_dims + dim, mask=is_dim, other=1)[None, :]
+        r = tl.exp(tl.load(log_w + k) + _log_density(x, m, v) - log_p)  # the component's share in this dimension
+        e = (x - m) / v
+        d_z += r * e
+        place = (block * 2 * n_components + k) * n_dims + dim
+        weight = tl.where(inside, -s * g * r, 0)
+        tl.store(d_mixture + place, tl.sum(weight * e, 0), mask=is_dim)
+        tl.store(d_mixture + place + n_components * n_dims, tl.sum(weight * 0.5 * (e * e - 1 / v), 0), mask=is_dim)
+        tl.store(d_log_w + block * n_components + k, tl.sum(weight))
+    n = n_cells * n_dims
+    tl.store(d_latent + at, g * (s * d + (1 - s) * q_mean), mask=inside)
+    tl.store(d_latent + n + at, 0.5 * g * (s * (d * d - 1 / q_var) + (1 - s) * (1 - 1 / q_var)), mask=inside)
+    tl.store(d_latent + 2 * n + at, s * g * d_z, mask=inside)
+
+
 @triton.jit
 def _normalise(  # type: ignore[no-untyped-def]
     a,
-    cu,
+    c,
+    cov_weight,
     scale,
     shift,
     seed,
@@ -84,14 +229,19 @@ def _normalise(  # type: ignore[no-untyped-def]
     moments,
     n_rows,
     n_units,
+    n_cov,
     n_draws,
     least,
     factor,
     eps,
-    ROWS: tl.constexpr,
+    FEW: tl.constexpr,
     UNITS: tl.constexpr,
+    ROWS: tl.constexpr,
 ):
-    """A few units of all cells: c U comes in, statistics around the first cell, batch norm, ReLU, dropout."""
+    """A few units of all cells: c U comes in, statistics around the first cell, batch norm, ReLU, dropout.
+
+    Without FEW, c is c U already.
+    """
     draw = tl.program_id(0)
     unit = draw * UNITS + tl.arange(0, UNITS)
     is_unit = unit < n_units
@@ -101,10 +251,16 @@ def _normalise(  # type: ignore[no-untyped-def]
         row = first + tl.arange(0, ROWS)
         inside = (row < n_rows)[:, None] & is_unit[None, :]
         at = row[:, None] * n_units + unit[None, :]
-        v = tl.load(a + at, mask=inside, other=0).to(tl.float32) + tl.load(cu + at, mask=inside, other=0)
-        v = v.to(a.dtype.element_ty)
-        tl.store(a + at, v, mask=inside)
-        d = tl.where(inside, v.to(tl.float32) - origin[None, :], 0)
+        v = tl.load(a + at, mask=inside, other=0).to(tl.float32)
+        if FEW:
+            for k in range(n_cov):
+                u = tl.load(cov_weight + k * n_units + unit, mask=is_unit, other=0)
+                v += tl.load(c + row * n_cov + k, mask=row < n_rows, other=0)[:, None] * u[None, :]
+        else:
+            v += tl.load(c + at, mask=inside, other=0)
+        rounded = v.to(a.dtype.element_ty)
+        tl.store(a + at, rounded, mask=inside)
+        d = tl.where(inside, rounded.to(tl.float32) - origin[None, :], 0)
         total += tl.sum(d, 0)
         squares += tl.sum(d * d, 0)
     d = total / n_rows
@@ -135,9 +291,24 @@ def _normalise(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _back(  # type: ignore[no-untyped-def]
-    grad, y, a, moments, scale, d_a, d_norm, n_rows, n_units, factor, ROWS: tl.constexpr, UNITS: tl.constexpr
+    grad,
+    y,
+    a,
+    c,
+    moments,
+    scale,
+    d_a,
+    d_cov_weight,
+    d_norm,
+    n_rows,
+    n_units,
+    n_cov,
+    factor,
+    FEW: tl.constexpr,
+    UNITS: tl.constexpr,
+    ROWS: tl.constexpr,
 ):
-    """A few units of all cells: from the gradient of y those of a, scale and shift."""
+    """A few units of all cells: from the gradient of y those of a, scale, shift and, where FEW, U."""
     unit = tl.program_id(0) * UNITS + tl.arange(0, UNITS)
     is_unit = unit < n_units
     mean = tl.load(moments + unit, mask=is_unit, other=0)
@@ -166,7 +337,15 @@ def _back(  # type: ignore[no-untyped-def]
         g = tl.load(grad + at, mask=inside, other=0).to(tl.float32)
         g = tl.where(tl.load(y + at, mask=inside, other=0).to(tl.float32) != 0, g, 0)
         v = tl.load(a + at, mask=inside, other=0).to(tl.float32)
-        tl.store(d_a + at, (factor * slope)[None, :] * g + tilt[None, :] * v + offset[None, :], mask=inside)
+        d = (factor * slope)[None, :] * g + tilt[None, :] * v + offset[None, :]
+        tl.store(d_a + at, d, mask=inside)
+        if FEW:
+            tl.debug_barrier()  # sums of the block before are read by other threads than wrote them
+            for k in range(n_cov):
+                w = tl.load(c + row * n_cov + k, mask=row < n_rows, other=0)
+                place = d_cov_weight + k * n_units + unit
+                so_far = tl.load(place, mask=is_unit & (first > 0), other=0)
+                tl.store(place, so_far + tl.sum(w[:, None] * tl.where(inside, d, 0), 0), mask=is_unit)
 
 
 @triton.jit

@@ -1,17 +1,17 @@
 """Training's steps on a graphics card: recorded once, then replayed.
 
 A step is some hundreds of short operations, which a card computes sooner than Python can start them. A CUDA graph
-starts all at once. What differs from step to step lies in tables on the card, written once an epoch: the order of the
-cells, the learning rates and weights, the seeds of dropout. A counter, which the step itself moves on, says which row
+starts all at once. What differs from step to step lies in tables on the card: learning rates, weights and seeds of
+dropout, written once; the order of the cells, once an epoch. A counter, which the step itself moves on, says which row
 is meant; so Python only says "again". The generators on the card are told by the replay how far to go on.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
-from itertools import accumulate, product
 from typing import NamedTuple
 
 import torch
@@ -27,16 +27,19 @@ TOLERANCE = 0.1  # by which a replayed step may differ from one that is not: a b
 
 _recording = threading.Lock()  # what waits for the whole card, as the start of a recording does, ends one under way
 
-Recorder = Callable[[Callable[[], None], Sequence[torch.Generator]], Callable[[], None]]
+Task = Callable[[], None]
+Recorder = Callable[[Task, torch.device, Sequence[torch.Generator]], Task]
 
 
 class CannotRecordError(RuntimeError):
     """Steps cannot be recorded here, or their replay is not the same step."""
 
 
-def cuda_graph(step: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
-    """Record a step, without taking it, on the device of the generators; what takes it."""
-    device = generators[0].device
+def cuda_graph(task: Task, device: torch.device, generators: Sequence[torch.Generator] = ()) -> Task:
+    """Record what is done on a device, without doing it; what does it.
+
+    Tensors that it reads must be kept: a recording holds those alone that were made in it.
+    """
     states = [generator.clone_state() for generator in generators]
     with _recording, torch.cuda.device(device):  # torch's own stream for recording is of the device that first recorded
         stream, graph = torch.cuda.Stream(device), torch.cuda.CUDAGraph()
@@ -44,7 +47,7 @@ def cuda_graph(step: Callable[[], None], generators: Sequence[torch.Generator]) 
             graph.register_generator_state(generator)
         try:
             with torch.cuda.stream(stream), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-                step()
+                task()
         except RuntimeError:
             for generator, state in zip(generators, states, strict=True):
                 generator.graphsafe_set_state(state)  # its own still counts as being recorded
@@ -99,83 +102,78 @@ class GraphedEpochs:
         generators: Sequence[torch.Generator],
         record: Recorder = cuda_graph,
     ):
-        settings, device = stepper.settings, index.device
+        settings, device, seeds = stepper.settings, index.device, stepper.training.seeds
         assert settings.max_epochs is not None
         assert settings.batch_size is not None
-        assert isinstance(stepper.training.seeds, torch.Generator)
-        self.stepper, self.minibatch, self.index, self.order = stepper, minibatch, index, order
-        self.seed_source = stepper.training.seeds
+        assert isinstance(seeds, torch.Generator)
+        self.stepper, self.minibatch, self.index, self.order = stepper, minibatch, index.cpu(), order
         self.sizes = [len(rows) for rows in minibatches(index, settings.batch_size)]
-        self.step, self.n_steps = 0, settings.max_epochs * len(self.sizes)
+        n_steps = settings.max_epochs * len(self.sizes)
+        moments = [step / n_steps for step in range(n_steps)]
+        sizes = itertools.cycle(self.sizes)
+        self.kinds = [_Kind(next(sizes), settings.cycle_weight.at(moment) > 0) for moment in moments]
+        self.step = 0  # of all
 
-        n = len(self.sizes)
-        self.at = torch.zeros(1, dtype=torch.int64, device=device)  # which step of the epoch is next
-        self.starts = torch.tensor([0, *accumulate(self.sizes)][:-1], device=device)  # (n,) in the rows
+        restore = _restorer(stepper, (*generators, seeds))
+        numbers = [[learning_rate(settings, moment), *weights_at(settings, moment)] for moment in moments]
+        drawn = torch.zeros(n_steps, n_seeds(stepper.objective.model, True), dtype=torch.int64)
+        for row, kind in zip(drawn, self.kinds, strict=True):
+            row[: n_seeds(stepper.objective.model, kind.cycles)].random_(generator=seeds)
+        self.numbers = torch.tensor(numbers, device=device)  # learning rate and weights of each step
+        self.seeds = drawn.to(device)  # of each step
+        self.starts = torch.tensor([0, *itertools.accumulate(self.sizes)][:-1], device=device)  # of minibatches in rows
+        self.places = torch.arange(max(self.sizes), device=device)  # in a minibatch
         self.rows = index.clone()  # of the cells, in the epoch's order
-        self.numbers = torch.zeros(n, 1 + len(Weights._fields), device=device)  # learning rate and weights
-        self.seeds = torch.zeros(n, n_seeds(stepper.objective.model, True), dtype=torch.int64, device=device)
+        self.at = torch.zeros(1, dtype=torch.int64, device=device)  # which step is next
         self.sums = torch.zeros(len(Losses._fields), device=device)  # of the loss terms, over the epoch's cells
 
-        restore = _restorer(stepper, (*generators, self.seed_source))
-        moments = {self._cycles(progress): progress for progress in (0.0, 1.0)}
-        places = {size: i for i, size in enumerate(self.sizes)}
-        self.replays: dict[_Kind, Callable[[], None]] = {}
+        self.replays: dict[_Kind, Task] = {}
         try:
-            for (size, place), (cycles, progress) in product(places.items(), moments.items()):
-                kind = _Kind(size, cycles)
-                self.replays[kind] = record(self._step(kind), generators)
-                self._check(kind, place, progress, restore)
+            for kind, step in {kind: step for step, kind in reversed([*enumerate(self.kinds)])}.items():
+                self.at.fill_(step)
+                self.replays[kind] = record(self._task(kind), device, generators)
+                self._check(kind, step, restore)
         except RuntimeError as error:
             restore()
             raise CannotRecordError(str(error).partition("\n")[0]) from error
+        self.next_rows: Tensor | None = None
 
     def take(self, stop: Stop) -> tuple[Tensor, int]:
         """See `sysvi.epochs.Epochs`."""
-        moments = [(self.step + i) / self.n_steps for i in range(len(self.sizes))]
-        self._write(shuffled(self.index, self.order), moments)
-        taken = 0
-        for size, progress in zip(self.sizes, moments, strict=True):
-            self.replays[_Kind(size, self._cycles(progress))]()
-            taken += 1
+        self.rows.copy_(self._shuffled() if self.next_rows is None else self.next_rows, non_blocking=True)
+        self.at.fill_(self.step)
+        self.sums.zero_()
+        first = self.step
+        for kind in self.kinds[first : first + len(self.sizes)]:
+            self.replays[kind]()
+            self.step += 1
             if stop():
                 break
-        self.step += taken
-        return self.sums.clone(), taken
+        if self.step < len(self.kinds):
+            self.next_rows = self._shuffled()  # while the card computes
+        return self.sums.clone(), self.step - first
 
-    def _cycles(self, progress: float) -> bool:
-        return self.stepper.settings.cycle_weight.at(progress) > 0
+    def _shuffled(self) -> Tensor:
+        rows = shuffled(self.index, self.order)
+        return rows.pin_memory() if self.rows.is_cuda else rows  # from there it is copied without waiting
 
-    def _write(self, rows: Tensor, moments: Sequence[float]) -> None:
-        """The tables of an epoch whose steps are at these moments of training."""
-        settings = self.stepper.settings
-        numbers = torch.tensor([[learning_rate(settings, at), *weights_at(settings, at)] for at in moments])
-        seeds = torch.zeros(self.seeds.shape, dtype=torch.int64)
-        for row, at in zip(seeds, moments, strict=True):
-            row[: n_seeds(self.stepper.objective.model, self._cycles(at))].random_(generator=self.seed_source)
-        for values, place in ((rows, self.rows), (numbers, self.numbers), (seeds, self.seeds)):
-            # Without waiting for the card, which may be many steps behind.
-            place.copy_(values.pin_memory() if place.is_cuda and not values.is_cuda else values, non_blocking=True)
-        self.at.zero_()
-        self.sums.zero_()
-
-    def _step(self, kind: _Kind) -> Callable[[], None]:
+    def _task(self, kind: _Kind) -> Task:
         """A step that takes all that changes from the tables."""
-        places = torch.arange(kind.n_cells, device=self.at.device)
 
-        def step() -> None:
+        def task() -> None:
             lr, *now = self.numbers[self.at][0].unbind()
             weights = Weights(*now) if kind.cycles else Weights(*now)._replace(cycle=0.0)
             training = self.stepper.training._replace(seeds=iter(self.seeds[self.at][0].unbind()))
-            batch = self.minibatch(self.rows[self.starts[self.at] + places])
+            start = self.starts[self.at % len(self.sizes)]
+            batch = self.minibatch(self.rows[start + self.places[: kind.n_cells]])
             self.sums.add_(self.stepper.update(batch, weights, lr, training), alpha=kind.n_cells)
             self.at += 1
 
-        return step
+        return task
 
-    def _check(self, kind: _Kind, place: int, progress: float, restore: Callable[[], None]) -> None:
+    def _check(self, kind: _Kind, step: int, restore: Callable[[], None]) -> None:
         """Take a step either way from the same state, to which all returns."""
-        self._write(self.index, [progress] * len(self.sizes))
-        parameters = self.stepper.optimiser.parameters
+        parameters, settings = self.stepper.optimiser.parameters, self.stepper.settings
 
         def outcome(take: Callable[[], Tensor]) -> Tensor:
             """Loss terms, and how far the parameters went."""
@@ -188,23 +186,42 @@ class GraphedEpochs:
             return torch.cat([terms, torch.stack(moved)])
 
         def replayed() -> Tensor:
-            self.at.fill_(place)
+            self.at.fill_(step)
+            self.sums.zero_()
             self.replays[kind]()
             return self.sums / kind.n_cells
 
         def eager() -> Tensor:
-            settings, training = self.stepper.settings, self.stepper.training
-            rows = self.index[int(self.starts[place]) :][: kind.n_cells]
-            weights, lr = weights_at(settings, progress), learning_rate(settings, progress)
-            seeds = iter(self.seeds[place].unbind())
-            return self.stepper.update(self.minibatch(rows), weights, lr, training._replace(seeds=seeds))
+            start, moment = int(self.starts[step % len(self.sizes)]), step / len(self.kinds)
+            batch = self.minibatch(self.rows[start : start + kind.n_cells])
+            training = self.stepper.training._replace(seeds=iter(self.seeds[step].unbind()))
+            weights, lr = weights_at(settings, moment), learning_rate(settings, moment)
+            return self.stepper.update(batch, weights, lr, training)
 
-        ours, expected = outcome(replayed), outcome(eager)
-        if not torch.allclose(ours, expected, rtol=TOLERANCE, atol=1e-6):
+        if not torch.allclose(outcome(replayed), outcome(eager), rtol=TOLERANCE, atol=1e-6):
             raise CannotRecordError("a replayed step differed from one taken operation by operation")
         start = time.perf_counter()
         outcome(replayed)[0].item()  # waits for the card
         self.step_seconds = time.perf_counter() - start
+
+
+def graphed(look: Callable[[], Tensor], device: torch.device, record: Recorder = cuda_graph) -> Callable[[], Tensor]:
+    """As `look`, which changes nothing and draws nothing, replayed; plain where it cannot be recorded."""
+    result = look()
+
+    def task() -> None:
+        result.copy_(look())
+
+    try:
+        replay = record(task, device, ())
+    except RuntimeError:
+        return look
+
+    def again() -> Tensor:
+        replay()
+        return result.clone()
+
+    return again
 
 
 def _restorer(stepper: Stepper, sources: Sequence[torch.Generator]) -> Callable[[], None]:

@@ -27,8 +27,10 @@ class Gradients(dict[Tensor, Tensor]):
 
     def merge(self, other: Gradients) -> None:
         """All gradients of another part of the step."""
-        for of, gradient in other.items():
-            self.add(of, gradient)
+        both = [of for of in other if of in self]
+        if both:
+            torch._foreach_add_([self[of] for of in both], [other[of] for of in both])
+        self.update((of, gradient) for of, gradient in other.items() if of not in self)
 
 
 class _Layer(NamedTuple):

@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from sysvi.fused import card_kernels
 from sysvi.likelihood import LOG_2PI
 from sysvi.networks import Encoder, positive
 
@@ -39,6 +40,29 @@ def kl_standard_normal(mean: Tensor, var: Tensor) -> Tensor:
     return 0.5 * (var + mean.square() - 1 - var.log()).sum(1)
 
 
+def mixture_kl(
+    mean: Tensor,
+    var: Tensor,
+    z: Tensor,
+    means: Tensor,
+    variances: Tensor,
+    logits: Tensor,
+    form: str,
+    share: float | Tensor = 1.0,
+) -> Tensor:
+    """Log q(z) - log p(z) at the sampled z of each cell: (B, L), (B, L), (B, L), (K, L), (K, L), (K,) -> (B,).
+
+    The mixture has this share of the divergence, the standard normal the rest.
+    """
+    triton = card_kernels(z.device).module
+    if form == "dimension" and triton is not None:
+        return triton.MixtureKL.apply(mean, var, z, means, variances, logits.log_softmax(0), share)
+    kl = normal_log_density(z, mean, var).sum(1) - mixture_log_density(z, means, variances, logits, form)
+    if not isinstance(share, Tensor) and share == 1:
+        return kl
+    return kl_standard_normal(mean, var).lerp(kl, share)
+
+
 class StandardNormal(nn.Module):
     """p(z) = N(0, I): the divergence has a closed form."""
 
@@ -60,15 +84,8 @@ class _Mixture(nn.Module, ABC):
         """Means and variances, each (K, L)."""
 
     def kl(self, mean: Tensor, var: Tensor, z: Tensor, encoder: Encoder, share: float | Tensor = 1.0) -> Tensor:
-        """Log q(z) - log p(z) at the sampled z of each cell: (B, L), (B, L), (B, L) -> (B,).
-
-        The mixture has this share of the divergence, the standard normal the rest.
-        """
-        log_q = normal_log_density(z, mean, var).sum(1)
-        kl = log_q - mixture_log_density(z, *self.components(encoder), self.logits, self.form)
-        if not isinstance(share, Tensor) and share == 1:
-            return kl
-        return kl_standard_normal(mean, var).lerp(kl, share)
+        """See `mixture_kl`: (B, L), (B, L), (B, L) -> (B,)."""
+        return mixture_kl(mean, var, z, *self.components(encoder), self.logits, self.form, share)
 
 
 class VampPrior(_Mixture):

@@ -23,7 +23,7 @@ from sysvi.device import SideBySide, describe, keep_freed_memory, side_by_side
 from sysvi.epochs import Epochs, PlainEpochs
 from sysvi.errors import InputError
 from sysvi.events import Event, OnEvent, ignore
-from sysvi.graphs import CannotRecordError, GraphedEpochs
+from sysvi.graphs import CannotRecordError, GraphedEpochs, graphed
 from sysvi.kernels import Kernels, choose_kernels
 from sysvi.model import Model
 from sysvi.networks import Discriminator, Training
@@ -169,13 +169,22 @@ def _make_epochs(run: TrainingRun, objective: Objective, cells: Cells, beside: S
     epochs: Epochs = PlainEpochs(real, minibatch, index, order)
     if kernels.graph:
         try:
-            epochs = graphed = GraphedEpochs(real, minibatch, index, order, (noise, swap))
-            step_seconds = graphed.step_seconds
+            replayed = GraphedEpochs(real, minibatch, index, order, (noise, swap))
+            epochs, step_seconds = replayed, replayed.step_seconds
         except CannotRecordError as error:
             why = (*kernels.why[:-1], f"steps one by one: they could not be recorded ({error})")
             run.kernels = replace(kernels, graph=False, why=why)
     on_event(_plan(run, cells, step_seconds))
     return epochs
+
+
+def _make_check(run: TrainingRun, objective: Objective, cells: Cells) -> Callable[[], Tensor]:
+    """Loss terms on held-out cells, or on some of the others, at the weights of the moment."""
+    index = run.validation_index if len(run.validation_index) else run.train_index[:PROBE_CELLS]
+    validation = Validation(objective, cells, index, run.settings)
+    if run.kernels is None or not run.kernels.graph or validation.kept is None:
+        return validation
+    return graphed(validation, cells.device)
 
 
 def _train(
@@ -189,7 +198,7 @@ def _train(
     """All epochs, or those until training ends for another reason."""
     model, settings, validates = objective.model, run.settings, len(run.validation_index) > 0
     assert settings.max_epochs is not None
-    checked_on = run.validation_index if validates else run.train_index[:PROBE_CELLS]
+    validate = _make_check(run, objective, cells)
     last_good = copy.deepcopy(model.state_dict())
     watch = EarlyStopping(settings.patience)
     n_steps = 0
@@ -198,13 +207,13 @@ def _train(
         sums, taken = epochs.take(interrupted)
         n_steps += taken
         # The losses say that the weights were good before the last step; the check, after it too.
-        checked = validate(objective, cells, checked_on, settings)
+        checked = validate()
         _check_finite(model, sums + checked, last_good, run)
         if interrupted():
             run.status = "interrupted"
             break
-        for kept, weights in zip(last_good.values(), model.state_dict().values(), strict=True):
-            kept.copy_(weights)  # in place: a copy's new memory is slow to get
+        with torch.no_grad():  # in place: a copy's new memory is slow to get
+            torch._foreach_copy_([*last_good.values()], [*model.state_dict().values()])
         _record(run.history, "train", sums / len(run.train_index))
         if validates:
             _record(run.history, "validation", checked)
@@ -269,18 +278,29 @@ def make_objective(model: Model, cells: Cells, settings: TrainSettings) -> Objec
     return Objective(model, discriminator).to(cells.device)
 
 
-@torch.no_grad()
-def validate(objective: Objective, cells: Cells, index: Tensor, settings: TrainSettings) -> Tensor:
+class Validation:
     """Loss terms on held-out cells at the final weights: z at its mean, no dropout, running statistics."""
-    assert settings.batch_size is not None
-    weights = weights_at(settings, 1.0)
-    swap = generator(settings.seed, "validation", cells.device)  # the same swaps at every epoch
-    sums = torch.zeros(len(TERMS), device=cells.device)
-    batches = minibatches(index.to(cells.device), settings.batch_size) if len(index) > 1 else [index.to(cells.device)]
-    for rows in batches:
-        losses = objective(cells.minibatch(rows, settings.swapped_covariates, swap), weights, None)
-        sums += len(rows) * torch.stack(list(losses))
-    return sums / len(index)
+
+    def __init__(self, objective: Objective, cells: Cells, index: Tensor, settings: TrainSettings):
+        self.objective, self.cells, self.index, self.settings = objective, cells, index.to(cells.device), settings
+        self.weights = weights_at(settings, 1.0)
+        few = len(index) <= PROBE_CELLS
+        self.kept = list(self._minibatches()) if few else None
+
+    def _minibatches(self) -> Iterator[Minibatch]:
+        settings = self.settings
+        assert settings.batch_size is not None
+        swap = generator(settings.seed, "validation", self.cells.device)  # the same swaps at every epoch
+        for rows in minibatches(self.index, settings.batch_size) if len(self.index) > 1 else [self.index]:
+            yield self.cells.minibatch(rows, settings.swapped_covariates, swap)
+
+    @torch.no_grad()
+    def __call__(self) -> Tensor:
+        """Means over the cells, as `TERMS`."""
+        sums = torch.zeros(len(TERMS), device=self.cells.device)
+        for batch in self.kept or self._minibatches():
+            sums += len(batch) * torch.stack(list(self.objective(batch, self.weights, None)))
+        return sums / len(self.index)
 
 
 def _time_step(trial: Stepper, cells: Cells, index: Tensor, kernels: Kernels) -> float:

@@ -12,20 +12,22 @@ from scipy import sparse
 from sysvi import fused, fused_triton
 from sysvi.dropout import dropped
 from sysvi.expression import gene_sums
+from sysvi.priors import kl_standard_normal, mixture_log_density, normal_log_density
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SHORT = torch.bfloat16
 BFLOAT16 = 2.0**-8  # its rounding, relative
 C = 3
+FEW = fused_triton.FEW_COVARIATES
 
 
 def numbers(*shape, seed=0, dtype=torch.float32):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
 
 
-def layer(n_rows, n_units, dtype):
+def layer(n_rows, n_units, dtype, n_cov=C):
     """a, c, U, scale and shift, nothing at a neutral value."""
-    shapes = [(n_rows, n_units), (n_rows, C), (C, n_units), (n_units,), (n_units,)]
+    shapes = [(n_rows, n_units), (n_rows, n_cov), (n_cov, n_units), (n_units,), (n_units,)]
     a, c, u, scale, shift = (numbers(*shape, seed=i) for i, shape in enumerate(shapes))
     return a.to(dtype), c, u, 0.5 + scale.abs(), shift
 
@@ -40,9 +42,15 @@ def normalised(arguments, rate, seed, out, by):
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.integers(2, 70), st.integers(1, 40), st.floats(0, 0.9), st.integers(0, 2**63 - 1))
-def test_layers_are_those_of_torch(n_rows, n_units, rate, seed):
-    arguments = layer(n_rows, n_units, torch.float32)
+@given(
+    st.integers(2, 70),
+    st.integers(1, 40),
+    st.sampled_from([0, 1, 3, FEW, FEW + 1]),
+    st.floats(0, 0.9),
+    st.integers(0, 2**63 - 1),
+)
+def test_layers_are_those_of_torch(n_rows, n_units, n_cov, rate, seed):
+    arguments = layer(n_rows, n_units, torch.float32, n_cov)
     ours, expected = (normalised(arguments, rate, seed, torch.float32, by) for by in ("triton", "torch"))
     for x, y in zip(ours, expected, strict=True):
         torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
@@ -150,3 +158,23 @@ def test_gene_sums_are_those_of_torch(dtype, shape):
     exact = gene_sums(x.cpu().double(), w.cpu().double())
     for ours, expected in zip(fused_triton.gene_sums(x, w), exact, strict=True):
         torch.testing.assert_close(ours.cpu().double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 17), st.integers(1, 7), st.floats(0, 1))
+def test_divergence_from_a_mixture_and_its_gradients_are_those_of_torch(n_cells, n_dims, n_components, share):
+    shapes = [(n_cells, n_dims)] * 3 + [(n_components, n_dims)] * 2 + [(n_components,)]
+    mean, var, z, means, variances, logits = (numbers(*shape, seed=i) for i, shape in enumerate(shapes))
+    given_ = [mean, 0.1 + var.abs(), z, means, 0.1 + variances.abs(), logits]
+    grad, results = numbers(n_cells, seed=9), []
+    for by in ("triton", "torch"):
+        *points, logits = (part.clone().requires_grad_() for part in given_)
+        if by == "triton":
+            kl = fused_triton.MixtureKL.apply(*points, logits.log_softmax(0), share)
+        else:
+            mean, var, z, *mixture = points
+            kl = normal_log_density(z, mean, var).sum(1) - mixture_log_density(z, *mixture, logits, "dimension")
+            kl = kl_standard_normal(mean, var).lerp(kl, share)
+        results.append([kl.detach(), *torch.autograd.grad(kl, [*points, logits], grad, allow_unused=True)])
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4)

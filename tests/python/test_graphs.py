@@ -15,7 +15,7 @@ import sysvi.train
 from sysvi.adam import Adam
 from sysvi.device import keep_threads, own_stream
 from sysvi.epochs import PlainEpochs
-from sysvi.graphs import CannotRecordError, GraphedEpochs, cuda_graph
+from sysvi.graphs import CannotRecordError, GraphedEpochs, cuda_graph, graphed
 from sysvi.kernels import choose_kernels
 from sysvi.networks import Training
 from sysvi.seeds import generator
@@ -23,13 +23,13 @@ from sysvi.settings import Ramp, TrainSettings
 from sysvi.step import Stepper
 from sysvi.train import decide, make_objective, train
 
-ROWS = torch.arange(30)
+ROWS, CPU = torch.arange(30), torch.device("cpu")
 NEVER = bool  # a function that says False
 
 
-def by_python(step, generators):
-    """Replays a step by taking it anew."""
-    return step
+def by_python(task, device, generators=()):
+    """Replays a task by doing it anew."""
+    return task
 
 
 class Case:
@@ -82,7 +82,8 @@ def test_replayed_epochs_are_the_epochs(make_cells, make_model, settings, batch_
         (a, n), (b, m) = replayed.take(NEVER), expected.take(NEVER)
         assert n == m == (3 if batch_size == 10 else 4)
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
-    assert equal(plain.state()[-4:], graphed.state()[-4:])  # generators
+    for name in ("noise", "swap", "order"):
+        assert torch.equal(*(getattr(case, name).get_state() for case in (plain, graphed))), name
     for a, b in zip(plain.state()[:-4], graphed.state()[:-4], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
@@ -113,28 +114,38 @@ def test_recording_changes_nothing(make_cells, make_model):
     assert equal(before, case.state())
 
 
-def nothing(step, generators):
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_look_is_replayed_where_it_can_be_recorded(recorded):
+    x = torch.zeros(2)
+    look = graphed(lambda: x + 1, CPU, by_python if recorded else refuses)
+    first = look()
+    x += 1
+    assert look().tolist() == [2, 2]
+    assert first.tolist() == [1, 1]  # a result is not overwritten by the next
+
+
+def nothing(step, device, generators):
     """A replay that does nothing."""
     return lambda: None
 
 
-def twice(step, generators):
+def twice(step, device, generators):
     """A replay that does too much."""
     return lambda: (step(), step())
 
 
-def refuses(step, generators):
+def refuses(step, device, generators):
     raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
 
 
-def runs_out_of_memory(step, generators):
+def runs_out_of_memory(step, device, generators):
     """Fails between the gradients and their use."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "_fused_adam_", fails)
         step()
 
 
-def fails_in_replay(step, generators):
+def fails_in_replay(step, device, generators):
     """Takes the step, then fails."""
     return lambda: fails(step())
 
@@ -226,7 +237,7 @@ def generator_of(device):
 
 def test_steps_are_recorded_on_a_stream_of_their_device(monkeypatch):
     card, noise = Card(monkeypatch), generator_of("cuda:1")
-    replay = cuda_graph(lambda: card.seen.append("step"), [noise])
+    replay = cuda_graph(lambda: card.seen.append("step"), "cuda:1", [noise])
     assert card.seen == [noise, ("cuda:1", "stream of cuda:1", "stream of cuda:1"), "step"]
     replay()
     assert card.seen[-1] == "replay"
@@ -238,7 +249,7 @@ def test_generators_leave_a_recording_that_fails(monkeypatch):
     Card(monkeypatch)
     sources = [generator_of("cuda:0") for _ in range(2)]
     with pytest.raises(torch.OutOfMemoryError):
-        cuda_graph(fails, sources)
+        cuda_graph(fails, "cuda:0", sources)
     assert [source.states for source in sources] == [["as it was"]] * 2
 
 
@@ -266,6 +277,7 @@ def counted(monkeypatch):
     """Training as on a card, on the CPU: what was replayed, an entry an epoch."""
     monkeypatch.setattr(sysvi.train, "choose_kernels", with_graph)
     monkeypatch.setattr(sysvi.train, "GraphedEpochs", Counted)
+    monkeypatch.setattr(sysvi.train, "graphed", partial(graphed, record=by_python))
     monkeypatch.setattr(Counted, "seen", [])
     return Counted.seen
 
@@ -274,8 +286,8 @@ def test_training_replays_where_it_can(make_cells, make_model, monkeypatch, coun
     """The same losses either way; where steps cannot be recorded, why not, and the plain steps."""
     settings = TrainSettings(max_epochs=3, batch_size=10)
     losses = {}
-    for name, graphed in (("plain", partial(GraphedEpochs, record=refuses)), ("graphed", Counted)):
-        monkeypatch.setattr(sysvi.train, "GraphedEpochs", graphed)
+    for name, epochs in (("plain", partial(GraphedEpochs, record=refuses)), ("graphed", Counted)):
+        monkeypatch.setattr(sysvi.train, "GraphedEpochs", epochs)
         cells = make_cells()
         run = train(make_model(cells, dropout_rate=0.1), cells, settings)
         losses[name] = run.history["total_train"]
