@@ -14,6 +14,8 @@ from sysvi.networks import VAR_EPS, Decoder, Encoder
 from sysvi.priors import GaussianMixture, StandardNormal, VampPrior
 from sysvi.settings import ModelSettings
 
+AT_ONCE, AT_ONCE_ON_A_CARD = 4096, 16_384  # cells that are embedded
+
 
 class CovariateCode(nn.Module):
     """Turns codes into the vector c that every layer sees: one-hot system | covariates | continuous values.
@@ -115,16 +117,17 @@ class Model(nn.Module):
             self.prior.log_var.copy_((var - VAR_EPS).clamp_min(1e-8).log())
 
     @torch.no_grad()
-    def embed(self, cells: Cells, index: Tensor | None = None, batch_size: int = 1024) -> tuple[Tensor, Tensor]:
+    def embed(self, cells: Cells, index: Tensor | None = None, batch_size: int | None = None) -> tuple[Tensor, Tensor]:
         """Mean and variance of q(z | x, c) of the cells in `index`, each (n, L) float32 on the CPU."""
-        index = torch.arange(cells.n_cells, device=cells.device) if index is None else index
-        sparse = multiplies_sparse(cells.device, cells.density)
-
-        mean, var = torch.empty(2, len(index), self.settings.n_latent)
-        starts = range(0, len(index), batch_size)
-        blocks = [index[start : start + batch_size] for start in starts]
-        expression = one_ahead(lambda rows: cells.expression(rows, sparse=sparse), blocks)
-        for start, rows, x in zip(starts, blocks, expression, strict=True):
+        device = cells.device
+        index = torch.arange(cells.n_cells, device=device) if index is None else index.to(device)
+        sparse = multiplies_sparse(device, cells.density)
+        mean, var = torch.empty(2, len(index), self.settings.n_latent, device=device)
+        blocks = index.split(batch_size or (AT_ONCE if device.type == "cpu" else AT_ONCE_ON_A_CARD))
+        ahead = one_ahead if device.type == "cpu" else map  # a card is told ahead anyway
+        start = 0
+        for rows, x in zip(blocks, ahead(lambda rows: cells.expression(rows, sparse=sparse), blocks), strict=True):
             stop = start + len(rows)
             mean[start:stop], var[start:stop] = self.encoder(x, self.code(cells.covariates.at(rows)))
-        return mean, var
+            start = stop
+        return mean.cpu(), var.cpu()

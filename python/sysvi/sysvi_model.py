@@ -514,7 +514,8 @@ class SysVI:
             raise InputError("The model is not trained yet: call train() first.")
         cells = self._cells_for(adata)
         index = torch.from_numpy(_rows(indices, cells.n_cells)).to(cells.device)
-        mean, var = self.module.embed(cells, index, whole_number("batch_size", batch_size or 4096, 1))
+        at_once = None if batch_size is None else whole_number("batch_size", batch_size, 1)
+        mean, var = self.module.embed(cells, index, at_once)
         if return_dist:
             return mean.numpy(), var.numpy()
         if not give_mean:
