@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Protocol
 
 import torch
@@ -21,6 +21,14 @@ class Epochs(Protocol):
 
     def take(self, stop: Stop) -> tuple[Tensor, int]:
         """One epoch, or the steps of it until `stop` says so: sums of the loss terms over cells, and steps taken."""
+        ...
+
+    def again(self, look: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """The fastest way to call again and again what changes nothing, draws nothing, and gives a tensor."""
+        ...
+
+    def close(self) -> None:
+        """There will be no more epochs."""
         ...
 
 
@@ -61,3 +69,12 @@ class PlainEpochs:
             if stop():
                 break
         return sums, self.step - first
+
+    def again(self, look: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """See `Epochs`."""
+        return look
+
+    def close(self) -> None:
+        """See `Epochs`."""
+        if isinstance(self.batches, Generator):
+            self.batches.close()

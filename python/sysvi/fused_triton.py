@@ -36,7 +36,7 @@ def normalise(
     """As `sysvi.fused.normalise`."""
     n_rows, n_units = a.shape
     y, moments = torch.empty_like(a, dtype=out), scale.new_empty(3, n_units)
-    seed = torch.as_tensor(seed, device=a.device)
+    seed = _on_card(seed, a, torch.int64)
     few = c.shape[1] <= FEW_COVARIATES
     covariates = (c.contiguous(), cov_weight) if few else (c @ cov_weight, cov_weight)
     n_draws = triton.cdiv(n_units, UNITS_A_DRAW)
@@ -62,6 +62,11 @@ def back(
         d_cov_weight = (c.T.to(a.dtype) @ d_a).to(scale.dtype)
     d_scale, d_shift = d_norm
     return d_a, d_cov_weight, d_scale, d_shift
+
+
+def _on_card(number: float | Tensor, like: Tensor, dtype: torch.dtype) -> Tensor:
+    """A number where a kernel finds it; not copied from the CPU, which a recording forbids."""
+    return number if isinstance(number, Tensor) else torch.full((), number, dtype=dtype, device=like.device)
 
 
 def _block(n_rows: int) -> dict[str, int]:
@@ -91,7 +96,7 @@ class MixtureKL(torch.autograd.Function):
     @staticmethod
     def forward(ctx, mean, var, z, means, variances, log_w, share):  # type: ignore[no-untyped-def]
         """(B, L), (B, L), (B, L), (K, L), (K, L), (K,), number -> (B,)."""
-        share = torch.as_tensor(share, dtype=z.dtype, device=z.device)
+        share = _on_card(share, z, z.dtype)
         given = [part.contiguous() for part in (mean, var, z, means, variances, log_w, share)]
         ctx.save_for_backward(*given)
         kl = z.new_empty(len(z))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,9 +25,10 @@ from sysvi.step import Stepper, learning_rate, weights_at
 
 TOLERANCE = 0.1  # by which a replayed step may differ from one that is not: a broken one differs by far more
 
-_recording = threading.Lock()  # what waits for the whole card, as the start of a recording does, ends one under way
+# Recordings begin and end one at a time: torch's generators keep lists of them that threads must not change at once.
+_recording = threading.Lock()
 
-Task = Callable[[], None]
+Task = Callable[[], object]
 Recorder = Callable[[Task, torch.device, Sequence[torch.Generator]], Task]
 
 
@@ -41,17 +42,23 @@ def cuda_graph(task: Task, device: torch.device, generators: Sequence[torch.Gene
     Tensors that it reads must be kept: a recording holds those alone that were made in it.
     """
     states = [generator.clone_state() for generator in generators]
-    with _recording, torch.cuda.device(device):  # torch's own stream for recording is of the device that first recorded
-        stream, graph = torch.cuda.Stream(device), torch.cuda.CUDAGraph()
+    with _recording, torch.cuda.device(device):
+        graph, here, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream(), torch.cuda.Stream()
         for generator in generators:
             graph.register_generator_state(generator)
-        try:
-            with torch.cuda.stream(stream), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        stream.wait_stream(here)
+        with torch.cuda.stream(stream):
+            # Not by torch.cuda.graph, which collects garbage and empties caches first: that takes longer than the rest.
+            graph.capture_begin(capture_error_mode="thread_local")
+            try:
                 task()
-        except RuntimeError:
-            for generator, state in zip(generators, states, strict=True):
-                generator.graphsafe_set_state(state)  # its own still counts as being recorded
-            raise
+            except RuntimeError:
+                for generator, state in zip(generators, states, strict=True):
+                    generator.graphsafe_set_state(state)  # its own still counts as being recorded
+                raise
+            finally:
+                graph.capture_end()
+        here.wait_stream(stream)
     return graph.replay
 
 
@@ -127,7 +134,8 @@ class GraphedEpochs:
         self.at = torch.zeros(1, dtype=torch.int64, device=device)  # which step is next
         self.sums = torch.zeros(len(Losses._fields), device=device)  # of the loss terms, over the epoch's cells
 
-        self.replays: dict[_Kind, Task] = {}
+        self.record, self.device = record, device
+        self.replays: dict[Hashable, Task] = {}
         try:
             for kind, step in {kind: step for step, kind in reversed([*enumerate(self.kinds)])}.items():
                 self.at.fill_(step)
@@ -135,6 +143,7 @@ class GraphedEpochs:
                 self._check(kind, step, restore)
         except RuntimeError as error:
             restore()
+            self.close()
             raise CannotRecordError(str(error).partition("\n")[0]) from error
         self.next_rows: Tensor | None = None
 
@@ -152,6 +161,25 @@ class GraphedEpochs:
         if self.step < len(self.kinds):
             self.next_rows = self._shuffled()  # while the card computes
         return self.sums.clone(), self.step - first
+
+    def again(self, look: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """See `sysvi.epochs.Epochs`."""
+        result = look()
+        try:
+            self.replays[look] = self.record(lambda: result.copy_(look()), self.device, ())
+        except RuntimeError:
+            return look
+
+        def replayed() -> Tensor:
+            self.replays[look]()
+            return result.clone()
+
+        return replayed
+
+    def close(self) -> None:
+        """See `sysvi.epochs.Epochs`."""
+        with _recording:
+            self.replays.clear()
 
     def _shuffled(self) -> Tensor:
         rows = shuffled(self.index, self.order)
@@ -203,25 +231,6 @@ class GraphedEpochs:
         start = time.perf_counter()
         outcome(replayed)[0].item()  # waits for the card
         self.step_seconds = time.perf_counter() - start
-
-
-def graphed(look: Callable[[], Tensor], device: torch.device, record: Recorder = cuda_graph) -> Callable[[], Tensor]:
-    """As `look`, which changes nothing and draws nothing, replayed; plain where it cannot be recorded."""
-    result = look()
-
-    def task() -> None:
-        result.copy_(look())
-
-    try:
-        replay = record(task, device, ())
-    except RuntimeError:
-        return look
-
-    def again() -> Tensor:
-        replay()
-        return result.clone()
-
-    return again
 
 
 def _restorer(stepper: Stepper, sources: Sequence[torch.Generator]) -> Callable[[], None]:

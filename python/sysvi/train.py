@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -23,7 +23,7 @@ from sysvi.device import SideBySide, describe, keep_freed_memory, side_by_side
 from sysvi.epochs import Epochs, PlainEpochs
 from sysvi.errors import InputError
 from sysvi.events import Event, OnEvent, ignore
-from sysvi.graphs import CannotRecordError, GraphedEpochs, graphed
+from sysvi.graphs import CannotRecordError, GraphedEpochs
 from sysvi.kernels import Kernels, choose_kernels
 from sysvi.model import Model
 from sysvi.networks import Discriminator, Training
@@ -140,7 +140,7 @@ def train(
     with keep_freed_memory(), side_by_side(cells.device, kernels.beside) as beside:
         objective = make_objective(model, cells, settings)
         epochs = _make_epochs(run, objective, cells, beside, on_event)
-        with interruptible() if stop is None else nullcontext(stop) as interrupted:
+        with closing(epochs), interruptible() if stop is None else nullcontext(stop) as interrupted:
             _train(run, objective, cells, epochs, on_event, interrupted)
     on_event(_end(run))
     return run
@@ -178,15 +178,6 @@ def _make_epochs(run: TrainingRun, objective: Objective, cells: Cells, beside: S
     return epochs
 
 
-def _make_check(run: TrainingRun, objective: Objective, cells: Cells) -> Callable[[], Tensor]:
-    """Loss terms on held-out cells, or on some of the others, at the weights of the moment."""
-    index = run.validation_index if len(run.validation_index) else run.train_index[:PROBE_CELLS]
-    validation = Validation(objective, cells, index, run.settings)
-    if run.kernels is None or not run.kernels.graph or validation.kept is None:
-        return validation
-    return graphed(validation, cells.device)
-
-
 def _train(
     run: TrainingRun,
     objective: Objective,
@@ -198,7 +189,10 @@ def _train(
     """All epochs, or those until training ends for another reason."""
     model, settings, validates = objective.model, run.settings, len(run.validation_index) > 0
     assert settings.max_epochs is not None
-    validate = _make_check(run, objective, cells)
+    validation = Validation(
+        objective, cells, run.validation_index if validates else run.train_index[:PROBE_CELLS], settings
+    )
+    validate = epochs.again(validation) if validation.kept else validation
     last_good = copy.deepcopy(model.state_dict())
     watch = EarlyStopping(settings.patience)
     n_steps = 0

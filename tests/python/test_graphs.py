@@ -1,6 +1,7 @@
 """Recorded steps, with recorders that need no graphics card: what they replay is run by Python."""
 
 import sys
+import threading
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -12,10 +13,11 @@ import pytest
 import torch
 
 import sysvi.train
+from sysvi import graphs
 from sysvi.adam import Adam
 from sysvi.device import keep_threads, own_stream
 from sysvi.epochs import PlainEpochs
-from sysvi.graphs import CannotRecordError, GraphedEpochs, cuda_graph, graphed
+from sysvi.graphs import CannotRecordError, GraphedEpochs, cuda_graph
 from sysvi.kernels import choose_kernels
 from sysvi.networks import Training
 from sysvi.seeds import generator
@@ -23,7 +25,7 @@ from sysvi.settings import Ramp, TrainSettings
 from sysvi.step import Stepper
 from sysvi.train import decide, make_objective, train
 
-ROWS, CPU = torch.arange(30), torch.device("cpu")
+ROWS = torch.arange(30)
 NEVER = bool  # a function that says False
 
 
@@ -114,14 +116,30 @@ def test_recording_changes_nothing(make_cells, make_model):
     assert equal(before, case.state())
 
 
-@pytest.mark.parametrize("recorded", [True, False])
-def test_a_look_is_replayed_where_it_can_be_recorded(recorded):
-    x = torch.zeros(2)
-    look = graphed(lambda: x + 1, CPU, by_python if recorded else refuses)
+@pytest.mark.parametrize("form", ["plain", "graphed", "not recorded"])
+def test_a_look_again_and_again(make_cells, make_model, form):
+    case, x = Case(make_cells, make_model), torch.zeros(2)
+    epochs = case.plain() if form == "plain" else case.graphed()
+    epochs.record = by_python if form == "graphed" else refuses
+    look = epochs.again(lambda: x + 1)
     first = look()
     x += 1
     assert look().tolist() == [2, 2]
     assert first.tolist() == [1, 1]  # a result is not overwritten by the next
+    epochs.close()
+
+
+def test_recordings_are_forgotten_one_at_a_time(make_cells, make_model):
+    """torch's generators must not lose one while they get another."""
+    epochs = Case(make_cells, make_model).graphed()
+    closing = threading.Thread(target=epochs.close)
+    with graphs._recording:
+        closing.start()
+        closing.join(0.1)
+        assert closing.is_alive()
+        assert epochs.replays
+    closing.join(10)
+    assert not epochs.replays
 
 
 def nothing(step, device, generators):
@@ -172,7 +190,7 @@ class Card:
 
     def __init__(self, monkeypatch):
         self.seen, self.inside = [], []
-        for name in ("device", "Stream", "stream", "graph", "CUDAGraph"):
+        for name in ("device", "Stream", "stream", "current_stream", "CUDAGraph"):
             monkeypatch.setattr(torch.cuda, name, getattr(self, name))
 
     @contextmanager
@@ -183,16 +201,19 @@ class Card:
 
     stream = device
 
-    def Stream(self, device):
-        return f"stream of {device}"
+    def Stream(self):
+        return Stream(f"new on {self.inside[-1]}")
+
+    def current_stream(self):
+        return Stream(f"current on {self.inside[-1]}")
 
     def CUDAGraph(self):
-        return SimpleNamespace(register_generator_state=self.seen.append, replay=lambda: self.seen.append("replay"))
-
-    @contextmanager
-    def graph(self, graph, stream, capture_error_mode):
-        self.seen.append((*self.inside, stream))
-        yield
+        return SimpleNamespace(
+            register_generator_state=self.seen.append,
+            capture_begin=lambda capture_error_mode: self.seen.append(("begin", *map(str, self.inside))),
+            capture_end=lambda: self.seen.append("end"),
+            replay=lambda: self.seen.append("replay"),
+        )
 
 
 class Stream:
@@ -200,6 +221,9 @@ class Stream:
 
     def __init__(self, device):
         self.told = [device]
+
+    def __str__(self):
+        return f"{self.told[0]}, {len(self.told) - 1} waited for"
 
     def wait_stream(self, other):
         self.told.append(("after", other))
@@ -238,7 +262,7 @@ def generator_of(device):
 def test_steps_are_recorded_on_a_stream_of_their_device(monkeypatch):
     card, noise = Card(monkeypatch), generator_of("cuda:1")
     replay = cuda_graph(lambda: card.seen.append("step"), "cuda:1", [noise])
-    assert card.seen == [noise, ("cuda:1", "stream of cuda:1", "stream of cuda:1"), "step"]
+    assert card.seen == [noise, ("begin", "cuda:1", "new on cuda:1, 1 waited for"), "step", "end"]
     replay()
     assert card.seen[-1] == "replay"
     assert not card.inside
@@ -246,11 +270,12 @@ def test_steps_are_recorded_on_a_stream_of_their_device(monkeypatch):
 
 
 def test_generators_leave_a_recording_that_fails(monkeypatch):
-    Card(monkeypatch)
+    card = Card(monkeypatch)
     sources = [generator_of("cuda:0") for _ in range(2)]
     with pytest.raises(torch.OutOfMemoryError):
         cuda_graph(fails, "cuda:0", sources)
     assert [source.states for source in sources] == [["as it was"]] * 2
+    assert card.seen[-1] == "end"
 
 
 def with_graph(*args, **kwargs):
@@ -277,7 +302,6 @@ def counted(monkeypatch):
     """Training as on a card, on the CPU: what was replayed, an entry an epoch."""
     monkeypatch.setattr(sysvi.train, "choose_kernels", with_graph)
     monkeypatch.setattr(sysvi.train, "GraphedEpochs", Counted)
-    monkeypatch.setattr(sysvi.train, "graphed", partial(graphed, record=by_python))
     monkeypatch.setattr(Counted, "seen", [])
     return Counted.seen
 
@@ -317,7 +341,7 @@ def test_models_side_by_side_on_a_card(make_adata):
     adata = make_adata()
     settings = {"max_epochs": 3, "batch_size": 50, "device": "cuda", "progress": False}
     for run in sysvi.train_many(adata, "system", "batch", seeds=range(4), **settings):
-        assert run.model.run.kernels.graph, run.model.run.kernels.why
+        assert run.model.run.kernels.graph, run.model.run.kernels.why[-1]
         alone = sysvi.integrate(adata.copy(), "system", "batch", seed=run.seed, **settings)
         assert run.model.run.history["total_train"] == pytest.approx(alone.run.history["total_train"], rel=1e-2)
 
@@ -327,4 +351,4 @@ def test_a_real_graph(make_cells, make_model):
     cells = make_cells()
     cells.to(torch.device("cuda"))
     run = train(make_model(cells).to("cuda"), cells, TrainSettings(max_epochs=3, batch_size=10))
-    assert run.kernels.graph, run.kernels.why
+    assert run.kernels.graph, run.kernels.why[-1]
