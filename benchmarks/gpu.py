@@ -215,7 +215,7 @@ def random_cells(n_cells: int, n_genes: int, n_systems: int) -> anndata.AnnData:
         any_gene = rng.integers(0, apart, shape, np.int32)
         genes[rows] = np.where(rng.random(shape, np.float32) < 0.7, preferred[of_type], any_gene)
         genes[rows] += np.arange(n_stored, dtype=np.int32) * apart
-        values[rows] = level[of_type] + rng.standard_exponential(shape, np.float32)
+        values[rows] = level[of_type] + rng.uniform(0, 2, shape).astype(np.float32)  # log-normalised: never above 10
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(fill, range(0, n_cells, BLOCK)))

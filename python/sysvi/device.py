@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import threading
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from sysvi.errors import InputError
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _keeping = threading.Lock()
 _n_keeping = 0  # trainings for which freed memory is kept
+_lending = threading.Lock()
+_streams: defaultdict[torch.device, list[torch.cuda.Stream]] = defaultdict(list)  # given back, by device
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
@@ -158,12 +161,12 @@ def in_two_threads() -> Iterator[SideBySide]:
 class OnTwoStreams:
     """One on the card's present stream, the other on a second one beside it."""
 
-    def __init__(self, device: torch.device):
-        self.device, self.stream = device, torch.cuda.Stream(device)
+    def __init__(self, second: torch.cuda.Stream):
+        self.stream = second
 
     def __call__(self, first: Task, second: Task) -> None:
         """What the two leave, the present stream may use; what they share must be kept until both have ended."""
-        here = torch.cuda.current_stream(self.device)
+        here = torch.cuda.current_stream(self.stream.device)
         self.stream.wait_stream(here)
         with torch.cuda.stream(self.stream):
             second()
@@ -177,10 +180,26 @@ def side_by_side(device: torch.device, wanted: bool = True) -> Iterator[SideBySi
     if not wanted:
         yield in_turn
     elif device.type == "cuda":
-        yield OnTwoStreams(device)
+        with borrowed_stream(device) as second:
+            yield OnTwoStreams(second)
     else:
         with in_two_threads() as beside:
             yield beside
+
+
+@contextmanager
+def borrowed_stream(device: torch.device) -> Iterator[torch.cuda.Stream]:
+    """A stream that nobody else has meanwhile.
+
+    torch hands out the same 32 again and again, whoever still uses them; we come back to those that we gave back.
+    """
+    with _lending:
+        stream = _streams[device].pop() if _streams[device] else torch.cuda.Stream(device)
+    try:
+        yield stream
+    finally:
+        with _lending:
+            _streams[device].append(stream)
 
 
 @contextmanager
@@ -192,13 +211,13 @@ def own_stream(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    stream = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.default_stream(device))
-    try:
-        with torch.cuda.stream(stream):
-            yield
-    finally:
-        stream.synchronize()
+    with borrowed_stream(device) as stream:
+        stream.wait_stream(torch.cuda.current_stream(device))
+        try:
+            with torch.cuda.stream(stream):
+                yield
+        finally:
+            stream.synchronize()
 
 
 @contextmanager

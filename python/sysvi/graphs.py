@@ -37,28 +37,25 @@ class CannotRecordError(RuntimeError):
 
 
 def cuda_graph(task: Task, device: torch.device, generators: Sequence[torch.Generator] = ()) -> Task:
-    """Record what is done on a device, without doing it; what does it.
+    """Record what is done on a device, without doing it; what does it. Not on a device's default stream.
 
     Tensors that it reads must be kept: a recording holds those alone that were made in it.
     """
     states = [generator.clone_state() for generator in generators]
     with _recording, torch.cuda.device(device):
-        graph, here, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream(), torch.cuda.Stream()
+        graph = torch.cuda.CUDAGraph()
         for generator in generators:
             graph.register_generator_state(generator)
-        stream.wait_stream(here)
-        with torch.cuda.stream(stream):
-            # Not by torch.cuda.graph, which collects garbage and empties caches first: that takes longer than the rest.
-            graph.capture_begin(capture_error_mode="thread_local")
-            try:
-                task()
-            except RuntimeError:
-                for generator, state in zip(generators, states, strict=True):
-                    generator.graphsafe_set_state(state)  # its own still counts as being recorded
-                raise
-            finally:
-                graph.capture_end()
-        here.wait_stream(stream)
+        # Not by torch.cuda.graph, which collects garbage and empties caches first: that takes longer than the rest.
+        graph.capture_begin(capture_error_mode="thread_local")
+        try:
+            task()
+        except RuntimeError:
+            for generator, state in zip(generators, states, strict=True):
+                generator.graphsafe_set_state(state)  # its own still counts as being recorded
+            raise
+        finally:
+            graph.capture_end()
     return graph.replay
 
 

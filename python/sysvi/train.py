@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sysvi.adam import Adam
 from sysvi.cells import Cells, Minibatch, minibatches, n_minibatches
-from sysvi.device import SideBySide, describe, keep_freed_memory, side_by_side
+from sysvi.device import SideBySide, describe, keep_freed_memory, own_stream, side_by_side
 from sysvi.epochs import Epochs, PlainEpochs
 from sysvi.errors import InputError
 from sysvi.events import Event, OnEvent, ignore
@@ -137,7 +137,7 @@ def train(
         train_index=train_index,
         validation_index=validation_index,
     )
-    with keep_freed_memory(), side_by_side(cells.device, kernels.beside) as beside:
+    with keep_freed_memory(), own_stream(cells.device), side_by_side(cells.device, kernels.beside) as beside:
         objective = make_objective(model, cells, settings)
         epochs = _make_epochs(run, objective, cells, beside, on_event)
         with closing(epochs), interruptible() if stop is None else nullcontext(stop) as interrupted:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from anndata import AnnData
 
-from sysvi.device import choose_device, n_at_once, own_stream, threads_of_python
+from sysvi.device import choose_device, n_at_once, threads_of_python
 from sysvi.errors import InputError
 from sysvi.events import Event, OnEvent
 from sysvi.integrate import sort_settings, with_batch
@@ -95,8 +95,7 @@ def train_many(
 
     On a CPU as many models train side by side as torch has threads, each in one thread, so that no core waits for
     another: several models keep all cores busy, but a single one trains sooner by :func:`sysvi.integrate`. On an
-    NVIDIA card up to twelve train side by side from the same cells there, each in a stream of its own (not measured
-    yet).
+    NVIDIA card up to twelve train side by side from the same cells there, each in streams of its own (four were tried).
 
     Each model is the one that :func:`sysvi.integrate` gives with the same settings, to the bit, in one thread
     (``torch.set_num_threads(1)``). With more threads sums are rounded otherwise: models start equal to rounding, and
@@ -219,7 +218,7 @@ def train_each(
             trainers.append(partial(model.train, **own))
         runs[0].model.to_device(chosen)  # and the cells, once for all
         story = _Story(runs, min(at_once, len(runs)), on_event)
-        return _train(pool, runs, trainers, story, on_run, chosen)
+        return _train(pool, runs, trainers, story, on_run)
 
 
 def models_at_once(device: torch.device) -> int:
@@ -239,7 +238,6 @@ def _train(
     trainers: Sequence[Callable[..., None]],
     story: _Story,
     on_run: Callable[[Run], object],
-    device: torch.device,
 ) -> list[Run]:
     """Call the trainer of each run in a thread of the pool; the runs that were begun, always the first ones."""
     happened: SimpleQueue[tuple[int, Event | Future[bool]]] = SimpleQueue()  # number of the run, event or its end
@@ -255,8 +253,7 @@ def _train(
             if stop():
                 return False
             try:
-                with own_stream(device):
-                    trainers[i](progress=lambda event: happened.put((i, event)), stop=stop)
+                trainers[i](progress=lambda event: happened.put((i, event)), stop=stop)
             except NonFiniteLossError as error:
                 runs[i].error = error
             return True

@@ -2,7 +2,8 @@
 
 import sys
 import threading
-from contextlib import contextmanager, nullcontext
+from collections import defaultdict
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import chain, count
@@ -13,9 +14,9 @@ import pytest
 import torch
 
 import sysvi.train
-from sysvi import graphs
+from sysvi import device, graphs
 from sysvi.adam import Adam
-from sysvi.device import keep_threads, own_stream
+from sysvi.device import borrowed_stream, keep_threads, own_stream, side_by_side
 from sysvi.epochs import PlainEpochs
 from sysvi.graphs import CannotRecordError, GraphedEpochs, cuda_graph
 from sysvi.kernels import choose_kernels
@@ -186,31 +187,36 @@ def test_a_wrong_replay_is_found_before_training(make_cells, make_model, record,
 
 
 class Card:
-    """Stands in for torch.cuda and notes where a step is recorded."""
+    """Stands in for torch.cuda and notes what happens."""
 
     def __init__(self, monkeypatch):
-        self.seen, self.inside = [], []
+        self.seen, self.inside, self.streams = [], [], []
         for name in ("device", "Stream", "stream", "current_stream", "CUDAGraph"):
             monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+        monkeypatch.setattr(device, "_streams", defaultdict(list))
 
     @contextmanager
     def device(self, device):
         self.inside.append(device)
-        yield
-        self.inside.remove(device)
+        try:
+            yield
+        finally:
+            self.inside.remove(device)
 
     stream = device
 
-    def Stream(self):
-        return Stream(f"new on {self.inside[-1]}")
+    def Stream(self, device):
+        self.streams.append(Stream(device, f"stream {len(self.streams)}"))
+        return self.streams[-1]
 
-    def current_stream(self):
-        return Stream(f"current on {self.inside[-1]}")
+    def current_stream(self, device=None):
+        streams = [it for it in self.inside if isinstance(it, Stream)]
+        return streams[-1] if streams else Stream(device, "default")
 
     def CUDAGraph(self):
         return SimpleNamespace(
             register_generator_state=self.seen.append,
-            capture_begin=lambda capture_error_mode: self.seen.append(("begin", *map(str, self.inside))),
+            capture_begin=lambda capture_error_mode: self.seen.append(("begin", *self.inside)),
             capture_end=lambda: self.seen.append("end"),
             replay=lambda: self.seen.append("replay"),
         )
@@ -219,37 +225,52 @@ class Card:
 class Stream:
     """Notes what it is told."""
 
-    def __init__(self, device):
-        self.told = [device]
-
-    def __str__(self):
-        return f"{self.told[0]}, {len(self.told) - 1} waited for"
+    def __init__(self, device, name):
+        self.device, self.name, self.told = device, name, []
 
     def wait_stream(self, other):
-        self.told.append(("after", other))
+        self.told.append(f"after {other.name}")
 
     def synchronize(self):
         self.told.append("wait")
 
 
+CARD = torch.device("cuda:1")
+
+
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_thread_has_a_stream_of_its_own(monkeypatch, fails):
-    """After what the card was told before; the thread waits for its end, whatever happens."""
-    device, now = torch.device("cuda:1"), []
-
-    @contextmanager
-    def stream(of):
-        now.append(of)
-        yield
-        of.told.append("left")
-
-    monkeypatch.setattr(torch.cuda, "Stream", Stream)
-    monkeypatch.setattr(torch.cuda, "stream", stream)
-    monkeypatch.setattr(torch.cuda, "default_stream", lambda of: f"default of {of}")
-    with pytest.raises(ZeroDivisionError) if fails else nullcontext(), own_stream(device):
-        assert now[0].told == [device, ("after", "default of cuda:1")]
+def test_training_has_a_stream_of_its_own(monkeypatch, fails):
+    """After what the card was told before; at the end it is waited for, whatever happens."""
+    card = Card(monkeypatch)
+    with pytest.raises(ZeroDivisionError) if fails else nullcontext(), own_stream(CARD):
+        (stream,) = card.inside
+        assert (stream.device, stream.told) == (CARD, ["after default"])
         1 / (1 - fails)
-    assert now[0].told[-1] == "wait"
+    assert stream.told[-1] == "wait"
+    assert not card.inside
+
+
+def test_no_two_have_the_same_stream_at_once(monkeypatch):
+    """torch would hand out the first one again after 32. Those given back are taken again."""
+    card = Card(monkeypatch)
+    with ExitStack() as held:
+        streams = [held.enter_context(borrowed_stream(CARD)) for _ in range(40)]
+        assert len({id(stream) for stream in streams}) == 40
+    with borrowed_stream(CARD), borrowed_stream(CARD):
+        assert len(card.streams) == 40
+    with borrowed_stream(torch.device("cuda:0")) as other:
+        assert other.device == torch.device("cuda:0")
+
+
+def test_parts_of_a_step_on_two_streams(monkeypatch):
+    """The second begins after what was before, and what comes later waits for it."""
+    card, where = Card(monkeypatch), {}
+    with own_stream(CARD), side_by_side(CARD) as beside:
+        beside(lambda: where.update(first=card.current_stream()), lambda: where.update(second=card.current_stream()))
+    first, second = where["first"], where["second"]
+    assert (first.name, second.name) == ("stream 0", "stream 1")
+    assert second.told == ["after stream 0"]
+    assert first.told == ["after default", "after stream 1", "wait"]
 
 
 def generator_of(device):
@@ -259,10 +280,10 @@ def generator_of(device):
     )
 
 
-def test_steps_are_recorded_on_a_stream_of_their_device(monkeypatch):
+def test_steps_are_recorded_on_their_device(monkeypatch):
     card, noise = Card(monkeypatch), generator_of("cuda:1")
     replay = cuda_graph(lambda: card.seen.append("step"), "cuda:1", [noise])
-    assert card.seen == [noise, ("begin", "cuda:1", "new on cuda:1, 1 waited for"), "step", "end"]
+    assert card.seen == [noise, ("begin", "cuda:1"), "step", "end"]
     replay()
     assert card.seen[-1] == "replay"
     assert not card.inside
