@@ -7,9 +7,12 @@ as the update at this size, and whose import costs a second.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+
+from sysvi.device import SideBySide, in_turn
 
 BETA_1, BETA_2 = 0.9, 0.999
 
@@ -33,13 +36,26 @@ class Adam:
         self.first = [torch.zeros_like(p) for p in self.parameters]  # moving means of the gradients
         self.second = [torch.zeros_like(p) for p in self.parameters]  # and of their squares
         self.n_steps = torch.zeros((), device=self.parameters[0].device)
+        self.halves: tuple[list[int], list[int]] = [], []  # numbers of parameters, about as many values in either
+        sizes = [0, 0]
+        for i in sorted(range(len(self.parameters)), key=lambda i: -self.parameters[i].numel()):
+            smaller = sizes.index(min(sizes))
+            self.halves[smaller].append(i)
+            sizes[smaller] += self.parameters[i].numel()
 
-    @torch.no_grad()
-    def step(self, lr: float | Tensor) -> None:
+    def step(self, lr: float | Tensor, beside: SideBySide = in_turn) -> None:
         """One update from the gradients, which are then forgotten. A parameter without gradient stays."""
         self.n_steps += 1
-        moments = zip(self.parameters, self.first, self.second, strict=True)
-        used = [(p, p.grad, first, second) for p, first, second in moments if p.grad is not None]
+        beside(*(partial(self._update, half, lr) for half in self.halves))
+        for p in self.parameters:
+            p.grad = None
+
+    @torch.no_grad()
+    def _update(self, which: Iterable[int], lr: float | Tensor) -> None:
+        of = ((self.parameters[i], self.first[i], self.second[i]) for i in which)
+        used = [(p, p.grad, first, second) for p, first, second in of if p.grad is not None]
+        if not used:
+            return
         parameters, gradients, first, second = map(list, zip(*used, strict=True))
         torch._fused_adam_(
             parameters,
@@ -56,5 +72,3 @@ class Adam:
             amsgrad=False,
             maximize=False,
         )
-        for p in self.parameters:
-            p.grad = None

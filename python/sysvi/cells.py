@@ -64,6 +64,7 @@ class Minibatch:
     own: Covariates  # as observed
     swapped: Covariates  # of the other system, for the cycle
     weight: Tensor | None  # (B,) weight of each cell in the loss, 1 on average; None: all the same
+    short: Tensor | Sparse | None = None  # x in the type of products with it, where it was made already
 
     def __len__(self) -> int:
         return len(self.x)
@@ -176,6 +177,7 @@ class Cells:
         *,
         sparse: bool = False,
         dtype: torch.dtype = torch.float32,
+        products: torch.dtype | None = None,
     ) -> Minibatch:
         """The cells in `index` with their own covariates, and those of another system drawn for each cell.
 
@@ -192,11 +194,14 @@ class Cells:
             Leave the expression sparse (on the CPU) or make it dense.
         dtype
             Type of the expression.
+        products
+            Another type in which it is wanted too.
         """
         own = self.covariates.at(index)
         swapped = self._swap(own, swapped_covariates, noise)
         weight = None if self.weight is None else self.weight[index]
-        return Minibatch(self.expression(index, sparse=sparse, dtype=dtype), own, swapped, weight)
+        x = self.expression(index, sparse=sparse, dtype=dtype)
+        return Minibatch(x, own, swapped, weight, None if products is None else x.to(products))
 
     def _swap(self, own: Covariates, how: str, noise: torch.Generator) -> Covariates:
         """Uniformly another system for each cell, with covariates to go with it."""

@@ -103,8 +103,12 @@ def n_at_once(device: torch.device) -> int:
     return torch.get_num_threads() if device.type == "cpu" else 1
 
 
-Task = Callable[[], None]
+Task = Callable[[], object]
 SideBySide = Callable[[Task, Task], None]  # does two things of which neither waits for the other, and then returns
+
+
+def nothing() -> None:
+    """Not a thing."""
 
 
 def in_turn(first: Task, second: Task) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from sysvi.cells import Minibatch, minibatches, n_minibatches, one_ahead
+from sysvi.cells import Minibatch, minibatches, n_minibatches
 from sysvi.objective import Losses
 from sysvi.step import Stepper
 
@@ -57,18 +57,25 @@ class PlainEpochs:
         self.steps_per_epoch = n_minibatches(len(index), settings.batch_size)
         self.n_steps, self.step = settings.max_epochs * self.steps_per_epoch, 0
         rows = (minibatches(index, settings.batch_size, order) for _ in range(settings.max_epochs))
-        ahead = one_ahead if index.device.type == "cpu" else map  # a card is told ahead anyway, and by one thread
-        self.batches: Iterator[Minibatch] = ahead(minibatch, itertools.chain.from_iterable(rows))
+        self.batches = map(minibatch, itertools.chain.from_iterable(rows))
+        self.batch: Minibatch | None = None  # the next one
 
     def take(self, stop: Stop) -> tuple[Tensor, int]:
         """See `Epochs`."""
         sums, first = torch.zeros(len(Losses._fields), device=self.device), self.step
-        for batch in itertools.islice(self.batches, self.steps_per_epoch):
-            sums += len(batch) * self.stepper.step(batch, self.step / self.n_steps)
+        if self.batch is None:
+            self._make_next()
+        for _ in range(self.steps_per_epoch):
+            batch = self.batch
+            assert batch is not None
+            sums += len(batch) * self.stepper.step(batch, self.step / self.n_steps, self._make_next)
             self.step += 1
             if stop():
                 break
         return sums, self.step - first
+
+    def _make_next(self) -> None:
+        self.batch = next(self.batches, None)
 
     def again(self, look: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """See `Epochs`."""
@@ -76,5 +83,3 @@ class PlainEpochs:
 
     def close(self) -> None:
         """See `Epochs`."""
-        if isinstance(self.batches, Generator):
-            self.batches.close()

@@ -18,7 +18,7 @@ from torch import Tensor, enable_grad, no_grad
 from torch.autograd import grad
 
 from sysvi.cells import Minibatch
-from sysvi.device import SideBySide, in_turn
+from sysvi.device import SideBySide, Task, in_turn, nothing
 from sysvi.likelihood import GeneStatistics, gaussian_nll
 from sysvi.model import Model
 from sysvi.networks import Layer, Linear, Training, positive, positive_slope
@@ -27,14 +27,22 @@ from sysvi.passes import Gradients, Pass
 
 
 def backpropagate(
-    objective: Objective, batch: Minibatch, weights: Weights, training: Training, beside: SideBySide = in_turn
+    objective: Objective,
+    batch: Minibatch,
+    weights: Weights,
+    training: Training,
+    beside: SideBySide = in_turn,
+    meanwhile: Task = nothing,
 ) -> Losses:
-    """Loss terms of a minibatch in training, and their gradients in the parameters' ``grad``."""
+    """Loss terms of a minibatch in training, and their gradients in the parameters' ``grad``.
+
+    `meanwhile` is done too, where there is time for it.
+    """
     step = _Step(objective, batch, weights, training)
     beside(step.encode, step.prepare)
     step.sample(training)
     beside(step.reconstruct, step.compare)
-    beside(step.return_to_expression, step.return_across)
+    beside(step.return_to_expression, lambda: (step.return_across(), meanwhile()))
     step.leave_gradients()
     return objective.losses(weights, step.reconstruction, *step.latent)
 
@@ -61,7 +69,7 @@ class _Step:
             c = self.c_swapped
             self.translating, self.returning = (Pass(part.layers, c, training) for part in (decoder, encoder))
         self.first = self.encoding.layers[0].weight  # (G, H)
-        self.x = batch.x.to(training.products or self.first.dtype)  # (B, G)
+        self.x = batch.x.to(training.products or self.first.dtype) if batch.short is None else batch.short  # (B, G)
         self.gradients, self.others = Gradients(), Gradients()
 
     @no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
@@ -42,6 +43,11 @@ class Kernels:
     expression: torch.dtype = torch.float32
     beside: bool = False
     graph: bool = False
+
+    @property
+    def of_expression(self) -> dict[str, Any]:
+        """How `Cells.minibatch` makes expression."""
+        return {"sparse": self.sparse, "dtype": self.expression, "products": self.products if self.fused else None}
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for events and files."""

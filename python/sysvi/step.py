@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from sysvi.adam import Adam
 from sysvi.cells import Minibatch
-from sysvi.device import SideBySide, in_turn
+from sysvi.device import SideBySide, Task, in_turn, nothing
 from sysvi.gradient import backpropagate
 from sysvi.networks import Training
-from sysvi.objective import Losses, Objective, Weights
+from sysvi.objective import Objective, Weights
 from sysvi.settings import RAMPS, TrainSettings
 
 
@@ -42,25 +42,28 @@ class Stepper:
     fused: bool = True
     beside: SideBySide = in_turn
 
-    def step(self, batch: Minibatch, progress: float) -> Tensor:
-        """One step on a minibatch, at `progress` in [0, 1) of training; the loss terms, as `sysvi.train.TERMS`."""
-        weights, lr = weights_at(self.settings, progress), learning_rate(self.settings, progress)
-        return self.update(batch, weights, lr, self.training)
+    def step(self, batch: Minibatch, progress: float, meanwhile: Task = nothing) -> Tensor:
+        """One step on a minibatch, at `progress` in [0, 1) of training; the loss terms, as `sysvi.train.TERMS`.
 
-    def update(self, batch: Minibatch, weights: Weights, lr: float | Tensor, training: Training) -> Tensor:
+        `meanwhile` is done too, where there is time for it.
+        """
+        weights, lr = weights_at(self.settings, progress), learning_rate(self.settings, progress)
+        return self.update(batch, weights, lr, self.training, meanwhile)
+
+    def update(
+        self, batch: Minibatch, weights: Weights, lr: float | Tensor, training: Training, meanwhile: Task = nothing
+    ) -> Tensor:
         """Losses of a minibatch, their gradients, and the change of the parameters; the loss terms."""
-        losses = self._gradients(batch, weights, training)
+        if self.fused:
+            losses = backpropagate(self.objective, batch, weights, training, self.beside, meanwhile)
+        else:
+            losses = self.objective(batch, weights, training)
+            losses.total.backward()
+            meanwhile()
         if self.settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.optimiser.parameters, self.settings.clip_norm)
-        self.optimiser.step(lr)
+        self.optimiser.step(lr, self.beside)
         return torch.stack([term.detach() for term in losses])
-
-    def _gradients(self, batch: Minibatch, weights: Weights, training: Training) -> Losses:
-        if self.fused:
-            return backpropagate(self.objective, batch, weights, training, self.beside)
-        losses = self.objective(batch, weights, training)
-        losses.total.backward()
-        return losses
 
 
 def learning_rate(settings: TrainSettings, progress: float) -> float:

@@ -157,7 +157,7 @@ def _make_epochs(run: TrainingRun, objective: Objective, cells: Cells, beside: S
     noise, dropout = generator(settings.seed, "noise", device), generator(settings.seed, "dropout")
 
     def minibatch(rows: Tensor) -> Minibatch:
-        return cells.minibatch(rows, settings.swapped_covariates, swap, sparse=kernels.sparse, dtype=kernels.expression)
+        return cells.minibatch(rows, settings.swapped_covariates, swap, **kernels.of_expression)
 
     def stepper(objective: Objective, training: Training) -> Stepper:
         optimiser = Adam(objective.parameters(), settings.eps, settings.weight_decay)
@@ -305,8 +305,7 @@ def _time_step(trial: Stepper, cells: Cells, index: Tensor, kernels: Kernels) ->
     seconds = []
     for _ in range(4):  # the first compiles and warms up
         start = time.perf_counter()
-        how = settings.swapped_covariates, noise
-        batch = cells.minibatch(rows, *how, sparse=kernels.sparse, dtype=kernels.expression)
+        batch = cells.minibatch(rows, settings.swapped_covariates, noise, **kernels.of_expression)
         trial.step(batch, 1.0)[0].item()  # waits for the device
         seconds.append(time.perf_counter() - start)
     return min(seconds)
