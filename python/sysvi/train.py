@@ -33,7 +33,7 @@ from sysvi.settings import RAMPS, TrainSettings, default_batch_size, default_lr,
 from sysvi.step import Stepper, weights_at
 
 TERMS = Losses._fields
-PROBE_CELLS = 64  # enough to see whether new weights give finite losses
+PROBE_CELLS = 16  # enough to see whether new weights give finite losses
 
 
 class NonFiniteLossError(FloatingPointError):
