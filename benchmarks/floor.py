@@ -20,6 +20,7 @@ from steps import stepper
 import sysvi
 from sysvi.anndata_cells import Columns, cells_of, vocabulary_of
 from sysvi.cells import Cells
+from sysvi.device import in_two_threads, keep_freed_memory
 from sysvi.expression import Sparse
 from sysvi.kernels import choose_kernels
 from sysvi.model import Model
@@ -50,27 +51,34 @@ def main() -> None:
     a16, b16 = a.bfloat16(), b.bfloat16()
     big, copy = torch.empty(2, 2**26)
     rows = []
+    short = kernels.products
     for batch_size in (512, 1024, 2048):
-        step = stepper(cells, vocabulary, batch_size, kernels=kernels)
-        x = cells.expression(torch.randperm(cells.n_cells)[:batch_size], sparse=True)
-        assert isinstance(x, Sparse)
-        h = torch.randn(batch_size, model.settings.n_hidden)
-        n_stored = cells.density * batch_size * cells.n_genes
-        work = {
-            "float32 products": (lambda: a @ b, 2 * 2048**3, flops(cells, model, batch_size)[0]),
-            "hidden products": (
-                (lambda: a16 @ b16) if kernels.products == torch.bfloat16 else (lambda: a @ b),
-                2 * 2048**3,
-                flops(cells, model, batch_size)[1],
-            ),
-            "sparse products": (lambda x=x, h=h: x.T @ h, n_stored, 4 * n_stored),
-            "Adam's bytes": (lambda: copy.copy_(big), 2 * 4 * 2**26, 7 * 4 * n_parameters),
-        }
-        seconds: dict[str, list[float]] = {name: [] for name in ("step", *work)}
-        for _ in range(ROUNDS):
-            seconds["step"].append(timed(step))
-            for name, (probe, _, _) in work.items():
-                seconds[name].append(timed(probe))
+        with keep_freed_memory(), in_two_threads() as beside:
+            step = stepper(cells, vocabulary, batch_size, kernels=kernels, beside=beside, threads=args.threads)
+            x = cells.expression(torch.randperm(cells.n_cells)[:batch_size], sparse=True)
+            assert isinstance(x, Sparse)
+            h = torch.randn(batch_size, model.settings.n_hidden)
+            x_short, h_short = x.to(short), h.to(short)
+            n_stored = cells.density * batch_size * cells.n_genes
+            long_flops, short_flops = flops(cells, model, batch_size)
+            work = {
+                "float32 products": (lambda: a @ b, 2 * 2048**3, long_flops),
+                "short products": (
+                    (lambda: a16 @ b16) if short == torch.bfloat16 else (lambda: a @ b),
+                    2 * 2048**3,
+                    short_flops,
+                ),
+                "float32 sparse products": (lambda x=x, h=h: x.T @ h, n_stored, n_stored),
+                "short sparse products": (lambda x=x_short, h=h_short: x.T @ h, n_stored, 3 * n_stored),
+                "Adam's bytes": (lambda: copy.copy_(big), 2 * 4 * 2**26, 7 * 4 * n_parameters),
+            }
+            seconds: dict[str, list[float]] = {name: [] for name in ("step", *work)}
+            for _ in range(ROUNDS):
+                seconds["step"].append(timed(step))
+                torch.set_num_threads(args.threads)
+                for name, (probe, _, _) in work.items():
+                    seconds[name].append(timed(probe))
+                torch.set_num_threads(max(1, args.threads // 2))
         floor = 0.0
         for name, (_, amount, needed) in work.items():
             rate = amount / statistics.median(seconds[name])
@@ -90,10 +98,10 @@ def flops(cells: Cells, model: Model, batch_size: int) -> tuple[float, float]:
     wide = 2 * cells.n_genes * n_hidden**2  # genes x hidden x hidden
     square = 2 * batch_size * n_hidden**2  # cells x hidden x hidden
     thin = 2 * batch_size * n_hidden * n_latent
-    likelihood = 2 * wide + 2 * square  # W (h'h) and W'S; h'h and h (W'S)
     heads = 3 * (2 * thin + 2 * 2 * thin)  # z into two decoders, two encoders' two heads; forward and two gradients
     passes = 4 * (n_layers - 1) + 1  # hidden layers of own and swapped pass, and the matrix between decoder and encoder
-    return likelihood + heads, 3 * wide + 3 * passes * square
+    # Of the likelihood: W (h'h) and h'h; for the gradient of h, W'V⁻¹W and its product with h.
+    return wide + square + heads, 4 * wide + (3 * passes + 1) * square
 
 
 def timed(work: Callable[[], object]) -> float:

@@ -21,7 +21,7 @@ import sysvi
 from sysvi import fused
 from sysvi.adam import Adam
 from sysvi.anndata_cells import Columns, cells_of, vocabulary_of
-from sysvi.cells import Cells, Minibatch, Vocabulary, one_ahead
+from sysvi.cells import Cells, Vocabulary
 from sysvi.device import SideBySide, in_turn
 from sysvi.kernels import Kernels, choose_kernels
 from sysvi.model import Model
@@ -51,25 +51,29 @@ def main() -> None:
     dense = replace(best, sparse=False)
     variants: dict[str, dict] = {
         "all on": {},
+        "parts of a step in turn, torch's threads on each": {"at_once": False},
         "float32 products of hidden layers": {"kernels": replace(best, products=torch.float32)},
         "dense expression": {"kernels": dense},
         "layers by torch's operations": {"layers_by_torch": True},
-        "minibatch made between the steps": {"ahead": False},
+        "minibatch made between the steps": {"meanwhile": False},
         "torch.optim.Adam (fused)": {"optimiser": TorchAdam},
-        "plain: nothing fused, dense, float32": {"kernels": choose_kernels(cells.device, 1.0, fused=False)},
+        "plain: autograd, nothing fused, dense, float32": {
+            "kernels": choose_kernels(cells.device, 1.0, fused=False),
+            "at_once": False,
+        },
     }
     rows = []
     for batch_size in (256, 512, 1024, 2048):
-        steps = {
-            name: stepper(cells, vocabulary, batch_size, **{"kernels": best} | how) for name, how in variants.items()
-        }
-        times: dict[str, list[float]] = {name: [] for name in steps}
-        for _ in range(ROUNDS):
-            for name, step in steps.items():
-                step()  # after another variant's step, caches hold that one's memory
-                start = time.perf_counter()
-                step()
-                times[name].append(1e3 * (time.perf_counter() - start))
+        with keep_freed_memory(), in_two_threads() as beside:
+            how_all = {"kernels": best, "beside": beside, "threads": args.threads}
+            steps = {name: stepper(cells, vocabulary, batch_size, **how_all | how) for name, how in variants.items()}
+            times: dict[str, list[float]] = {name: [] for name in steps}
+            for _ in range(ROUNDS):
+                for name, step in steps.items():
+                    step()  # after another variant's step, caches hold that one's memory
+                    start = time.perf_counter()
+                    step()
+                    times[name].append(1e3 * (time.perf_counter() - start))
         base = statistics.median(times["all on"])
         for name, values in times.items():
             median = statistics.median(values)
@@ -89,7 +93,7 @@ class TorchAdam(Adam):
         self.parameters = list(parameters)
         self.optimiser = torch.optim.Adam(self.parameters, eps=eps, weight_decay=weight_decay, fused=True)
 
-    def step(self, lr: float) -> None:
+    def step(self, lr: float, beside: SideBySide = in_turn) -> None:
         """One update."""
         self.optimiser.param_groups[0]["lr"] = lr
         self.optimiser.step()
@@ -102,32 +106,40 @@ def stepper(
     batch_size: int,
     *,
     kernels: Kernels,
-    beside: SideBySide = in_turn,
+    beside: SideBySide,
+    threads: int,
+    at_once: bool = True,
     layers_by_torch: bool = False,
-    ahead: bool = True,
+    meanwhile: bool = True,
     optimiser: type[Adam] = Adam,
 ) -> Callable[[], None]:
-    """A training step on a model of its own."""
+    """A training step on a model of its own; `threads` of torch where the parts of a step are done in turn."""
     init, swap = generator(0, "weights"), generator(0, "swap")
     model = Model(sysvi.ModelSettings(), cells.n_genes, cells.n_systems, vocabulary.n_categories, 0, init)
     model.init_prior(cells, torch.arange(5), init)
     objective = Objective(model)
     adam = optimiser(objective.parameters(), SETTINGS.eps, SETTINGS.weight_decay)
     training = Training(generator(0, "noise"), kernels.products)
-    steps = Stepper(objective, adam, SETTINGS, training, kernels.fused, beside)
+    steps = Stepper(objective, adam, SETTINGS, training, kernels.fused, beside if at_once else in_turn)
     index = (torch.randint(0, cells.n_cells, (batch_size,), generator=swap) for _ in itertools.count())
-
-    def minibatch(rows: torch.Tensor) -> Minibatch:
-        return cells.minibatch(rows, "resampled", swap, sparse=kernels.sparse)
-
-    batches = (one_ahead if ahead else map)(minibatch, index)
+    batches = map(lambda rows: cells.minibatch(rows, "resampled", swap, **kernels.of_expression), index)
+    following = [next(batches)]
     ours = fused._normalise_cpu, fused._back_cpu
 
+    def make_next() -> None:
+        following[0] = next(batches)
+
     def step() -> None:
+        few = torch.get_num_threads()
+        if not at_once:
+            torch.set_num_threads(threads)
         if layers_by_torch:
             fused._normalise_cpu, fused._back_cpu = fused._normalise_torch, fused._back_torch
-        steps.step(next(batches), 1.0)
+        steps.step(following[0], 1.0, make_next if meanwhile else nothing)
+        if not meanwhile:
+            make_next()
         fused._normalise_cpu, fused._back_cpu = ours
+        torch.set_num_threads(few)
 
     return step
 
