@@ -22,7 +22,7 @@ from sysvi import fused
 from sysvi.adam import Adam
 from sysvi.anndata_cells import Columns, cells_of, vocabulary_of
 from sysvi.cells import Cells, Vocabulary
-from sysvi.device import SideBySide, in_turn
+from sysvi.device import SideBySide, in_turn, in_two_threads, keep_freed_memory, nothing
 from sysvi.kernels import Kernels, choose_kernels
 from sysvi.model import Model
 from sysvi.networks import Training
@@ -122,7 +122,7 @@ def stepper(
     training = Training(generator(0, "noise"), kernels.products)
     steps = Stepper(objective, adam, SETTINGS, training, kernels.fused, beside if at_once else in_turn)
     index = (torch.randint(0, cells.n_cells, (batch_size,), generator=swap) for _ in itertools.count())
-    batches = map(lambda rows: cells.minibatch(rows, "resampled", swap, **kernels.of_expression), index)
+    batches = (cells.minibatch(rows, "resampled", swap, **kernels.of_expression) for rows in index)
     following = [next(batches)]
     ours = fused._normalise_cpu, fused._back_cpu
 

@@ -91,7 +91,7 @@ def dense(starts: Tensor, places: Tensor, values: Tensor, index: Tensor, n_genes
 
 
 class MixtureKL(torch.autograd.Function):
-    """As `sysvi.priors.mixture_kl`: the divergence from a mixture in each dimension alone."""
+    """As `sysvi.divergence.mixture_kl`: the divergence from a mixture in each dimension alone."""
 
     @staticmethod
     def forward(ctx, mean, var, z, means, variances, log_w, share):  # type: ignore[no-untyped-def]

@@ -16,6 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor, enable_grad, no_grad
 from torch.autograd import grad
+from torch.nn.functional import linear, pad
 
 from sysvi.cells import Minibatch
 from sysvi.device import SideBySide, Task, in_turn, nothing
@@ -122,17 +123,18 @@ class _Step:
     @no_grad()
     def compare(self) -> None:
         """Decode z under the swapped covariates and encode that again; all latent terms, and from them back to z."""
-        points = [point.detach().requires_grad_() for point in self.posterior]
+        mean, var, z = (point.detach().requires_grad_() for point in self.posterior)
+        points, mean_cycled = [mean, var, z], None
         if self.cycles:
-            h = self.translating.forward(points[2].detach(), out=self.x.dtype)
+            h = self.translating.forward(z.detach(), out=self.x.dtype)
             h = self.returning.forward(h, first=self.across)  # (B, H)
             # Before the divergence, for which pseudo-inputs are encoded with the running statistics of then.
             self.returning.settle(self.decoder.mean.bias @ self.first)
-            points.append(self.encoder.head(h).requires_grad_())
+            head, n_latent = self.encoder.head, z.shape[1]
+            mean_cycled = linear(h, head.weight[:n_latent], head.bias[:n_latent]).requires_grad_()  # (B, L)
+            points.append(mean_cycled)
         parameters = [p for p in self.objective.parameters() if p.requires_grad]
         with enable_grad():
-            mean, var, z, *cycled = points
-            mean_cycled = cycled[0].chunk(2, dim=1)[0] if self.cycles else None
             terms = self.objective.latent_terms(self.batch, self.weights.mixture, mean, var, z, mean_cycled)
             total = self.objective.losses(self.weights, torch.zeros_like(terms[0]), *terms).total
             gradients = grad(total, [*points, *parameters], allow_unused=True)
@@ -179,7 +181,9 @@ class _Step:
 
 
 def _back_through(head: Linear, h: Tensor, grad: Tensor, gradients: Gradients) -> Tensor:
-    """From the gradient of head(h), (B, n), that of h, (B, H), and those of parameters."""
-    gradients.add(head.weight, grad.T @ h)
-    gradients.add(head.bias, grad.sum(0))
-    return grad @ head.weight
+    """From the gradient of the first n values of head(h), (B, n), that of h, (B, H), and those of parameters."""
+    n = grad.shape[1]
+    rest = len(head.bias) - n
+    gradients.add(head.weight, pad(grad.T @ h, (0, 0, 0, rest)))
+    gradients.add(head.bias, pad(grad.sum(0), (0, rest)))
+    return grad @ head.weight[:n]

@@ -14,8 +14,9 @@ from anndata import AnnData
 from torch import Tensor
 
 from sysvi.checks import check_obs_column
+from sysvi.divergence import normal_log_density
 from sysvi.errors import InputError
-from sysvi.priors import StandardNormal, normal_log_density
+from sysvi.priors import StandardNormal
 from sysvi.sysvi_model import SysVI
 
 CHUNK = 2**22  # densities at a time: 32 MB

@@ -2,9 +2,12 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from sysvi.divergence import MixtureKL, mixture_kl_by_torch, mixture_log_density
 from sysvi.networks import Encoder, Training
-from sysvi.priors import GaussianMixture, StandardNormal, VampPrior, mixture_log_density
+from sysvi.priors import GaussianMixture, StandardNormal, VampPrior
 
 B, L, K, G, C = 7, 3, 4, 6, 2
 FORMS = ["dimension", "joint"]
@@ -177,3 +180,30 @@ def test_prior_starts_at_the_chosen_cells(make_cells, make_model, prior):
     components = model.prior.components(model.encoder)
     torch.testing.assert_close(components[0].detach(), mean)
     torch.testing.assert_close(components[1].detach(), var, rtol=1e-5, atol=1.1e-4)  # a mixture adds 1e-4 itself
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 17), st.integers(1, 7), st.floats(0, 1), st.sampled_from([1e-3, 1.0, 1e3]))
+def test_divergence_written_by_hand_is_that_of_torchs_operations(n, n_dims, k, share, scale):
+    """And its gradients; also where components are far from the cells."""
+    shapes = [(n, n_dims)] * 3 + [(k, n_dims)] * 2 + [(k,)]
+    mean, var, z, means, variances, logits = (draws(*shape, seed=i) for i, shape in enumerate(shapes))
+    given_ = [mean, var.exp(), z * scale, means * scale, variances.exp(), logits]
+    grad, results = draws(n, seed=9), []
+    for by_hand in (True, False):
+        *points, logits = (part.clone().requires_grad_() for part in given_)
+        kl = (
+            MixtureKL.apply(*points, logits.log_softmax(0), share)
+            if by_hand
+            else mixture_kl_by_torch(*points, logits, "dimension", share)
+        )
+        results.append([kl.detach(), *torch.autograd.grad(kl, [*points, logits], grad)])
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-8 * max(1.0, scale**2))
+
+
+def test_what_is_not_finite_reaches_the_divergence():
+    mean, var, z = posterior()
+    z[2, 1] = torch.nan
+    kl = make_prior("gmm").kl(mean, var, z, make_encoder())
+    assert kl.isnan().tolist() == [i == 2 for i in range(B)]
