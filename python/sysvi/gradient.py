@@ -16,7 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor, enable_grad, no_grad
 from torch.autograd import grad
-from torch.nn.functional import linear, pad
+from torch.nn.functional import pad
 
 from sysvi.cells import Minibatch
 from sysvi.device import SideBySide, Task, in_turn, nothing
@@ -24,7 +24,7 @@ from sysvi.likelihood import GeneStatistics, gaussian_nll
 from sysvi.model import Model
 from sysvi.networks import Layer, Linear, Training, positive, positive_slope
 from sysvi.objective import Losses, Objective, Weights, normal_like, weighted_mean
-from sysvi.passes import Gradients, Pass
+from sysvi.passes import Gradients, Pass, times
 
 
 def backpropagate(
@@ -77,7 +77,7 @@ class _Step:
     def encode(self) -> None:
         """Means and log-variances of the cells' posteriors, (B, 2L)."""
         self.h = self.encoding.forward(self.x)
-        self.stats = self.encoder.head(self.h)
+        self.stats = times(self.h, self.encoder.head.weight) + self.encoder.head.bias
         self.encoding.settle()
 
     @no_grad()
@@ -131,7 +131,7 @@ class _Step:
             # Before the divergence, for which pseudo-inputs are encoded with the running statistics of then.
             self.returning.settle(self.decoder.mean.bias @ self.first)
             head, n_latent = self.encoder.head, z.shape[1]
-            mean_cycled = linear(h, head.weight[:n_latent], head.bias[:n_latent]).requires_grad_()  # (B, L)
+            mean_cycled = (times(h, head.weight[:n_latent]) + head.bias[:n_latent]).requires_grad_()  # (B, L)
             points.append(mean_cycled)
         parameters = [p for p in self.objective.parameters() if p.requires_grad]
         with enable_grad():

@@ -16,6 +16,8 @@ from sysvi.expression import Sparse
 from sysvi.fused import back, normalise
 from sysvi.networks import BN_MOMENTUM, Layer, Training
 
+FEW_COLUMNS = 64
+
 
 class Gradients(dict[Tensor, Tensor]):
     """Tensor -> its gradient, summed over what it was used for."""
@@ -31,6 +33,14 @@ class Gradients(dict[Tensor, Tensor]):
         if both:
             torch._foreach_add_([self[of] for of in both], [other[of] for of in both])
         self.update((of, gradient) for of, gradient in other.items() if of not in self)
+
+
+def times(a: Tensor, weight: Tensor) -> Tensor:
+    """The product a W', (B, I) by (J, I) -> (B, J).
+
+    Where J is small it is made the other way round: on a CPU that takes half of the time for 15 or 30 columns.
+    """
+    return (weight @ a.T).T.contiguous() if len(weight) < FEW_COLUMNS else a @ weight.T
 
 
 class _Layer(NamedTuple):
@@ -94,7 +104,7 @@ class Pass:
             if self.c.requires_grad:
                 gradients.add(self.c, d_a.to(self.c.dtype) @ layer.cov_weight.T)
             if i or to_x:
-                grad = d_a @ short.T
+                grad = times(d_a, short)
         return grad
 
     @torch.no_grad()
