@@ -404,7 +404,7 @@ def test_a_damaged_run_is_made_anew(prepared, tmp_path, damage):
 
 
 def test_a_run_says_how_it_ended_when_it_is_taken_up(prepared, tmp_path):
-    early = {"early_stopping": True, "train_size": 0.9, "patience": 1, "lr": 0.5, "max_epochs": 6}
+    early = {"early_stopping": True, "train_size": 0.9, "patience": 1, "lr": 0.5, "max_epochs": 30}
     grid = {**GRID, **early, "seeds": 1, "cycle_weights": [0], "output": tmp_path}
     first = sysvi.tune(prepared.copy(), "system", "batch", **grid)
     assert first.runs["status"].tolist() == ["stopped_early"]
