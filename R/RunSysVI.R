@@ -42,8 +42,8 @@
 #' @param n_latent Dimensions of the embedding.
 #' @param device `"auto"` (an NVIDIA card if there is one), `"cpu"`, `"cuda"`,
 #'   `"cuda:1"` or `"mps"`.
-#' @param seed Whole number; the same seed gives the same embedding, to the bit
-#'   on a CPU at a given number of threads.
+#' @param seed Whole number; the same seed gives the same embedding, on a CPU to
+#'   the bit, with up to three threads or at a given number of more.
 #' @param process `"session"` runs the engine inside R, `"separate"` in a
 #'   process of its own, with the same result: for clashes between Python and R
 #'   libraries in one process (OpenMP on macOS) and for data larger than memory.

@@ -10,7 +10,7 @@ CPU. Every part is a table in benchmarks/results:
   (gpu.csv);
 - peer: an epoch of scvi-tools' SysVI and of ours on a fifth of the cells, at their defaults, on this card, where
   scvi-tools is installed beside sysvi (gpu_peer.csv);
-- baron: embeddings of Baron islets at the defaults, five seeds, with the time of each, into --out.
+- baron: embeddings of Baron islets at the defaults, five seeds, into --out, and the time of each (gpu_baron.csv).
 """
 
 import argparse
@@ -59,20 +59,20 @@ def main() -> None:
     rates = ceilings(device)
     print(sysvi.device.describe(device), f"torch {torch.__version__}", rates, sep="\n", flush=True)
     if "steps" in args.parts:
-        keep("gpu_steps", steps(args, device))
+        keep("gpu_steps", steps(args, device), device)
     if "sizes" in args.parts:
-        keep("gpu", sizes(args, device, rates))
+        keep("gpu", sizes(args, device, rates), device)
     if "peer" in args.parts:
-        keep("gpu_peer", peer(args, device))
+        keep("gpu_peer", peer(args, device), device)
     if "baron" in args.parts:
-        print(baron(args, device))
+        keep("gpu_baron", baron(args, device), device)
 
 
-def keep(name: str, rows: Iterator[dict]) -> None:
+def keep(name: str, rows: Iterator[dict], device: torch.device) -> None:
     """Write and print a table, row by row: what is measured is kept if the rest is interrupted."""
     so_far: list[dict] = []
     for row in rows:
-        so_far.append(row)
+        so_far.append({"device": sysvi.device.describe(device), **row})
         table = pd.DataFrame(so_far)
         table.to_csv(RESULTS / f"{name}.csv", index=False, float_format="%.5g")
         print(table.tail(1).to_string(index=False, float_format="{:.4g}".format), flush=True)
@@ -259,17 +259,15 @@ def peer(args: argparse.Namespace, device: torch.device) -> Iterator[dict]:
 # -- real cells -------------------------------------------------------------------------------------------------------
 
 
-def baron(args: argparse.Namespace, device: torch.device) -> str:
+def baron(args: argparse.Namespace, device: torch.device) -> Iterator[dict]:
     """Five seeds at the defaults; their embeddings go to `out`."""
     adata = anndata.read_h5ad(args.baron)
-    lines = []
     for seed in range(5):
         start = time.perf_counter()
         model = sysvi.integrate(adata, "system", "batch", seed=seed, device=str(device), progress=False)
         seconds = time.perf_counter() - start
         np.save(args.out / f"baron_{seed}.npy", adata.obsm["X_sysVI"])
-        lines.append(f"Baron, seed {seed}: {model.run.n_epochs} epochs, {model.run.seconds:.2f} of {seconds:.2f} s")
-    return "\n".join([*lines, *model.run.kernels.why])
+        yield {"seed": seed, "epochs": model.run.n_epochs, "training_s": model.run.seconds, "all_s": seconds}
 
 
 def ceilings(device: torch.device) -> pd.Series:

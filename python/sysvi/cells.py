@@ -6,10 +6,8 @@ P categorical and Q continuous covariates, S systems, nnz stored values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -19,9 +17,6 @@ from torch import Tensor
 from sysvi.errors import InputError
 from sysvi.expression import Sparse
 from sysvi.fused import card_kernels
-
-Item = TypeVar("Item")
-Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -248,24 +243,6 @@ def minibatches(index: Tensor, batch_size: int, order: torch.Generator | None = 
     if order is not None:
         index = shuffled(index, order)
     yield from torch.tensor_split(index, n_minibatches(n, batch_size))
-
-
-def one_ahead(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
-    """As ``map(make, items)``, but the next is made in a thread while the caller works with the one before.
-
-    Examples
-    --------
-    >>> list(one_ahead(str, range(3)))
-    ['0', '1', '2']
-    """
-    with ThreadPoolExecutor(1) as pool:
-        ahead: Future[Made] | None = None
-        for item in items:
-            made, ahead = ahead, pool.submit(make, item)
-            if made is not None:
-                yield made.result()
-        if ahead is not None:
-            yield ahead.result()
 
 
 def n_minibatches(n: int, batch_size: int) -> int:

@@ -260,7 +260,10 @@ def threads_of_python(device: torch.device, n_threads: int | None = None) -> Ite
     """
     with keep_threads(), ThreadPoolExecutor(n_threads or n_at_once(device)) as pool:
         torch.set_num_threads(1)
-        yield pool
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)  # an error, or Ctrl-C, waits for what has begun and no more
 
 
 def _nvidia_card_present() -> bool:

@@ -6,6 +6,8 @@ minibatch is used as it is. Shapes: B cells, G genes, H columns of the other fac
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import scipy.sparse as sp
 import torch
@@ -39,7 +41,11 @@ class Sparse:
     def __init__(self, rows: sp.csr_matrix):
         self.shape = rows.shape
         self.segments = _segments(rows)
-        self._by_columns = _segments(rows.tocsc())
+        self._rows = rows
+
+    @cached_property
+    def _by_columns(self) -> Segments:
+        return _segments(self._rows.tocsc())
 
     def __len__(self) -> int:
         return self.shape[0]

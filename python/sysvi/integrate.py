@@ -54,7 +54,8 @@ def integrate(
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
     seed
-        The same seed gives the same embedding (to the bit on a CPU at a given number of threads).
+        The same seed gives the same embedding (on a CPU to the bit, with up to three threads of torch or at a
+        given number of more).
     progress
         True draws a progress bar, False is silent, a function gets each :class:`sysvi.Event`.
     **settings

@@ -5,16 +5,19 @@ Shapes: B cells, G genes, L latent dimensions, C covariate width, S systems, K p
 
 from __future__ import annotations
 
+from collections import deque
+
 import torch
 from torch import Tensor, nn
 
-from sysvi.cells import Cells, Covariates, one_ahead
+from sysvi.cells import Cells, Covariates
+from sysvi.device import threads_of_python
 from sysvi.kernels import multiplies_sparse
 from sysvi.networks import VAR_EPS, Decoder, Encoder
 from sysvi.priors import GaussianMixture, StandardNormal, VampPrior
 from sysvi.settings import ModelSettings
 
-AT_ONCE, AT_ONCE_ON_A_CARD = 4096, 16_384  # cells that are embedded
+AT_ONCE, AT_ONCE_ON_A_CARD = 1024, 16_384  # cells that are embedded
 
 
 class CovariateCode(nn.Module):
@@ -122,12 +125,20 @@ class Model(nn.Module):
         device = cells.device
         index = torch.arange(cells.n_cells, device=device) if index is None else index.to(device)
         sparse = multiplies_sparse(device, cells.density)
+        n = batch_size or (AT_ONCE if device.type == "cpu" else AT_ONCE_ON_A_CARD)
         mean, var = torch.empty(2, len(index), self.settings.n_latent, device=device)
-        blocks = index.split(batch_size or (AT_ONCE if device.type == "cpu" else AT_ONCE_ON_A_CARD))
-        ahead = one_ahead if device.type == "cpu" else map  # a card is told ahead anyway
-        start = 0
-        for rows, x in zip(blocks, ahead(lambda rows: cells.expression(rows, sparse=sparse), blocks), strict=True):
-            stop = start + len(rows)
-            mean[start:stop], var[start:stop] = self.encoder(x, self.code(cells.covariates.at(rows)))
-            start = stop
+        encode = self.encoder.folded()
+
+        @torch.no_grad()  # which each thread has for itself
+        def embed_from(start: int) -> None:
+            rows, here = index[start : start + n], slice(start, start + n)
+            x = cells.expression(rows, sparse=sparse)
+            mean[here], var[here] = encode(x, self.code(cells.covariates.at(rows)))
+
+        starts = range(0, len(index), n)
+        if device.type == "cpu":
+            with threads_of_python(device) as pool:
+                deque(pool.map(embed_from, starts), maxlen=0)
+        else:
+            deque(map(embed_from, starts), maxlen=0)
         return mean.cpu(), var.cpu()

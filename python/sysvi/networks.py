@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -91,6 +91,24 @@ class Layer(nn.Module):
         off = dropped((len(x), len(self.bias)), self.dropout_rate, training.seed(), y.device)
         return y.masked_fill(off, 0) / kept_share(self.dropout_rate)
 
+    def folded(self) -> FoldedLayer:
+        """The layer outside training, with the running statistics made part of its weights."""
+        slope = self.scale * torch.rsqrt(self.running_var + BN_EPS)
+        offset = (self.bias - self.running_mean) * slope + self.shift
+        return FoldedLayer(self.weight * slope, self.cov_weight * slope, offset)
+
+
+class FoldedLayer(NamedTuple):
+    """relu(x W + c U + b): products, and no pass over memory that is not theirs."""
+
+    weight: Tensor  # (n_in, n_out)
+    cov_weight: Tensor  # (C, n_out)
+    bias: Tensor  # (n_out,)
+
+    def __call__(self, x: Tensor | Sparse, c: Tensor) -> Tensor:
+        """(B, n_in), (B, C) -> (B, n_out)."""
+        return (x @ self.weight).addmm_(c, self.cov_weight).add_(self.bias).relu_()
+
 
 def positive(log_var: Tensor) -> Tensor:
     """A variance from its unconstrained logarithm, clipped so that exp never overflows."""
@@ -122,7 +140,23 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor | Sparse, c: Tensor, training: Training | None = None) -> tuple[Tensor, Tensor]:
         """Expression (B, G) and covariates (B, C) -> mean and variance of q, each (B, L)."""
-        mean, log_var = self.head(through(self.layers, x, c, training)).chunk(2, dim=1)
+        return self._distribution(through(self.layers, x, c, training))
+
+    def folded(self) -> Callable[[Tensor | Sparse, Tensor], tuple[Tensor, Tensor]]:
+        """`forward` outside training, of the weights as they are now, for many cells."""
+        first, *others = [layer.folded() for layer in cast("Iterable[Layer]", self.layers)]
+
+        def encode(x: Tensor | Sparse, c: Tensor) -> tuple[Tensor, Tensor]:
+            h = first(x, c)
+            for layer in others:
+                h = layer(h, c)
+            return self._distribution(h)
+
+        return encode
+
+    def _distribution(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of q, each (B, L), from hidden units (B, H)."""
+        mean, log_var = self.head(h).chunk(2, dim=1)
         return mean, positive(log_var)
 
 

@@ -95,11 +95,12 @@ def train_many(
 
     On a CPU as many models train side by side as torch has threads, each in one thread, so that no core waits for
     another: several models keep all cores busy, but a single one trains sooner by :func:`sysvi.integrate`. On an
-    NVIDIA card up to twelve train side by side from the same cells there, each in streams of its own (four were tried).
+    NVIDIA card up to twelve train side by side from the same cells there, each in streams of its own (three were
+    tried).
 
-    Each model is the one that :func:`sysvi.integrate` gives with the same settings, to the bit, in one thread
-    (``torch.set_num_threads(1)``). With more threads sums are rounded otherwise: models start equal to rounding, and
-    training makes such differences larger, as it does between numbers of threads in general.
+    Each model is the one that :func:`sysvi.integrate` gives with the same settings, to the bit where torch has up to
+    three threads. With more threads, or ``fused=False`` and more than one, sums are rounded otherwise: models start
+    equal to rounding, and training makes such differences larger.
 
     Parameters
     ----------

@@ -1,8 +1,7 @@
-"""Embedding all cells: block by block, the next block cut while the model works with the one before."""
+"""Embedding all cells: block by block, in as many threads as torch has, with the running statistics in the weights."""
 
 import threading
-from collections import deque
-from contextlib import closing
+import time
 
 import numpy as np
 import oracle
@@ -12,79 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sysvi.kernels
-from sysvi.cells import one_ahead
+from sysvi.device import keep_threads
 from sysvi.expression import Sparse
-
-WAIT = 10  # seconds, for a thread that should long be there
-
-# -- one_ahead --------------------------------------------------------------------------------------------------------
-
-
-@given(st.lists(st.integers()))
-def test_one_ahead_is_map(items):
-    assert list(one_ahead(lambda x: [x], iter(items))) == [[x] for x in items]
-
-
-def test_the_next_is_made_while_the_caller_works():
-    started = [threading.Event() for _ in range(3)]
-
-    def make(i):
-        started[i].set()
-        return i
-
-    for i in one_ahead(make, range(3)):
-        if i < 2:
-            assert started[i + 1].wait(WAIT)  # without an ask for it
-
-
-def test_no_more_than_one_is_made_ahead_and_in_another_thread():
-    made, threads = [], set()
-
-    def make(i):
-        made.append(i)
-        threads.add(threading.get_ident())
-        return i
-
-    for i in one_ahead(make, range(6)):
-        threading.Event().wait(0.02)  # time to run further ahead, were it so
-        assert len(made) <= i + 2
-    assert made == list(range(6))  # one after another
-    assert len(threads) == 1
-    assert threading.get_ident() not in threads
-
-
-def test_an_error_comes_at_its_place_and_ends_the_work():
-    def make(i):
-        if i == 2:
-            raise ValueError("two")
-        return i
-
-    ahead = one_ahead(make, range(9))
-    assert [next(ahead), next(ahead)] == [0, 1]
-    with pytest.raises(ValueError, match="two"):
-        next(ahead)
-    assert list(ahead) == []
-
-
-def test_an_error_of_the_items_is_raised():
-    def items():
-        yield 1
-        raise KeyError("items")
-
-    with pytest.raises(KeyError, match="items"):
-        deque(one_ahead(str, items()))
-
-
-def test_leaving_early_ends_the_thread_and_makes_nothing_more():
-    made, before = [], threading.active_count()
-    with closing(one_ahead(lambda i: made.append(i), range(100))) as ahead:
-        next(ahead)
-        next(ahead)
-    assert made in ([0, 1], [0, 1, 2])
-    assert threading.active_count() == before
-
-
-# -- Model.embed ------------------------------------------------------------------------------------------------------
 
 N = 30
 few = settings(max_examples=25, deadline=None)
@@ -130,7 +58,12 @@ def test_embedding_is_the_oracles(expression, case):
 def test_the_encoder_gets_what_was_chosen(expression, case, monkeypatch):
     cells, model, *_ = case
     kinds = []
-    monkeypatch.setattr(model.encoder, "forward", lambda x, c: kinds.append(type(x)) or torch.zeros(2, len(x), 3))
+
+    def encode(x, c):
+        kinds.append(type(x))
+        return torch.zeros(2, len(x), 3)
+
+    monkeypatch.setattr(model.encoder, "folded", lambda: encode)
     model.embed(cells, batch_size=20)
     assert kinds == [Sparse if expression == "sparse" else torch.Tensor] * 2
 
@@ -169,3 +102,44 @@ def test_embedding_leaves_model_and_cells_alone(expression, case):
     assert torch.equal(first, second)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     np.testing.assert_array_equal(cells.x.toarray(), x.toarray())
+
+
+def test_the_same_bits_in_any_number_of_threads(expression, case):
+    cells, model, *_ = case
+    with keep_threads():
+        torch.set_num_threads(1)
+        alone = model.embed(cells, batch_size=4)
+        torch.set_num_threads(3)
+        together = model.embed(cells, batch_size=4)
+        assert torch.get_num_threads() == 3
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def test_an_error_ends_it_and_leaves_no_thread(case, monkeypatch):
+    cells, model, *_ = case
+    begun, before, get = [], threading.active_count(), cells.expression
+
+    def expression(rows, sparse):
+        begun.append(int(rows[0]))
+        if begun[-1] == 3:
+            raise MemoryError("no more")
+        if begun[-1] > 3:
+            time.sleep(0.02)  # time to hear of it
+        return get(rows, sparse=sparse)
+
+    monkeypatch.setattr(cells, "expression", expression)
+    with pytest.raises(MemoryError, match="no more"):
+        model.embed(cells, batch_size=1)
+    assert len(begun) < N  # the rest was not begun
+    assert threading.active_count() == before
+
+
+def test_weights_are_folded_anew(case):
+    cells, model, *_ = case
+    before = model.embed(cells)[0]
+    with torch.no_grad():
+        model.encoder.layers[0].running_mean += 1
+    after = model.embed(cells)[0]
+    with torch.no_grad():
+        model.encoder.layers[0].running_mean -= 1
+    assert not torch.allclose(before, after)

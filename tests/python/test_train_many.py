@@ -60,6 +60,17 @@ def assert_equal(model, other):
 # -- the same models --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("threads", [2, 3])
+def test_few_threads_give_the_bits_of_one(adata, threads):
+    expected = alone(adata)
+    torch.set_num_threads(threads)
+    given = adata.copy()
+    model = sysvi.integrate(given, "system", "batch", **SMALL)
+    weights = expected.module.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in model.module.state_dict().items())
+    np.testing.assert_array_equal(given.obsm["X_sysVI"], expected.get_latent_representation())
+
+
 @pytest.mark.parametrize(
     ("prior", "settings"),
     [
