@@ -20,7 +20,7 @@ from steps import stepper
 import sysvi
 from sysvi.anndata_cells import Columns, cells_of, vocabulary_of
 from sysvi.cells import Cells
-from sysvi.device import in_two_threads, keep_freed_memory
+from sysvi.device import in_two_threads, keep_freed_memory, keep_threads
 from sysvi.expression import Sparse
 from sysvi.kernels import choose_kernels
 from sysvi.model import Model
@@ -48,10 +48,10 @@ def main() -> None:
     )
     n_parameters = sum(p.numel() for p in model.parameters())
     a, b = torch.randn(2, 2048, 2048)
-    a16, b16 = a.bfloat16(), b.bfloat16()
     big, copy = torch.empty(2, 2**26)
     rows = []
     short = kernels.products
+    a_short, b_short = a.to(short), b.to(short)
     for batch_size in (512, 1024, 2048):
         with keep_freed_memory(), in_two_threads() as beside:
             step = stepper(cells, vocabulary, batch_size, kernels=kernels, beside=beside, threads=args.threads)
@@ -63,11 +63,7 @@ def main() -> None:
             long_flops, short_flops = flops(cells, model, batch_size)
             work = {
                 "float32 products": (lambda: a @ b, 2 * 2048**3, long_flops),
-                "short products": (
-                    (lambda: a16 @ b16) if short == torch.bfloat16 else (lambda: a @ b),
-                    2 * 2048**3,
-                    short_flops,
-                ),
+                "short products": (lambda: a_short @ b_short, 2 * 2048**3, short_flops),
                 "float32 sparse products": (lambda x=x, h=h: x.T @ h, n_stored, n_stored),
                 "short sparse products": (lambda x=x_short, h=h_short: x.T @ h, n_stored, 3 * n_stored),
                 "Adam's bytes": (lambda: copy.copy_(big), 2 * 4 * 2**26, 7 * 4 * n_parameters),
@@ -75,10 +71,10 @@ def main() -> None:
             seconds: dict[str, list[float]] = {name: [] for name in ("step", *work)}
             for _ in range(ROUNDS):
                 seconds["step"].append(timed(step))
-                torch.set_num_threads(args.threads)
-                for name, (probe, _, _) in work.items():
-                    seconds[name].append(timed(probe))
-                torch.set_num_threads(max(1, args.threads // 2))
+                with keep_threads():
+                    torch.set_num_threads(args.threads)
+                    for name, (probe, _, _) in work.items():
+                        seconds[name].append(timed(probe))
         floor = 0.0
         for name, (_, amount, needed) in work.items():
             rate = amount / statistics.median(seconds[name])

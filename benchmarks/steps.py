@@ -22,7 +22,7 @@ from sysvi import fused
 from sysvi.adam import Adam
 from sysvi.anndata_cells import Columns, cells_of, vocabulary_of
 from sysvi.cells import Cells, Vocabulary
-from sysvi.device import SideBySide, in_turn, in_two_threads, keep_freed_memory, nothing
+from sysvi.device import SideBySide, in_turn, in_two_threads, keep_freed_memory, keep_threads, nothing
 from sysvi.kernels import Kernels, choose_kernels
 from sysvi.model import Model
 from sysvi.networks import Training
@@ -130,16 +130,15 @@ def stepper(
         following[0] = next(batches)
 
     def step() -> None:
-        few = torch.get_num_threads()
-        if not at_once:
-            torch.set_num_threads(threads)
-        if layers_by_torch:
-            fused._normalise_cpu, fused._back_cpu = fused._normalise_torch, fused._back_torch
-        steps.step(following[0], 1.0, make_next if meanwhile else nothing)
-        if not meanwhile:
-            make_next()
-        fused._normalise_cpu, fused._back_cpu = ours
-        torch.set_num_threads(few)
+        with keep_threads():
+            if not at_once:
+                torch.set_num_threads(threads)
+            if layers_by_torch:
+                fused._normalise_cpu, fused._back_cpu = fused._normalise_torch, fused._back_torch
+            steps.step(following[0], 1.0, make_next if meanwhile else nothing)
+            if not meanwhile:
+                make_next()
+            fused._normalise_cpu, fused._back_cpu = ours
 
     return step
 

@@ -10,15 +10,12 @@ Shapes: B cells of a minibatch, L latent dimensions, K components.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from sysvi.fused import card_kernels, kernel
-
-LOG_2PI = math.log(2 * math.pi)
+from sysvi.likelihood import LOG_2PI
 
 
 def normal_log_density(z: Tensor, mean: Tensor, var: Tensor) -> Tensor:

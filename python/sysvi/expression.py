@@ -44,7 +44,7 @@ class Sparse:
         self._rows = rows
 
     @cached_property
-    def _by_columns(self) -> Segments:
+    def _by_columns(self) -> Segments:  # which embedding, for one, never needs
         return _segments(self._rows.tocsc())
 
     def __len__(self) -> int:

@@ -124,18 +124,10 @@ def _residuals_torch(
 
 
 def _residuals_cpu(
-    r: Tensor,
-    cross: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    precision: Tensor,
-    n: Tensor,
-    sum_h: Tensor,
-    sum_x: Tensor,
-    sum_xx: Tensor,
+    r: Tensor, cross: Tensor, weight: Tensor, bias: Tensor, precision: Tensor, n: Tensor, *sums: Tensor
 ) -> tuple[Tensor, Tensor]:
     q, rss = torch.empty_like(bias), torch.empty_like(bias)
-    arrays = r, cross, weight, bias, precision, sum_h, sum_x, sum_xx, q, rss
+    arrays = r, cross, weight, bias, precision, *sums, q, rss
     _residuals(n.item(), *(part.numpy() for part in arrays))
     return q, rss
 

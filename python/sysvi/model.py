@@ -139,6 +139,6 @@ class Model(nn.Module):
         if device.type == "cpu":
             with threads_of_python(device) as pool:
                 deque(pool.map(embed_from, starts), maxlen=0)
-        else:
+        else:  # a card is told ahead anyway, and its stream is that of this thread
             deque(map(embed_from, starts), maxlen=0)
         return mean.cpu(), var.cpu()

@@ -91,23 +91,12 @@ class Layer(nn.Module):
         off = dropped((len(x), len(self.bias)), self.dropout_rate, training.seed(), y.device)
         return y.masked_fill(off, 0) / kept_share(self.dropout_rate)
 
-    def folded(self) -> FoldedLayer:
-        """The layer outside training, with the running statistics made part of its weights."""
+    def folded(self) -> Callable[[Tensor | Sparse, Tensor], Tensor]:
+        """`forward` outside training as relu(x W + c U + b), the running statistics made part of W, U and b."""
         slope = self.scale * torch.rsqrt(self.running_var + BN_EPS)
-        offset = (self.bias - self.running_mean) * slope + self.shift
-        return FoldedLayer(self.weight * slope, self.cov_weight * slope, offset)
-
-
-class FoldedLayer(NamedTuple):
-    """relu(x W + c U + b): products, and no pass over memory that is not theirs."""
-
-    weight: Tensor  # (n_in, n_out)
-    cov_weight: Tensor  # (C, n_out)
-    bias: Tensor  # (n_out,)
-
-    def __call__(self, x: Tensor | Sparse, c: Tensor) -> Tensor:
-        """(B, n_in), (B, C) -> (B, n_out)."""
-        return (x @ self.weight).addmm_(c, self.cov_weight).add_(self.bias).relu_()
+        weight, cov_weight = self.weight * slope, self.cov_weight * slope
+        bias = (self.bias - self.running_mean) * slope + self.shift
+        return lambda x, c: (x @ weight).addmm_(c, cov_weight).add_(bias).relu_()
 
 
 def positive(log_var: Tensor) -> Tensor:
@@ -144,15 +133,8 @@ class Encoder(nn.Module):
 
     def folded(self) -> Callable[[Tensor | Sparse, Tensor], tuple[Tensor, Tensor]]:
         """`forward` outside training, of the weights as they are now, for many cells."""
-        first, *others = [layer.folded() for layer in cast("Iterable[Layer]", self.layers)]
-
-        def encode(x: Tensor | Sparse, c: Tensor) -> tuple[Tensor, Tensor]:
-            h = first(x, c)
-            for layer in others:
-                h = layer(h, c)
-            return self._distribution(h)
-
-        return encode
+        layers = [layer.folded() for layer in cast("Iterable[Layer]", self.layers)]
+        return lambda x, c: self._distribution(through(layers, x, c))
 
     def _distribution(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of q, each (B, L), from hidden units (B, H)."""
@@ -160,10 +142,10 @@ class Encoder(nn.Module):
         return mean, positive(log_var)
 
 
-def through(layers: Iterable[nn.Module], x: Tensor | Sparse, c: Tensor, training: Training | None) -> Any:
+def through(layers: Iterable[Callable[..., Tensor]], x: Tensor | Sparse, c: Tensor, *how: Training | None) -> Any:
     """Pass x through the layers, each of which sees the covariates c."""
     for layer in layers:
-        x = layer(x, c, training)
+        x = layer(x, c, *how)
     return x
 
 
