@@ -3,7 +3,7 @@
 
 # The engine's dependencies; the same as in pyproject.toml.
 python_requirements <- c(
-  "anndata>=0.11", "click>=8.1", "h5py>=3.10", "igraph>=0.11", "matplotlib>=3.8", "numba>=0.60", "numpy>=1.26",
+  "anndata>=0.11", "click>=8.1", "h5py>=3.10", "igraph>=0.11", "lazy-loader>=0.4", "matplotlib>=3.8", "numba>=0.60", "numpy>=1.26",
   "packaging>=23", "pandas>=2.1", "pynndescent>=0.5.13", "safetensors>=0.4.3", "scanpy>=1.10", "scikit-learn>=1.4",
   "scipy>=1.11", "statsmodels>=0.14", "torch>=2.4", "tqdm>=4.66", "umap-learn>=0.5.6"
 )

@@ -24,8 +24,8 @@ from common import CACHE, HERE, RESULTS
 from matplotlib.figure import Figure
 
 import sysvi
-from sysvi.paper_score import paper_scores
-from sysvi.yardstick import Yardstick
+from sysvi.evaluation.scores import paper_scores
+from sysvi.tuning.criterion import Criterion
 
 EPOCHS = 80
 MIN_CELLS = {"baron": 200, "kang": 60, "hard": 100}  # of a group for Moran's I
@@ -92,13 +92,13 @@ def measure(name: str, adata: anndata.AnnData) -> pd.DataFrame:
     rows = np.arange(adata.n_obs)
     tables = {}
     for kind, known in (("with labels", label.astype(object)), ("without labels", None)):
-        yardstick = Yardstick.of(adata.X, rows, system, batch, known, min_cells=MIN_CELLS[name])
-        print(f"{name}, {kind}: {yardstick.describe()}", flush=True)
+        criterion = Criterion.of(adata.X, rows, system, batch, known, min_cells=MIN_CELLS[name])
+        print(f"{name}, {kind}: {criterion.describe()}", flush=True)
         measured = [
-            {"cycle_weight": c, "kl_weight": kl, "seed": seed} | yardstick.measure(np.load(path_of(name, c, kl, seed)))
+            {"cycle_weight": c, "kl_weight": kl, "seed": seed} | criterion.measure(np.load(path_of(name, c, kl, seed)))
             for (c, kl), seed in itertools.product(GRID, SEEDS)
         ]
-        tables[kind] = paper_scores(pd.DataFrame(measured), batch=[yardstick.mixing])
+        tables[kind] = paper_scores(pd.DataFrame(measured), batch=[criterion.mixing])
     ours, paper = tables["without labels"], tables["with labels"]
     runs = paper[[*SETTING, "seed", "iLISI", "NMI", "Moran"]].assign(**{"with labels": paper["overall"]})
     states = {"shared mixing": ours["shared mixing"], "NMI of states": ours["NMI"], "Moran of states": ours["Moran"]}

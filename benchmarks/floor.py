@@ -18,13 +18,14 @@ import torch
 from steps import stepper
 
 import sysvi
-from sysvi.anndata_cells import Columns, cells_of, vocabulary_of
-from sysvi.cells import Cells
-from sysvi.device import in_two_threads, keep_freed_memory, keep_threads
-from sysvi.expression import Sparse
-from sysvi.kernels import choose_kernels
-from sysvi.model import Model
-from sysvi.seeds import generator
+from sysvi._core.memory import retain_freed_memory
+from sysvi._core.parallel import restore_thread_count, two_thread_executor
+from sysvi._core.seeds import generator
+from sysvi.data.cells import Cells
+from sysvi.data.from_anndata import Columns, cells_from_anndata, read_vocabulary
+from sysvi.kernels.plan import choose_compute_plan
+from sysvi.kernels.sparse import Sparse
+from sysvi.model.cvae import Model
 
 ROUNDS = 15
 
@@ -40,9 +41,9 @@ def main() -> None:
     counts = sysvi.datasets.simulate_systems(args.cells, args.genes, depth=0.3 * args.genes, seed=0)
     adata = sysvi.prepare(counts, "system", "batch", n_top_genes=args.genes, min_cells=5)
     columns = Columns("system", categorical=("batch",))
-    vocabulary = vocabulary_of(adata, columns)
-    cells = cells_of(adata, columns, vocabulary)
-    kernels = choose_kernels(cells.device, cells.density)
+    vocabulary = read_vocabulary(adata, columns)
+    cells = cells_from_anndata(adata, columns, vocabulary)
+    kernels = choose_compute_plan(cells.device, cells.density)
     model = Model(
         sysvi.ModelSettings(), cells.n_genes, cells.n_systems, vocabulary.n_categories, 0, generator(0, "weights")
     )
@@ -53,7 +54,7 @@ def main() -> None:
     short = kernels.products
     a_short, b_short = a.to(short), b.to(short)
     for batch_size in (512, 1024, 2048):
-        with keep_freed_memory(), in_two_threads() as beside:
+        with retain_freed_memory(), two_thread_executor() as beside:
             step = stepper(cells, vocabulary, batch_size, kernels=kernels, beside=beside, threads=args.threads)
             x = cells.expression(torch.randperm(cells.n_cells)[:batch_size], sparse=True)
             assert isinstance(x, Sparse)
@@ -71,7 +72,7 @@ def main() -> None:
             seconds: dict[str, list[float]] = {name: [] for name in ("step", *work)}
             for _ in range(ROUNDS):
                 seconds["step"].append(timed(step))
-                with keep_threads():
+                with restore_thread_count():
                     torch.set_num_threads(args.threads)
                     for name, (probe, _, _) in work.items():
                         seconds[name].append(timed(probe))

@@ -32,12 +32,13 @@ import torch
 from common import RESULTS
 
 import sysvi
-from sysvi import cells as cells_module
-from sysvi import expression, fused, priors
-from sysvi import kernels as kernels_module
-from sysvi import train as train_module
-from sysvi.fused import CardKernels
-from sysvi.kernels import choose_kernels
+from sysvi.data import cells as cells_module
+from sysvi.kernels import layers as fused
+from sysvi.kernels import plan as kernels_module
+from sysvi.kernels.layers import CardKernels
+from sysvi.kernels.plan import choose_compute_plan
+from sysvi.model import priors
+from sysvi.training import loop as train_module
 
 DENSITY = 0.1
 BLOCK = 50_000
@@ -57,7 +58,7 @@ def main() -> None:
     args = parser.parse_args()
     device = torch.device(args.device)
     rates = ceilings(device)
-    print(sysvi.device.describe(device), f"torch {torch.__version__}", rates, sep="\n", flush=True)
+    print(sysvi._core.device.describe(device), f"torch {torch.__version__}", rates, sep="\n", flush=True)
     if "steps" in args.parts:
         keep("gpu_steps", steps(args, device), device)
     if "sizes" in args.parts:
@@ -72,7 +73,7 @@ def keep(name: str, rows: Iterator[dict], device: torch.device) -> None:
     """Write and print a table, row by row: what is measured is kept if the rest is interrupted."""
     so_far: list[dict] = []
     for row in rows:
-        so_far.append({"device": sysvi.device.describe(device), **row})
+        so_far.append({"device": sysvi._core.device.describe(device), **row})
         table = pd.DataFrame(so_far)
         table.to_csv(RESULTS / f"{name}.csv", index=False, float_format="%.5g")
         print(table.tail(1).to_string(index=False, float_format="{:.4g}".format), flush=True)
@@ -108,13 +109,13 @@ def steps(args: argparse.Namespace, device: torch.device) -> Iterator[dict]:
 def changed(*, triton: bool = True, **change: object) -> Iterator[None]:
     """Let training compute otherwise than it would choose."""
 
-    def kernels(*args: object, **kwargs: object) -> kernels_module.Kernels:
+    def kernels(*args: object, **kwargs: object) -> kernels_module.ComputePlan:
         if not change.get("fused", True):
-            return choose_kernels(*args, **kwargs | {"fused": False})
-        return replace(choose_kernels(*args, **kwargs), **change)
+            return choose_compute_plan(*args, **kwargs | {"fused": False})
+        return replace(choose_compute_plan(*args, **kwargs), **change)
 
     with ExitStack() as stack:
-        stack.enter_context(patch.object(train_module, "choose_kernels", kernels))
+        stack.enter_context(patch.object(train_module, "choose_compute_plan", kernels))
         if not triton:
             off = lambda device: CardKernels(None, "switched off")  # noqa: E731
             for module in (fused, cells_module, expression, kernels_module, priors):

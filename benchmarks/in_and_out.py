@@ -93,9 +93,9 @@ class Stages:
 def by_sysvi(path: Path, epochs: int | None) -> dict:
     """What `sysvi integrate` does."""
     import sysvi
-    from sysvi.h5ad import read_h5ad, write_with_embedding
-    from sysvi.ready import ready
-    from sysvi.train import decide
+    from sysvi.data.ensure_prepared import ensure_prepared
+    from sysvi.data.h5ad import read_h5ad, write_with_embedding
+    from sysvi.training.loop import decide
 
     stages = Stages()
     adata = read_h5ad(path)
@@ -107,7 +107,7 @@ def by_sysvi(path: Path, epochs: int | None) -> dict:
             if line.startswith(start):
                 stages.done(stage)
 
-    prepared, _ = ready(adata, "system", "batch", report=report)
+    prepared, _ = ensure_prepared(adata, "system", "batch", report=report)
     stages.done("pass 3: expression of these")
     default = decide(sysvi.TrainSettings(), prepared.n_obs).max_epochs
     measured = epochs or default

@@ -18,7 +18,7 @@ import torch
 from common import RESULTS
 
 import sysvi
-from sysvi.device import describe
+from sysvi._core.device import describe_device
 
 SEEDS, CYCLE_WEIGHTS = (0, 1, 2), (2.0, 5.0, 10.0, 20.0)
 
@@ -36,14 +36,14 @@ def main() -> None:
     def alone(seed: int = 0, weight: float = 5.0) -> None:
         sysvi.integrate(adata, "system", "batch", seed=seed, cycle_weight=weight, **settings)
 
-    def in_turn() -> None:
+    def run_sequentially() -> None:
         for seed, weight in itertools.product(SEEDS, CYCLE_WEIGHTS):
             alone(seed, weight)
 
     def at_once() -> None:
         sysvi.train_many(adata, "system", "batch", seeds=SEEDS, cycle_weights=CYCLE_WEIGHTS, **settings)
 
-    ways = {"one model": alone, "twelve in turn": in_turn, "twelve by train_many": at_once}
+    ways = {"one model": alone, "twelve in turn": run_sequentially, "twelve by train_many": at_once}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     alone()  # warms up
     for _ in range(args.rounds):
@@ -56,7 +56,9 @@ def main() -> None:
     table = pd.DataFrame(rows, columns=["way", "median_s", "min_s", "max_s", "times_one_model"])
     name = "many" if args.device == "cpu" else f"many_{args.device}"
     table.to_csv(RESULTS / f"{name}.csv", index=False, float_format="%.3f")
-    print(f"{adata.n_obs} cells x {adata.n_vars} genes, {args.epochs} epochs, {describe(torch.device(args.device))}")
+    print(
+        f"{adata.n_obs} cells x {adata.n_vars} genes, {args.epochs} epochs, {describe_device(torch.device(args.device))}"
+    )
     print(table.round(2).to_string(index=False))
 
 

@@ -113,7 +113,7 @@ def measure(steps: dict) -> dict:
 
 def ours(cells: int) -> dict:
     """Our metrics of those that both have."""
-    from sysvi.evaluate import METRICS, View
+    from sysvi.evaluation.registry import METRICS, View
 
     z, system, batch, label = simulate(cells)
     view = View(z, system, batch, label, z, None, "cpu", 0)
@@ -162,7 +162,7 @@ def theirs(cells: int) -> dict:
 
 def table(cells: int) -> dict:
     """Our whole table but the slow metrics and those that need expression."""
-    from sysvi.evaluate import METRICS, View
+    from sysvi.evaluation.registry import METRICS, View
 
     z, system, batch, label = simulate(cells)
     view = View(z, system, batch, label, z, None, "cpu", 0)
@@ -187,7 +187,7 @@ def sample(cells: int) -> dict:
 
 def neighbors(sizes: tuple[int, ...] = (20_000, 50_000, 100_000, 200_000), k: int = 89) -> None:
     """Seconds of the exact and the approximate search, and the recall of the approximate one."""
-    from sysvi.metrics.neighbors import nearest_neighbors
+    from sysvi.metrics._neighbors import nearest_neighbors
 
     nearest_neighbors(simulate(3000)[0], k, method="approximate")  # numba compiles
     rows = []

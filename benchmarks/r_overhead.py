@@ -17,7 +17,7 @@ from rpy2 import robjects
 from rpy2.robjects import numpy2ri
 
 import sysvi
-from sysvi.train import decide
+from sysvi.training.loop import decide
 
 N_CELLS, N_GENES, EPOCHS, ROUNDS = 20_000, 2_000, 3, 4
 ROOT = Path(__file__).resolve().parents[1]

@@ -18,17 +18,18 @@ import pandas as pd
 import torch
 
 import sysvi
-from sysvi import fused
-from sysvi.adam import Adam
-from sysvi.anndata_cells import Columns, cells_of, vocabulary_of
-from sysvi.cells import Cells, Vocabulary
-from sysvi.device import SideBySide, in_turn, in_two_threads, keep_freed_memory, keep_threads, nothing
-from sysvi.kernels import Kernels, choose_kernels
-from sysvi.model import Model
-from sysvi.networks import Training
-from sysvi.objective import Objective
-from sysvi.seeds import generator
-from sysvi.step import Stepper
+from sysvi._core.memory import retain_freed_memory
+from sysvi._core.parallel import PairExecutor, do_nothing, restore_thread_count, run_sequentially, two_thread_executor
+from sysvi._core.seeds import generator
+from sysvi.data.cells import Cells, Vocabulary
+from sysvi.data.from_anndata import Columns, cells_from_anndata, read_vocabulary
+from sysvi.kernels import layers as fused
+from sysvi.kernels.plan import ComputePlan, choose_compute_plan
+from sysvi.model.cvae import Model
+from sysvi.model.networks import Training
+from sysvi.model.objective import Objective
+from sysvi.training.optimiser import Adam
+from sysvi.training.step import Stepper
 
 ROUNDS = 25
 SETTINGS = sysvi.TrainSettings(lr=1e-3, cycle_weight=sysvi.Ramp(5.0))
@@ -45,9 +46,9 @@ def main() -> None:
     counts = sysvi.datasets.simulate_systems(args.cells, args.genes, depth=0.3 * args.genes, seed=0)
     adata = sysvi.prepare(counts, "system", "batch", n_top_genes=args.genes, min_cells=5)
     columns = Columns("system", categorical=("batch",))
-    vocabulary = vocabulary_of(adata, columns)
-    cells = cells_of(adata, columns, vocabulary)
-    best = choose_kernels(cells.device, cells.density)
+    vocabulary = read_vocabulary(adata, columns)
+    cells = cells_from_anndata(adata, columns, vocabulary)
+    best = choose_compute_plan(cells.device, cells.density)
     dense = replace(best, sparse=False)
     variants: dict[str, dict] = {
         "all on": {},
@@ -55,16 +56,16 @@ def main() -> None:
         "float32 products of hidden layers": {"kernels": replace(best, products=torch.float32)},
         "dense expression": {"kernels": dense},
         "layers by torch's operations": {"layers_by_torch": True},
-        "minibatch made between the steps": {"meanwhile": False},
+        "minibatch made between the steps": {"prefetch": False},
         "torch.optim.Adam (fused)": {"optimiser": TorchAdam},
         "plain: autograd, nothing fused, dense, float32": {
-            "kernels": choose_kernels(cells.device, 1.0, fused=False),
+            "kernels": choose_compute_plan(cells.device, 1.0, fused=False),
             "at_once": False,
         },
     }
     rows = []
     for batch_size in (256, 512, 1024, 2048):
-        with keep_freed_memory(), in_two_threads() as beside:
+        with retain_freed_memory(), two_thread_executor() as beside:
             how_all = {"kernels": best, "beside": beside, "threads": args.threads}
             steps = {name: stepper(cells, vocabulary, batch_size, **how_all | how) for name, how in variants.items()}
             times: dict[str, list[float]] = {name: [] for name in steps}
@@ -93,7 +94,7 @@ class TorchAdam(Adam):
         self.parameters = list(parameters)
         self.optimiser = torch.optim.Adam(self.parameters, eps=eps, weight_decay=weight_decay, fused=True)
 
-    def step(self, lr: float, beside: SideBySide = in_turn) -> None:
+    def step(self, lr: float, beside: PairExecutor = run_sequentially) -> None:
         """One update."""
         self.optimiser.param_groups[0]["lr"] = lr
         self.optimiser.step()
@@ -105,12 +106,12 @@ def stepper(
     vocabulary: Vocabulary,
     batch_size: int,
     *,
-    kernels: Kernels,
-    beside: SideBySide,
+    kernels: ComputePlan,
+    beside: PairExecutor,
     threads: int,
     at_once: bool = True,
     layers_by_torch: bool = False,
-    meanwhile: bool = True,
+    prefetch: bool = True,
     optimiser: type[Adam] = Adam,
 ) -> Callable[[], None]:
     """A training step on a model of its own; `threads` of torch where the parts of a step are done in turn."""
@@ -120,7 +121,7 @@ def stepper(
     objective = Objective(model)
     adam = optimiser(objective.parameters(), SETTINGS.eps, SETTINGS.weight_decay)
     training = Training(generator(0, "noise"), kernels.products)
-    steps = Stepper(objective, adam, SETTINGS, training, kernels.fused, beside if at_once else in_turn)
+    steps = Stepper(objective, adam, SETTINGS, training, kernels.fused, beside if at_once else run_sequentially)
     index = (torch.randint(0, cells.n_cells, (batch_size,), generator=swap) for _ in itertools.count())
     batches = (cells.minibatch(rows, "resampled", swap, **kernels.of_expression) for rows in index)
     following = [next(batches)]
@@ -130,13 +131,13 @@ def stepper(
         following[0] = next(batches)
 
     def step() -> None:
-        with keep_threads():
+        with restore_thread_count():
             if not at_once:
                 torch.set_num_threads(threads)
             if layers_by_torch:
                 fused._normalise_cpu, fused._back_cpu = fused._normalise_torch, fused._back_torch
-            steps.step(following[0], 1.0, make_next if meanwhile else nothing)
-            if not meanwhile:
+            steps.step(following[0], 1.0, make_next if prefetch else do_nothing)
+            if not prefetch:
                 make_next()
             fused._normalise_cpu, fused._back_cpu = ours
 

@@ -74,7 +74,7 @@ def main() -> None:
     table = pd.DataFrame(rows)
     print(summary(table).to_string(index=False))
     if still := table["stood still, s"].sum():
-        print(f"The machine stood still for {still:.0f} s meanwhile, which is taken off.")
+        print(f"The machine stood still for {still:.0f} s prefetch, which is taken off.")
 
 
 def keep(rows: pd.DataFrame) -> None:

@@ -36,7 +36,7 @@ def main() -> None:
                 settings = {**others, setting: weight, "kl_weight": KL_RAMP}
                 measured = cells.measured(SEEDS, {"model": model, "weight": weight}, **settings)
                 for row, z in zip(measured, cells.embeddings(SEEDS, **settings), strict=True):
-                    private = cells.yardstick.private_groups(z)
+                    private = cells.criterion.private_groups(z)
                     row["private mixed"] = (private["foreign"] * private["cells"]).sum() / private["cells"].sum()
                     named = name_clusters(leiden(nearest_neighbors(z), 2.0), cells.label)
                     row["types kept"] = jaccard(cells.label, named).value

@@ -14,8 +14,8 @@ import pandas as pd
 from defaults import settings_of
 from runs import MIN_CELLS, TITLES, DataSet, draw, panels, save
 
-from sysvi.paper_score import paper_scores
-from sysvi.yardstick import Yardstick
+from sysvi.evaluation.scores import paper_scores
+from sysvi.tuning.criterion import Criterion
 
 SEEDS = tuple(range(5))
 ALL = ["default", "cycle 20", "KL ramp, prior comes in", "half the epochs"]
@@ -46,12 +46,12 @@ def measure(cells: DataSet) -> pd.DataFrame:
     """A row a run: measures and scores with and without labels."""
     rows, places = np.arange(cells.adata.n_obs), []
     of_kind: dict[str, list[dict]] = {kind: [] for kind in BOTH}
-    without = Yardstick.of(cells.adata.X, rows, cells.system, cells.batch, None, min_cells=MIN_CELLS[cells.name])
+    without = Criterion.of(cells.adata.X, rows, cells.system, cells.batch, None, min_cells=MIN_CELLS[cells.name])
     for variant in SETS[cells.name]:
         for seed, z in zip(SEEDS, cells.embeddings(SEEDS, **settings_of(cells, variant)), strict=True):
             places.append({"data": cells.name, "variant": variant, "seed": seed})
-            for kind, yardstick in zip(BOTH, (cells.yardstick, without), strict=True):
-                of_kind[kind].append(yardstick.measure(z))
+            for kind, criterion in zip(BOTH, (cells.criterion, without), strict=True):
+                of_kind[kind].append(criterion.measure(z))
     paper = paper_scores(pd.DataFrame(of_kind["with labels"]))
     ours = paper_scores(pd.DataFrame(of_kind["without labels"]), batch=[without.mixing])
     measures = {"with labels": paper["overall"], **paper[["iLISI", "NMI", "Moran"]], "without labels": ours["overall"]}

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import pandas as pd
 from runs import AT_ONCE, KL_RAMP, TITLES, DataSet, draw, mark, panels, save
 
-from sysvi.objective import Objective
+from sysvi.model.objective import Objective
 
 WEIGHTS, SEEDS = (2, 10, 50), (0, 1)
 FORMS = {"decoded in the other system": "#0072b2", "decoded in its own (faulty)": "#d55e00"}

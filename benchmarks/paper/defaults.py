@@ -18,9 +18,9 @@ import pandas as pd
 from runs import AT_ONCE, KL_RAMP, RESULTS, TITLES, DataSet, draw, panels, save
 
 from sysvi import Ramp
+from sysvi._core.settings import default_batch_size
+from sysvi.evaluation.scores import paper_scores
 from sysvi.metrics import nearest_neighbors, shared_neighbors
-from sysvi.paper_score import paper_scores
-from sysvi.settings import default_batch_size
 
 DECIDING = ["hard", "baron", "kang"]  # a default must be better on all of these
 FORMER = {**AT_ONCE, "cycle_weight": 5}  # the paper's prior; what the other choices were compared with

@@ -20,11 +20,10 @@ import numpy as np
 import pandas as pd
 from runs import CACHE, FIGURES, MIN_CELLS, RESULTS, TITLES, DataSet
 
-from sysvi.compare import Comparison, compare
-from sysvi.compare.comparison import DRAWN
-from sysvi.compare.figures import plot_comparison
-from sysvi.compare.tables import USAGE, scored_runs, summary
-from sysvi.paper_score import paper_scores
+from sysvi.comparison.compare import DRAWN, Comparison, compare
+from sysvi.comparison.figures import plot_comparison
+from sysvi.comparison.tables import USAGE, scored_runs, summary
+from sysvi.evaluation.scores import paper_scores
 
 SETS = ["baron", "hard", "held_out"]
 METHODS = "sysvi,vamp,cyc,cvae,scvi-sysvi,scvi,harmony,pca"
@@ -95,7 +94,7 @@ def perfect_mixing(cells: DataSet) -> float:
     rng = np.random.default_rng(0)
     types, of_cell = np.unique(cells.label, return_inverse=True)
     z = rng.normal(size=(len(types), 15))[of_cell] * 10 + rng.normal(size=(len(of_cell), 15))
-    return cells.yardstick.measure(z.astype(np.float32))["iLISI"]
+    return cells.criterion.measure(z.astype(np.float32))["iLISI"]
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ import data
 from common import CACHE, RESULTS
 
 import sysvi
-from sysvi.cells import n_minibatches
-from sysvi.priors import StandardNormal
-from sysvi.settings import ModelSettings, TrainSettings, default_batch_size, default_lr, default_max_epochs
-from sysvi.yardstick import Yardstick
+from sysvi._core.settings import ModelSettings, TrainSettings, default_batch_size, default_lr, default_max_epochs
+from sysvi.data.cells import n_minibatches
+from sysvi.model.priors import StandardNormal
+from sysvi.tuning.criterion import Criterion
 
 FOLDER, FIGURES = CACHE / "paper", Path(__file__).parent / "figures"
 KL_RAMP = sysvi.Ramp(1.0, 0.0, 0.1)  # the KL weight rises over the first tenth of training
@@ -45,7 +45,7 @@ class DataSet:
             self.adata.obs[key].to_numpy().astype(str).astype(object) for key in ("system", "batch", "cell_type")
         )
         rows = np.arange(self.adata.n_obs)
-        self.yardstick = Yardstick.of(
+        self.criterion = Criterion.of(
             self.adata.X, rows, self.system, self.batch, self.label, min_cells=MIN_CELLS[name]
         )
 
@@ -96,7 +96,7 @@ class DataSet:
 
     def private_mixed(self, z: np.ndarray) -> float:
         """Neighbours from other systems of cells whose type is in one system only: 1 is full mixing, 0 is right."""
-        private = self.yardstick.private_groups(z)
+        private = self.criterion.private_groups(z)
         return float((private["foreign"] * private["cells"]).sum() / max(private["cells"].sum(), 1))
 
     def measured(self, seeds: tuple[int, ...], named: dict[str, Any], **settings: Any) -> list[dict[str, Any]]:
@@ -104,7 +104,7 @@ class DataSet:
         embeddings = self.embeddings(seeds, **settings)
         rows = []
         for seed, z in zip(seeds, embeddings, strict=True):
-            rows.append({"data": self.name, **named, "seed": seed, **self.yardstick.measure(z)})
+            rows.append({"data": self.name, **named, "seed": seed, **self.criterion.measure(z)})
             print({name: round(v, 3) if isinstance(v, float) else v for name, v in rows[-1].items()}, flush=True)
         return rows
 

@@ -8,62 +8,9 @@
 (300, 15)
 """
 
-from sysvi import datasets, metrics
-from sysvi.batch_strength import BatchStrength, batch_strength, plot_batch_strength
-from sysvi.compare import Comparison, compare
-from sysvi.compare_runs import compare_runs
-from sysvi.condition_mixing import condition_mixing
-from sysvi.errors import InputError
-from sysvi.evaluate import Evaluation, evaluate, evaluate_in_detail
-from sysvi.evaluation_files import write_evaluation
-from sysvi.evaluation_plots import plot_evaluation, plot_labels
-from sysvi.events import Event
-from sysvi.integrate import integrate
-from sysvi.orthologs import join_systems, map_orthologs
-from sysvi.prepare import prepare
-from sysvi.prior_components import PriorComponents, prior_components
-from sysvi.settings import ModelSettings, Ramp, TrainSettings
-from sysvi.sysvi_model import SysVI
-from sysvi.train import NonFiniteLossError
-from sysvi.train_many import Run, train_many
-from sysvi.tune import Tuning, tune
-from sysvi.tuning_files import plot_tuning, write_tuning
+import lazy_loader
 
-__version__ = "0.1.0"
+from sysvi._version import __version__ as __version__
 
-__all__ = [
-    "BatchStrength",
-    "Comparison",
-    "Evaluation",
-    "Event",
-    "InputError",
-    "ModelSettings",
-    "NonFiniteLossError",
-    "PriorComponents",
-    "Ramp",
-    "Run",
-    "SysVI",
-    "TrainSettings",
-    "Tuning",
-    "batch_strength",
-    "compare",
-    "compare_runs",
-    "condition_mixing",
-    "datasets",
-    "evaluate",
-    "evaluate_in_detail",
-    "integrate",
-    "join_systems",
-    "map_orthologs",
-    "metrics",
-    "plot_batch_strength",
-    "plot_evaluation",
-    "plot_labels",
-    "plot_tuning",
-    "prepare",
-    "prior_components",
-    "train_many",
-    "tune",
-    "write_evaluation",
-    "write_tuning",
-]
+# Names are imported at their first use, from the modules that __init__.pyi lists: torch alone takes a second to load.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -14,10 +14,10 @@ import click
 import numpy as np
 
 import sysvi
-from sysvi.events import Event, OnEvent, ignore, say
-from sysvi.progress import JsonLines, ProgressBar
-from sysvi.settings import ModelSettings, Prior, TrainSettings
-from sysvi.sysvi_model import MODEL_FILE
+from sysvi._core.events import Event, OnEvent, ignore_event, preparation_reporter
+from sysvi._core.progress import JsonLines, ProgressBar
+from sysvi._core.settings import ModelSettings, Prior, TrainSettings
+from sysvi.api.sysvi import MODEL_FILE
 
 MODEL, TRAINING, PRIORS = ModelSettings(), TrainSettings(), get_args(Prior)
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -134,15 +134,15 @@ def integrate(
     system, normalised, variable in every system) or log-normalised (variable genes are chosen). The output is a copy
     of INPUT with the embedding in obsm; use it for neighbours, UMAP and clustering.
     """
-    from sysvi.h5ad import check_output, read_h5ad, write_with_embedding
-    from sysvi.ready import ready
+    from sysvi.data.ensure_prepared import ensure_prepared
+    from sysvi.data.h5ad import check_output, read_h5ad, write_with_embedding
 
     with reporting(as_json, quiet) as on_event:
         check_output(output, overwrite)
         if save_model is not None and (save_model / MODEL_FILE).exists() and not overwrite:
             raise sysvi.InputError(f"{save_model / MODEL_FILE} exists already; pass --overwrite to replace it.")
         adata = read_h5ad(input)
-        prepared, layer = ready(
+        prepared, layer = ensure_prepared(
             adata,
             system,
             batch,
@@ -150,7 +150,7 @@ def integrate(
             n_top_genes=genes,
             min_cells=min_cells,
             all_genes=all_genes,
-            report=say(on_event),
+            report=preparation_reporter(on_event),
         )
         model = sysvi.integrate(
             prepared,
@@ -203,16 +203,22 @@ def prepare(
     The output has log-normalised expression in X and the counts in layers["counts"]. `sysvi integrate` does this by
     itself; prepare a file to look at it, or to use it more than once.
     """
-    from sysvi.h5ad import check_output, read_h5ad
-    from sysvi.saving import write_whole
+    from sysvi._core.files import write_atomically
+    from sysvi.data.h5ad import check_output, read_h5ad
 
     with reporting(as_json, quiet) as on_event:
         check_output(output, overwrite)
         adata = read_h5ad(input)
         prepared = sysvi.prepare(
-            adata, system, batch, layer=layer, n_top_genes=genes, min_cells=min_cells, report=say(on_event)
+            adata,
+            system,
+            batch,
+            layer=layer,
+            n_top_genes=genes,
+            min_cells=min_cells,
+            report=preparation_reporter(on_event),
         )
-        write_whole(output, prepared.write_h5ad)
+        write_atomically(output, prepared.write_h5ad)
         on_event(Event("write", f"Wrote {output}: {prepared.n_obs:,} cells x {prepared.n_vars:,} genes"))
 
 
@@ -270,8 +276,8 @@ def evaluate(
     Prints a table, higher is better. With -o also writes evaluation.csv and .json (the table and what to know of it),
     labels.csv and cells.csv (the values by cell type and by cell) and the figures evaluation and labels.
     """
-    from sysvi.evaluation_files import check_folder, printed, write_evaluation
-    from sysvi.h5ad import read_h5ad
+    from sysvi.data.h5ad import read_h5ad
+    from sysvi.evaluation.files import check_folder, printed, write_evaluation
 
     with reporting(as_json, quiet) as on_event:
         if output is not None:
@@ -356,8 +362,8 @@ def compare(
     Methods: sysvi, cvae, vamp, cyc, adv, pca, harmony, scvi, scvi-sysvi, glue, seurat-cca, seurat-rpca, harmony-r,
     scmgca, scgen, saturn.
     """
-    from sysvi.compare.tables import printed
-    from sysvi.h5ad import read_h5ad
+    from sysvi.comparison.tables import printed
+    from sysvi.data.h5ad import read_h5ad
 
     with reporting(as_json, quiet) as on_event:
         try:
@@ -458,12 +464,14 @@ def tune(
     INPUT with the chosen embedding in obsm), runs.csv, settings.csv, tuning.json (the choice and why), the figure
     tuning and the chosen model.
     """
-    from sysvi.h5ad import read_h5ad, write_with_embedding
-    from sysvi.ready import ready
+    from sysvi.data.ensure_prepared import ensure_prepared
+    from sysvi.data.h5ad import read_h5ad, write_with_embedding
 
     with reporting(as_json, quiet) as on_event:
         adata = read_h5ad(input)
-        prepared, layer = ready(adata, system, batch, layer=layer, n_top_genes=genes, report=say(on_event))
+        prepared, layer = ensure_prepared(
+            adata, system, batch, layer=layer, n_top_genes=genes, report=preparation_reporter(on_event)
+        )
         if label is not None and label not in prepared.obs:
             raise sysvi.InputError(f"obs of {input} has no column {label!r} (--label).")
         found = sysvi.tune(
@@ -525,22 +533,24 @@ def batch_strength(
 
     Compares the distances between samples of one system with those between systems, cell type by cell type.
     """
-    from sysvi.h5ad import check_output, read_h5ad
-    from sysvi.ready import ready
-    from sysvi.saving import write_whole
+    from sysvi._core.files import write_atomically
+    from sysvi.data.ensure_prepared import ensure_prepared
+    from sysvi.data.h5ad import check_output, read_h5ad
 
     with reporting(as_json, quiet) as on_event:
         paths = [] if output is None else [output.with_suffix(".csv"), output.with_suffix(".png")]
         for path in paths:
             check_output(path, overwrite)
-        adata, layer = ready(read_h5ad(input), system, batch, layer=layer, report=say(on_event))
+        adata, layer = ensure_prepared(
+            read_h5ad(input), system, batch, layer=layer, report=preparation_reporter(on_event)
+        )
         strength = sysvi.batch_strength(adata, system, batch, label, layer=layer, min_cells=min_cells, seed=seed)
         if not (as_json or quiet):
             click.echo(str(strength))
         values = {"substantial": strength.substantial, "advice": strength.advice}
         on_event(Event("strength", "", values))
         if paths:
-            write_whole(paths[0], strength.table.to_csv)
+            write_atomically(paths[0], strength.table.to_csv)
             sysvi.plot_batch_strength(strength, paths[1])
             on_event(Event("write", f"Wrote {paths[0]} and {paths[1]}", {"output": str(paths[0])}))
 
@@ -565,7 +575,7 @@ def demo(output: Path, cells: int, seed: int, as_json: bool, quiet: bool) -> Non
 @contextmanager
 def reporting(as_json: bool, quiet: bool) -> Iterator[OnEvent]:
     """Give the work a way to report; show warnings and errors as one line each."""
-    on_event: OnEvent = JsonLines() if as_json else ignore if quiet else ProgressBar()
+    on_event: OnEvent = JsonLines() if as_json else ignore_event if quiet else ProgressBar()
 
     def show_warning(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
         if issubclass(category, UserWarning) and not issubclass(category, (FutureWarning, DeprecationWarning)):

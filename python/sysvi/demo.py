@@ -7,20 +7,20 @@ from pathlib import Path
 import pandas as pd
 from anndata import AnnData
 
-from sysvi.datasets import simulate_systems
-from sysvi.events import Event, OnEvent, ignore
-from sysvi.integrate import integrate
+from sysvi._core.events import Event, OnEvent, ignore_event
+from sysvi._core.figures import umap_before_after
+from sysvi._core.files import write_atomically
+from sysvi.api.integrate import integrate
+from sysvi.data.prepare import prepare
+from sysvi.data.simulate import simulate_systems
 from sysvi.metrics import shared_neighbors
-from sysvi.plots import umap_before_after
-from sysvi.prepare import prepare
-from sysvi.saving import write_whole
-from sysvi.train import TrainingRun
+from sysvi.training.loop import TrainingRun
 
 N_GENES, SYSTEM_EFFECT = 800, 0.5  # PCA sees systems as far apart as human and mouse islets
 EPOCHS = 130  # a quarter of the default: simulated cells are quickly learnt
 
 
-def run_demo(folder: Path, n_cells: int = 2000, seed: int = 0, on_event: OnEvent = ignore) -> pd.DataFrame:
+def run_demo(folder: Path, n_cells: int = 2000, seed: int = 0, on_event: OnEvent = ignore_event) -> pd.DataFrame:
     """Simulate, prepare, integrate, measure and draw; write ``demo.h5ad`` and ``demo.png`` into `folder`.
 
     Returns
@@ -42,7 +42,7 @@ def run_demo(folder: Path, n_cells: int = 2000, seed: int = 0, on_event: OnEvent
     model = integrate(adata, "system", "batch", max_epochs=EPOCHS, seed=seed, progress=on_event)
     assert model.run is not None
     table = summary(adata, "system", "cell_type", model.run, str(model.device))
-    write_whole(folder / "demo.h5ad", adata.write_h5ad)
+    write_atomically(folder / "demo.h5ad", adata.write_h5ad)
     on_event(Event("write", f"Drawing {folder / 'demo.png'}"))
     umap_before_after(adata, ["system", "cell_type"], folder / "demo.png", seed=seed)
     return table

@@ -65,7 +65,7 @@ def log_cells():
     """300 log-normalised cells x 120 genes of two systems, with counts and covariates of every type."""
     import scanpy as sc
 
-    from sysvi.datasets import simulate_systems
+    from sysvi.data.simulate import simulate_systems
 
     few = {"n_types": 3, "n_private": 0, "n_samples": 2, "n_markers": 10, "n_programme_genes": 10}
     adata = simulate_systems(300, 120, **few, baseline_sd=0.5, depth=1000, seed=1)

@@ -16,7 +16,7 @@ def labelled(log_cells):
     adata = log_cells.copy()
     adata.obs["cell_type"] = adata.obs["cell_type"].astype(object)
     adata.obs.iloc[[1, 5, 8], adata.obs.columns.get_loc("cell_type")] = None
-    adata.obsm["X_pca"] = sysvi.metrics.pca.principal_components(adata.X, 6).astype(np.float64)
+    adata.obsm["X_pca"] = sysvi.metrics._pca.principal_components(adata.X, 6).astype(np.float64)
     adata.obsm["sysvi"] = np.random.default_rng(0).normal(size=(adata.n_obs, 4)) + adata.obsm["X_pca"][:, :4]
     return adata
 

@@ -33,7 +33,7 @@ N_CATEGORIES = {2: [4, 2], 3: [6, 2]}  # systems -> categories of the two covari
 @pytest.fixture(scope="session")
 def make_cells():
     """Maker of small random cells: batches nested in systems, a second covariate, a continuous one."""
-    from sysvi.cells import Cells
+    from sysvi.data.cells import Cells
 
     def make(n_cells=30, n_genes=12, n_systems=2, *, weight_systems=False, seed=0):
         rng = np.random.default_rng(seed)
@@ -59,8 +59,8 @@ def make_model():
     """Maker of a small model for `make_cells`. Nothing is at a neutral value (scale 1, log-variance 0, ...)."""
     import torch
 
-    from sysvi.model import Model
-    from sysvi.settings import ModelSettings
+    from sysvi._core.settings import ModelSettings
+    from sysvi.model.cvae import Model
 
     def make(cells, *, seed=0, **settings):
         init = torch.Generator().manual_seed(seed)
@@ -85,7 +85,7 @@ def make_adata():
     """Maker of 300 log-normalised cells x 100 genes: two systems, batches, labels, two more covariates, counts."""
     import scanpy as sc
 
-    from sysvi.datasets import simulate_systems
+    from sysvi.data.simulate import simulate_systems
 
     small = {"n_types": 3, "n_private": 0, "n_samples": 2, "n_markers": 10, "n_programme_genes": 10}
     base = simulate_systems(300, 100, **small, baseline_sd=0.5, depth=1000, seed=1)

@@ -17,8 +17,8 @@ from scipy import sparse
 
 import sysvi
 from sysvi import SysVI
+from sysvi._core.progress import JsonLines
 from sysvi.cli import main
-from sysvi.progress import JsonLines
 
 pytestmark = pytest.mark.filterwarnings("ignore:System .* has fewer cells", "ignore:Only .* genes remain")
 
@@ -305,7 +305,7 @@ def test_failure_while_writing_leaves_no_file(counts, tmp_path, monkeypatch):
     def full_disk(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sysvi.h5ad.write_elem", full_disk)
+    monkeypatch.setattr("sysvi.data.h5ad.write_elem", full_disk)
     CliRunner().invoke(main, ["integrate", str(counts), *FAST, "-o", str(tmp_path / "out.h5ad")])
     assert list(tmp_path.iterdir()) == []
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sysvi import InputError
-from sysvi.metrics.bras import bras
+from sysvi.metrics._bras import bras
 
 
 def cosine_distance(x, y):

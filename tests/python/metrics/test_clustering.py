@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 
 from sysvi import InputError
-from sysvi.metrics.clustering import RESOLUTIONS, kmeans, leiden, leiden_sweep, name_clusters
-from sysvi.metrics.neighbors import Neighbors, nearest_neighbors
+from sysvi.metrics._clustering import RESOLUTIONS, kmeans, leiden, leiden_sweep, name_clusters
+from sysvi.metrics._neighbors import Neighbors, nearest_neighbors
 
 
 def blobs(n, spread=1.0, seed=0):

@@ -7,7 +7,7 @@ from scipy import sparse
 
 import sysvi
 from sysvi import InputError
-from sysvi.metrics.gene_sets import gene_set_preservation
+from sysvi.metrics._gene_sets import gene_set_preservation
 
 KEYS = {"label_key": "label", "batch_key": "batch", "system_key": "system", "min_cells": 30}
 SETS = {"active": [f"gene{i}" for i in range(10)], "quiet": [f"gene{i}" for i in range(40, 50)]}

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from peers import with_self
 
 from sysvi import InputError
-from sysvi.metrics.graph_connectivity import graph_connectivity
-from sysvi.metrics.neighbors import Neighbors, nearest_neighbors
+from sysvi.metrics._graph_connectivity import graph_connectivity
+from sysvi.metrics._neighbors import Neighbors, nearest_neighbors
 
 
 def reachable(arrows, start):

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from sysvi import InputError
-from sysvi.metrics.group_distances import group_distances, silhouette_width
+from sysvi.metrics._group_distances import group_distances, silhouette_width
 
-module = importlib.import_module("sysvi.metrics.group_distances")  # the function has its name
+module = importlib.import_module("sysvi.metrics._group_distances")  # the function has its name
 
 
 def by_definition(points, groups):

@@ -3,9 +3,9 @@ import pytest
 from sklearn.metrics import silhouette_samples
 
 from sysvi import InputError
-from sysvi.metrics.isolated_labels import isolated_labels
-from sysvi.metrics.score import Score
-from sysvi.metrics.silhouette import label_silhouette
+from sysvi.metrics._isolated_labels import isolated_labels
+from sysvi.metrics._score import Score
+from sysvi.metrics._silhouette import label_silhouette
 
 
 @pytest.fixture

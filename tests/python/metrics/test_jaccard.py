@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import jaccard_score
 
 from sysvi import InputError
-from sysvi.metrics.clustering import name_clusters
-from sysvi.metrics.jaccard import jaccard
+from sysvi.metrics._clustering import name_clusters
+from sysvi.metrics._jaccard import jaccard
 
 pairs = st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 6)), min_size=1, max_size=40)
 

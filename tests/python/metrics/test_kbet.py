@@ -12,8 +12,8 @@ from peers import with_self
 from scipy.stats import chisquare
 
 from sysvi import InputError
-from sysvi.metrics.kbet import kbet, kbet_per_label
-from sysvi.metrics.neighbors import Neighbors, nearest_neighbors
+from sysvi.metrics._kbet import kbet, kbet_per_label
+from sysvi.metrics._neighbors import Neighbors, nearest_neighbors
 
 logging.getLogger("scib_metrics").setLevel(logging.ERROR)
 
@@ -174,7 +174,7 @@ def test_chunks_make_no_difference(monkeypatch):
     points, system, _ = simulate(200)
     neighbors = nearest_neighbors(points, 20)
     whole = kbet(neighbors, system)
-    monkeypatch.setattr(importlib.import_module("sysvi.metrics.kbet"), "CHUNK", 30)
+    monkeypatch.setattr(importlib.import_module("sysvi.metrics._kbet"), "CHUNK", 30)
     np.testing.assert_array_equal(kbet(neighbors, system).per_cell, whole.per_cell)
 
 

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from sklearn.neighbors import kneighbors_graph
 
 from sysvi import InputError
-from sysvi.metrics.knn_purity import knn_purity
-from sysvi.metrics.neighbors import Neighbors, nearest_neighbors
+from sysvi.metrics._knn_purity import knn_purity
+from sysvi.metrics._neighbors import Neighbors, nearest_neighbors
 
 
 def of_a_graph(graph, label):

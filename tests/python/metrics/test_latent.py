@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import StandardScaler
 
 from sysvi import InputError
-from sysvi.metrics.latent import embedding_of, latent_spread, standardise
-from sysvi.metrics.lisi import ilisi
-from sysvi.metrics.neighbors import nearest_neighbors
+from sysvi.metrics._latent import get_embedding, latent_spread, standardise
+from sysvi.metrics._lisi import ilisi
+from sysvi.metrics._neighbors import nearest_neighbors
 
 
 def draw(seed, n=50, d=4):
@@ -100,7 +100,7 @@ def test_bad_embeddings_are_named(bad):
 def test_embedding_of_finds_it_by_name():
     adata = anndata.AnnData(obs=pd.DataFrame(index=list("ab")), obsm={"X_pca": np.array([[1, 2], [3, 4]])})
     adata.obsm["frame"] = pd.DataFrame({"x": [1.0, 2.0]}, index=list("ab"))
-    assert embedding_of(adata, "X_pca").dtype == np.float64
-    assert embedding_of(adata, "frame").tolist() == [[1.0], [2.0]]
+    assert get_embedding(adata, "X_pca").dtype == np.float64
+    assert get_embedding(adata, "frame").tolist() == [[1.0], [2.0]]
     with pytest.raises(InputError, match=r"no embedding 'X_sysVI': choose one of it \(X_pca, frame\)"):
-        embedding_of(adata, "X_sysVI")
+        get_embedding(adata, "X_sysVI")

@@ -10,8 +10,8 @@ from peers import simulate, with_self
 from scipy.optimize import brentq
 
 from sysvi import InputError
-from sysvi.metrics.lisi import cilisi, clisi, ilisi, ilisi_within, lisi
-from sysvi.metrics.neighbors import Neighbors, nearest_neighbors
+from sysvi.metrics._lisi import cilisi, clisi, ilisi, ilisi_within, lisi
+from sysvi.metrics._neighbors import Neighbors, nearest_neighbors
 
 
 def entropy_of(beta, distances):
@@ -95,7 +95,7 @@ def test_chunks_make_no_difference(monkeypatch):
     points, system, _ = simulate(300)
     neighbors = nearest_neighbors(points, 30)
     whole = lisi(neighbors, system)
-    monkeypatch.setattr(importlib.import_module("sysvi.metrics.lisi"), "CHUNK", 7 * 30)
+    monkeypatch.setattr(importlib.import_module("sysvi.metrics._lisi"), "CHUNK", 7 * 30)
     np.testing.assert_allclose(lisi(neighbors, system), whole, rtol=1e-12)
 
 

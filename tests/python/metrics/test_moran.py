@@ -9,9 +9,9 @@ from scipy import sparse
 
 import sysvi
 from sysvi import InputError
-from sysvi.metrics import moran
-from sysvi.metrics.moran import choose_cutoff, moran_groups, moran_ratio, moran_reference, morans_i
-from sysvi.metrics.score import Score
+from sysvi.metrics import _moran as moran
+from sysvi.metrics._moran import choose_cutoff, moran_groups, moran_ratio, moran_reference, morans_i
+from sysvi.metrics._score import Score
 
 
 def by_loops(weights, values):

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sysvi import InputError
-from sysvi.metrics.clustering import kmeans, leiden, leiden_sweep, name_clusters
-from sysvi.metrics.neighbors import nearest_neighbors
-from sysvi.metrics.nmi_ari import ari, best_clusters, nmi
+from sysvi.metrics._clustering import kmeans, leiden, leiden_sweep, name_clusters
+from sysvi.metrics._neighbors import nearest_neighbors
+from sysvi.metrics._nmi_ari import ari, best_clusters, nmi
 
 pairs = st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 4)), min_size=1, max_size=40)
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from sysvi import InputError
-from sysvi.metrics.pca import principal_components
+from sysvi.metrics._pca import principal_components
 
 
 @settings(max_examples=30, deadline=None)

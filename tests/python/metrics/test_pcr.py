@@ -6,7 +6,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression
 
 from sysvi import InputError
-from sysvi.metrics.pcr import pcr_comparison, principal_component_regression
+from sysvi.metrics._pcr import pcr_comparison, principal_component_regression
 
 
 def by_definition(points, groups):

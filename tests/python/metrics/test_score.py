@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sysvi import InputError
-from sysvi.metrics.score import Score, check_embedding, encode
+from sysvi.metrics._score import Score, check_embedding, encode
 
 
 def test_a_score_is_a_number():

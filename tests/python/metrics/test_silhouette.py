@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import silhouette_samples
 
 from sysvi import InputError
-from sysvi.metrics.silhouette import batch_silhouette, label_silhouette
+from sysvi.metrics._silhouette import batch_silhouette, label_silhouette
 
 
 def by_definition(points, groups):

@@ -11,7 +11,7 @@ from scipy import sparse
 import sysvi
 from sysvi import InputError
 from sysvi.metrics import find_states
-from sysvi.metrics.states import _links, _similarity
+from sysvi.metrics._states import _links, _similarity
 
 
 def prepared(**settings):

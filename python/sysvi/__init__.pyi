@@ -1,0 +1,36 @@
+from . import datasets as datasets
+from . import metrics as metrics
+from ._core.errors import InputError as InputError
+from ._core.events import Event as Event
+from ._core.settings import ModelSettings as ModelSettings
+from ._core.settings import Ramp as Ramp
+from ._core.settings import TrainSettings as TrainSettings
+from .api.integrate import integrate as integrate
+from .api.prior_components import PriorComponents as PriorComponents
+from .api.prior_components import prior_components as prior_components
+from .api.sysvi import SysVI as SysVI
+from .api.train_many import Run as Run
+from .api.train_many import train_many as train_many
+from .comparison.compare import Comparison as Comparison
+from .comparison.compare import compare as compare
+from .data.orthologs import join_systems as join_systems
+from .data.orthologs import map_orthologs as map_orthologs
+from .data.prepare import prepare as prepare
+from .evaluation.batch_strength import BatchStrength as BatchStrength
+from .evaluation.batch_strength import batch_strength as batch_strength
+from .evaluation.batch_strength import plot_batch_strength as plot_batch_strength
+from .evaluation.compare_runs import compare_runs as compare_runs
+from .evaluation.condition_mixing import condition_mixing as condition_mixing
+from .evaluation.evaluate import Evaluation as Evaluation
+from .evaluation.evaluate import evaluate as evaluate
+from .evaluation.evaluate import evaluate_in_detail as evaluate_in_detail
+from .evaluation.files import write_evaluation as write_evaluation
+from .evaluation.plots import plot_evaluation as plot_evaluation
+from .evaluation.plots import plot_labels as plot_labels
+from .training.loop import NonFiniteLossError as NonFiniteLossError
+from .tuning.files import plot_tuning as plot_tuning
+from .tuning.files import write_tuning as write_tuning
+from .tuning.tune import Tuning as Tuning
+from .tuning.tune import tune as tune
+
+__version__: str

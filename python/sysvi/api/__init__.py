@@ -1,0 +1,1 @@
+"""What users call to train models and to use them."""

@@ -1,0 +1,67 @@
+"""Whether an embedding leaves systems apart: neighbours from other systems, system by system, without labels."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pandas as pd
+
+from sysvi.metrics._neighbors import nearest_neighbors
+from sysvi.metrics._shared_neighbors import over_full_mixing
+
+MOST_CELLS, FEWEST_CELLS = 10_000, 20  # in all and of a system: more say no more, fewer say nothing
+N_NEIGHBORS = 15
+APART = 0.05  # of full mixing; below it a system counts as lying apart
+
+
+def cross_system_neighbors(embedding: np.ndarray, system: np.ndarray) -> pd.Series:
+    """Of each system, the share of its cells' neighbours that are of other systems, relative to full mixing.
+
+    Parameters
+    ----------
+    embedding
+        Cells x dimensions.
+    system
+        System of each cell, (n,). Of more than 10,000 cells a random sample is taken, always the same.
+
+    Returns
+    -------
+    pandas.Series
+        0 (no neighbour is of another system) to about 1 (as many as among all cells), by system. Systems of fewer than
+        20 cells are left out, and where fewer than two are left, all.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> embedding = np.concatenate([np.linspace(0, 1, 50), np.linspace(4, 5, 50)])[:, None]
+    >>> cross_system_neighbors(embedding, np.repeat(["human", "mouse"], 50)).to_dict()
+    {'human': 0.0, 'mouse': 0.0}
+    """
+    if len(system) > MOST_CELLS:
+        rows = np.random.default_rng(0).choice(len(system), MOST_CELLS, replace=False)
+        embedding, system = embedding[rows], system[rows]
+    sizes = pd.Series(system).value_counts()
+    sizes = sizes[sizes >= FEWEST_CELLS].sort_index()
+    if len(sizes) < 2:
+        return pd.Series(dtype=float)
+    near = nearest_neighbors(embedding, N_NEIGHBORS).indices  # (n, k)
+    foreign = (system[near] != system[:, None]).mean(1)  # (n,)
+    return over_full_mixing(foreign, system, sizes)
+
+
+def warn_if_systems_apart(
+    embedding: np.ndarray, system: np.ndarray, epochs: int, usual_epochs: int, stacklevel: int
+) -> None:
+    """Warn where cells of a system have hardly any neighbours of other systems, and say what can be done."""
+    mixing = cross_system_neighbors(embedding, system)
+    apart = mixing[mixing < APART]
+    if apart.empty:
+        return
+    longer = f"train longer ({epochs:,} of the usual {usual_epochs:,} epochs so far), " if epochs < usual_epochs else ""
+    warnings.warn(
+        f"The integration leaves {' and '.join(apart.index)} apart: their cells have {apart.mean():.0%} of the "
+        "neighbours from other systems that full mixing would give. Where systems have cell types in common, "
+        f"{longer}try another seed or prior='standard_normal', or compare settings with sysvi.tune.",
+        stacklevel=stacklevel + 1,
+    )

@@ -1,0 +1,1 @@
+"""From files and AnnData objects to the arrays that models train on."""

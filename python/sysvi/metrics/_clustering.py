@@ -1,0 +1,168 @@
+"""Clusters of cells, for the metrics that compare clusters with labels."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import sparse
+
+from sysvi._core.errors import InputError
+from sysvi.metrics._neighbors import Neighbors
+from sysvi.metrics._score import check_embedding, encode
+
+RESOLUTIONS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
+
+
+def kmeans(embedding: ArrayLike, n_clusters: int, *, seed: int = 0) -> np.ndarray:
+    """Cluster cells around means: scikit-learn's k-means++, the best of ten starts.
+
+    Parameters
+    ----------
+    embedding
+        Cells x dimensions.
+    n_clusters
+        Number of clusters; scib-metrics takes the number of labels.
+    seed
+        Of the starts.
+
+    Returns
+    -------
+    numpy.ndarray
+        Cluster of each cell, (n,) integers from 0. Fewer clusters than asked for if there are fewer distinct cells.
+
+    Raises
+    ------
+    InputError
+        If the embedding is not finite, or `n_clusters` is not between 1 and the number of cells.
+
+    Notes
+    -----
+    scib-metrics 0.5.10 makes one start, with random numbers of its own: the algorithm is the same, single results
+    differ, and theirs vary more from seed to seed.
+
+    Examples
+    --------
+    >>> kmeans([[0.0], [0.1], [5.0], [5.1]], 2).tolist() in ([0, 0, 1, 1], [1, 1, 0, 0])
+    True
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    points = check_embedding(embedding)
+    if not 1 <= n_clusters <= len(points):
+        raise InputError(f"n_clusters is {n_clusters}: choose between 1 and the number of cells, {len(points)}.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct cells than clusters
+        return KMeans(n_clusters, n_init=10, random_state=seed).fit_predict(points).astype(np.int64)
+
+
+def leiden(neighbors: Neighbors, resolution: float = 1.0, *, n_neighbors: int = 14, seed: int = 42) -> np.ndarray:
+    """Cluster cells on their neighbour graph; the same as `leiden_sweep` at one resolution.
+
+    Examples
+    --------
+    >>> from sysvi.metrics._neighbors import nearest_neighbors
+    >>> neighbors = nearest_neighbors([[0.0], [0.1], [0.2], [5.0], [5.1], [5.2]], 2)
+    >>> leiden(neighbors).tolist()
+    [0, 0, 0, 1, 1, 1]
+    """
+    return leiden_sweep(neighbors, [resolution], n_neighbors=n_neighbors, seed=seed)[resolution]
+
+
+def leiden_sweep(
+    neighbors: Neighbors, resolutions: Sequence[float] = RESOLUTIONS, *, n_neighbors: int = 14, seed: int = 42
+) -> dict[float, np.ndarray]:
+    """Cluster cells on their neighbour graph at several resolutions: Leiden, modularity, two iterations (igraph).
+
+    Parameters
+    ----------
+    neighbors
+        Neighbours of each cell.
+    resolutions
+        More makes more clusters.
+    n_neighbors
+        How many neighbours of each cell make the graph (UMAP's connectivities): all that there are if fewer.
+    seed
+        Each resolution starts from it.
+
+    Returns
+    -------
+    dict
+        For each resolution the cluster of each cell, (n,) integers from 0.
+
+    Raises
+    ------
+    InputError
+        If a resolution is negative or not finite, or `n_neighbors` is not positive.
+
+    Notes
+    -----
+    Convention: scib-metrics 0.5.10, whose clusters these are for the same neighbours and seed; its 15 neighbours
+    count the cell itself, hence 14. The paper clustered the graph of scanpy's 90 neighbours (``n_neighbors=89``) with
+    leidenalg at resolution 2. igraph has one random generator in a process: it is set here and set back to igraph's
+    default, Python's `random`, afterwards.
+
+    Examples
+    --------
+    >>> from sysvi.metrics._neighbors import nearest_neighbors
+    >>> neighbors = nearest_neighbors([[0.0], [0.1], [0.2], [5.0], [5.1], [5.2]], 2)
+    >>> {resolution: int(clusters.max()) + 1 for resolution, clusters in leiden_sweep(neighbors, [0.0, 1.0]).items()}
+    {0.0: 2, 1.0: 2}
+    """
+    import igraph
+
+    for resolution in resolutions:
+        if not 0 <= resolution < np.inf:
+            raise InputError(f"resolution is {resolution}: choose a finite number, 0 or more.")
+    if n_neighbors < 1:
+        raise InputError(f"n_neighbors is {n_neighbors}: choose at least one neighbour.")
+    edges = sparse.triu(neighbors.nearest(n_neighbors).connectivities, format="coo")  # each edge once
+    graph = igraph.Graph(neighbors.n_cells, np.stack([edges.row, edges.col], 1))
+    # Twice the weight: scanpy and scib-metrics have each edge twice, and igraph's refinement depends on the scale.
+    weights = (2 * edges.data.astype(np.float64)).tolist()
+    clusters = {}
+    try:
+        for resolution in resolutions:
+            igraph.set_random_number_generator(random.Random(seed))
+            found = graph.community_leiden("modularity", weights=weights, resolution=resolution, n_iterations=2)
+            clusters[resolution] = np.asarray(found.membership, dtype=np.int64)
+    finally:
+        igraph.set_random_number_generator(random)
+    return clusters
+
+
+def name_clusters(clusters: ArrayLike, label: ArrayLike) -> np.ndarray:
+    """Name each cluster after the label that most of its cells have.
+
+    Parameters
+    ----------
+    clusters
+        Cluster of each cell.
+    label
+        Cell type of each cell.
+
+    Returns
+    -------
+    numpy.ndarray
+        Name of each cell's cluster, (n,) strings; of labels equally frequent, the first in sorted order. Clusters may
+        share a name, and a label may name none.
+
+    Raises
+    ------
+    InputError
+        If lengths differ, or a value is missing.
+
+    Examples
+    --------
+    >>> name_clusters([0, 0, 0, 1, 1], ["alpha", "beta", "beta", "beta", "alpha"]).tolist()
+    ['beta', 'beta', 'beta', 'alpha', 'alpha']
+    """
+    label = np.asarray(label, dtype=object)
+    codes, names = encode(label, "label", len(label))
+    cluster, found = encode(clusters, "clusters", len(label))
+    counts = sparse.coo_matrix((np.ones(len(codes)), (cluster, codes)), shape=(len(found), len(names)))
+    return names[counts.toarray().argmax(1)][cluster]

@@ -1,0 +1,1 @@
+"""The conditional variational autoencoder: networks, priors, likelihoods and their loss."""

@@ -1,0 +1,499 @@
+"""The door for R: what goes in and comes out, in this process and over files."""
+
+import json
+import subprocess
+import sys
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from scipy import sparse
+
+import sysvi
+from sysvi.bridge.tasks import Expression, call, run_folder
+
+SETTINGS = {"max_epochs": 2, "n_latent": 3, "n_hidden": 8, "n_prior_components": 2}
+
+
+def blocks_of(x, widths):
+    """CSR rows cut into blocks: values, genes, starts, as R cuts a dgCMatrix by columns."""
+    start = 0
+    for width in widths:
+        block = x[start : start + width]
+        yield block.data.astype(np.float64), block.indices, block.indptr
+        start += width
+
+
+def task(adata, **changes):
+    """Values and arrays of the task "integrate" on all genes of `adata`."""
+    values = {
+        "genes": list(adata.var_names),
+        "cells": list(adata.obs_names),
+        "columns": [
+            {"name": name, "levels": list(pd.Categorical(adata.obs[name]).categories)} for name in ("system", "batch")
+        ]
+        + [{"name": "age", "levels": None}],
+        "system": "system",
+        "batch": "batch",
+        "categorical": [],
+        "continuous": ["age"],
+        "weight_systems": False,
+        "device": "cpu",
+        "seed": 3,
+        "choose_genes": None,
+        "settings": SETTINGS,
+    }
+    arrays = {
+        f"column{i}": pd.Categorical(adata.obs[n]).codes.astype(np.int32) for i, n in enumerate(("system", "batch"))
+    }
+    return {**values, **changes}, {**arrays, "column2": adata.obs["age"].to_numpy()}
+
+
+def filled(x, widths=None):
+    expression = Expression()
+    for block in blocks_of(sparse.csr_matrix(x), widths or [x.shape[0]]):
+        expression.add(0, *block)
+    return expression
+
+
+@pytest.mark.parametrize("room", [0, 5, 18, 1000])
+@pytest.mark.parametrize("widths", [[7], [1, 2, 4], [3, 0, 4]])
+def test_blocks_make_the_matrix_and_copy_what_they_get(widths, room):
+    x = sparse.random(7, 5, 0.5, "csr", dtype=np.float32, random_state=0)  # 18 stored values
+    expression = Expression(room)
+    for values, genes, starts in blocks_of(x, widths):
+        expression.add(0.0, values, genes, starts)  # R's numbers are floats
+        values[:] = -1
+        genes[:] = 0
+    made = expression.matrix(0, 5)
+    assert made.dtype == np.float32
+    np.testing.assert_array_equal(made.toarray(), x.toarray())
+
+
+def test_layers_are_joined_in_their_order():
+    x = sparse.random(6, 4, 0.6, "csr", dtype=np.float32, random_state=1)
+    expression = Expression()
+    for layer, rows in ((1, x[4:]), (0, x[:4])):
+        for block in blocks_of(rows, [rows.shape[0]]):
+            expression.add(layer, *block)
+    np.testing.assert_array_equal(expression.joined(4).toarray(), x.toarray())
+
+
+def test_integrate_equals_python(make_adata):
+    adata = make_adata()
+    values, arrays = task(adata)
+    heard = []
+    answer, out = call("integrate", json.dumps(values), arrays, filled(adata.X, [100, 200]), heard.append)
+    assert json.loads(answer) == {}
+    model = sysvi.integrate(
+        adata, "system", "batch", continuous_covariate_keys=["age"], device="cpu", seed=3, progress=False, **SETTINGS
+    )
+    np.testing.assert_array_equal(out["embedding"], adata.obsm["X_sysVI"])
+    assert [json.loads(line)["stage"] for line in heard if "warning" not in line] == ["plan", "epoch", "epoch", "end"]
+    assert model.status == "finished"
+
+
+def test_warnings_are_told_in_words_of_r_whatever_the_filters(make_adata, monkeypatch):
+    monkeypatch.setattr(sysvi.api.separation, "APART", 10)  # everything is apart
+    adata, heard = make_adata(), []
+    values, arrays = task(adata)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        call("integrate", json.dumps(values), arrays, filled(adata.X), heard.append)
+    told = [event["message"] for event in map(json.loads, heard) if event["stage"] == "warning"]
+    assert any("leaves system1 and system2 apart" in text and "with TuneSysVI()" in text for text in told)
+
+
+def test_order_and_choice_of_genes(make_adata):
+    adata = make_adata()
+    prepared = sysvi.prepare(adata, "system", "batch", normalize=False, n_top_genes=40, min_cells=5)
+    sysvi.integrate(
+        prepared, "system", "batch", continuous_covariate_keys=["age"], seed=3, device="cpu", progress=False, **SETTINGS
+    )
+    values, arrays = task(adata, choose_genes={"n_top_genes": 40, "min_cells": 5})
+    shuffled = np.random.default_rng(0).permutation(adata.n_obs)
+    arrays["order"] = np.argsort(shuffled).astype(np.int32)
+    _, out = call("integrate", json.dumps(values), arrays, filled(adata.X[shuffled]))
+    np.testing.assert_array_equal(out["embedding"], prepared.obsm["X_sysVI"])
+
+
+def test_embed_with_the_models_bytes(make_adata):
+    adata = make_adata()
+    values, arrays = task(adata)
+    _, trained = call("integrate", json.dumps(values), arrays, filled(adata.X))
+    embed = {k: values[k] for k in ("genes", "cells", "columns", "device")}
+    _, out = call("embed", json.dumps(embed), {**arrays, "model": bytearray(trained["model"])}, filled(adata.X))
+    np.testing.assert_array_equal(out["embedding"], trained["embedding"])
+
+
+def test_embed_with_a_model_of_a_layer(make_adata, make_sysvi, tmp_path):
+    adata = make_adata()
+    adata.layers["lognorm"] = adata.X
+    model = make_sysvi(adata, setup={"layer": "lognorm", "categorical_covariate_keys": ["batch"]})
+    model.save(tmp_path)
+    file = np.fromfile(tmp_path / "model.safetensors", np.uint8)
+    values, arrays = task(adata)
+    _, out = call("embed", json.dumps(values), {**arrays, "model": file}, filled(adata.X))
+    np.testing.assert_array_equal(out["embedding"], model.get_latent_representation())
+
+
+def test_prepare_systems_equals_python():
+    counts = sysvi.datasets.simulate_systems(200, 150, n_markers=10, n_programme_genes=10, seed=1)
+    human = counts[counts.obs["system"] == "system1"].copy()
+    mouse = counts[counts.obs["system"] == "system2"].copy()[:, list(counts.var_names)[::-1]].copy()
+    mouse.var_names = [f"m{name}" for name in mouse.var_names]
+    table = {"human": list(counts.var_names), "mouse": [f"m{n}" for n in counts.var_names], "note": [None] * 150}
+    values = {
+        "systems": [
+            {"name": n, "genes": list(a.var_names), "cells": list(a.obs_names)} for n, a in (("h", human), ("m", mouse))
+        ],
+        "orthologs": table,
+        "reference": "h",
+        "system": "species",
+        "duplicates": "drop",
+        "min_cells": 20,
+        "normalize": True,
+    }
+    expression = Expression()
+    for layer, adata in enumerate((human, mouse)):
+        for block in blocks_of(sparse.csr_matrix(adata.X), [50, 50]):
+            expression.add(layer, *block)
+    answer, out = call("prepare_systems", json.dumps(values), {}, expression)
+    answer = json.loads(answer)
+    mapped = sysvi.map_orthologs(mouse, pd.DataFrame(table)[["human", "mouse"]])
+    joined = sysvi.join_systems({"h": human, "m": mapped}, "species")
+    expected = sysvi.prepare(joined, "species", n_top_genes=150)
+    assert answer["cells"] == list(expected.obs_names)
+    assert answer["genes"] == list(expected.var_names)
+    shape = expected.shape
+    for name, matrix in (("expression", expected.X), ("counts", expected.layers["counts"])):
+        made = sparse.csr_matrix((out[name], out["genes"], out["starts"]), shape=shape)
+        np.testing.assert_array_equal(made.toarray(), matrix.toarray())
+
+
+def table_of(described, numbers):
+    """A table as R puts it together again."""
+    texts = described["texts"]
+    numbers = pd.DataFrame(numbers, columns=[name for name in described["order"] if name not in texts])
+    return numbers.assign(**texts)[described["order"]]
+
+
+def columns_of(adata, *names):
+    """Categorical columns as R hands them over: values, arrays."""
+    factors = {name: pd.Categorical(adata.obs[name]) for name in names}
+    described = [{"name": name, "levels": list(factor.categories)} for name, factor in factors.items()]
+    arrays = {f"column{i}": factor.codes.astype(np.int32) for i, factor in enumerate(factors.values())}
+    return {"cells": list(adata.obs_names), "columns": described}, arrays
+
+
+def evaluation_task(adata, **changes):
+    """Values and arrays of the task "evaluate" on two embeddings, the PCA to measure as well."""
+    columns, arrays = columns_of(adata, "system", "batch", "cell_type")
+    embeddings = {"pca": adata.obsm["X_pca"], "wide": adata.obsm["X_pca"] * np.arange(1, 6)}
+    values = {
+        "genes": list(adata.var_names),
+        **columns,
+        "system": "system",
+        "batch": "batch",
+        "label": "cell_type",
+        "embeddings": list(embeddings),
+        "measured": ["wide", "pca"],
+        "before": "pca",
+        "choose_genes": True,
+        "device": "cpu",
+        "seed": 1,
+        "settings": {"min_cells": 20},
+    }
+    return {**values, **changes}, arrays | {f"embedding{i}": z for i, z in enumerate(embeddings.values())}
+
+
+@pytest.fixture
+def evaluated(make_adata):
+    """Cells with what shall be a PCA, some without a label."""
+    adata = make_adata()
+    adata.obsm["X_pca"] = adata.X.toarray()[:, :5].astype(np.float64)
+    adata.obsm["wide"] = adata.obsm["X_pca"] * np.arange(1, 6)
+    adata.obs.loc[adata.obs_names[:7], "cell_type"] = np.nan
+    return adata
+
+
+@pytest.mark.filterwarnings("ignore:Only .* genes remain")
+@pytest.mark.parametrize("settings", [{}, {"standardised": True, "max_cells": 200}])
+def test_evaluate_equals_python(evaluated, settings):
+    values, arrays = evaluation_task(evaluated, settings={"min_cells": 20, **settings})
+    heard = []
+    answer, out = call("evaluate", json.dumps(values), arrays, filled(evaluated.X), heard.append)
+    answer = json.loads(answer)
+    expected = sysvi.evaluate_in_detail(
+        evaluated,
+        ["wide", "X_pca"],
+        system_key="system",
+        batch_key="batch",
+        label_key="cell_type",
+        device="cpu",
+        seed=1,
+        progress=False,
+        **values["settings"],
+    )
+    table = table_of(answer["table"], out["table"]).set_index("metric").drop(columns="convention")
+    pd.testing.assert_frame_equal(
+        table.rename(columns=lambda name: name.replace("pca", "X_pca")),
+        expected.table.drop(columns="convention"),
+        check_dtype=False,
+    )
+    by_label = table_of(answer["per_label"], out["per_label"]).replace({"pca": "X_pca"}, regex=True)
+    pd.testing.assert_frame_equal(by_label, expected.per_label)
+    assert list(evaluated.obs_names[out["rows"]]) == list(expected.per_cell.index)
+    assert answer["per_cell"][0] == "wide: iLISI"
+    np.testing.assert_array_equal(out["per_cell"], expected.per_cell.to_numpy())
+    assert len(answer["notes"]) == len(expected.notes)
+    assert any(text.endswith("before: 'pca'") for text in answer["table"]["texts"]["convention"])
+    assert not any("NaN" in line or "warning" in line for line in heard)
+
+
+def test_evaluate_without_expression_leaves_out_what_needs_it(evaluated):
+    values, arrays = evaluation_task(evaluated, genes=None, before=None)
+    answer, out = call("evaluate", json.dumps(values), arrays)
+    answer = json.loads(answer)
+    scores = table_of(answer["table"], out["table"]).set_index("metric")["wide"]
+    assert scores.isna()[["PCR comparison", "Moran"]].all()
+    assert scores.notna().sum() > 10
+    assert "What needs expression is left out. There is no expression." in answer["notes"]
+
+
+def test_evaluate_takes_chosen_genes_as_they_are(evaluated):
+    few = evaluated[:, :30].copy()
+    values, arrays = evaluation_task(few, choose_genes=False, before=None, settings={"metrics": "PCR comparison"})
+    _, out = call("evaluate", json.dumps(values), arrays, filled(few.X))
+    few.uns["sysvi_prepare"] = {}
+    del few.obsm["X_pca"]
+    expected = sysvi.evaluate(
+        few, "wide", system_key="system", metrics="PCR comparison", device="cpu", seed=1, progress=False
+    )
+    assert out["table"][0, 0] == expected.loc["PCR comparison", "wide"]
+
+
+def test_what_evaluate_refuses_is_told_in_words_of_r(evaluated):
+    values, arrays = evaluation_task(evaluated)
+    arrays["embedding1"] = np.full_like(arrays["embedding1"], np.nan)
+    answer, _ = call("evaluate", json.dumps(values), arrays, filled(evaluated.X))
+    assert json.loads(answer)["error"].startswith("'wide' cannot be measured. The embedding of 300 of 300 cells")
+    values, arrays = evaluation_task(evaluated)
+    evaluated.obs["cell_type"] = "unknown"
+    arrays |= columns_of(evaluated, "system", "batch", "cell_type")[1]
+    values |= columns_of(evaluated, "system", "batch", "cell_type")[0]
+    answer, _ = call("evaluate", json.dumps(values), arrays, filled(evaluated.X))
+    assert json.loads(answer)["error"].startswith("'cell_type' (label) labels no cell")
+
+
+@pytest.mark.filterwarnings("ignore:Only .* genes remain")
+@pytest.mark.parametrize(("min_cells", "choose_genes"), [(10, True), (10, False), (10_000, True)])
+def test_batch_strength_equals_python(make_adata, min_cells, choose_genes):
+    adata = make_adata()
+    keys = ["system", "batch", "cell_type"]
+    columns, arrays = columns_of(adata, *keys)
+    values = {
+        "genes": list(adata.var_names),
+        **columns,
+        **dict(zip(("system", "batch", "label"), keys, strict=True)),
+        "choose_genes": choose_genes,
+        "seed": 0,
+        "settings": {"min_cells": min_cells},
+    }
+    answer, out = call("batch_strength", json.dumps(values), arrays, filled(adata.X))
+    answer = json.loads(answer)
+    chosen = sysvi.prepare(adata, "system", "batch", normalize=False) if choose_genes else adata
+    expected = sysvi.batch_strength(chosen, *keys, min_cells=min_cells)
+    assert (answer["substantial"], answer["advice"]) == (expected.substantial, expected.advice)
+    table = table_of(answer["table"], out["table"]).set_index(["label", "system"])
+    pd.testing.assert_frame_equal(table, expected.table, check_dtype=False, check_index_type=False)
+    distances = table_of(answer["distances"], out["distances"])
+    pd.testing.assert_frame_equal(distances, expected.distances, check_dtype=False)
+
+
+def tuning_task(adata, label, **compared):
+    """Values and arrays of the task "tune" on all genes of `adata`."""
+    columns, arrays = columns_of(adata, "system", "batch", *([] if label is None else [label]))
+    few = {
+        "cycle_weights": [0, 5],
+        "kl_weights": [1],
+        "priors": ["vamp"],
+        "seeds": [0, 4],
+        "min_cells": 20,
+        "max_cells": 50_000,
+    }
+    values = {
+        **task(adata, continuous=[], label=label, folder=None, compared={**few, **compared})[0],
+        **columns,
+    }
+    return values, arrays
+
+
+@pytest.mark.parametrize("label", ["cell_type", None])
+def test_tune_equals_python(make_adata, label):
+    adata = make_adata()
+    adata.obs.loc[adata.obs_names[:7], "cell_type"] = np.nan
+    values, arrays = tuning_task(adata, label)
+    heard = []
+    answer, out = call("tune", json.dumps(values), arrays, filled(adata.X), heard.append)
+    answer = json.loads(answer)
+    expected = sysvi.tune(
+        adata, "system", "batch", label, device="cpu", progress=False, **values["compared"], **SETTINGS
+    )
+    pd.testing.assert_frame_equal(table_of(answer["runs"], out["runs"]), expected.runs, check_dtype=False)
+    settings = table_of(answer["settings"], out["settings"]).set_index(["cycle_weight", "kl_weight", "prior"])
+    pd.testing.assert_frame_equal(settings, expected.settings, check_dtype=False)
+    weights = {"cycle_weight": expected.cycle_weight, "kl_weight": expected.kl_weight}
+    assert answer["chosen"] == {**weights, "prior": expected.prior, "seed": expected.seed}
+    assert (answer["mixing"], answer["why"]) == (expected.mixing, expected.why)
+    assert answer["warnings"] == list(expected.warnings)
+    np.testing.assert_array_equal(out["embedding"], expected.embedding)
+    assert b"sysvi-model" in bytes(out["model"])
+    assert sum(json.loads(line)["stage"] == "model" for line in heard) == 4
+
+
+def test_tune_on_chosen_genes_from_a_folder(make_adata, tmp_path):
+    adata = make_adata()
+    prepared = sysvi.prepare(adata, "system", "batch", normalize=False, n_top_genes=40, min_cells=5)
+    values, arrays = tuning_task(adata, "cell_type", seeds=1)
+    values |= {"folder": str(tmp_path / "runs"), "choose_genes": {"n_top_genes": 40, "min_cells": 5}}
+    first = call("tune", json.dumps(values), arrays, filled(adata.X))
+    heard = []
+    again = call("tune", json.dumps(values), arrays, filled(adata.X), heard.append)
+    assert not any(json.loads(line)["stage"] == "epoch" for line in heard)
+    assert again[0] == first[0]
+    for name, array in first[1].items():
+        np.testing.assert_array_equal(again[1][name], array, err_msg=name)
+    expected = sysvi.tune(
+        prepared, "system", "batch", "cell_type", device="cpu", progress=False, **values["compared"], **SETTINGS
+    )
+    np.testing.assert_array_equal(first[1]["runs"][:, 3:5], expected.runs[["iLISI", "NMI"]])
+
+
+@pytest.mark.parametrize("stage", ["epoch", "model"])
+def test_a_listener_can_stop_a_tuning(make_adata, stage):
+    adata = make_adata()
+    values, arrays = tuning_task(adata, "cell_type", seeds=list(range(20)))
+    values["settings"] = {**SETTINGS, "max_epochs": 20}
+    heard = []
+
+    def stop(line):
+        """Once, at the first model or at the first epoch after it."""
+        heard.append(json.loads(line)["stage"])
+        first = heard[-1] == stage and "model" in heard and "stop" not in heard
+        heard.extend(["stop"] * first)
+        return first
+
+    answer = json.loads(call("tune", json.dumps(values), arrays, filled(adata.X), stop)[0])
+    status = answer["runs"]["texts"]["status"]
+    assert 1 <= status.count("finished") < 40
+    assert answer["n_missing"] == 40 - len(status) > 0
+
+
+def test_what_tune_refuses_is_told_in_words_of_r(make_adata):
+    adata = make_adata()
+    adata.obs["system"] = np.where(np.arange(300) < 8, "few", "many")
+    values, arrays = tuning_task(adata, None)
+    answer, out = call("tune", json.dumps(values), arrays, filled(adata.X))
+    assert json.loads(answer)["error"].startswith("System 'few' of 'system' has 8 cells")
+    assert out == {}
+    adata = make_adata()
+    adata.obs["cell_type"] = "unknown"
+    values, arrays = tuning_task(adata, "cell_type")
+    answer, _ = call("tune", json.dumps(values), arrays, filled(adata.X))
+    assert json.loads(answer)["error"].startswith("'cell_type' (label) labels no cell")
+
+
+def test_bad_input_is_told_as_a_value(make_adata):
+    adata = make_adata()
+    values, arrays = task(adata, settings={"n_latent": 0})
+    answer, out = call("integrate", json.dumps(values), arrays, filled(adata.X))
+    assert "n_latent is 0" in json.loads(answer)["error"]
+    assert out == {}
+
+
+def test_a_listener_can_stop_training(make_adata):
+    adata = make_adata()
+    values, arrays = task(adata, settings={**SETTINGS, "max_epochs": 50})
+    _, out = call("integrate", json.dumps(values), arrays, filled(adata.X), lambda line: '"epoch": 2' in line)
+    assert b'\\"status\\": \\"interrupted\\"' in bytes(out["model"])
+
+
+def test_an_interrupt_before_training_is_told_as_a_value(make_adata):
+    def interrupt(line):
+        raise KeyboardInterrupt
+
+    adata = make_adata()
+    values, arrays = task(adata)
+    answer, out = call("integrate", json.dumps(values), arrays, filled(adata.X), interrupt)
+    assert json.loads(answer) == {"interrupted": True}
+    assert out == {}
+
+
+def test_sigint_handler_of_the_host_comes_back():
+    code = """
+import ctypes, signal
+from sysvi.bridge import call
+get = ctypes.pythonapi.PyOS_getsig
+get.restype = ctypes.c_void_p
+put = ctypes.pythonapi.PyOS_setsig
+put.argtypes = [ctypes.c_int, ctypes.c_void_p]
+put(signal.SIGINT, ctypes.c_void_p(1))  # SIG_IGN, set as C code would
+call("device", '{"device": "cpu"}', {})
+assert get(signal.SIGINT) == 1
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_versions_without_an_installed_sysvi(make_adata, monkeypatch):
+    def not_installed(name):
+        if name == "sysvi":
+            raise PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr("sysvi.api.sysvi.version", not_installed)
+    adata = make_adata()
+    values, arrays = task(adata)
+    answer, _ = call("integrate", json.dumps(values), arrays, filled(adata.X))
+    assert json.loads(answer) == {}
+
+
+def test_folder_gives_the_same(make_adata, tmp_path, capsys):
+    adata = make_adata()
+    values, arrays = task(adata)
+    _, expected = call("integrate", json.dumps(values), arrays, filled(adata.X))
+    x = sparse.csr_matrix(adata.X, dtype=np.float32)
+    for name, array in (("values", x.data), ("genes", x.indices), ("lengths", np.diff(x.indptr))):
+        np.asarray(array, np.float32 if name == "values" else np.int32).tofile(tmp_path / f"layer0.{name}")
+    described = {}
+    for name, array in arrays.items():
+        described[name] = {"type": str(array.dtype), "shape": list(array.shape)}
+        array.tofile(tmp_path / f"in.{name}")
+    given = {"task": "integrate", "values": values, "arrays": described, "layers": 1}
+    (tmp_path / "task.json").write_text(json.dumps(given))
+    run_folder(tmp_path)
+    answer = json.loads((tmp_path / "answer.json").read_text())
+    assert answer["arrays"]["embedding"] == {"type": "float32", "shape": [300, 3]}
+    embedding = np.fromfile(tmp_path / "out.embedding", np.float32).reshape(300, 3, order="F")
+    np.testing.assert_array_equal(embedding, expected["embedding"])
+    stages = [json.loads(line)["stage"] for line in capsys.readouterr().out.splitlines()]
+    assert stages[-1] == "end"
+
+
+def test_an_empty_matrix_in_files(tmp_path):
+    for name in ("values", "genes"):
+        (tmp_path / f"layer0.{name}").touch()
+    np.zeros(3, np.int32).tofile(tmp_path / "layer0.lengths")
+    assert Expression.of_files(tmp_path, 1).joined(4).shape == (3, 4)
+
+
+def test_simulated_counts():
+    answer, out = call("simulate", json.dumps({"n_cells": 120, "n_genes": 300, "seed": 2}), {})
+    answer = json.loads(answer)
+    expected = sysvi.datasets.simulate_systems(120, 300, seed=2)
+    made = sparse.csr_matrix((out["values"], out["genes"], out["starts"]), shape=(120, 300))
+    np.testing.assert_array_equal(made.toarray(), AnnData(expected.X).to_df().to_numpy())
+    assert answer["columns"]["system"] == expected.obs["system"].tolist()

@@ -1,0 +1,463 @@
+"""`sysvi compare` with small adapters made here: what runs, fails, is interrupted and taken up; tables, figures."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+
+import anndata
+import matplotlib.image
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+import sysvi
+from sysvi import InputError
+from sysvi.cli import main
+from sysvi.comparison.methods import ADAPTERS, choose_methods, read_methods
+from sysvi.comparison.tables import scored_runs, summary
+
+pytestmark = pytest.mark.filterwarnings("ignore:Only .* genes remain")
+
+COLUMNS = {"system_key": "system", "batch_key": "batch", "label_key": "cell_type"}
+OPTIONS = ["--system", "system", "--batch", "batch", "--label", "cell_type"]
+QUICK = {"min_cells": 20, "progress": False}
+
+HEADER = """# /// script
+# dependencies = []
+#
+# [tool.sysvi]
+# package = "numpy"
+# imports = ["numpy"]
+#
+# [tool.sysvi.methods.{name}]
+# title = "{name}"
+# {further}
+# ///
+import json, os, sys, time
+import h5py, numpy as np
+
+run = json.loads(sys.argv[3])
+with h5py.File(sys.argv[1]) as file:
+    system = file["obs/system/codes"][:]
+    label = file["obs/label/codes"][:]
+rng = np.random.default_rng(run["seed"])
+embedding = np.eye(8)[label] * 3 + rng.normal(size=(len(system), 8))
+"""
+GOOD = """
+embedding[:, 0] += run["settings"]["shift"] * system
+np.save(sys.argv[2], embedding)
+with open(os.environ["COUNTER"], "a") as file:
+    file.write(json.dumps(run) + "\\n")
+"""
+SLOW = """
+if run["seed"] == 1 and "IN_NO_HURRY" in os.environ:
+    with open(os.environ["IN_NO_HURRY"], "w") as file:
+        file.write(str(os.getpid()))
+    time.sleep(100)
+"""
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return sysvi.datasets.simulate_systems(240, 120, n_types=3, n_private=0, n_samples=2, seed=1)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Folder for adapters and results; COUNTER in it gets a line for each time that the good adapter ran."""
+    monkeypatch.setenv("COUNTER", str(tmp_path / "counter"))
+    monkeypatch.setattr(sys.modules["sysvi.comparison.compare"], "plot_umaps", lambda *given: None)  # takes seconds
+    (tmp_path / "adapters").mkdir()
+    return tmp_path
+
+
+def adapter(folder, name, body, further=""):
+    text = HEADER.format(name=name, further=further) + body
+    (folder / "adapters" / f"{name}.py").write_text(text)
+
+
+def good(folder, body=GOOD):
+    adapter(folder, "good", body, "settings = { shift = 1 }\n# grid = { shift = [0, 1.5, 9] }")
+
+
+def times_run(folder):
+    counter = folder / "counter"
+    return len(counter.read_text().splitlines()) if counter.exists() else 0
+
+
+def compare(cells, folder, methods, **arguments):
+    return sysvi.compare(
+        cells, folder / "out", methods=methods, adapters=folder / "adapters", **COLUMNS, **(QUICK | arguments)
+    )
+
+
+# -- adapters ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_adapters_declare_the_methods_of_the_paper():
+    known = read_methods()
+    names = (
+        "sysvi cvae vamp cyc adv pca harmony scvi scvi-sysvi glue seurat-cca seurat-rpca harmony-r scmgca scgen saturn"
+    )
+    assert list(known) == names.split()
+    for method in known.values():
+        assert all(method.grid.values())
+        assert len(method.points("default")) == 1
+    assert known["glue"].points("full") == [
+        (parameter, value) for parameter, values in known["glue"].grid.items() for value in values
+    ]
+    assert len(known["glue"].points("full")) == 12
+    assert known["pca"].points("full") == [("", None)]
+    assert known["sysvi"].points("default") == [("cycle_weight", 10)]
+
+
+def test_adapters_read_arguments_and_write_what_they_are_told():
+    """What no installation can be tested for here: each script can be parsed and has the three arguments."""
+    for script in ADAPTERS.glob("*.py"):
+        compile(script.read_text(), script, "exec")
+        assert "main(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]))" in script.read_text()
+
+
+def test_methods_are_chosen_once_each(folder):
+    good(folder)
+    known = read_methods([ADAPTERS, folder / "adapters"])
+    assert [method.name for method in choose_methods(known, ["good", "pca", "good"])] == ["good", "pca"]
+    assert len(choose_methods(known, "all")) == 17
+    with pytest.raises(InputError, match="no method scvy"):
+        choose_methods(known, ["scvy"])
+    with pytest.raises(InputError, match="methods is empty"):
+        choose_methods(known, [])
+
+
+@pytest.mark.parametrize("further", ["grid = { shift = [1] }", "settings = {", "colour = 'red'"])
+def test_a_header_that_cannot_be_read_is_named(folder, further):
+    adapter(folder, "bad", "", further)
+    with pytest.raises(InputError, match=r"header of the adapter .*bad\.py"):
+        read_methods([folder / "adapters"])
+
+
+# -- runs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(cells, tmp_path_factory):
+    """A comparison with one adapter that works and several that do not, each in its own way."""
+    folder = tmp_path_factory.mktemp("compare")
+    (folder / "adapters").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COUNTER", str(folder / "counter"))
+        good(folder)
+        adapter(folder, "raises", "raise ValueError('no mass')\n")
+        adapter(folder, "silent", "")
+        adapter(folder, "short", "np.save(sys.argv[2], embedding[1:])\n")
+        adapter(folder, "nan", "np.save(sys.argv[2], embedding * np.nan)\n")
+        adapter(folder, "homeless", "")
+        path = folder / "adapters" / "homeless.py"
+        path.write_text(
+            path.read_text().replace("# [tool.sysvi.methods", '# paths = { NOWHERE = "a map" }\n# [tool.sysvi.methods')
+        )
+        patch.delenv("NOWHERE", raising=False)
+        names = ["good", "raises", "silent", "short", "nan", "homeless"]
+        return compare(cells, folder, names, seeds=2, jobs=2), folder
+
+
+def test_what_fails_is_listed_with_the_reason_and_stops_nothing(finished):
+    found, _ = finished
+    runs, methods = found.runs, found.methods.set_index("method")
+    assert (runs.loc[runs["method"] == "good", "status"] == "finished").all()
+    assert set(runs.loc[~runs["method"].isin(["good"]), "status"]) == {"failed"}
+    expected = {
+        "good": "",
+        "raises": "ValueError: no mass",
+        "silent": "wrote no embedding",
+        "short": r"shape \(239, 8\), not a row for each of 240 cells",
+        "nan": "not finite",
+        "homeless": "NOWHERE is not set; it must hold a map",
+    }
+    for name, reason in expected.items():
+        assert pd.Series(methods.loc[name, "reason"]).str.contains(reason).all(), (name, methods.loc[name, "reason"])
+    assert methods["available"].to_dict() == {name: name != "homeless" for name in expected}
+    assert methods.loc["good", "version"] == np.__version__
+    assert methods["failed"].to_dict() == {
+        name: 2 if methods.loc[name, "available"] and name != "good" else 0 for name in expected
+    }
+
+
+def test_a_run_is_a_setting_with_a_seed(finished):
+    found, folder = finished
+    runs = found.runs[found.runs["method"] == "good"]
+    assert runs[["parameter", "value", "seed"]].values.tolist() == [
+        ["shift", v, s] for v in (0, 1.5, 9) for s in (0, 1)
+    ]
+    orders = [json.loads(line) for line in (folder / "counter").read_text().splitlines()]
+    key = lambda order: (order["settings"]["shift"], order["seed"])  # noqa: E731
+    assert sorted(map(key, orders)) == [(v, s) for v in (0, 1.5, 9) for s in (0, 1)]
+    assert all(order["epochs"] is None for order in orders)
+    assert (runs["seconds"] > 0).all()
+    assert runs["peak_mb"].between(10, 1000).all()
+
+
+def test_scores_are_those_of_evaluate(finished, cells):
+    found, folder = finished
+    run = found.runs.iloc[3]
+    [path] = (folder / "out" / "cells").glob("*/cells.h5ad")
+    prepared = anndata.read_h5ad(path)
+    prepared.obsm["X"] = np.load(folder / "out" / "runs" / run["run"] / "embedding.npy")
+    keys = {"system_key": "system", "batch_key": "batch", "label_key": "label"}
+    table = sysvi.evaluate(prepared, "X", **keys, **QUICK)
+    assert table["X"].notna().sum() > 15
+    for metric, value in table["X"].items():
+        assert run[metric] == pytest.approx(value, rel=1e-6, nan_ok=True), metric
+    assert set(prepared.obs["label"]) == set(cells.obs["cell_type"])
+
+
+def test_the_setting_is_chosen_by_the_paper_s_rule(finished):
+    found, _ = finished
+    runs = found.runs[found.runs["method"] == "good"].set_index(["value", "seed"])
+    low, high = (
+        runs.groupby("method")[["iLISI", "NMI", "Moran"]].min(),
+        runs.groupby("method")[["iLISI", "NMI", "Moran"]].max(),
+    )
+    scaled = (runs[["iLISI", "NMI", "Moran"]] - low.iloc[0]) / (high.iloc[0] - low.iloc[0]).replace(0, 1)
+    score = 0.4 * scaled["iLISI"] + 0.3 * scaled["NMI"] + 0.3 * scaled["Moran"]
+    best = score.groupby("value").mean().idxmax()
+    np.testing.assert_allclose(runs["score"], score, atol=1e-12)
+    assert set(runs.index[runs["chosen"]]) == {(best, 0), (best, 1)}
+    assert runs["representative"].sum() == 1
+    (row,) = found.table.to_dict("records")
+    assert (row["method"], row["value"], row["runs"]) == ("good", best, 2)
+    assert row["iLISI"] == pytest.approx(runs.loc[best, "iLISI"].mean())
+    assert row["iLISI sd"] == pytest.approx(runs.loc[best, "iLISI"].std())
+
+
+def test_everything_is_written(finished):
+    found, folder = finished
+    out = folder / "out"
+    for name in ("runs", "methods", "table"):
+        written = pd.read_csv(out / f"{name}.csv")
+        assert list(written.columns) == list(getattr(found, name).columns)
+        assert len(written) == len(getattr(found, name))
+    assert (out / "tests.csv").exists()
+    assert json.loads((out / "versions.json").read_text())["good"]["numpy"] == np.__version__
+    assert "2 runs at a time" in (out / "notes.txt").read_text()
+    for name in ("comparison", "umaps"):
+        image = matplotlib.image.imread(out / f"{name}.png")
+        assert 0.002 < (image[..., :3].min(-1) < 0.9).mean() < 0.5  # neither empty nor black
+    assert not [path for path in (out / "runs").iterdir() if path.name.startswith(".")]
+    assert {path.suffix for path in (out / "runs").iterdir() if path.is_file()} == {".log"}  # of what failed
+
+
+def test_methods_are_ranked_and_tested(cells, folder):
+    good(folder)
+    adapter(folder, "apart", "embedding[:, 1] += 50 * system\nnp.save(sys.argv[2], embedding)\n")
+    adapter(folder, "steady", "np.save(sys.argv[2], np.eye(8)[label])\n", "deterministic = true")
+    found = compare(cells, folder, ["apart", "good", "steady"], grid="default", seeds=[3, 5], jobs=2)
+    assert found.table["method"].iloc[-1] == "apart"
+    assert found.table.set_index("method")["runs"].to_dict() == {"good": 2, "apart": 2, "steady": 1}
+    assert found.runs["seed"].tolist() == [3, 5, 3, 5, 3]
+    assert found.runs["overall"].between(0, 1).all()
+    tested = found.tests.set_index(["metric", "method_a", "method_b"])
+    assert tested.loc[("iLISI", "apart", "good"), "difference"] < 0
+    assert tested.loc[("iLISI", "apart", "steady"), "note"] == "fewer than two runs"
+    assert any("default of its tuned parameter" in note for note in found.notes)
+
+
+# -- runs are kept ----------------------------------------------------------------------------------------------------
+
+
+def test_finished_runs_are_taken_up_again(cells, folder):
+    good(folder)
+    first = compare(cells, folder, ["good"], grid="default", seeds=2)
+    assert times_run(folder) == 2
+    again = compare(cells, folder, ["good"], grid="default", seeds=2)
+    assert times_run(folder) == 2
+    pd.testing.assert_frame_equal(first.runs, again.runs)
+    compare(cells, folder, ["good"], grid="default", seeds=3)  # one more seed
+    assert times_run(folder) == 3
+    good(folder, "# another text\n" + GOOD)
+    compare(cells[::-1].copy(), folder, ["good"], grid="default", seeds=1)
+    assert times_run(folder) == 4
+    compare(cells, folder, ["good"], grid="default", seeds=1)  # another adapter than at first, other cells than before
+    assert times_run(folder) == 5
+
+
+def test_comparisons_of_other_cells_in_the_folder_do_not_meet(cells, folder):
+    """Not even while the first is under way."""
+    body = "np.save(sys.argv[2], np.eye(8)[label] + len(label))\n"
+    adapter(folder, "steady", body, "settings = { k = 1 }\n# grid = { k = [1, 2] }")
+    begun = []
+
+    def prefetch(event):
+        if event.message.endswith("since the start)"):
+            begun.append(event)
+            if len(begun) == 2:
+                compare(cells[::-1].copy(), folder, ["steady"], seeds=1)
+
+    runs = compare(cells, folder, ["steady"], seeds=1, progress=prefetch).runs["run"]
+    one, two = (np.load(folder / "out" / "runs" / run / "embedding.npy") for run in runs)
+    assert len(begun) == 2
+    np.testing.assert_array_equal(one, two)
+
+
+def test_interrupted_while_measuring(cells, folder):
+    for name in ("first", "second"):
+        adapter(folder, name, "np.save(sys.argv[2], embedding)\n")
+
+    def stop(event):
+        if event.message.startswith("Measuring 1 run of second"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare(cells, folder, ["first", "second"], seeds=1, progress=stop)
+    assert pd.read_csv(folder / "out" / "runs.csv")["status"].tolist() == ["finished", "not run"]
+    found = compare(cells, folder, ["first", "second"], seeds=1)
+    assert found.runs["status"].tolist() == ["finished", "finished"]
+
+
+def test_old_figures_and_notes(cells, folder):
+    good(folder)
+    adapter(folder, "raises", "raise ValueError('no mass')\n")
+    compare(cells, folder, ["good"], grid="default", seeds=2, jobs=2)
+    assert "Up to 2 runs at a time" in compare(cells, folder, ["good"], grid="default", seeds=2).notes[-1]
+    assert not any("at a time" in note for note in compare(cells[1:].copy(), folder, ["good"], seeds=1).notes)
+    assert (folder / "out" / "comparison.png").exists()
+    compare(cells, folder, ["raises"], seeds=1)
+    assert not (folder / "out" / "comparison.png").exists()
+
+
+def test_half_a_run_does_not_count(cells, folder):
+    good(folder)
+    runs = compare(cells, folder, ["good"], grid="default", seeds=4).runs["run"]
+    places = [folder / "out" / "runs" / run for run in runs]
+    (places[0] / "embedding.npy").unlink()
+    (places[1] / "run.json").write_text((places[1] / "run.json").read_text()[:40])
+    record = json.loads((places[2] / "run.json").read_text())
+    record["identity"]["settings"]["shift"] = 7
+    (places[2] / "run.json").write_text(json.dumps(record))
+    found = compare(cells, folder, ["good"], grid="default", seeds=4)
+    assert times_run(folder) == 4 + 3
+    assert found.runs["status"].tolist() == ["finished"] * 4
+
+
+def test_a_run_that_failed_is_tried_again(cells, folder):
+    good(folder, "if 'BROKEN' in os.environ: raise ValueError('broken')\n" + GOOD)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BROKEN", "1")
+        found = compare(cells, folder, ["good"], grid="default", seeds=1)
+    assert found.table.empty
+    assert found.methods["reason"].tolist() == ["all runs failed: ValueError: broken"]
+    assert not (folder / "out" / "comparison.png").exists()
+    found = compare(cells, folder, ["good"], grid="default", seeds=1)
+    assert found.methods["reason"].tolist() == [""]
+    assert not list((folder / "out" / "runs").glob("*.log"))
+
+
+def ended(pid, patience=30):
+    """Whether a process ends soon."""
+    waited = time.monotonic()
+    while time.monotonic() - waited < patience:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_interrupted_and_taken_up_again(cells, folder, how):
+    good(folder, SLOW + GOOD)
+    cells.write_h5ad(folder / "cells.h5ad")
+    command = [sys.executable, "-m", "sysvi", "compare", folder / "cells.h5ad", *OPTIONS, "--methods", "good"]
+    command += ["--grid", "default", "--seeds", "2", "--min-cells", "20", "--adapters", folder / "adapters"]
+    command += ["-o", folder / "out"]
+    process = subprocess.Popen(
+        [str(word) for word in command],
+        env=os.environ | {"IN_NO_HURRY": str(folder / "slow")},
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # what runs in the background ignores Ctrl-C
+    )
+    begun = lambda: list((folder / "out" / "runs").glob(".good-seed1-*"))  # noqa: E731
+    waited = time.monotonic()
+    while not (folder / "slow").exists() and process.poll() is None and time.monotonic() - waited < 100:
+        time.sleep(0.05)
+    time.sleep(0.2)
+    process.send_signal(how)
+    assert process.wait(60) == (130 if how == signal.SIGINT else -how)
+    assert times_run(folder) == 1
+    assert (folder / "slow").exists()
+    assert ended(int((folder / "slow").read_text()))
+    if how == signal.SIGINT:  # the tables hold what is finished
+        written = pd.read_csv(folder / "out" / "runs.csv")
+        assert written["status"].tolist() == ["finished", "not run"]
+        assert written["chosen"].tolist() == [True, False]
+    found = compare(cells, folder, ["good"], grid="default", seeds=2)
+    assert times_run(folder) == 2
+    assert found.runs["status"].tolist() == ["finished", "finished"]
+    assert not begun()
+
+
+# -- the rest ---------------------------------------------------------------------------------------------------------
+
+
+def test_command_line(cells, folder):
+    good(folder)
+    adapter(folder, "raises", "raise ValueError('no mass')\n")
+    cells.write_h5ad(folder / "cells.h5ad")
+    command = ["compare", folder / "cells.h5ad", *OPTIONS, "--methods", "good, raises,", "--seeds", 1, "--epochs", 3]
+    command += ["--min-cells", 20, "--adapters", folder / "adapters", "-o", folder / "out", "--figures", "svg"]
+    result = CliRunner().invoke(main, [str(word) for word in command])
+    assert result.exit_code == 0, result.output
+    assert "good, shift 1.5, seed 0: running" in result.output
+    assert "raises, seed 0 failed: ValueError: no mass (4 of 4)" in result.output
+    assert "raises: all runs failed: ValueError: no mass" in result.output
+    assert "Trained for 3 epochs instead" in result.output
+    assert (folder / "out" / "comparison.svg").read_text().startswith("<?xml")
+    result = CliRunner().invoke(main, [*(str(word) for word in command), "--json"])
+    events = [json.loads(line) for line in result.output.splitlines()]
+    assert [event["reason"] for event in events if event["stage"] == "run" and "reason" in event] == [
+        "ValueError: no mass"
+    ]
+    assert events[-1]["stage"] == "write"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seeds": 0}, "seeds is 0"),
+        ({"seeds": [1, 1]}, "different ones"),
+        ({"grid": "half"}, "grid is 'half'"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"timeout": 0}, "timeout is 0"),
+        ({"constraint": "nowhere.txt"}, "no constraint file nowhere.txt"),
+        ({"adapters": "nowhere"}, "no folder nowhere"),
+        ({"label_key": "colour"}, "label_key='colour' is not a column"),
+        ({"figures": "bmp"}, "figures is 'bmp'"),
+        ({"output": __file__}, "Cannot make the folder .*test_compare.py"),
+    ],
+)
+def test_bad_input(cells, tmp_path, arguments, message):
+    with pytest.raises(InputError, match=message):
+        sysvi.compare(cells, **{"output": tmp_path / "out", "methods": ["pca"], **COLUMNS, **QUICK, **arguments})
+
+
+def test_without_counts_methods_that_need_them_say_so(cells, folder):
+    adapter(folder, "counting", "np.save(sys.argv[2], embedding)\n", "counts = true")
+    good(folder)
+    logs = sysvi.prepare(cells, "system", "batch", min_cells=3)
+    assert compare(logs, folder, ["counting"], seeds=1).methods["reason"].tolist() == [""]
+    del logs.layers["counts"]
+    found = compare(logs, folder, ["counting", "good"], grid="default", seeds=1)
+    assert found.methods["reason"].tolist() == ["it needs counts, and the input has none", ""]
+
+
+def test_where_nothing_can_be_scored_the_first_setting_is_taken():
+    runs = pd.DataFrame({"method": "a", "title": "a", "parameter": "k", "value": [2, 2, 1], "seed": [0, 1, 0]})
+    runs = scored_runs(runs.assign(status="finished", epochs=None, seconds=1.0, peak_mb=1.0, iLISI=[0.1, 0.2, 0.9]))
+    assert runs["chosen"].tolist() == [True, True, False]
+    assert runs["score"].isna().all()
+    assert summary(runs, ["iLISI"])["iLISI"].tolist() == [pytest.approx(0.15)]

@@ -1,0 +1,88 @@
+"""`sysvi compare` with the package's own adapters on small simulated data."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import sysvi
+from sysvi.comparison.environments import satisfied_here
+from sysvi.comparison.methods import read_methods
+from sysvi.comparison.runs import Run
+
+pytestmark = pytest.mark.filterwarnings("ignore:Only .* genes remain")
+
+METHODS = ["sysvi", "cvae", "pca", "harmony"]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    counts = sysvi.datasets.simulate_systems(200, 150, n_types=3, n_private=0, n_samples=2, seed=1)
+    folder = tmp_path_factory.mktemp("compare")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PIP_NO_INDEX", "1")  # no network: Harmony is there or listed
+        return sysvi.compare(
+            counts,
+            folder / "out",
+            system_key="system",
+            batch_key="batch",
+            label_key="cell_type",
+            methods=METHODS,
+            grid="default",
+            seeds=1,
+            epochs=2,
+            min_cells=20,
+            environments=folder / "environments",
+            progress=False,
+        )
+
+
+def test_each_method_has_a_result_or_a_reason(found):
+    methods = found.methods.set_index("method")
+    assert list(methods.index) == METHODS
+    for name in ("sysvi", "cvae", "pca"):
+        assert methods.loc[name, "reason"] == ""
+        assert methods.loc[name, "finished"] == 1
+    if satisfied_here(read_methods()["harmony"].dependencies):
+        assert methods.loc["harmony", "finished"] == 1
+    else:
+        assert "No matching distribution found for harmonypy" in methods.loc["harmony", "reason"]
+        assert "harmony" not in set(found.table["method"])
+
+
+def test_the_embedding_is_what_the_engine_gives(found):
+    """The same settings and seed in this process: the adapter adds nothing and forgets nothing."""
+    import anndata
+
+    [path] = (found.folder / "cells").glob("*/cells.h5ad")
+    cells = anndata.read_h5ad(path)
+    run = found.runs.set_index("method")["run"]
+    settings = {"prior": "standard_normal", "cycle_weight": 0, "max_epochs": 2}
+    sysvi.integrate(cells, "system", "batch", seed=0, progress=False, **settings)
+    np.testing.assert_allclose(_embedding(found, run["cvae"]), cells.obsm["X_sysVI"], rtol=1e-3, atol=1e-4)
+    assert _embedding(found, run["sysvi"]).shape == (200, 15)
+    assert not np.allclose(_embedding(found, run["sysvi"]), cells.obsm["X_sysVI"], atol=0.01)
+    x = cells.X.toarray() - cells.X.toarray().mean(0)
+    left, values, _ = np.linalg.svd(x, full_matrices=False)
+    pcs = _embedding(found, run["pca"])
+    np.testing.assert_allclose(np.abs(pcs[:, :5]), np.abs(left * values)[:, :5], rtol=1e-2, atol=1e-2)
+
+
+def test_epochs_are_said_where_they_mean_something(found):
+    epochs = found.runs.set_index("method")["epochs"]
+    assert epochs["sysvi"] == epochs["cvae"] == 2
+    assert pd.isna(epochs["pca"])
+
+
+@pytest.mark.parametrize("name", ["sysvi", "cvae", "vamp", "cyc", "adv"])
+def test_settings_of_own_methods_are_settings_of_the_engine(name):
+    from sysvi.api.integrate import split_settings
+
+    method = read_methods()[name]
+    for parameter, value in method.points("full"):
+        of_model, of_training = split_settings("test", Run(method, parameter, value, 0, None, "", "").settings)
+        sysvi.ModelSettings(**of_model)
+        sysvi.TrainSettings(**of_training)
+
+
+def _embedding(found, run):
+    return np.load(found.folder / "runs" / run / "embedding.npy")

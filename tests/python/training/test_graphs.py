@@ -1,0 +1,376 @@
+"""Recorded steps, with recorders that need no graphics card: what they replay is run by Python."""
+
+import sys
+import threading
+from collections import defaultdict
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
+from itertools import chain, count
+from types import SimpleNamespace
+from typing import ClassVar
+
+import pytest
+import torch
+
+import sysvi.training.loop
+from sysvi._core import device
+from sysvi._core.parallel import borrow_stream, dedicated_stream, pair_executor, restore_thread_count
+from sysvi._core.seeds import generator
+from sysvi._core.settings import Ramp, TrainSettings
+from sysvi.kernels.plan import choose_compute_plan
+from sysvi.model.networks import Training
+from sysvi.training import graphs
+from sysvi.training.epochs import PlainEpochs
+from sysvi.training.graphs import CannotRecordError, GraphedEpochs, cuda_graph
+from sysvi.training.loop import decide, make_objective, train
+from sysvi.training.optimiser import Adam
+from sysvi.training.step import Stepper
+
+ROWS = torch.arange(30)
+NEVER = bool  # a function that says False
+
+
+def by_python(task, device, generators=()):
+    """Replays a task by doing it anew."""
+    return task
+
+
+class Case:
+    """A model to train and all that its epochs need: three minibatches of 10 cells, or of 8 and 7."""
+
+    def __init__(self, make_cells, make_model, *, batch_size=8, **train_settings):
+        self.cells = make_cells()
+        settings = decide(TrainSettings(max_epochs=4, batch_size=batch_size, **train_settings), len(ROWS))
+        self.objective = make_objective(make_model(self.cells, dropout_rate=0.2), self.cells, settings)
+        self.optimiser = Adam(self.objective.parameters(), settings.eps, settings.weight_decay)
+        self.noise, self.swap, self.seeds, self.order = map(
+            partial(generator, 0), ("noise", "swap", "dropout", "order")
+        )
+        training = Training(self.noise, seeds=self.seeds)
+        self.stepper = Stepper(self.objective, self.optimiser, settings, training)
+
+    def minibatch(self, index):
+        return self.cells.minibatch(index, self.stepper.settings.swapped_covariates, self.swap)
+
+    def plain(self):
+        return PlainEpochs(self.stepper, self.minibatch, ROWS, self.order)
+
+    def graphed(self, record=by_python):
+        return GraphedEpochs(self.stepper, self.minibatch, ROWS, self.order, (self.noise, self.swap), record)
+
+    def state(self):
+        sources = [source.get_state() for source in (self.noise, self.swap, self.seeds, self.order)]
+        moments = [*self.optimiser.first, *self.optimiser.second, self.optimiser.n_steps]
+        return [part.clone() for part in chain(self.objective.state_dict().values(), moments, sources)]
+
+
+def equal(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("batch_size", [10, 8])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"lr_schedule": "cosine", "cycle_weight": Ramp(5.0, 0.4, 0.8)},
+        {"kl_weight": Ramp(2.0, 0.0, 1.0), "cycle_weight": Ramp(0.0), "clip_norm": 0.5},
+        {"adversarial_weight": Ramp(1.0), "swapped_covariates": "resampled"},
+    ],
+)
+def test_replayed_epochs_are_the_epochs(make_cells, make_model, settings, batch_size):
+    """Weights, learning rate, rows, noise and dropout of each moment reach a recorded step."""
+    plain, graphed = (Case(make_cells, make_model, batch_size=batch_size, **settings) for _ in range(2))
+    expected, replayed = plain.plain(), graphed.graphed()
+    for _ in range(4):
+        (a, n), (b, m) = replayed.take(NEVER), expected.take(NEVER)
+        assert n == m == (3 if batch_size == 10 else 4)
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    for name in ("noise", "swap", "order"):
+        assert torch.equal(*(getattr(case, name).get_state() for case in (plain, graphed))), name
+    for a, b in zip(plain.state()[:-4], graphed.state()[:-4], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["plain", "graphed"])
+def test_an_epoch_ends_when_it_is_told_to(make_cells, make_model, form):
+    case = Case(make_cells, make_model, batch_size=10)
+    epochs, asked = getattr(case, form)(), count(1)
+    sums, taken = epochs.take(lambda: next(asked) == 2)
+    assert taken == 2
+    assert sums[0] > 0
+    assert case.optimiser.n_steps == 2
+
+
+def test_sums_are_those_of_one_epoch(make_cells, make_model):
+    """With a learning rate of nothing, and no dropout or noise to speak of, epochs are alike."""
+    case = Case(make_cells, make_model, lr=1e-30, cycle_weight=Ramp(0.0), kl_weight=Ramp(0.0))
+    epochs = case.graphed()
+    first, second = (epochs.take(NEVER)[0] for _ in range(2))
+    torch.testing.assert_close(first[1], second[1], rtol=0.2, atol=0)
+    assert first is not second
+
+
+def test_recording_changes_nothing(make_cells, make_model):
+    case = Case(make_cells, make_model)
+    before = case.state()
+    case.graphed()
+    assert equal(before, case.state())
+
+
+@pytest.mark.parametrize("form", ["plain", "graphed", "not recorded"])
+def test_a_look_again_and_again(make_cells, make_model, form):
+    case, x = Case(make_cells, make_model), torch.zeros(2)
+    epochs = case.plain() if form == "plain" else case.graphed()
+    epochs.record = by_python if form == "graphed" else refuses
+    look = epochs.again(lambda: x + 1)
+    first = look()
+    x += 1
+    assert look().tolist() == [2, 2]
+    assert first.tolist() == [1, 1]  # a result is not overwritten by the next
+    epochs.close()
+
+
+def test_recordings_are_forgotten_one_at_a_time(make_cells, make_model):
+    """torch's generators must not lose one while they get another."""
+    epochs = Case(make_cells, make_model).graphed()
+    closing = threading.Thread(target=epochs.close)
+    with graphs._recording:
+        closing.start()
+        closing.join(0.1)
+        assert closing.is_alive()
+        assert epochs.replays
+    closing.join(10)
+    assert not epochs.replays
+
+
+def nothing(step, device, generators):
+    """A replay that does nothing."""
+    return lambda: None
+
+
+def twice(step, device, generators):
+    """A replay that does too much."""
+    return lambda: (step(), step())
+
+
+def refuses(step, device, generators):
+    raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
+
+
+def runs_out_of_memory(step, device, generators):
+    """Fails between the gradients and their use."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "_fused_adam_", fails)
+        step()
+
+
+def fails_in_replay(step, device, generators):
+    """Takes the step, then fails."""
+    return lambda: fails(step())
+
+
+def fails(*args, **kwargs):
+    raise torch.OutOfMemoryError("out of memory\nmore lines")
+
+
+@pytest.mark.parametrize("record", [nothing, twice, refuses, runs_out_of_memory, fails_in_replay])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_wrong_replay_is_found_before_training(make_cells, make_model, record, first):
+    """The first recording fails, or the second; nothing has changed then."""
+    case, n_recorded = Case(make_cells, make_model), count(int(not first))
+    before = case.state()
+    with pytest.raises(CannotRecordError) as raised:
+        case.graphed(lambda *step: by_python(*step) if next(n_recorded) == 1 else record(*step))
+    assert "\n" not in str(raised.value)
+    assert equal(before, case.state())
+    assert all(p.grad is None for p in case.optimiser.parameters)
+
+
+class Card:
+    """Stands in for torch.cuda and notes what happens."""
+
+    def __init__(self, monkeypatch):
+        self.seen, self.inside, self.streams = [], [], []
+        for name in ("device", "Stream", "stream", "current_stream", "CUDAGraph"):
+            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+        monkeypatch.setattr(device, "_streams", defaultdict(list))
+
+    @contextmanager
+    def device(self, device):
+        self.inside.append(device)
+        try:
+            yield
+        finally:
+            self.inside.remove(device)
+
+    stream = device
+
+    def Stream(self, device):
+        self.streams.append(Stream(device, f"stream {len(self.streams)}"))
+        return self.streams[-1]
+
+    def current_stream(self, device=None):
+        streams = [it for it in self.inside if isinstance(it, Stream)]
+        return streams[-1] if streams else Stream(device, "default")
+
+    def CUDAGraph(self):
+        return SimpleNamespace(
+            register_generator_state=self.seen.append,
+            capture_begin=lambda capture_error_mode: self.seen.append(("begin", *self.inside)),
+            capture_end=lambda: self.seen.append("end"),
+            replay=lambda: self.seen.append("replay"),
+        )
+
+
+class Stream:
+    """Notes what it is told."""
+
+    def __init__(self, device, name):
+        self.device, self.name, self.told = device, name, []
+
+    def wait_stream(self, other):
+        self.told.append(f"after {other.name}")
+
+    def synchronize(self):
+        self.told.append("wait")
+
+
+CARD = torch.device("cuda:1")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_training_has_a_stream_of_its_own(monkeypatch, fails):
+    """After what the card was told before; at the end it is waited for, whatever happens."""
+    card = Card(monkeypatch)
+    with pytest.raises(ZeroDivisionError) if fails else nullcontext(), dedicated_stream(CARD):
+        (stream,) = card.inside
+        assert (stream.device, stream.told) == (CARD, ["after default"])
+        1 / (1 - fails)
+    assert stream.told[-1] == "wait"
+    assert not card.inside
+
+
+def test_no_two_have_the_same_stream_at_once(monkeypatch):
+    """torch would hand out the first one again after 32. Those given back are taken again."""
+    card = Card(monkeypatch)
+    with ExitStack() as held:
+        streams = [held.enter_context(borrow_stream(CARD)) for _ in range(40)]
+        assert len({id(stream) for stream in streams}) == 40
+    with borrow_stream(CARD), borrow_stream(CARD):
+        assert len(card.streams) == 40
+    with borrow_stream(torch.device("cuda:0")) as other:
+        assert other.device == torch.device("cuda:0")
+
+
+def test_parts_of_a_step_on_two_streams(monkeypatch):
+    """The second begins after what was before, and what comes later waits for it."""
+    card, where = Card(monkeypatch), {}
+    with dedicated_stream(CARD), pair_executor(CARD) as beside:
+        beside(lambda: where.update(first=card.current_stream()), lambda: where.update(second=card.current_stream()))
+    first, second = where["first"], where["second"]
+    assert (first.name, second.name) == ("stream 0", "stream 1")
+    assert second.told == ["after stream 0"]
+    assert first.told == ["after default", "after stream 1", "wait"]
+
+
+def generator_of(device):
+    states = []
+    return SimpleNamespace(
+        device=device, clone_state=lambda: "as it was", graphsafe_set_state=states.append, states=states
+    )
+
+
+def test_steps_are_recorded_on_their_device(monkeypatch):
+    card, noise = Card(monkeypatch), generator_of("cuda:1")
+    replay = cuda_graph(lambda: card.seen.append("step"), "cuda:1", [noise])
+    assert card.seen == [noise, ("begin", "cuda:1"), "step", "end"]
+    replay()
+    assert card.seen[-1] == "replay"
+    assert not card.inside
+    assert not noise.states
+
+
+def test_generators_leave_a_recording_that_fails(monkeypatch):
+    card = Card(monkeypatch)
+    sources = [generator_of("cuda:0") for _ in range(2)]
+    with pytest.raises(torch.OutOfMemoryError):
+        cuda_graph(fails, "cuda:0", sources)
+    assert [source.states for source in sources] == [["as it was"]] * 2
+    assert card.seen[-1] == "end"
+
+
+def with_graph(*args, **kwargs):
+    """ComputePlan as they are chosen for a card, on the CPU, which has no streams."""
+    return replace(choose_compute_plan(torch.device("cuda"), 0.5, precision="float32"), beside=False)
+
+
+class Counted(GraphedEpochs):
+    """Replays by Python; notes the objects and the steps."""
+
+    seen: ClassVar[list] = []
+
+    def __init__(self, *args):
+        super().__init__(*args, record=by_python)
+
+    def take(self, stop):
+        sums, n = super().take(stop)
+        self.seen.append((id(self), n))
+        return sums, n
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Training as on a card, on the CPU: what was replayed, an entry an epoch."""
+    monkeypatch.setattr(sysvi.training.loop, "choose_compute_plan", with_graph)
+    monkeypatch.setattr(sysvi.training.loop, "GraphedEpochs", Counted)
+    monkeypatch.setattr(Counted, "seen", [])
+    return Counted.seen
+
+
+def test_training_replays_where_it_can(make_cells, make_model, monkeypatch, counted):
+    """The same losses either way; where steps cannot be recorded, why not, and the plain steps."""
+    settings = TrainSettings(max_epochs=3, batch_size=10)
+    losses = {}
+    for name, epochs in (("plain", partial(GraphedEpochs, record=refuses)), ("graphed", Counted)):
+        monkeypatch.setattr(sysvi.training.loop, "GraphedEpochs", epochs)
+        cells = make_cells()
+        run = train(make_model(cells, dropout_rate=0.1), cells, settings)
+        losses[name] = run.history["total_train"]
+        assert run.kernels.graph == (name == "graphed")
+        assert run.kernels.why[-1].startswith("steps replayed" if name == "graphed" else "steps one by one: they could")
+    assert [n for _, n in counted] == [3, 3, 3]
+    assert losses["graphed"] == pytest.approx(losses["plain"], rel=1e-4)
+
+
+def test_models_side_by_side_replay_their_own_steps(make_adata, monkeypatch, counted):
+    """More at once than torch has threads, as on a card; each the model that is trained alone."""
+    monkeypatch.setattr(sys.modules["sysvi.api.train_many"], "models_at_once", lambda device: 5)
+    adata = make_adata()
+    settings = {"max_epochs": 2, "batch_size": 50, "device": "cpu", "progress": False}
+    events = []
+    runs = sysvi.train_many(adata, "system", "batch", seeds=range(5), **settings | {"progress": events.append})
+    assert events[0].values["at_once"] == len({which for which, _ in counted}) == 5
+    with restore_thread_count():
+        torch.set_num_threads(1)
+        for run in runs:
+            alone = sysvi.integrate(adata.copy(), "system", "batch", seed=run.seed, **settings)
+            assert run.model.run.history == alone.run.history
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card")
+def test_models_side_by_side_on_a_card(make_adata):
+    adata = make_adata()
+    settings = {"max_epochs": 3, "batch_size": 50, "device": "cuda", "progress": False}
+    for run in sysvi.train_many(adata, "system", "batch", seeds=range(4), **settings):
+        assert run.model.run.kernels.graph, run.model.run.kernels.why[-1]
+        alone = sysvi.integrate(adata.copy(), "system", "batch", seed=run.seed, **settings)
+        assert run.model.run.history["total_train"] == pytest.approx(alone.run.history["total_train"], rel=1e-2)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card")
+def test_a_real_graph(make_cells, make_model):
+    cells = make_cells()
+    cells.to(torch.device("cuda"))
+    run = train(make_model(cells).to("cuda"), cells, TrainSettings(max_epochs=3, batch_size=10))
+    assert run.kernels.graph, run.kernels.why[-1]
