@@ -24,7 +24,7 @@ from sysvi._core.seeds import generator
 from sysvi.data.cells import Cells
 from sysvi.data.from_anndata import Columns, cells_from_anndata, read_vocabulary
 from sysvi.kernels.plan import choose_compute_plan
-from sysvi.kernels.sparse import Sparse
+from sysvi.kernels.sparse import SparseExpression
 from sysvi.model.cvae import Model
 
 ROUNDS = 15
@@ -57,7 +57,7 @@ def main() -> None:
         with retain_freed_memory(), two_thread_executor() as beside:
             step = stepper(cells, vocabulary, batch_size, kernels=kernels, beside=beside, threads=args.threads)
             x = cells.expression(torch.randperm(cells.n_cells)[:batch_size], sparse=True)
-            assert isinstance(x, Sparse)
+            assert isinstance(x, SparseExpression)
             h = torch.randn(batch_size, model.settings.n_hidden)
             x_short, h_short = x.to(short), h.to(short)
             n_stored = cells.density * batch_size * cells.n_genes

@@ -14,8 +14,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from sysvi._core.errors import InputError
+from sysvi._core.registry import Registry
 
-Prior = Literal["vamp", "gmm", "standard_normal"]
+# Filled by the modules named here; further priors and likelihoods register themselves.
+PRIORS: Registry[Any] = Registry("prior", dict.fromkeys(["vamp", "gmm", "standard_normal"], "sysvi.model.priors"))
+LIKELIHOODS: Registry[Any] = Registry("likelihood", {"gaussian": "sysvi.model.likelihoods"})
+
 Mixture = Literal["dimension", "joint"]
 Pseudoinputs = Literal["random", "system", "balanced_system", "balanced_label", "noise"]
 Variance = Literal["feature", "sample_feature"]
@@ -79,12 +83,13 @@ class ModelSettings:
     n_hidden: int = 256
     n_layers: int = 2
     dropout_rate: float = 0.1
-    prior: Prior = "vamp"
+    prior: str = "vamp"
     n_prior_components: int = 5
     mixture: Mixture = "dimension"
     pseudoinputs: Pseudoinputs = "random"
     pseudoinputs_system: str | None = None
     trainable_priors: bool = True
+    likelihood: str = "gaussian"
     out_var_mode: Variance = "feature"
     embed_categorical_covariates: bool = False
     embedding_dim: int = 5
@@ -95,7 +100,8 @@ class ModelSettings:
         _read(self, "dropout_rate", number, "at least 0 and below 1", lambda x: 0 <= x < 1)
         for name in ("trainable_priors", "embed_categorical_covariates"):
             _read(self, name, flag)
-        _check_choice("prior", self.prior, Prior)
+        PRIORS.check(self.prior)
+        LIKELIHOODS.check(self.likelihood)
         _check_choice("mixture", self.mixture, Mixture)
         _check_choice("pseudoinputs", self.pseudoinputs, Pseudoinputs)
         _check_choice("out_var_mode", self.out_var_mode, Variance)
@@ -125,7 +131,6 @@ class TrainSettings:
     train_size: float = 1.0
     early_stopping: bool = False
     patience: int = 20
-    fused: bool = True
     precision: Precision = "auto"
     seed: int = 0
 
@@ -143,8 +148,7 @@ class TrainSettings:
         for name in ("weight_decay", "eps"):
             _read(self, name, number, "a finite number of 0 or more", lambda x: 0 <= x < math.inf)
         _read(self, "train_size", number, "above 0 and at most 1", lambda x: 0 < x <= 1)
-        for name in ("early_stopping", "fused"):
-            _read(self, name, flag)
+        _read(self, "early_stopping", flag)
         if self.early_stopping and self.train_size == 1:
             raise InputError("early_stopping watches held-out cells: set train_size below 1, for example 0.9.")
         _check_choice("lr_schedule", self.lr_schedule, LearningRateSchedule)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sysvi._core.errors import InputError
 from sysvi.kernels.layers import card_kernels
-from sysvi.kernels.sparse import Sparse
+from sysvi.kernels.sparse import SparseExpression
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ class Covariates:
 class Minibatch:
     """What one training step sees."""
 
-    x: Tensor | Sparse  # (B, G)
+    x: Tensor | SparseExpression  # (B, G)
     own: Covariates  # as observed
     swapped: Covariates  # of the other system, for the cycle
     weight: Tensor | None  # (B,) weight of each cell in the loss, 1 on average; None: all the same
-    short: Tensor | Sparse | None = None  # x in the type of products with it, where it was made already
+    short: Tensor | SparseExpression | None = None  # x in the type of products with it, where it was made already
 
     def __len__(self) -> int:
         return len(self.x)
@@ -140,9 +140,9 @@ class Cells:
         starts, places, values = (torch.from_numpy(part).to(device) for part in (starts, places, self.x.data))
         return starts, places, values
 
-    def expression(self, index: Tensor, *, sparse: bool, dtype: torch.dtype = torch.float32) -> Tensor | Sparse:
+    def expression(self, index: Tensor, *, sparse: bool, dtype: torch.dtype = torch.float32) -> Tensor | SparseExpression:
         """Expression of the cells in `index`, (B, G), dense on the device or as stored values on the CPU."""
-        return Sparse(self.x[index.numpy()]).to(dtype) if sparse else self.dense(index, dtype)
+        return SparseExpression(self.x[index.numpy()]).to(dtype) if sparse else self.dense(index, dtype)
 
     def dense(self, index: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Expression of the cells in `index` as a dense (B, G) tensor on the device."""

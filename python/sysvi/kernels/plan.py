@@ -1,4 +1,4 @@
-"""The one place that chooses how training computes, and says why."""
+"""The compute plan: how training computes on a device, chosen once before it starts, with the reasons."""
 
 from __future__ import annotations
 
@@ -7,101 +7,104 @@ from typing import Any
 
 import torch
 
-from sysvi.kernels.layers import card_kernels
+from sysvi.kernels.backend import explain_backend
 
-DENSEST = 0.4  # of sparse products: above this, dense ones are as fast
+MAX_SPARSE_DENSITY = 0.4  # of denser expression, dense products are as fast as sparse ones
 
 
 @dataclass(frozen=True)
 class ComputePlan:
-    """How training computes; the same model whatever is chosen.
+    """How training computes. The model is the same whatever is chosen, up to rounding.
 
     Parameters
     ----------
-    fused
-        Gradients written by hand: the likelihood from per-gene statistics, a cycle that writes no expression; otherwise
-        torch's operations one by one, the oracle of the tests.
     sparse
-        Multiply expression as it is stored, or as a dense minibatch.
-    products
-        Type of the values that hidden layers pass on, and so of their matrix products; sums, statistics of genes and
-        units, losses and parameters are float32 always.
-    expression
-        Type of the expression, of which the statistics are.
+        Whether expression is multiplied as it is stored (`SparseExpression`) or as a dense minibatch.
+    matmul_dtype
+        Type of the values that hidden layers pass on, and so of their matrix products. Sums, statistics of genes and
+        units, losses and parameters are always float32.
     why
-        Reasons, a sentence for each choice.
-    beside
-        Do two parts of a step at once where neither waits for the other.
+        The reasons, a sentence for each choice.
+    expression
+        Type of the expression in a minibatch, and so of the statistics of genes.
+    concurrent
+        Whether two independent parts of a step are computed at the same time.
     graph
-        Record a step once and replay it (a CUDA graph), or start its operations one by one.
+        Whether a step is captured once as a CUDA graph and replayed.
     """
 
-    fused: bool
     sparse: bool
-    products: torch.dtype
+    matmul_dtype: torch.dtype
     why: tuple[str, ...]
     expression: torch.dtype = torch.float32
-    beside: bool = False
+    concurrent: bool = False
     graph: bool = False
 
     @property
-    def of_expression(self) -> dict[str, Any]:
-        """How `Cells.minibatch` makes expression."""
-        return {"sparse": self.sparse, "dtype": self.expression, "products": self.products if self.fused else None}
+    def minibatch_arguments(self) -> dict[str, Any]:
+        """Arguments of `Cells.minibatch` that decide the form of the expression."""
+        return {"sparse": self.sparse, "dtype": self.expression, "matmul_dtype": self.matmul_dtype}
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for events and files."""
-        names = {name: str(getattr(self, name)).removeprefix("torch.") for name in ("products", "expression")}
+        names = {name: str(getattr(self, name)).removeprefix("torch.") for name in ("matmul_dtype", "expression")}
         return asdict(self) | names | {"why": list(self.why)}
 
 
-def choose_compute_plan(
-    device: torch.device, density: float, *, fused: bool = True, precision: str = "auto"
-) -> ComputePlan:
-    """Choose by device, fraction of non-zero expression and the user's wish.
+def choose_compute_plan(device: torch.device, density: float, *, precision: str = "auto") -> ComputePlan:
+    """Choose how to compute.
+
+    Parameters
+    ----------
+    device
+        Where training runs.
+    density
+        Fraction of the expression values that are not 0.
+    precision
+        ``"float32"``, ``"bfloat16"``, or ``"auto"``: bfloat16 where the device has instructions for it.
 
     Examples
     --------
-    >>> kernels = choose_compute_plan(torch.device("cpu"), density=0.1, precision="float32")
-    >>> kernels.sparse, kernels.products
+    >>> plan = choose_compute_plan(torch.device("cpu"), density=0.1, precision="float32")
+    >>> plan.sparse, plan.matmul_dtype
     (True, torch.float32)
     """
-    if not fused:
-        return ComputePlan(False, False, torch.float32, ("plain, dense and float32: fused=False was asked for",))
-    sparse = multiplies_sparse(device, density)
-    about_x = (
-        f"{'sparse' if sparse else 'dense'} expression: {density:.0%} of it is not zero, on a {device.type} device"
-    )
-    short = precision == "bfloat16" or (precision == "auto" and _has_bfloat16(device))
-    products = torch.bfloat16 if short else torch.float32
-    name = str(products).removeprefix("torch.")
-    reason = f"precision={precision!r} was asked for" if precision != "auto" else _about_bfloat16(short)
-    why = (about_x, f"{name} products of hidden layers: {reason}")
+    sparse = prefer_sparse_products(device, density)
+    bfloat16 = precision == "bfloat16" or (precision == "auto" and _has_bfloat16(device))
+    matmul_dtype = torch.bfloat16 if bfloat16 else torch.float32
+    reason = f"precision={precision!r} was requested"
+    if precision == "auto":
+        reason = f"the device has {'' if bfloat16 else 'no '}instructions for bfloat16"
+    why = [
+        f"{'sparse' if sparse else 'dense'} expression: {density:.0%} of it is not zero, on a {device.type} device",
+        f"{str(matmul_dtype).removeprefix('torch.')} products of hidden layers: {reason}",
+    ]
     if device.type == "cuda":
-        why_not = card_kernels(device).why_not
-        layers = f"layers by torch's operations: {why_not}" if why_not else "layers by Triton's kernels: they work here"
-        at_once = "parts of a step at once: on two of the card's streams"
-        again = "steps replayed: a card waits for Python otherwise"
-        return ComputePlan(True, sparse, products, (*why, layers, at_once, again), products, beside=True, graph=True)
-    threads = torch.get_num_threads()
+        why += [
+            f"layers by {explain_backend(device)}",
+            "independent parts of a step at the same time: on two CUDA streams",
+            "steps captured as CUDA graphs and replayed: otherwise the GPU waits for Python",
+        ]
+        return ComputePlan(sparse, matmul_dtype, tuple(why), expression=matmul_dtype, concurrent=True, graph=True)
     if device.type != "cpu":
-        return ComputePlan(True, sparse, products, (*why, f"parts of a step in turn: a {device.type} device"))
-    how = "in turn: torch has 1 thread" if threads == 1 else f"at once: torch has {threads} threads"
-    return ComputePlan(True, sparse, products, (*why, f"parts of a step {how}"), beside=threads > 1)
+        why.append(f"parts of a step one after another: a {device.type} device")
+        return ComputePlan(sparse, matmul_dtype, tuple(why))
+    threads = torch.get_num_threads()
+    if threads == 1:
+        why.append("parts of a step one after another: torch has 1 thread")
+    else:
+        why.append(f"independent parts of a step at the same time: torch has {threads} threads")
+    return ComputePlan(sparse, matmul_dtype, tuple(why), concurrent=threads > 1)
 
 
-def multiplies_sparse(device: torch.device, density: float) -> bool:
+def prefer_sparse_products(device: torch.device, density: float) -> bool:
     """Whether products with expression are faster from its stored values."""
-    return device.type == "cpu" and density <= DENSEST
+    return device.type == "cpu" and density <= MAX_SPARSE_DENSITY
 
 
 def _has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 by instructions of its own."""
+    """Whether the device has instructions that multiply bfloat16."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # older versions of torch lack them
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # missing in older versions of torch
     return device.type == "cpu" and any(getattr(torch.cpu, check, bool)() for check in checks)
-
-
-def _about_bfloat16(has: bool) -> str:
-    return f"the device has {'' if has else 'no '}instructions for bfloat16"

@@ -1,6 +1,6 @@
-"""The model: encoder, decoder and prior around one covariate code.
+"""The conditional variational autoencoder: covariate code, encoder, decoder, likelihood and prior.
 
-Shapes: B cells, G genes, L latent dimensions, C covariate width, S systems, K prior components.
+Shapes: n cells, B cells of a minibatch, G genes, L latent dimensions, C covariate width, S systems, K prior components.
 """
 
 from __future__ import annotations
@@ -11,20 +11,29 @@ import torch
 from torch import Tensor, nn
 
 from sysvi._core.parallel import single_thread_pool
-from sysvi._core.settings import ModelSettings
+from sysvi._core.settings import LIKELIHOODS, PRIORS, ModelSettings
 from sysvi.data.cells import Cells, Covariates
-from sysvi.kernels.plan import multiplies_sparse
-from sysvi.model.networks import VAR_EPS, Decoder, Encoder
-from sysvi.model.priors import GaussianMixture, StandardNormal, VampPrior
+from sysvi.kernels.plan import prefer_sparse_products
+from sysvi.model.likelihoods import Likelihood
+from sysvi.model.networks import Decoder, Encoder
+from sysvi.model.priors import Prior
 
-AT_ONCE, AT_ONCE_ON_A_CARD = 1024, 16_384  # cells that are embedded
+EMBED_BLOCK_CPU, EMBED_BLOCK_GPU = 1024, 16_384  # cells that are embedded at a time
 
 
 class CovariateCode(nn.Module):
-    """Turns codes into the vector c that every layer sees: one-hot system | covariates | continuous values.
+    """Turns covariates into the vector c that every layer sees: one-hot system | categorical | continuous covariates.
 
-    With `embed`, a covariate of many categories is a learned vector instead of a one-hot one; the system never is.
-    A code of -1 stands for "no category" and gives zeros.
+    Parameters
+    ----------
+    n_systems, n_categories, n_continuous
+        Number of systems, of categories of each categorical covariate, and of continuous covariates.
+    embed
+        Represent each category by a learned vector instead of a one-hot code. The system is always one-hot.
+    embedding_dim
+        Length of the learned vectors.
+    init
+        Generator of the initial vectors.
     """
 
     def __init__(
@@ -55,22 +64,25 @@ class CovariateCode(nn.Module):
 
 
 def one_hot(code: Tensor, n: int) -> Tensor:
-    """(B,) codes -> (B, n) zeros and ones, all zeros where the code is -1."""
+    """One-hot codes, (B,) -> (B, n); a code of -1 ("no category") gives zeros."""
     return (code[:, None] == torch.arange(n, device=code.device)).float()
 
 
 class Model(nn.Module):
-    """The conditional VAE with its prior. Losses are in :mod:`sysvi.model.objective`, the loop in :mod:`sysvi.train`.
+    """The conditional VAE. Its losses are in :mod:`sysvi.model.objective`, the training loop in `sysvi.training.loop`.
 
     Parameters
     ----------
     settings
-        What to build.
+        Sizes, prior and likelihood.
     n_genes, n_systems, n_categories, n_continuous
         Sizes of the input.
     init
-        Generator of the initial weights (on the CPU).
+        Generator of the initial weights, on the CPU.
     """
+
+    prior: Prior
+    likelihood: Likelihood
 
     def __init__(
         self,
@@ -88,57 +100,38 @@ class Model(nn.Module):
         )
         width = self.code.width
         self.encoder = Encoder(n_genes, width, s.n_hidden, s.n_layers, s.n_latent, s.dropout_rate, init)
-        self.decoder = Decoder(s.n_latent, width, s.n_hidden, s.n_layers, n_genes, s.dropout_rate, s.out_var_mode, init)
-        self.prior: StandardNormal | VampPrior | GaussianMixture = self._empty_prior(n_genes, width)
-
-    def _empty_prior(self, n_genes: int, width: int) -> StandardNormal | VampPrior | GaussianMixture:
-        """The prior with the right shapes; `init_prior` or a saved file fills it."""
-        s = self.settings
-        if s.prior == "standard_normal":
-            return StandardNormal()
-        k = s.n_prior_components
-        if s.prior == "vamp":
-            return VampPrior(torch.zeros(k, n_genes), torch.zeros(k, width), s.mixture, s.trainable_priors)
-        return GaussianMixture(torch.zeros(k, s.n_latent), torch.ones(k, s.n_latent), s.mixture, s.trainable_priors)
+        self.decoder = Decoder(s.n_latent, width, s.n_hidden, s.n_layers, s.dropout_rate, init)
+        self.likelihood = LIKELIHOODS[s.likelihood](s, n_genes, init)
+        self.prior = PRIORS[s.prior](s, n_genes, width)
 
     @torch.no_grad()
-    def init_prior(self, cells: Cells, index: Tensor | None, init: torch.Generator) -> None:
-        """Start the prior's components at the cells in `index` (K,), or at standard normal draws for None."""
-        if isinstance(self.prior, StandardNormal):
-            return
-        if index is None:
-            assert isinstance(self.prior, GaussianMixture)
-            self.prior.mean.normal_(generator=init)
-            return
-        x, c = cells.dense(index), self.code(cells.covariates.at(index))
-        if isinstance(self.prior, VampPrior):
-            self.prior.x.copy_(x)
-            self.prior.c.copy_(c)
+    def init_prior(self, cells: Cells, rows: Tensor | None, init: torch.Generator) -> None:
+        """Set the prior's initial components from the cells in `rows`, (K,), or from random draws if there are none."""
+        if rows is None:
+            self.prior.start_at_random(init)
         else:
-            mean, var = self.encoder(x, c)
-            self.prior.mean.copy_(mean)
-            self.prior.log_var.copy_((var - VAR_EPS).clamp_min(1e-8).log())
+            self.prior.start_at_cells(cells.dense(rows), self.code(cells.covariates.select(rows)), self.encoder)
 
     @torch.no_grad()
-    def embed(self, cells: Cells, index: Tensor | None = None, batch_size: int | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and variance of q(z | x, c) of the cells in `index`, each (n, L) float32 on the CPU."""
+    def embed(self, cells: Cells, rows: Tensor | None = None, batch_size: int | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and variance of q(z | x, c) of the cells in `rows` (default: all), (n, L) float32 each, on the CPU."""
         device = cells.device
-        index = torch.arange(cells.n_cells, device=device) if index is None else index.to(device)
-        sparse = multiplies_sparse(device, cells.density)
-        n = batch_size or (AT_ONCE if device.type == "cpu" else AT_ONCE_ON_A_CARD)
-        mean, var = torch.empty(2, len(index), self.settings.n_latent, device=device)
-        encode = self.encoder.folded()
+        rows = torch.arange(cells.n_cells, device=device) if rows is None else rows.to(device)
+        sparse = prefer_sparse_products(device, cells.density)
+        n = batch_size or (EMBED_BLOCK_CPU if device.type == "cpu" else EMBED_BLOCK_GPU)
+        mean, var = torch.empty(2, len(rows), self.settings.n_latent, device=device)
+        encode = self.encoder.fold_batchnorm()
 
-        @torch.no_grad()  # which each thread has for itself
-        def embed_from(start: int) -> None:
-            rows, here = index[start : start + n], slice(start, start + n)
-            x = cells.expression(rows, sparse=sparse)
-            mean[here], var[here] = encode(x, self.code(cells.covariates.at(rows)))
+        @torch.no_grad()  # gradients are switched off for each thread by itself
+        def embed_block(start: int) -> None:
+            block, place = rows[start : start + n], slice(start, start + n)
+            x = cells.expression(block, sparse=sparse)
+            mean[place], var[place] = encode(x, self.code(cells.covariates.select(block)))
 
-        starts = range(0, len(index), n)
+        starts = range(0, len(rows), n)
         if device.type == "cpu":
             with single_thread_pool(device) as pool:
-                deque(pool.map(embed_from, starts), maxlen=0)
-        else:  # a card is told ahead anyway, and its stream is that of this thread
-            deque(map(embed_from, starts), maxlen=0)
+                deque(pool.map(embed_block, starts), maxlen=0)
+        else:  # a GPU works through a queue anyway, and its stream belongs to this thread
+            deque(map(embed_block, starts), maxlen=0)
         return mean.cpu(), var.cpu()

@@ -1,31 +1,160 @@
-"""The Gaussian likelihood of expression, written plainly and from per-gene statistics.
+"""Likelihoods p(x | h): the distribution of a cell's expression given the decoder's last hidden layer.
 
-Shapes: B cells of a minibatch, G genes, H hidden units. Both forms give the same value and gradients; the second
-writes nothing of size B x G. It needs a linear mean head and one variance per gene.
+To add one, subclass `Likelihood` and register it: ``@LIKELIHOODS.register("name")``. `mean` and `nll` are enough to
+train, save and load it. The further members say what the hand-written gradient (`sysvi.training.gradient`) can use; a
+likelihood without them is differentiated by autograd, and everything else stays as fast as before.
+
+Shapes: B cells of a minibatch, G genes, H hidden units.
 """
 
 from __future__ import annotations
 
-import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sysvi.kernels.layers import kernel
-from sysvi.kernels.sparse import Sparse, gene_sums, long_product
+from sysvi._core.settings import LIKELIHOODS, ModelSettings
+from sysvi.kernels.backend import choose_backend
+from sysvi.kernels.densities import LOG_2PI
+from sysvi.kernels.sparse import SparseExpression, product_in_float32
+from sysvi.model.networks import Linear, variance_from_log, variance_slope
 
-LOG_2PI = math.log(2 * math.pi)
+
+class LikelihoodGradient(NamedTuple):
+    """Negative log-likelihood of a minibatch and its gradients, times the factor that they were asked for with."""
+
+    total: Tensor  # () sum over the cells, each counted with its weight
+    h: Tensor  # (B, H) gradient with respect to the hidden layer
+    parameters: list[tuple[nn.Parameter, Tensor]]  # parameters of the likelihood and their gradients
+
+
+FusedLikelihood = Callable[[Tensor], LikelihoodGradient]
+
+
+class Likelihood(nn.Module, ABC):
+    """Distribution of expression given the decoder's last hidden layer.
+
+    Parameters
+    ----------
+    settings
+        Settings of the model.
+    n_genes
+        Number of genes G.
+    init
+        Generator of the initial weights, on the CPU.
+    """
+
+    def __init__(self, settings: ModelSettings, n_genes: int, init: torch.Generator):
+        super().__init__()
+
+    @abstractmethod
+    def mean(self, h: Tensor) -> Tensor:
+        """Expected expression, (B, H) -> (B, G): what the cycle encodes again."""
+
+    @abstractmethod
+    def nll(self, x: Tensor, h: Tensor) -> Tensor:
+        """Negative log-likelihood of each cell, summed over genes: (B, G), (B, H) -> (B,)."""
+
+    @property
+    def linear_mean(self) -> Linear | None:
+        """The layer that computes `mean`, if that is linear: the cycle then never forms expression (B, G)."""
+        return None
+
+    @property
+    def can_fuse(self) -> bool:
+        """Whether `fuse` can be called: whether the loss has a form that never forms the mean (B, G)."""
+        return False
+
+    def fuse(
+        self,
+        x: Tensor | SparseExpression,
+        factor: float | Tensor,
+        w: Tensor | None,
+        x_matmul: Tensor | SparseExpression,
+    ) -> FusedLikelihood:
+        """Prepare a function of h that returns the loss and its gradients without forming the mean (B, G).
+
+        It is called before h is known, so that what does not depend on h can be computed at the same time as h.
+
+        Parameters
+        ----------
+        x
+            Expression, (B, G).
+        factor
+            Factor of the gradients: the weight of the reconstruction loss over the number of cells.
+        w
+            Weight of each cell, (B,); None: 1.
+        x_matmul
+            Expression in the type of the products of hidden layers.
+        """
+        raise TypeError(f"{type(self).__name__} has no form without the mean of all cells and genes")
+
+
+@LIKELIHOODS.register("gaussian")
+class Gaussian(Likelihood):
+    """x ~ N(h W' + b, v), with a variance v per gene (``out_var_mode="feature"``) or per cell and gene."""
+
+    def __init__(self, settings: ModelSettings, n_genes: int, init: torch.Generator):
+        super().__init__(settings, n_genes, init)
+        self.head = Linear(settings.n_hidden, n_genes, init)
+        self.per_gene = settings.out_var_mode == "feature"
+        if self.per_gene:
+            self.log_var = nn.Parameter(torch.zeros(n_genes))
+        else:
+            self.log_var_head = Linear(settings.n_hidden, n_genes, init)
+
+    def mean(self, h: Tensor) -> Tensor:
+        """(B, H) -> (B, G)."""
+        return self.head(h)
+
+    def variance(self, h: Tensor) -> Tensor:
+        """(G,) for a variance per gene, else (B, G)."""
+        return variance_from_log(self.log_var if self.per_gene else self.log_var_head(h))
+
+    def nll(self, x: Tensor, h: Tensor) -> Tensor:
+        """(B, G), (B, H) -> (B,)."""
+        return gaussian_nll(x, self.mean(h), self.variance(h))
+
+    @property
+    def linear_mean(self) -> Linear:
+        """The head."""
+        return self.head
+
+    @property
+    def can_fuse(self) -> bool:
+        """With a variance per gene."""
+        return self.per_gene
+
+    def fuse(
+        self,
+        x: Tensor | SparseExpression,
+        factor: float | Tensor,
+        w: Tensor | None,
+        x_matmul: Tensor | SparseExpression,
+    ) -> FusedLikelihood:
+        """See `GeneStatistics`."""
+        var = variance_from_log(self.log_var)
+        statistics = GeneStatistics(x, self.head.weight, self.head.bias, var, factor, w, x_matmul)
+
+        def fused(h: Tensor) -> LikelihoodGradient:
+            fit = statistics(h)
+            d_log_var = fit.var * variance_slope(self.log_var)
+            parameters = [(self.head.weight, fit.weight), (self.head.bias, fit.bias), (self.log_var, d_log_var)]
+            return LikelihoodGradient(fit.total, fit.h, parameters)
+
+        return fused
 
 
 def gaussian_nll(x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-    """-log N(x; mean, var), summed over genes: (B, G), (B, G), (G,) or (B, G) -> (B,)."""
+    """Compute -log N(x; mean, var), summed over genes: (B, G), (B, G), (G,) or (B, G) -> (B,)."""
     return 0.5 * ((x - mean).square() / var + var.log() + LOG_2PI).sum(1)
 
 
-class Fit(NamedTuple):
-    """Negative logarithm of a likelihood, and its gradients."""
+class GaussianGradients(NamedTuple):
+    """Negative log-likelihood of a Gaussian with a linear mean and a variance per gene, and its gradients."""
 
     total: Tensor  # ()
     h: Tensor  # (B, H)
@@ -35,112 +164,68 @@ class Fit(NamedTuple):
 
 
 class GeneStatistics:
-    """Σ_i w_i `gaussian_nll` for mean = h W' + b, and factor times its gradients, without forming the mean.
+    """Σ_i w_i `gaussian_nll` for mean = h W' + b, and `factor` times its gradients, without forming the mean (B, G).
 
     The squared residuals of gene g sum to S_g = Σ_i w_i (x_ig - b_g - h_i·W_g)², which expands to statistics of the
-    minibatch: Σ w x², X'(w∘h) (G, H) and h'(w∘h) (H, H). With v_g the gene's variance and n = Σ w_i, the sum is
+    minibatch: Σ w x² (G,), X'(w∘h) (G, H) and h'(w∘h) (H, H). With v_g the gene's variance and n = Σ w_i, the sum is
     ½ Σ_g (S_g / v_g + n log 2πv_g). With m the mean, R = Σ w (m - x) h' (G, H) and Q = Σ w (m - x) (G,) carry both the
     value and the gradients.
 
-    What does not wait for h is computed at once: sums over x, and -X V⁻¹W, a part of the gradient of h, which is
-    w∘(m - x) V⁻¹W.
+    What does not depend on h is computed by the constructor: sums over x, and -X V⁻¹W, a part of the gradient of h,
+    which is w∘(m - x) V⁻¹W.
 
     Parameters
     ----------
     x
         Expression, (B, G).
     weight, bias
-        The mean head: (G, H) and (G,).
+        Parameters of the mean, (G, H) and (G,).
     var
         Variance per gene, (G,).
     factor
-        Of the gradients.
+        Factor of the gradients.
     w
-        Weight of each cell, (B,); None means 1.
-    short
-        Expression in the type of the values that are multiplied for the gradient of h, which goes on through hidden
-        layers; None: x. The value and the other gradients are of small differences of large sums, and never of a
-        shorter type than x has.
+        Weight of each cell, (B,); None: 1.
+    x_matmul
+        Expression in the type of the products that give the gradient of h, which goes on through hidden layers; by
+        default `x`. The value and the other gradients are small differences of large sums, so they are always computed
+        from `x`.
     """
 
     def __init__(
         self,
-        x: Tensor | Sparse,
+        x: Tensor | SparseExpression,
         weight: Tensor,
         bias: Tensor,
         var: Tensor,
         factor: float | Tensor = 1.0,
         w: Tensor | None = None,
-        short: Tensor | Sparse | None = None,
+        x_matmul: Tensor | SparseExpression | None = None,
     ):
         self.x, self.weight, self.bias, self.var, self.factor, self.w = x, weight, bias, var, factor, w
-        short = x if short is None else short
+        x_matmul = x if x_matmul is None else x_matmul
+        self.backend = choose_backend(var.device)
         self.precision = factor / var  # (G,)
         scaled = self.precision[:, None] * weight  # (G, H)
-        self.of_bias = bias @ scaled  # (H,)
-        self.scaled = scaled.to(short.dtype)
-        self.of_x = short @ self.scaled  # (B, H)
+        self.bias_term = bias @ scaled  # (H,)
+        self.scaled = scaled.to(x_matmul.dtype)
+        self.x_term = x_matmul @ self.scaled  # (B, H)
         weights = var.new_ones(len(x)) if w is None else w
-        self.n, self.sums = weights.sum(), gene_sums(x, weights)
+        self.n, self.sums = weights.sum(), self.backend.gene_sums(x, weights)
 
-    def __call__(self, h: Tensor) -> Fit:
-        """The hidden layer before the mean head, (B, H)."""
+    def __call__(self, h: Tensor) -> GaussianGradients:
+        """Value and gradients at the hidden layer before the mean, (B, H)."""
         x, weight, bias, var, w, n = self.x, self.weight, self.bias, self.var, self.w, self.n
-        rounded = h.to(x.dtype)  # all statistics are of the same numbers
+        rounded = h.to(x.dtype)  # all statistics use the same rounded numbers
         wh = rounded if w is None else (w[:, None] * rounded).to(x.dtype)
-        r = weight @ long_product(rounded.T, wh)  # (G, H), so far without bias and x
-        residuals = _residuals_cpu if r.device.type == "cpu" else _residuals_torch
+        r = weight @ product_in_float32(rounded.T, wh)  # (G, H), still without bias and x
+        cross = product_in_float32(x.T, wh)  # (G, H)
         sum_h = wh.sum(0, dtype=h.dtype)
-        q, rss = residuals(r, long_product(x.T, wh), weight, bias, self.precision, n, sum_h, *self.sums)
+        q, rss = self.backend.gene_residuals(r, cross, weight, bias, self.precision, n, sum_h, *self.sums)
         total = 0.5 * (rss / var + n * (var.log() + LOG_2PI)).sum()
-        of_h = weight.to(self.scaled.dtype).T @ self.scaled  # (H, H)
-        d_h = (h.to(of_h.dtype) @ of_h).to(h.dtype).add_(self.of_bias).sub_(self.of_x)
+        h_term = weight.to(self.scaled.dtype).T @ self.scaled  # (H, H)
+        d_h = (h.to(h_term.dtype) @ h_term).to(h.dtype).add_(self.bias_term).sub_(self.x_term)
         if w is not None:
             d_h *= w[:, None]
         d_var = 0.5 * self.precision * (n - rss / var)
-        return Fit(total, d_h, r, self.precision * q, d_var)
-
-
-def _residuals_torch(
-    r: Tensor,
-    cross: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    precision: Tensor,
-    n: Tensor,
-    sum_h: Tensor,
-    sum_x: Tensor,
-    sum_xx: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Complete R, times precision, in place, given X'(w∘h) (G, H); return Q and S, (G,) each.
-
-    Squares cannot sum below 0, whatever float32 says.
-    """
-    r.addr_(bias, sum_h).sub_(cross)
-    q = torch.addmv(n * bias - sum_x, weight, sum_h)
-    rss = sum_xx + torch.linalg.vecdot(weight, r - cross) + bias * (q - sum_x)
-    r *= precision[:, None]
-    return q, rss.clamp_min_(0)
-
-
-def _residuals_cpu(
-    r: Tensor, cross: Tensor, weight: Tensor, bias: Tensor, precision: Tensor, n: Tensor, *sums: Tensor
-) -> tuple[Tensor, Tensor]:
-    q, rss = torch.empty_like(bias), torch.empty_like(bias)
-    arrays = r, cross, weight, bias, precision, *sums, q, rss
-    _residuals(n.item(), *(part.numpy() for part in arrays))
-    return q, rss
-
-
-@kernel
-def _residuals(n, r, cross, weight, bias, precision, sum_h, sum_x, sum_xx, q, rss):  # type: ignore[no-untyped-def]
-    """As `_residuals_torch` in one pass; sums in float64."""
-    for g in range(len(bias)):
-        predicted = products = 0.0
-        for j in range(len(sum_h)):
-            residual = r[g, j] + bias[g] * sum_h[j] - cross[g, j]
-            predicted += np.float64(weight[g, j]) * sum_h[j]
-            products += np.float64(weight[g, j]) * (residual - cross[g, j])
-            r[g, j] = precision[g] * residual
-        total = n * bias[g] - sum_x[g] + predicted
-        q[g], rss[g] = total, max(sum_xx[g] + products + bias[g] * (total - sum_x[g]), 0.0)
+        return GaussianGradients(total, d_h, r, self.precision * q, d_var)

@@ -2,8 +2,8 @@
 
 Shapes: B cells of a minibatch, G genes, H hidden units, L latent dimensions, C covariate width, S systems.
 
-Training and evaluation are told apart by an argument: with a `Training`, a layer uses the minibatch's statistics and
-dropout; with None, the running statistics and no dropout. No module carries a hidden train/eval state.
+Whether a pass is one of training is an argument, not a hidden state of the modules: with a `TrainingContext` a layer
+uses the statistics of the minibatch, and dropout; with None it uses the running statistics, and no dropout.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sysvi.kernels.backend import BN_EPS
 from sysvi.kernels.dropout import dropped, kept_share
-from sysvi.kernels.layers import BN_EPS
-from sysvi.kernels.sparse import Sparse
+from sysvi.kernels.sparse import SparseExpression
 
 BN_MOMENTUM = 0.01
 VAR_EPS = 1e-4
-LOG_VAR_CLIP = 80.0  # exp(80) is the largest round power that float32 holds with room for a sum of squares
+MAX_LOG_VAR = 80.0  # exp(80) is about as large as a float32 can be and still be squared and summed
 
 
 def uniform_parameter(shape: tuple[int, ...], fan_in: int, init: torch.Generator) -> nn.Parameter:
-    """Uniform in ±1/sqrt(fan_in), torch's own default for a linear layer, from our generator."""
+    """A parameter uniform in ±1/sqrt(fan_in), torch's default for linear layers, drawn from our own generator."""
     bound = 1 / math.sqrt(fan_in)
     return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=init))
 
@@ -45,20 +45,29 @@ class Linear(nn.Module):
         return F.linear(x, self.weight, self.bias)
 
 
-class Training(NamedTuple):
-    """How a pass of training runs; a pass of evaluation has none of it."""
+class TrainingContext(NamedTuple):
+    """Random generators and number types of a pass in training; passes of evaluation have none.
+
+    Attributes
+    ----------
+    noise
+        Generator of the samples of z, on the device.
+    matmul_dtype
+        Type of the values that hidden layers pass on and multiply; None: the type of the parameters.
+    dropout_seeds
+        Source of dropout seeds: a CPU generator (which avoids waiting for the device) or an iterator over seeds that
+        were drawn beforehand and lie on the device. Defaults to `noise`.
+    """
 
     noise: torch.Generator
-    products: torch.dtype | None = None  # type of what hidden layers pass on and multiply; None: of the parameters
+    matmul_dtype: torch.dtype | None = None
+    dropout_seeds: torch.Generator | Iterator[Tensor] | None = None
 
-    # Of dropout, on the CPU so that no device is waited for, or made already, on the device; None: `noise`.
-    seeds: torch.Generator | Iterator[Tensor] | None = None
-
-    def seed(self) -> int | Tensor:
-        """A new seed for dropout, 63 bits."""
-        if isinstance(self.seeds, Iterator):
-            return next(self.seeds)
-        source = self.noise if self.seeds is None else self.seeds
+    def draw_dropout_seed(self) -> int | Tensor:
+        """The next dropout seed, 63 bits."""
+        if isinstance(self.dropout_seeds, Iterator):
+            return next(self.dropout_seeds)
+        source = self.noise if self.dropout_seeds is None else self.dropout_seeds
         return int(torch.empty((), dtype=torch.int64, device=source.device).random_(generator=source))
 
 
@@ -79,34 +88,52 @@ class Layer(nn.Module):
         self.register_buffer("running_var", torch.ones(n_out))
         self.dropout_rate = dropout_rate
 
-    def forward(self, x: Tensor | Sparse, c: Tensor, training: Training | None) -> Tensor:
-        """(B, n_in), (B, C) -> (B, n_out), by torch's operations one by one."""
+    def forward(self, x: Tensor | SparseExpression, c: Tensor, context: TrainingContext | None) -> Tensor:
+        """(B, n_in), (B, C) -> (B, n_out), in torch's own operations."""
         a = x @ self.weight + (c @ self.cov_weight + self.bias)
+        training = context is not None
         a = F.batch_norm(
-            a, self.running_mean, self.running_var, self.scale, self.shift, training is not None, BN_MOMENTUM, BN_EPS
+            a, self.running_mean, self.running_var, self.scale, self.shift, training, BN_MOMENTUM, BN_EPS
         )
         y = F.relu(a)
-        if training is None or self.dropout_rate == 0:
+        if context is None or self.dropout_rate == 0:
             return y
-        off = dropped((len(x), len(self.bias)), self.dropout_rate, training.seed(), y.device)
+        off = dropped((len(x), len(self.bias)), self.dropout_rate, context.draw_dropout_seed(), y.device)
         return y.masked_fill(off, 0) / kept_share(self.dropout_rate)
 
-    def folded(self) -> Callable[[Tensor | Sparse, Tensor], Tensor]:
-        """`forward` outside training as relu(x W + c U + b), the running statistics made part of W, U and b."""
+    def fold_batchnorm(self) -> Callable[[Tensor | SparseExpression, Tensor], Tensor]:
+        """`forward` of evaluation as relu(x W + c U + b), with the running statistics folded into W, U and b."""
         slope = self.scale * torch.rsqrt(self.running_var + BN_EPS)
         weight, cov_weight = self.weight * slope, self.cov_weight * slope
         bias = (self.bias - self.running_mean) * slope + self.shift
         return lambda x, c: (x @ weight).addmm_(c, cov_weight).add_(bias).relu_()
 
 
-def positive(log_var: Tensor) -> Tensor:
-    """A variance from its unconstrained logarithm, clipped so that exp never overflows."""
-    return log_var.clamp(-LOG_VAR_CLIP, LOG_VAR_CLIP).exp() + VAR_EPS
+def make_layers(
+    n_in: int, n_cov: int, n_hidden: int, n_layers: int, dropout_rate: float, init: torch.Generator
+) -> nn.ModuleList:
+    """Hidden layers of one width."""
+    widths = [n_in] + [n_hidden] * n_layers
+    return nn.ModuleList(Layer(a, n_cov, b, dropout_rate, init) for a, b in itertools.pairwise(widths))
 
 
-def positive_slope(log_var: Tensor) -> Tensor:
-    """The derivative of `positive`."""
-    return torch.where(log_var.abs() <= LOG_VAR_CLIP, log_var.exp(), 0)
+def apply_layers(
+    layers: Iterable[Callable[..., Tensor]], x: Tensor | SparseExpression, c: Tensor, *context: TrainingContext | None
+) -> Any:
+    """Pass x through the layers, giving each the covariates c."""
+    for layer in layers:
+        x = layer(x, c, *context)
+    return x
+
+
+def variance_from_log(log_var: Tensor) -> Tensor:
+    """A variance from its unconstrained logarithm, which is clipped so that exp never overflows."""
+    return log_var.clamp(-MAX_LOG_VAR, MAX_LOG_VAR).exp() + VAR_EPS
+
+
+def variance_slope(log_var: Tensor) -> Tensor:
+    """The derivative of `variance_from_log`."""
+    return torch.where(log_var.abs() <= MAX_LOG_VAR, log_var.exp(), 0)
 
 
 class Encoder(nn.Module):
@@ -119,38 +146,32 @@ class Encoder(nn.Module):
         n_hidden: int,
         n_layers: int,
         n_latent: int,
-        dropout: float,
+        dropout_rate: float,
         init: torch.Generator,
     ):
         super().__init__()
-        widths = [n_genes] + [n_hidden] * n_layers
-        self.layers = nn.ModuleList(Layer(a, n_cov, b, dropout, init) for a, b in itertools.pairwise(widths))
-        self.head = Linear(n_hidden, 2 * n_latent, init)  # mean | log_var
+        self.layers = make_layers(n_genes, n_cov, n_hidden, n_layers, dropout_rate, init)
+        self.head = Linear(n_hidden, 2 * n_latent, init)  # mean and log-variance, side by side
 
-    def forward(self, x: Tensor | Sparse, c: Tensor, training: Training | None = None) -> tuple[Tensor, Tensor]:
-        """Expression (B, G) and covariates (B, C) -> mean and variance of q, each (B, L)."""
-        return self._distribution(through(self.layers, x, c, training))
+    def forward(
+        self, x: Tensor | SparseExpression, c: Tensor, context: TrainingContext | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Expression (B, G) and covariates (B, C) -> mean and variance of q, (B, L) each."""
+        return self._mean_and_variance(apply_layers(self.layers, x, c, context))
 
-    def folded(self) -> Callable[[Tensor | Sparse, Tensor], tuple[Tensor, Tensor]]:
-        """`forward` outside training, of the weights as they are now, for many cells."""
-        layers = [layer.folded() for layer in cast("Iterable[Layer]", self.layers)]
-        return lambda x, c: self._distribution(through(layers, x, c))
+    def fold_batchnorm(self) -> Callable[[Tensor | SparseExpression, Tensor], tuple[Tensor, Tensor]]:
+        """`forward` of evaluation for many cells, with the present weights and the running statistics folded in."""
+        layers = [layer.fold_batchnorm() for layer in cast("Iterable[Layer]", self.layers)]
+        return lambda x, c: self._mean_and_variance(apply_layers(layers, x, c))
 
-    def _distribution(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance of q, each (B, L), from hidden units (B, H)."""
+    def _mean_and_variance(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, H) -> (B, L), (B, L)."""
         mean, log_var = self.head(h).chunk(2, dim=1)
-        return mean, positive(log_var)
-
-
-def through(layers: Iterable[Callable[..., Tensor]], x: Tensor | Sparse, c: Tensor, *how: Training | None) -> Any:
-    """Pass x through the layers, each of which sees the covariates c."""
-    for layer in layers:
-        x = layer(x, c, *how)
-    return x
+        return mean, variance_from_log(log_var)
 
 
 class Decoder(nn.Module):
-    """p(x | z, c) = N(h W_o' + b_o, v), h = hidden(z, c); v per gene, or per cell and gene."""
+    """The decoder's hidden layers; the likelihood turns the last of them into a distribution of expression."""
 
     def __init__(
         self,
@@ -158,37 +179,19 @@ class Decoder(nn.Module):
         n_cov: int,
         n_hidden: int,
         n_layers: int,
-        n_genes: int,
-        dropout: float,
-        var_mode: str,
+        dropout_rate: float,
         init: torch.Generator,
     ):
         super().__init__()
-        widths = [n_latent] + [n_hidden] * n_layers
-        self.layers = nn.ModuleList(Layer(a, n_cov, b, dropout, init) for a, b in itertools.pairwise(widths))
-        self.mean = Linear(n_hidden, n_genes, init)
-        self.per_gene = var_mode == "feature"
-        if self.per_gene:
-            self.log_var = nn.Parameter(torch.zeros(n_genes))
-        else:
-            self.log_var_head = Linear(n_hidden, n_genes, init)
+        self.layers = make_layers(n_latent, n_cov, n_hidden, n_layers, dropout_rate, init)
 
-    def hidden(self, z: Tensor, c: Tensor, training: Training | None = None) -> Tensor:
-        """(B, L), (B, C) -> (B, H)."""
-        return through(self.layers, z, c, training)
-
-    def variance(self, h: Tensor) -> Tensor:
-        """(G,) when per gene, else (B, G)."""
-        return positive(self.log_var if self.per_gene else self.log_var_head(h))
-
-    def forward(self, z: Tensor, c: Tensor, training: Training | None = None) -> tuple[Tensor, Tensor]:
-        """Latent (B, L) and covariates (B, C) -> mean (B, G) and variance (G,) or (B, G)."""
-        h = self.hidden(z, c, training)
-        return self.mean(h), self.variance(h)
+    def forward(self, z: Tensor, c: Tensor, context: TrainingContext | None = None) -> Tensor:
+        """Latent variables (B, L) and covariates (B, C) -> last hidden layer (B, H)."""
+        return apply_layers(self.layers, z, c, context)
 
 
 class Discriminator(nn.Module):
-    """Guesses the system of a cell from its z, for the ADV baseline."""
+    """Predicts the system of a cell from its z, for the ADV baseline."""
 
     def __init__(self, n_latent: int, n_hidden: int, n_systems: int, init: torch.Generator):
         super().__init__()
@@ -196,5 +199,5 @@ class Discriminator(nn.Module):
         self.logits = Linear(n_hidden, n_systems, init)
 
     def forward(self, z: Tensor) -> Tensor:
-        """(B, L) -> (B, S) unnormalised log-probabilities."""
+        """(B, L) -> unnormalised log-probabilities (B, S)."""
         return self.logits(F.relu(self.hidden(z)))

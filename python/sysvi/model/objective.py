@@ -1,8 +1,8 @@
-"""The loss of one minibatch: a pure function of model, minibatch, weights and noise.
+"""The loss of one minibatch: a pure function of model, minibatch, loss weights and noise.
 
-    L = reconstruction + w_kl KL + w_cyc cycle (+ w_adv adversary), each a mean over cells
+    L = w_rec reconstruction + w_kl KL + w_cyc cycle (+ w_adv adversary), each term a mean over cells
 
-Shapes: B cells, G genes, H hidden units, L latent dimensions, C covariate width.
+Shapes: B cells of a minibatch, G genes, H hidden units, L latent dimensions, C covariate width, S systems.
 """
 
 from __future__ import annotations
@@ -16,18 +16,20 @@ from torch.func import functional_call
 
 from sysvi.data.cells import Minibatch
 from sysvi.model.cvae import Model
-from sysvi.model.likelihoods import gaussian_nll
-from sysvi.model.networks import Discriminator, Training
+from sysvi.model.networks import Discriminator, TrainingContext
 
 
 class Weights(NamedTuple):
-    """Weights of the loss terms at one moment of training, numbers or scalars on the device; as `settings.RAMPS`."""
+    """Weights of the loss terms at one moment of training, in the order of `settings.RAMPS`.
+
+    Numbers, or scalar tensors on the device.
+    """
 
     reconstruction: float | Tensor
     kl: float | Tensor
-    cycle: float | Tensor  # without the cycle's passes where it is the number 0
+    cycle: float | Tensor  # for the number 0, the passes of the cycle are left out
     adversary: float | Tensor
-    mixture: float | Tensor = 1.0  # share of the mixture prior in the divergence
+    mixture: float | Tensor = 1.0  # share of a mixture prior in the divergence
 
 
 class Losses(NamedTuple):
@@ -44,14 +46,15 @@ class Losses(NamedTuple):
 class Objective(nn.Module):
     """The model and, for the ADV baseline, its adversary, as one module whose forward is the loss.
 
-    It is written plainly, and serves for validation and as the oracle of `sysvi.training.gradient`.
+    This is the plain form, differentiated by autograd. It computes the loss on held-out cells, and is the reference
+    that the tests compare the hand-written gradient (`sysvi.training.gradient`) with.
 
     Parameters
     ----------
     model
         The model.
     discriminator
-        Guesses the system from z; None where there is no adversary.
+        Predicts the system from z; None without an adversary.
     """
 
     def __init__(self, model: Model, discriminator: Discriminator | None = None):
@@ -59,18 +62,18 @@ class Objective(nn.Module):
         self.model = model
         self.discriminator = discriminator
 
-    def forward(self, batch: Minibatch, weights: Weights, training: Training | None) -> Losses:
-        """Losses of a minibatch; without `training`, those of validation (no dropout, z at its mean)."""
-        model, encoder, decoder = self.model, self.model.encoder, self.model.decoder
-        c, c_swapped = model.code(batch.own), model.code(batch.swapped)  # (B, C)
-        mean, var = encoder(batch.x, c, training)  # (B, L)
-        z = mean + var.sqrt() * normal_like(mean, training)
-        reconstruction = gaussian_nll(batch.x.to_dense(), *decoder(z, c, training))  # (B,)
+    def forward(self, batch: Minibatch, weights: Weights, context: TrainingContext | None) -> Losses:
+        """Loss terms of a minibatch; without a `context`, those of evaluation (no dropout, z at its mean)."""
+        model, encoder, decoder, likelihood = self.model, self.model.encoder, self.model.decoder, self.model.likelihood
+        c, c_swapped = model.code(batch.covariates), model.code(batch.swapped_covariates)  # (B, C)
+        mean, var = encoder(batch.x, c, context)  # (B, L)
+        z = mean + var.sqrt() * normal_like(mean, context)
+        reconstruction = likelihood.nll(batch.x.to_dense(), decoder(z, c, context))  # (B,)
         mean_cycled = None
         if isinstance(weights.cycle, Tensor) or weights.cycle > 0:
-            translated, _ = decoder(z, c_swapped, training)  # (B, G)
-            mean_cycled, _ = encoder(translated, c_swapped, training)
-        # After the passes that change the encoder's running statistics, with which pseudo-inputs are encoded.
+            translated = likelihood.mean(decoder(z, c_swapped, context))  # (B, G)
+            mean_cycled, _ = encoder(translated, c_swapped, context)
+        # Last, since the VampPrior encodes its pseudo-inputs with the running statistics that the passes above change.
         latent = self.latent_terms(batch, weights.mixture, mean, var, z, mean_cycled)
         return self.losses(weights, weighted_mean(reconstruction, batch.weight), *latent)
 
@@ -83,14 +86,14 @@ class Objective(nn.Module):
         z: Tensor,
         mean_cycled: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Divergence, cycle, adversary and discriminator, from what is of (B, L)."""
+        """KL, cycle, adversary and discriminator terms, from latent variables (B, L)."""
         w = batch.weight
         cycle = adversary = discriminator = torch.zeros((), device=z.device)
         if mean_cycled is not None:
             cycle = weighted_mean(standardised_distance(mean, mean_cycled), w)
         kl = weighted_mean(self.model.prior.kl(mean, var, z, self.model.encoder, mixture), w)
         if self.discriminator is not None:
-            adversary, discriminator = self._adversary(z, batch.own.system, w)
+            adversary, discriminator = self._adversary(z, batch.covariates.system, w)
         return kl, cycle, adversary, discriminator
 
     @staticmethod
@@ -102,7 +105,7 @@ class Objective(nn.Module):
         adversary: Tensor,
         discriminator: Tensor,
     ) -> Losses:
-        """The terms and what is minimised."""
+        """The terms together with their weighted sum."""
         total = (
             weights.reconstruction * reconstruction
             + weights.kl * kl
@@ -113,39 +116,39 @@ class Objective(nn.Module):
         return Losses(total, reconstruction, kl, cycle, adversary, discriminator)
 
     def _adversary(self, z: Tensor, system: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Losses of the encoder, which wants its system unknown, and of the discriminator, which wants it found.
+        """Loss of the encoder, which hides the system, and of the discriminator, which predicts it.
 
-        The encoder's loss is the cross-entropy of the discriminator's guess to the uniform distribution over systems
-        (domain confusion, Tzeng et al., ICCV 2015); it passes through a copy of the discriminator that gets no
-        gradient. The discriminator's is the cross-entropy to the true system and stops at z. So one backward pass
-        updates both as adversaries. (A guess of the *other* systems as the encoder's aim has no rest where systems are
-        mixed: they change places instead.)
+        The encoder's loss is the cross-entropy between the discriminator's prediction and the uniform distribution over
+        systems (domain confusion, Tzeng et al., ICCV 2015). It passes through a copy of the discriminator that gets no
+        gradient. The discriminator's loss is the cross-entropy with the true system, and its gradient stops at z. So
+        one backward pass trains both against each other. (If the encoder aimed at the *other* systems instead, it
+        would not stop where the systems are mixed: they would swap places.)
         """
         assert self.discriminator is not None
         frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
         log_p = functional_call(self.discriminator, frozen, z).log_softmax(1)  # (B, S)
         adversary = -log_p.mean(1)  # (B,)
-        guess = F.cross_entropy(self.discriminator(z.detach()), system, reduction="none")
-        return weighted_mean(adversary, w), weighted_mean(guess, w)
+        prediction = F.cross_entropy(self.discriminator(z.detach()), system, reduction="none")
+        return weighted_mean(adversary, w), weighted_mean(prediction, w)
 
 
 def standardised_distance(z: Tensor, z_cycled: Tensor) -> Tensor:
-    """Squared distance of two embeddings after standardising both with the joint std: (B, L), (B, L) -> (B,).
+    """Squared distance of two embeddings, both standardised by their joint standard deviation: (B, L), (B, L) -> (B,).
 
-    The mean cancels in the difference. The gradient passes through the standard deviation: without it the model
-    could shrink the distance by shrinking z.
+    The joint mean cancels in the difference. The gradient passes through the standard deviation: otherwise the model
+    could reduce the distance by shrinking z.
     """
     var = torch.cat([z, z_cycled]).var(0)  # (L,), over 2B rows
     return ((z - z_cycled).square() / (var + 1e-12)).sum(1)
 
 
 def weighted_mean(per_cell: Tensor, w: Tensor | None) -> Tensor:
-    """Mean over cells (B,), each counted with its weight."""
+    """Mean over cells, (B,) -> (), each counted with its weight."""
     return per_cell.mean() if w is None else (w * per_cell).mean()
 
 
-def normal_like(x: Tensor, training: Training | None) -> Tensor:
-    """Standard normal draws of the shape of x; without `training` their mean, 0."""
-    if training is None:
+def normal_like(x: Tensor, context: TrainingContext | None) -> Tensor:
+    """Standard normal draws in the shape of x; without a `context` their mean, 0."""
+    if context is None:
         return torch.zeros_like(x)
-    return torch.empty_like(x).normal_(generator=training.noise)
+    return torch.empty_like(x).normal_(generator=context.noise)

@@ -1,4 +1,11 @@
-"""Priors p(z) and their divergence from q(z | x, c).
+"""Priors p(z), and their KL divergence from q(z | x, c) = N(mean, diag var).
+
+To add one, subclass `Prior` and register it: ``@PRIORS.register("name")``. `kl` is enough to train, save and load it.
+
+A mixture of K diagonal Gaussians with weights w = softmax(logits) has two forms:
+
+- ``"dimension"`` (the paper's code): log p(z) = Σ_d log Σ_k w_k N(z_d; m_kd, v_kd), mixed in each dimension by itself;
+- ``"joint"`` (the textbook): log p(z) = log Σ_k w_k Π_d N(z_d; m_kd, v_kd).
 
 Shapes: B cells of a minibatch, L latent dimensions, K prior components, G genes, C covariate width.
 """
@@ -6,60 +13,157 @@ Shapes: B cells of a minibatch, L latent dimensions, K prior components, G genes
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from sysvi.model.divergence import kl_standard_normal, mixture_kl
-from sysvi.model.networks import Encoder, positive
+from sysvi._core.settings import PRIORS, ModelSettings
+from sysvi.kernels.backend import choose_backend
+from sysvi.kernels.densities import kl_standard_normal, normal_log_density
+from sysvi.model.networks import VAR_EPS, Encoder, variance_from_log
 
 
-class StandardNormal(nn.Module):
-    """p(z) = N(0, I): the divergence has a closed form."""
+class Prior(nn.Module, ABC):
+    """Distribution of the latent variables.
+
+    Parameters
+    ----------
+    settings
+        Settings of the model.
+    n_genes, n_covariates
+        Number of genes G and width C of the covariate code.
+    """
+
+    starts_at_cells: ClassVar[bool] = False  # whether components start at cells, the pseudo-inputs
+    starts_at_random: ClassVar[bool] = False  # whether they can start at random draws (``pseudoinputs="noise"``)
+
+    def __init__(self, settings: ModelSettings, n_genes: int, n_covariates: int):
+        super().__init__()
+
+    @abstractmethod
+    def kl(self, mean: Tensor, var: Tensor, z: Tensor, encoder: Encoder, share: float | Tensor = 1.0) -> Tensor:
+        """Divergence of q from the prior for each cell, exact or estimated at one sample z of q.
+
+        Parameters
+        ----------
+        mean, var
+            Parameters of q, (B, L) each.
+        z
+            A sample of q for each cell, (B, L).
+        encoder
+            The model's encoder.
+        share
+            Share of this prior in the divergence; the standard normal has the rest. Priors that are no mixture may
+            ignore it.
+
+        Returns
+        -------
+        Tensor
+            (B,).
+        """
+
+    def start_at_cells(self, x: Tensor, c: Tensor, encoder: Encoder) -> None:
+        """Set the initial components from K cells: expression (K, G) and covariates (K, C)."""
+
+    def start_at_random(self, init: torch.Generator) -> None:
+        """Set the initial components from random draws."""
+
+
+@PRIORS.register("standard_normal")
+class StandardNormal(Prior):
+    """p(z) = N(0, I), whose divergence has a closed form."""
 
     def kl(self, mean: Tensor, var: Tensor, z: Tensor, encoder: Encoder, share: float | Tensor = 1.0) -> Tensor:
-        """KL(q || p) of each cell: (B, L), (B, L), (B, L) -> (B,)."""
+        """(B, L), (B, L), (B, L) -> (B,)."""
         return kl_standard_normal(mean, var)
 
 
-class _Mixture(nn.Module, ABC):
-    """What the mixtures share: one Monte-Carlo sample of the divergence. Subclasses give the components."""
+class MixturePrior(Prior):
+    """What the mixtures share: weights, and the divergence estimated at one sample. Subclasses give the components."""
 
-    def __init__(self, n_components: int, form: str, trainable: bool):
-        super().__init__()
-        self.logits = nn.Parameter(torch.zeros(n_components), requires_grad=trainable)
-        self.form = form
+    starts_at_cells = True
+
+    def __init__(self, settings: ModelSettings, n_genes: int, n_covariates: int):
+        super().__init__(settings, n_genes, n_covariates)
+        self.form, self.trainable = settings.mixture, settings.trainable_priors
+        self.logits = self._parameter(settings.n_prior_components)
+
+    def _parameter(self, *shape: int) -> nn.Parameter:
+        return nn.Parameter(torch.zeros(shape), requires_grad=self.trainable)
 
     @abstractmethod
     def components(self, encoder: Encoder) -> tuple[Tensor, Tensor]:
-        """Means and variances, each (K, L)."""
+        """Means and variances of the components, (K, L) each."""
 
     def kl(self, mean: Tensor, var: Tensor, z: Tensor, encoder: Encoder, share: float | Tensor = 1.0) -> Tensor:
         """See `mixture_kl`: (B, L), (B, L), (B, L) -> (B,)."""
         return mixture_kl(mean, var, z, *self.components(encoder), self.logits, self.form, share)
 
 
-class VampPrior(_Mixture):
-    """Components are the encoder's posteriors of K pseudo-inputs (expression and covariates), in evaluation mode."""
+@PRIORS.register("vamp")
+class VampPrior(MixturePrior):
+    """Components are the posteriors of K trainable pseudo-inputs (expression and covariates), encoded without dropout."""
 
-    def __init__(self, x: Tensor, c: Tensor, form: str, trainable: bool):
-        super().__init__(len(x), form, trainable)
-        self.x = nn.Parameter(x.clone(), requires_grad=trainable)  # (K, G)
-        self.c = nn.Parameter(c.clone(), requires_grad=trainable)  # (K, C)
+    def __init__(self, settings: ModelSettings, n_genes: int, n_covariates: int):
+        super().__init__(settings, n_genes, n_covariates)
+        self.x = self._parameter(settings.n_prior_components, n_genes)
+        self.c = self._parameter(settings.n_prior_components, n_covariates)
 
     def components(self, encoder: Encoder) -> tuple[Tensor, Tensor]:
-        """Means and variances, each (K, L)."""
+        """Means and variances of the components, (K, L) each."""
         return encoder(self.x, self.c)
 
+    def start_at_cells(self, x: Tensor, c: Tensor, encoder: Encoder) -> None:
+        """The cells themselves are the first pseudo-inputs."""
+        self.x.copy_(x)
+        self.c.copy_(c)
 
-class GaussianMixture(_Mixture):
+
+@PRIORS.register("gmm")
+class GaussianMixture(MixturePrior):
     """Components are free means and variances in latent space."""
 
-    def __init__(self, mean: Tensor, var: Tensor, form: str, trainable: bool):
-        super().__init__(len(mean), form, trainable)
-        self.mean = nn.Parameter(mean.clone(), requires_grad=trainable)  # (K, L)
-        self.log_var = nn.Parameter(var.log(), requires_grad=trainable)  # (K, L), before `positive`
+    starts_at_random = True
+
+    def __init__(self, settings: ModelSettings, n_genes: int, n_covariates: int):
+        super().__init__(settings, n_genes, n_covariates)
+        self.mean = self._parameter(settings.n_prior_components, settings.n_latent)
+        self.log_var = self._parameter(settings.n_prior_components, settings.n_latent)  # see `variance_from_log`
 
     def components(self, encoder: Encoder) -> tuple[Tensor, Tensor]:
-        """Means and variances, each (K, L)."""
-        return self.mean, positive(self.log_var)
+        """Means and variances of the components, (K, L) each."""
+        return self.mean, variance_from_log(self.log_var)
+
+    def start_at_cells(self, x: Tensor, c: Tensor, encoder: Encoder) -> None:
+        """The posteriors of the cells are the first components."""
+        mean, var = encoder(x, c)
+        self.mean.copy_(mean)
+        self.log_var.copy_((var - VAR_EPS).clamp_min(1e-8).log())
+
+    def start_at_random(self, init: torch.Generator) -> None:
+        """Means are drawn from the standard normal, variances are 1."""
+        self.mean.normal_(generator=init)
+
+
+def mixture_kl(
+    mean: Tensor,
+    var: Tensor,
+    z: Tensor,
+    means: Tensor,
+    variances: Tensor,
+    logits: Tensor,
+    form: str,
+    share: float | Tensor = 1.0,
+) -> Tensor:
+    """Estimate the divergence as log q(z) - log p(z) at the sampled z of each cell.
+
+    (B, L), (B, L), (B, L), (K, L), (K, L), (K,) -> (B,). The mixture has this share of the divergence, the standard
+    normal the rest.
+    """
+    log_w = logits.log_softmax(0)  # (K,)
+    if form == "dimension":
+        return choose_backend(z.device).mixture_kl(mean, var, z, means, variances, log_w, share)
+    log_density = normal_log_density(z[:, None], means, variances)  # (B, K, L)
+    log_p = (log_density.sum(2) + log_w).logsumexp(1)
+    return kl_standard_normal(mean, var).lerp(normal_log_density(z, mean, var).sum(1) - log_p, share)

@@ -1,4 +1,4 @@
-"""Training's epochs, step by step."""
+"""Epochs of training, taken step by step."""
 
 from __future__ import annotations
 
@@ -17,69 +17,75 @@ Stop = Callable[[], bool]
 
 
 class Epochs(Protocol):
-    """Goes through the training cells again and again."""
+    """Runs the epochs of a training, one call each."""
 
-    def take(self, stop: Stop) -> tuple[Tensor, int]:
-        """One epoch, or the steps of it until `stop` says so: sums of the loss terms over cells, and steps taken."""
+    def run_epoch(self, stop: Stop) -> tuple[Tensor, int]:
+        """Run the next epoch, or its steps until `stop` returns True.
+
+        Returns
+        -------
+        sums, n_steps
+            Loss terms summed over the cells, (6,), as in `Losses`; and the number of steps taken.
+        """
         ...
 
-    def again(self, look: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        """The fastest way to call again and again what changes nothing, draws nothing, and gives a tensor."""
+    def capture(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """The fastest way to call a function repeatedly that changes nothing, draws no random numbers, returns a tensor."""
         ...
 
     def close(self) -> None:
-        """There will be no more epochs."""
+        """Release what the epochs hold; there will be no more."""
         ...
 
 
 class PlainEpochs:
-    """Steps taken one by one; the next minibatch is made prefetch.
+    """Steps started one by one from Python; the next minibatch is made during the step before.
 
     Parameters
     ----------
     stepper
         Takes the steps.
-    minibatch
+    make_minibatch
         Makes the minibatch of some rows.
-    index
+    rows
         Rows to train on, on the device of the cells.
     order
-        Shuffles them at each epoch.
+        Generator that shuffles the rows at each epoch.
     """
 
     def __init__(
-        self, stepper: Stepper, minibatch: Callable[[Tensor], Minibatch], index: Tensor, order: torch.Generator
+        self, stepper: Stepper, make_minibatch: Callable[[Tensor], Minibatch], rows: Tensor, order: torch.Generator
     ):
         settings = stepper.settings
         assert settings.max_epochs is not None
         assert settings.batch_size is not None
-        self.stepper, self.device = stepper, index.device
-        self.steps_per_epoch = n_minibatches(len(index), settings.batch_size)
-        self.n_steps, self.step = settings.max_epochs * self.steps_per_epoch, 0
-        rows = (minibatches(index, settings.batch_size, order) for _ in range(settings.max_epochs))
-        self.batches = map(minibatch, itertools.chain.from_iterable(rows))
-        self.batch: Minibatch | None = None  # the next one
+        self.stepper, self.device = stepper, rows.device
+        self.steps_per_epoch = n_minibatches(len(rows), settings.batch_size)
+        self.n_steps, self.n_done = settings.max_epochs * self.steps_per_epoch, 0
+        epochs = (minibatches(rows, settings.batch_size, order) for _ in range(settings.max_epochs))
+        self.batches = map(make_minibatch, itertools.chain.from_iterable(epochs))
+        self.next_batch: Minibatch | None = None
 
-    def take(self, stop: Stop) -> tuple[Tensor, int]:
+    def run_epoch(self, stop: Stop) -> tuple[Tensor, int]:
         """See `Epochs`."""
-        sums, first = torch.zeros(len(Losses._fields), device=self.device), self.step
-        if self.batch is None:
-            self._make_next()
+        sums, first = torch.zeros(len(Losses._fields), device=self.device), self.n_done
+        if self.next_batch is None:
+            self._make_next_batch()
         for _ in range(self.steps_per_epoch):
-            batch = self.batch
+            batch = self.next_batch
             assert batch is not None
-            sums += len(batch) * self.stepper.step(batch, self.step / self.n_steps, self._make_next)
-            self.step += 1
+            sums += len(batch) * self.stepper.step(batch, self.n_done / self.n_steps, self._make_next_batch)
+            self.n_done += 1
             if stop():
                 break
-        return sums, self.step - first
+        return sums, self.n_done - first
 
-    def _make_next(self) -> None:
-        self.batch = next(self.batches, None)
+    def _make_next_batch(self) -> None:
+        self.next_batch = next(self.batches, None)
 
-    def again(self, look: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def capture(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """See `Epochs`."""
-        return look
+        return function
 
     def close(self) -> None:
         """See `Epochs`."""

@@ -1,8 +1,9 @@
-"""Passes of a minibatch through hidden layers, forwards and back, written by hand.
+"""Passes of a minibatch through hidden layers, forward and backward, with hand-written gradients.
 
-Autograd's bookkeeping costs a sixth of a step, and decides when what is computed. The plain form is the oracle:
-`sysvi.model.networks`.
-Shapes: B cells of a minibatch, I inputs, H units, C covariate width.
+Autograd's bookkeeping takes a sixth of a step and leaves no control over the order of the work. The plain form, with
+which the tests compare this one, is `sysvi.model.networks.Layer.forward`.
+
+Shapes: B cells of a minibatch, I inputs, H hidden units, C covariate width.
 """
 
 from __future__ import annotations
@@ -13,106 +14,118 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from sysvi.kernels.layers import back, normalise
-from sysvi.kernels.sparse import Sparse
-from sysvi.model.networks import BN_MOMENTUM, Layer, Training
+from sysvi.kernels.backend import choose_backend
+from sysvi.kernels.sparse import SparseExpression
+from sysvi.model.networks import BN_MOMENTUM, Layer, TrainingContext
 
 FEW_COLUMNS = 64
 
 
 class Gradients(dict[Tensor, Tensor]):
-    """Tensor -> its gradient, summed over what it was used for."""
+    """Gradients by tensor, summed over the uses of the tensor."""
 
-    def add(self, of: Tensor, gradient: Tensor) -> None:
-        """One more use; of the tensor's type."""
-        gradient = gradient.to(of.dtype)
-        self[of] = self[of].add_(gradient) if of in self else gradient
+    def add(self, tensor: Tensor, gradient: Tensor) -> None:
+        """Add the gradient of one more use, in the tensor's type."""
+        gradient = gradient.to(tensor.dtype)
+        self[tensor] = self[tensor].add_(gradient) if tensor in self else gradient
 
     def merge(self, other: Gradients) -> None:
-        """All gradients of another part of the step."""
-        both = [of for of in other if of in self]
-        if both:
-            torch._foreach_add_([self[of] for of in both], [other[of] for of in both])
-        self.update((of, gradient) for of, gradient in other.items() if of not in self)
+        """Add all gradients of another part of the step."""
+        shared = [tensor for tensor in other if tensor in self]
+        if shared:
+            torch._foreach_add_([self[tensor] for tensor in shared], [other[tensor] for tensor in shared])
+        self.update((tensor, gradient) for tensor, gradient in other.items() if tensor not in self)
 
 
-def times(a: Tensor, weight: Tensor) -> Tensor:
-    """The product a W', (B, I) by (J, I) -> (B, J).
+def multiply_transposed(a: Tensor, weight: Tensor) -> Tensor:
+    """Compute a W', (B, I) by (J, I) -> (B, J).
 
-    Where J is small it is made the other way round: on a CPU that takes half of the time for 15 or 30 columns.
+    For few columns J it is computed as (W a')': on a CPU that takes half of the time for 15 or 30 columns.
     """
     return (weight @ a.T).T.contiguous() if len(weight) < FEW_COLUMNS else a @ weight.T
 
 
-class _Layer(NamedTuple):
-    """A layer that was passed, and what its way back needs."""
+class _PassedLayer(NamedTuple):
+    """A layer in the forward pass, and what its backward pass needs."""
 
     layer: Layer
-    weight: Tensor  # (I, H), the one of the layer or what took its place
-    x: Tensor | Sparse  # (B, I)
-    short: Tensor  # (I, H), the weight in the type of its products
+    weight: Tensor  # (I, H), the layer's, or the matrix used in its place
+    x: Tensor | SparseExpression  # (B, I)
+    cast_weight: Tensor  # (I, H), the weight in the type of x
     a: Tensor  # (B, H), before normalisation
     y: Tensor  # (B, H)
     moments: Tensor  # (3, H), of a
 
 
-class Pass:
-    """A minibatch in training through hidden layers: `forward`, then `backward` with the gradient of its result.
+class LayerPass:
+    """A training pass of a minibatch through hidden layers: `forward`, then `backward` with the gradient of its result.
 
-    Values between the layers are of the type `training.products`, and so are the factors of the products with weights,
-    which are summed in float32.
+    Values between the layers, and so the factors of matrix products, have the type `context.matmul_dtype`; products are
+    summed in float32.
 
     Parameters
     ----------
     layers
-        Layers to go through.
+        Hidden layers.
     c
-        Covariates, (B, C), seen by each.
-    training
-        Gives the layers' seeds of dropout, which are drawn at once: passes may then run side by side.
+        Covariates, (B, C), which each layer sees.
+    context
+        Source of the dropout seeds. All are drawn by the constructor, so that passes may then run at the same time.
     """
 
-    def __init__(self, layers: Iterable[nn.Module], c: Tensor, training: Training):
+    def __init__(self, layers: Iterable[nn.Module], c: Tensor, context: TrainingContext):
         self.layers = [cast(Layer, layer) for layer in layers]
-        self.c, self.products = c, training.products
-        self.seeds = [training.seed() if layer.dropout_rate > 0 else 0 for layer in self.layers]
-        self.passed: list[_Layer] = []
+        self.c, self.matmul_dtype = c, context.matmul_dtype
+        self.seeds = [context.draw_dropout_seed() if layer.dropout_rate > 0 else 0 for layer in self.layers]
+        self.passed: list[_PassedLayer] = []
+        self.backend = choose_backend(c.device)
 
-    def forward(self, x: Tensor | Sparse, *, first: Tensor | None = None, out: torch.dtype | None = None) -> Tensor:
-        """(B, I) -> (B, H), of the parameters' type or `out`; `first` in place of the first layer's weight."""
+    def forward(
+        self, x: Tensor | SparseExpression, *, first_weight: Tensor | None = None, out: torch.dtype | None = None
+    ) -> Tensor:
+        """(B, I) -> (B, H), in the type `out` (default: that of the parameters).
+
+        `first_weight` is used in place of the first layer's weight.
+        """
         last = self.layers[-1]
         for layer, seed in zip(self.layers, self.seeds, strict=True):
-            weight = layer.weight if first is None or self.passed else first
-            given = out if layer is last else self.products
-            short = weight.to(x.dtype)
-            a = x @ short  # without the bias, which only the running mean must know
+            weight = layer.weight if first_weight is None or self.passed else first_weight
+            out_dtype = out if layer is last else self.matmul_dtype
+            cast_weight = weight.to(x.dtype)
+            a = x @ cast_weight  # without the bias, which the batch normalisation subtracts again
             norm = layer.scale, layer.shift, layer.dropout_rate, seed
-            y, moments = normalise(a, self.c, layer.cov_weight, *norm, given or layer.weight.dtype)
-            self.passed.append(_Layer(layer, weight, x, short, a, y, moments))
+            y, moments = self.backend.normalise(a, self.c, layer.cov_weight, *norm, out_dtype or layer.weight.dtype)
+            self.passed.append(_PassedLayer(layer, weight, x, cast_weight, a, y, moments))
             x = y
         return cast(Tensor, x)
 
-    def backward(self, grad: Tensor, gradients: Gradients, *, to_x: bool = True) -> Tensor:
-        """From the gradient of the result that of x, unless it is not asked for, and those of all parameters.
+    def backward(self, grad: Tensor, gradients: Gradients, *, to_input: bool = True) -> Tensor:
+        """Add the gradients of all parameters to `gradients`, and return that of the input, (B, I).
 
-        But for the biases, which the mean over the minibatch takes away again.
+        Biases get none: the batch normalisation subtracts them again. Without `to_input`, the input's gradient is not
+        computed.
         """
-        for i, (layer, weight, x, short, a, y, moments) in reversed([*enumerate(self.passed)]):
-            d_a, *others = back(grad, y, a, self.c, moments, layer.scale, layer.dropout_rate)
+        for i, (layer, weight, x, cast_weight, a, y, moments) in reversed([*enumerate(self.passed)]):
+            d_a, *d_norm = self.backend.normalise_backward(
+                grad, y, a, self.c, moments, layer.scale, layer.dropout_rate
+            )
             gradients.add(weight, x.T @ d_a)
-            for of, gradient in zip((layer.cov_weight, layer.scale, layer.shift), others, strict=True):
-                gradients.add(of, gradient)
+            for parameter, gradient in zip((layer.cov_weight, layer.scale, layer.shift), d_norm, strict=True):
+                gradients.add(parameter, gradient)
             if self.c.requires_grad:
                 gradients.add(self.c, d_a.to(self.c.dtype) @ layer.cov_weight.T)
-            if i or to_x:
-                grad = times(d_a, short)
+            if i or to_input:
+                grad = multiply_transposed(d_a, cast_weight)
         return grad
 
     @torch.no_grad()
-    def settle(self, bias: Tensor | float = 0.0) -> None:
-        """Move the running statistics of the layers; `bias` is added to the first one's."""
+    def update_running_statistics(self, first_bias: Tensor | float = 0.0) -> None:
+        """Move the layers' running statistics towards those of this pass.
+
+        `first_bias` is added to the mean of the first layer, for an input that came without it.
+        """
         running, seen = [], []
         for i, (layer, *_, a, _, (mean, var, _)) in enumerate(self.passed):
             running += [layer.running_mean, layer.running_var]
-            seen += [mean + layer.bias + (0 if i else bias), var * (len(a) / (len(a) - 1))]
+            seen += [mean + layer.bias + (0 if i else first_bias), var * (len(a) / (len(a) - 1))]
         torch._foreach_lerp_(running, seen, BN_MOMENTUM)

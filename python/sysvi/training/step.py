@@ -1,4 +1,4 @@
-"""One step of training, and what it is done with at each moment."""
+"""One step of training: losses, gradients, and the update of the parameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sysvi._core.parallel import PairExecutor, Task, do_nothing, run_sequentially
 from sysvi._core.settings import RAMPS, TrainSettings
 from sysvi.data.cells import Minibatch
-from sysvi.model.networks import Training
+from sysvi.model.networks import TrainingContext
 from sysvi.model.objective import Objective, Weights
 from sysvi.training.gradient import backpropagate
 from sysvi.training.optimiser import Adam
@@ -24,60 +24,57 @@ class Stepper:
     Parameters
     ----------
     objective, optimiser
-        What is trained, and how it is changed.
+        What is trained, and the optimiser of its parameters.
     settings
-        How to train; decided.
-    training
-        What a step draws from, and the type of its products.
-    fused
-        Gradients by hand (`sysvi.training.gradient`), or of the plain loss by autograd.
-    beside
-        How two parts of a step of which neither waits for the other are done.
+        Training settings in which epochs, minibatch size and learning rate are decided.
+    context
+        Random generators and number types of a step.
+    run_pair
+        Runs two independent parts of a step.
     """
 
     objective: Objective
     optimiser: Adam
     settings: TrainSettings
-    training: Training
-    fused: bool = True
-    beside: PairExecutor = run_sequentially
+    context: TrainingContext
+    run_pair: PairExecutor = run_sequentially
 
     def step(self, batch: Minibatch, progress: float, prefetch: Task = do_nothing) -> Tensor:
-        """One step on a minibatch, at `progress` in [0, 1) of training; the loss terms, as `sysvi.train.TERMS`.
+        """Take a step on a minibatch, at `progress` in [0, 1) of training; the loss terms, as in `Losses`, (6,).
 
-        `prefetch` is done too, where there is time for it.
+        `prefetch` is run during the step, where there is time for it.
         """
         weights, lr = loss_weights(self.settings, progress), learning_rate(self.settings, progress)
-        return self.update(batch, weights, lr, self.training, prefetch)
+        return self.update(batch, weights, lr, self.context, prefetch)
 
     def update(
-        self, batch: Minibatch, weights: Weights, lr: float | Tensor, training: Training, prefetch: Task = do_nothing
+        self,
+        batch: Minibatch,
+        weights: Weights,
+        lr: float | Tensor,
+        context: TrainingContext,
+        prefetch: Task = do_nothing,
     ) -> Tensor:
-        """Losses of a minibatch, their gradients, and the change of the parameters; the loss terms."""
-        if self.fused:
-            losses = backpropagate(self.objective, batch, weights, training, self.beside, prefetch)
-        else:
-            losses = self.objective(batch, weights, training)
-            losses.total.backward()
-            prefetch()
+        """As `step`, with loss weights, learning rate and random generators given."""
+        losses = backpropagate(self.objective, batch, weights, context, self.run_pair, prefetch)
         if self.settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.optimiser.parameters, self.settings.clip_norm)
-        self.optimiser.step(lr, self.beside)
+        self.optimiser.step(lr, self.run_pair)
         return torch.stack([term.detach() for term in losses])
 
 
 def learning_rate(settings: TrainSettings, progress: float) -> float:
-    """Learning rate at `progress` in [0, 1): constant, or a short rise and then half a cosine down to a hundredth."""
+    """Learning rate at `progress` in [0, 1): constant, or a short warm-up and then half a cosine down to a hundredth."""
     assert settings.lr is not None
     if settings.lr_schedule == "constant":
         return settings.lr
-    rise = 0.05
-    if progress < rise:
-        return settings.lr * (0.1 + 0.9 * progress / rise)
-    fall = (progress - rise) / (1 - rise)
-    return settings.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * fall)))
+    warm_up = 0.05
+    if progress < warm_up:
+        return settings.lr * (0.1 + 0.9 * progress / warm_up)
+    decay = (progress - warm_up) / (1 - warm_up)
+    return settings.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * decay)))
 
 
 def loss_weights(settings: TrainSettings, progress: float) -> Weights:
     """Loss weights at `progress` in [0, 1]."""
-    return Weights(*(getattr(settings, name).at(progress) for name in RAMPS))
+    return Weights(*(getattr(settings, name).value_at(progress) for name in RAMPS))

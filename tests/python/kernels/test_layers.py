@@ -14,7 +14,7 @@ from scipy import sparse
 
 from sysvi.kernels import layers as fused
 from sysvi.kernels.dropout import dropped, kept_share
-from sysvi.kernels.sparse import Sparse
+from sysvi.kernels.sparse import SparseExpression
 from sysvi.model.networks import Training
 from sysvi.training.layer_pass import Gradients, Pass
 
@@ -96,7 +96,7 @@ class OneLayer(torch.autograd.Function):
             running_var=running_var,
             dropout_rate=rate,
         )
-        x = x.to(out) if isinstance(x, Sparse) else x
+        x = x.to(out) if isinstance(x, SparseExpression) else x
         c = c.detach().requires_grad_(ctx.needs_input_grad[3])
         ctx.layer, ctx.c = layer, c
         ctx.taken = Pass([layer], c, Training(None, seeds=iter([seed])))
@@ -120,7 +120,7 @@ def fused_layer(a, rate, seed, out=torch.float64, x=None):
 
 
 def as_sparse(x):
-    return Sparse(sparse.csr_matrix(x.detach().numpy()))
+    return SparseExpression(sparse.csr_matrix(x.detach().numpy()))
 
 
 # -- float64 ----------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import torch
 
 import sysvi.kernels.plan
 from sysvi._core.settings import Ramp, TrainSettings
-from sysvi.kernels.plan import DENSEST, ComputePlan, choose_compute_plan, multiplies_sparse
+from sysvi.kernels.plan import DENSEST, ComputePlan, choose_compute_plan, prefer_sparse_products
 from sysvi.model.networks import Training
 from sysvi.model.objective import Objective, Weights
 from sysvi.training.gradient import backpropagate
@@ -61,7 +61,7 @@ def processor(monkeypatch):
 def test_expression_is_sparse_on_the_cpu_where_it_is_sparse_enough(processor, device, density, sparse):
     processor()
     device = torch.device(device)
-    assert multiplies_sparse(device, density) is sparse
+    assert prefer_sparse_products(device, density) is sparse
     kernels = choose_compute_plan(device, density)
     assert kernels.sparse is sparse
     about = kernels.why[0]

@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from sysvi.kernels.sparse import Sparse, gene_sums
+from sysvi.kernels.sparse import SparseExpression, gene_sums
 
 ROUNDING = {torch.float32: 2.0**-24, torch.float64: 2.0**-53, torch.bfloat16: 2.0**-8}  # of one number, relative
 SUM_ROUNDING = {**ROUNDING, torch.bfloat16: ROUNDING[torch.float32]}  # bfloat16 numbers are summed in float32
@@ -49,7 +49,7 @@ def assert_product(ours, left, right, dtype):
 
 
 def assert_products(x, width, dtype):
-    ours, dense = Sparse(x).to(dtype), rounded(x, dtype)
+    ours, dense = SparseExpression(x).to(dtype), rounded(x, dtype)
     w, h = (other_factor(n, width, dtype, seed) for seed, n in enumerate(x.shape[::-1]))
     assert_product(ours @ w, dense, w.double().numpy(), dtype)
     assert_product(ours.T @ h, dense.T, h.double().numpy(), dtype)
@@ -75,8 +75,8 @@ def test_products_match_numpy_at_a_minibatchs_size(dtype, width):
 def test_products_match_scipy_in_the_values_own_type():
     x = random_csr(40, 30, 0.2, seed=0, dtype=np.float64)
     w, h = other_factor(30, 5, torch.float64), other_factor(40, 5, torch.float64)
-    np.testing.assert_allclose((Sparse(x) @ w).numpy(), x @ w.numpy(), rtol=1e-12, atol=1e-14)
-    np.testing.assert_allclose((Sparse(x).T @ h).numpy(), x.T @ h.numpy(), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose((SparseExpression(x) @ w).numpy(), x @ w.numpy(), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose((SparseExpression(x).T @ h).numpy(), x.T @ h.numpy(), rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("starts_type", [np.int32, np.int64])
@@ -91,14 +91,14 @@ def test_any_indices_unsorted_columns_and_explicit_zeros(columns_type, starts_ty
     x.indices, x.indptr = columns.astype(columns_type), starts.astype(starts_type)
     assert not x.has_sorted_indices
     assert_products(x, 5, torch.float32)
-    np.testing.assert_array_equal(Sparse(x).to_dense().numpy(), x.toarray())
+    np.testing.assert_array_equal(SparseExpression(x).to_dense().numpy(), x.toarray())
     assert (x.indices.dtype, x.indptr.dtype) == (columns_type, starts_type)  # the caller's matrix is as it was
 
 
 @several
 @given(matrices())
 def test_transposed_and_dense_match_numpy(x):
-    ours, dense = Sparse(x), x.toarray()
+    ours, dense = SparseExpression(x), x.toarray()
     assert (len(ours), ours.shape) == (x.shape[0], x.shape)
     assert (len(ours.T), ours.T.shape, ours.T.T.shape) == (x.shape[1], x.shape[::-1], x.shape)
     for made, expected in [
@@ -115,7 +115,7 @@ def test_transposed_and_dense_match_numpy(x):
 def test_dense_form_does_not_warn():
     torch.set_warn_always(True)  # torch says most things once a process
     try:
-        Sparse(random_csr(3, 4, 0.5, seed=0)).to_dense()
+        SparseExpression(random_csr(3, 4, 0.5, seed=0)).to_dense()
     finally:
         torch.set_warn_always(False)
 
@@ -123,7 +123,7 @@ def test_dense_form_does_not_warn():
 def test_changed_values_are_others():
     x = random_csr(5, 6, 0.5, seed=1)
     before = x.copy()
-    ours = Sparse(x)
+    ours = SparseExpression(x)
     ours.to(torch.bfloat16), ours.T
     np.testing.assert_array_equal(x.toarray(), before.toarray())
     np.testing.assert_array_equal(ours.to_dense().numpy(), before.toarray())
@@ -134,7 +134,7 @@ def test_changed_values_are_others():
 def test_the_other_factor_gets_its_gradient(x, seed):
     w = other_factor(x.shape[1], 3, torch.float32, seed).double().requires_grad_()
     incoming = other_factor(x.shape[0], 3, torch.float64, seed + 1)
-    (Sparse(x).to(torch.float64) @ w).backward(incoming)
+    (SparseExpression(x).to(torch.float64) @ w).backward(incoming)
     np.testing.assert_allclose(w.grad.numpy(), x.toarray().T.astype(np.float64) @ incoming.numpy(), atol=1e-12)
 
 
@@ -146,7 +146,7 @@ def test_the_other_factor_gets_its_gradient(x, seed):
 @given(x=matrices(), seed=st.integers(0, 100))
 def test_gene_sums_match_numpy(form, x, seed):
     w = np.random.default_rng(seed).uniform(0, 2, x.shape[0]).astype(np.float32)
-    sums, squares = gene_sums(Sparse(x) if form == "sparse" else torch.from_numpy(x.toarray()), torch.from_numpy(w))
+    sums, squares = gene_sums(SparseExpression(x) if form == "sparse" else torch.from_numpy(x.toarray()), torch.from_numpy(w))
     wide, dense = w.astype(np.float64), x.toarray().astype(np.float64)
     assert sums.dtype == squares.dtype == torch.float32
     size = wide @ np.abs(dense)
@@ -157,7 +157,7 @@ def test_gene_sums_match_numpy(form, x, seed):
 def test_sparse_gene_sums_are_rounded_once():
     """10,000 equal values: partial sums in float32 would drift by much more than half a unit in the last place."""
     x = sparse.csr_matrix(np.full((10_000, 2), 0.1, np.float32))
-    sums, squares = gene_sums(Sparse(x), torch.ones(10_000))
+    sums, squares = gene_sums(SparseExpression(x), torch.ones(10_000))
     value = float(np.float32(0.1))
     assert (sums.numpy() == np.float32(10_000 * value)).all()
     assert (squares.numpy() == np.float32(10_000 * value**2)).all()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import sysvi.kernels.plan
 from sysvi._core.parallel import restore_thread_count
-from sysvi.kernels.sparse import Sparse
+from sysvi.kernels.sparse import SparseExpression
 
 N = 30
 few = settings(max_examples=25, deadline=None)
@@ -65,7 +65,7 @@ def test_the_encoder_gets_what_was_chosen(expression, case, monkeypatch):
 
     monkeypatch.setattr(model.encoder, "folded", lambda: encode)
     model.embed(cells, batch_size=20)
-    assert kinds == [Sparse if expression == "sparse" else torch.Tensor] * 2
+    assert kinds == [SparseExpression if expression == "sparse" else torch.Tensor] * 2
 
 
 @few

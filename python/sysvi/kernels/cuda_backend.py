@@ -1,7 +1,8 @@
-"""ComputePlan for graphics cards, in Triton, which comes with torch's CUDA builds for Linux.
+"""The training kernels for NVIDIA GPUs, in Triton, which comes with torch's CUDA builds for Linux.
 
-Each takes the place of tens of torch's operations, of which a card needs longer to start one than to compute it.
-Shapes: B cells of a minibatch, H units, C covariate width, G genes.
+Each replaces tens of torch's operations, which a GPU computes faster than they can be launched. The functions are
+documented in `sysvi.kernels.backend.Backend`. Shapes: B cells of a minibatch, H hidden units, C covariate width, G genes,
+L latent dimensions, K prior components.
 """
 
 from __future__ import annotations
@@ -11,14 +12,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sysvi.kernels.dropout import UNITS_A_DRAW, kept_share, threshold
+from sysvi.kernels import torch_backend
+from sysvi.kernels.backend import BN_EPS
+from sysvi.kernels.dropout import UNITS_PER_DRAW, kept_share, threshold
+from sysvi.kernels.sparse import SparseExpression
 
-MOST_ROWS = 2048  # in registers at once
-FEW_COVARIATES = 32  # up to which c U and its gradient are summed in the layers' kernels
+MAX_BLOCK_ROWS = 2048  # rows that a block holds in registers
+FEW_COVARIATES = 32  # up to this width, c U and its gradient are summed inside the layer's kernels
 
 
-def probe(device: torch.device) -> None:
-    """Compile and run a kernel; an error says why kernels cannot be had."""
+def compile_probe(device: torch.device) -> None:
+    """Compile and run a small kernel; it raises where Triton cannot be used."""
     _gene_sums[(1,)](*torch.ones(3, 2, 2, device=device), 2, 2, ROWS=2, GENES=2)
 
 
@@ -31,93 +35,106 @@ def normalise(
     rate: float,
     seed: int | Tensor,
     out: torch.dtype,
-    eps: float,
 ) -> tuple[Tensor, Tensor]:
-    """As `sysvi.kernels.layers.normalise`."""
+    """See `Backend.normalise`."""
     n_rows, n_units = a.shape
     y, moments = torch.empty_like(a, dtype=out), scale.new_empty(3, n_units)
-    seed = _on_card(seed, a, torch.int64)
+    seed = _on_device(seed, a, torch.int64)
     few = c.shape[1] <= FEW_COVARIATES
     covariates = (c.contiguous(), cov_weight) if few else (c @ cov_weight, cov_weight)
-    n_draws = triton.cdiv(n_units, UNITS_A_DRAW)
+    n_draws = triton.cdiv(n_units, UNITS_PER_DRAW)
     sizes = n_rows, n_units, c.shape[1], n_draws
     dropout = threshold(rate), 1 / kept_share(rate)
     arrays = a, *covariates, scale, shift, seed, y, moments
-    _normalise[(n_draws,)](*arrays, *sizes, *dropout, eps, FEW=few, UNITS=UNITS_A_DRAW, **_block(n_rows))
+    _normalise[(n_draws,)](*arrays, *sizes, *dropout, BN_EPS, FEW=few, UNITS=UNITS_PER_DRAW, **_row_block(n_rows))
     return y, moments
 
 
-def back(
+def normalise_backward(
     grad: Tensor, y: Tensor, a: Tensor, c: Tensor, moments: Tensor, scale: Tensor, rate: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As `sysvi.kernels.layers.back`."""
+    """See `Backend.normalise_backward`."""
     n_rows, n_units = a.shape
     few = c.shape[1] <= FEW_COVARIATES
     d_a, d_cov_weight, d_norm = torch.empty_like(a), scale.new_empty(c.shape[1], n_units), scale.new_empty(2, n_units)
     arrays = grad.contiguous(), y, a, c.contiguous(), moments, scale, d_a, d_cov_weight, d_norm
     sizes = n_rows, n_units, c.shape[1]
-    grid = (triton.cdiv(n_units, UNITS_A_DRAW),)
-    _back[grid](*arrays, *sizes, 1 / kept_share(rate), FEW=few, UNITS=UNITS_A_DRAW, **_block(n_rows))
+    grid = (triton.cdiv(n_units, UNITS_PER_DRAW),)
+    _normalise_backward[grid](
+        *arrays, *sizes, 1 / kept_share(rate), FEW=few, UNITS=UNITS_PER_DRAW, **_row_block(n_rows)
+    )
     if not few:
         d_cov_weight = (c.T.to(a.dtype) @ d_a).to(scale.dtype)
     d_scale, d_shift = d_norm
     return d_a, d_cov_weight, d_scale, d_shift
 
 
-def _on_card(number: float | Tensor, like: Tensor, dtype: torch.dtype) -> Tensor:
-    """A number where a kernel finds it; not copied from the CPU, which a recording forbids."""
-    return number if isinstance(number, Tensor) else torch.full((), number, dtype=dtype, device=like.device)
-
-
-def _block(n_rows: int) -> dict[str, int]:
-    """Rows of a block, and warps to work on it."""
-    rows = min(triton.next_power_of_2(n_rows), MOST_ROWS)
-    return {"ROWS": rows, "num_warps": min(max(rows // 128, 1), 16)}
-
-
-def gene_sums(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-    """As `sysvi.kernels.sparse.gene_sums`, of dense expression (B, G)."""
+def gene_sums(x: Tensor | SparseExpression, w: Tensor) -> tuple[Tensor, Tensor]:
+    """See `Backend.gene_sums`; expression on a GPU is dense."""
+    assert isinstance(x, Tensor)
     sums = w.new_empty(2, x.shape[1])
     _gene_sums[(triton.cdiv(x.shape[1], 16),)](x, w, sums, *x.shape, ROWS=256, GENES=16)
     sum_x, sum_xx = sums
     return sum_x, sum_xx
 
 
-def dense(starts: Tensor, places: Tensor, values: Tensor, index: Tensor, n_genes: int, dtype: torch.dtype) -> Tensor:
-    """Rows `index` (B,) of CSR expression as a dense (B, n_genes); no gene may be stored twice in a cell."""
-    x = torch.zeros(len(index), n_genes, dtype=dtype, device=index.device)
-    _dense[(len(index),)](starts, places, values, index, x, n_genes, VALUES=256)
+# A few large operations, for which a kernel would gain nothing.
+gene_residuals = torch_backend.gene_residuals
+
+
+def mixture_kl(
+    mean: Tensor, var: Tensor, z: Tensor, means: Tensor, variances: Tensor, log_w: Tensor, share: float | Tensor
+) -> Tensor:
+    """See `Backend.mixture_kl`."""
+    return _MixtureKL.apply(mean, var, z, means, variances, log_w, share)
+
+
+def dense_rows(
+    starts: Tensor, columns: Tensor, values: Tensor, rows: Tensor, n_genes: int, max_stored: int, dtype: torch.dtype
+) -> Tensor:
+    """See `Backend.dense_rows`; no gene may be stored twice in a cell."""
+    x = torch.zeros(len(rows), n_genes, dtype=dtype, device=rows.device)
+    _dense_rows[(len(rows),)](starts, columns, values, rows, x, n_genes, VALUES=256)
     return x
 
 
-class MixtureKL(torch.autograd.Function):
-    """As `sysvi.model.divergence.mixture_kl`: the divergence from a mixture in each dimension alone."""
-
+class _MixtureKL(torch.autograd.Function):
     @staticmethod
     def forward(ctx, mean, var, z, means, variances, log_w, share):  # type: ignore[no-untyped-def]
         """(B, L), (B, L), (B, L), (K, L), (K, L), (K,), number -> (B,)."""
-        share = _on_card(share, z, z.dtype)
-        given = [part.contiguous() for part in (mean, var, z, means, variances, log_w, share)]
-        ctx.save_for_backward(*given)
+        share = _on_device(share, z, z.dtype)
+        inputs = [part.contiguous() for part in (mean, var, z, means, variances, log_w, share)]
+        ctx.save_for_backward(*inputs)
         kl = z.new_empty(len(z))
-        _mixture_kl[(triton.cdiv(len(z), 32),)](*given, kl, *z.shape, len(log_w), **_latent_block(z))
+        _mixture_kl[(triton.cdiv(len(z), 32),)](*inputs, kl, *z.shape, len(log_w), **_latent_block(z))
         return kl
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        """Gradients of all but the share."""
-        given = ctx.saved_tensors
-        z, means, log_w = given[2], given[3], given[5]
+        """Gradients of all arguments but the share."""
+        inputs = ctx.saved_tensors
+        z, means, log_w = inputs[2], inputs[3], inputs[5]
         blocks = triton.cdiv(len(z), 32)
         d_latent = z.new_empty(3, *z.shape)
         d_mixture, d_log_w = z.new_empty(blocks, 2, *means.shape), z.new_empty(blocks, len(log_w))
-        arrays = *given, grad.contiguous(), d_latent, d_mixture, d_log_w
-        _back_mixture_kl[(blocks,)](*arrays, *z.shape, len(log_w), **_latent_block(z))
+        arrays = *inputs, grad.contiguous(), d_latent, d_mixture, d_log_w
+        _mixture_kl_backward[(blocks,)](*arrays, *z.shape, len(log_w), **_latent_block(z))
         return *d_latent, *d_mixture.sum(0), d_log_w.sum(0), None
 
 
+def _on_device(number: float | Tensor, like: Tensor, dtype: torch.dtype) -> Tensor:
+    """A number as a tensor on the device; filled there, since a copy from the host cannot be captured in a graph."""
+    return number if isinstance(number, Tensor) else torch.full((), number, dtype=dtype, device=like.device)
+
+
+def _row_block(n_rows: int) -> dict[str, int]:
+    """Rows of a block and the number of warps that work on it."""
+    rows = min(triton.next_power_of_2(n_rows), MAX_BLOCK_ROWS)
+    return {"ROWS": rows, "num_warps": min(max(rows // 128, 1), 16)}
+
+
 def _latent_block(z: Tensor) -> dict[str, int]:
-    """Cells and dimensions of a block."""
+    """Cells and latent dimensions of a block."""
     return {"CELLS": 32, "DIMS": triton.next_power_of_2(z.shape[1])}
 
 
@@ -129,7 +146,7 @@ def _log_density(z, mean, var):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _log_mixture(z, means, variances, log_w, at_dim, is_dim, n_dims, n_components):  # type: ignore[no-untyped-def]
-    """Log of the mixture's density in each dimension: the largest term, and the sum of all over it."""
+    """Log-density of the mixture in each dimension, by a running log-sum-exp over the components."""
     most = tl.full(z.shape, float("-inf"), tl.float32)
     total = tl.zeros(z.shape, tl.float32)
     for k in range(n_components):
@@ -174,7 +191,7 @@ def _mixture_kl(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _back_mixture_kl(  # type: ignore[no-untyped-def]
+def _mixture_kl_backward(  # type: ignore[no-untyped-def]
     mean,
     var,
     z,
@@ -208,7 +225,7 @@ def _back_mixture_kl(  # type: ignore[no-untyped-def]
     for k in range(n_components):
         m = tl.load(means + k * n_dims + dim, mask=is_dim, other=0)[None, :]
         v = tl.load(variances + k * n_dims + dim, mask=is_dim, other=1)[None, :]
-        r = tl.exp(tl.load(log_w + k) + _log_density(x, m, v) - log_p)  # the component's share in this dimension
+        r = tl.exp(tl.load(log_w + k) + _log_density(x, m, v) - log_p)  # responsibility of the component in this dimension
         e = (x - m) / v
         d_z += r * e
         place = (block * 2 * n_components + k) * n_dims + dim
@@ -243,9 +260,9 @@ def _normalise(  # type: ignore[no-untyped-def]
     UNITS: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """A few units of all cells: c U comes in, statistics around the first cell, batch norm, ReLU, dropout.
+    """Compute a few units of all cells: add c U, batch normalisation, ReLU, dropout.
 
-    Without FEW, c is c U already.
+    The statistics are taken relative to the first cell, so that little cancels. Without FEW, `c` is c U already.
     """
     draw = tl.program_id(0)
     unit = draw * UNITS + tl.arange(0, UNITS)
@@ -271,7 +288,7 @@ def _normalise(  # type: ignore[no-untyped-def]
     d = total / n_rows
     mean = d + origin
     var = squares / n_rows - d * d
-    var = tl.where(var < 0, 0, var)  # not a maximum, which would hide NaN
+    var = tl.where(var < 0, 0, var)  # tl.maximum would turn NaN into 0
     rstd = 1 / tl.sqrt(var + eps)
     tl.store(moments + unit, mean, mask=is_unit)
     tl.store(moments + n_units + unit, var, mask=is_unit)
@@ -285,7 +302,7 @@ def _normalise(  # type: ignore[no-untyped-def]
         inside = (row < n_rows)[:, None] & is_unit[None, :]
         at = row[:, None] * n_units + unit[None, :]
         v = tl.load(a + at, mask=inside, other=0).to(tl.float32) * slope[None, :] + offset[None, :]
-        z = start + (row * n_draws + draw + 1).to(tl.uint64) * 0x9E3779B97F4A7C15  # as in `sysvi.kernels.dropout`
+        z = start + (row * n_draws + draw + 1).to(tl.uint64) * 0x9E3779B97F4A7C15  # as in `dropped`
         z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
         z = (z ^ (z >> 27)) * 0x94D049BB133111EB
         z = z ^ (z >> 31)
@@ -295,7 +312,7 @@ def _normalise(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _back(  # type: ignore[no-untyped-def]
+def _normalise_backward(  # type: ignore[no-untyped-def]
     grad,
     y,
     a,
@@ -313,7 +330,7 @@ def _back(  # type: ignore[no-untyped-def]
     UNITS: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """A few units of all cells: from the gradient of y those of a, scale, shift and, where FEW, U."""
+    """Compute the gradients of a, scale, shift and, with FEW, of U for a few units of all cells."""
     unit = tl.program_id(0) * UNITS + tl.arange(0, UNITS)
     is_unit = unit < n_units
     mean = tl.load(moments + unit, mask=is_unit, other=0)
@@ -345,7 +362,7 @@ def _back(  # type: ignore[no-untyped-def]
         d = (factor * slope)[None, :] * g + tilt[None, :] * v + offset[None, :]
         tl.store(d_a + at, d, mask=inside)
         if FEW:
-            tl.debug_barrier()  # sums of the block before are read by other threads than wrote them
+            tl.debug_barrier()  # other threads read the sums of the previous block than wrote them
             for k in range(n_cov):
                 w = tl.load(c + row * n_cov + k, mask=row < n_rows, other=0)
                 place = d_cov_weight + k * n_units + unit
@@ -370,11 +387,11 @@ def _gene_sums(x, w, sums, n_cells, n_genes, ROWS: tl.constexpr, GENES: tl.const
 
 
 @triton.jit
-def _dense(starts, places, values, index, x, n_genes, VALUES: tl.constexpr):  # type: ignore[no-untyped-def]
+def _dense_rows(starts, columns, values, rows, x, n_genes, VALUES: tl.constexpr):  # type: ignore[no-untyped-def]
     cell = tl.program_id(0)
-    row = tl.load(index + cell)
+    row = tl.load(rows + cell)
     start, end = tl.load(starts + row), tl.load(starts + row + 1)
     for first in range(start, end, VALUES):
         k = first + tl.arange(0, VALUES)
-        gene = tl.load(places + k, mask=k < end, other=0)
+        gene = tl.load(columns + k, mask=k < end, other=0)
         tl.store(x + cell * n_genes + gene, tl.load(values + k, mask=k < end, other=0), mask=k < end)
