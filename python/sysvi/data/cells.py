@@ -46,7 +46,7 @@ class Covariates:
     categorical: Tensor  # (n, P) int64
     continuous: Tensor  # (n, Q) float32
 
-    def at(self, index: Tensor) -> Covariates:
+    def select(self, index: Tensor) -> Covariates:
         """The covariates of the cells in `index`."""
         return Covariates(self.system[index], self.categorical[index], self.continuous[index])
 
@@ -192,7 +192,7 @@ class Cells:
         products
             Another type in which it is wanted too.
         """
-        own = self.covariates.at(index)
+        own = self.covariates.select(index)
         swapped = self._swap(own, swapped_covariates, noise)
         weight = None if self.weight is None else self.weight[index]
         x = self.expression(index, sparse=sparse, dtype=dtype)
@@ -207,7 +207,7 @@ class Cells:
             u = torch.rand(n_cells, generator=noise, device=self.device)
             size = self.system_size[system]
             place = torch.minimum((u * size).long(), size - 1)
-            return self.covariates.at(self.system_order[self.system_start[system] + place])
+            return self.covariates.select(self.system_order[self.system_start[system] + place])
         if how == "observed":
             return Covariates(system, own.categorical, own.continuous)
         return Covariates(system, torch.full_like(own.categorical, -1), torch.zeros_like(own.continuous))

@@ -110,7 +110,7 @@ class Model(nn.Module):
             assert isinstance(self.prior, GaussianMixture)
             self.prior.mean.normal_(generator=init)
             return
-        x, c = cells.dense(index), self.code(cells.covariates.at(index))
+        x, c = cells.dense(index), self.code(cells.covariates.select(index))
         if isinstance(self.prior, VampPrior):
             self.prior.x.copy_(x)
             self.prior.c.copy_(c)
@@ -133,7 +133,7 @@ class Model(nn.Module):
         def embed_from(start: int) -> None:
             rows, here = index[start : start + n], slice(start, start + n)
             x = cells.expression(rows, sparse=sparse)
-            mean[here], var[here] = encode(x, self.code(cells.covariates.at(rows)))
+            mean[here], var[here] = encode(x, self.code(cells.covariates.select(rows)))
 
         starts = range(0, len(index), n)
         if device.type == "cpu":

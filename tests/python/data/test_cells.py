@@ -112,7 +112,7 @@ def test_resampled_covariates_are_those_of_a_uniform_cell_of_the_target_system(s
     assert len(value) == cells.n_cells
     cell_of = np.argsort(place)
     drawn = torch.from_numpy(cell_of[np.searchsorted(value, batch.continuous.numpy()[:, 0])])
-    source = cells.covariates.at(drawn)
+    source = cells.covariates.select(drawn)
     assert torch.equal(source.system, batch.system)
     assert torch.equal(source.categorical, batch.categorical)
     assert torch.equal(source.continuous, batch.continuous)

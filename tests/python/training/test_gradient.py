@@ -361,7 +361,7 @@ def test_validation_is_deterministic_and_leaves_running_statistics(make_case):
         assert torch.equal(value, before[name]), name
     # a cell's reconstruction and KL do not depend on the cells beside it
     b = case.batch
-    parts = [Minibatch(b.x[i], b.own.at(i), b.swapped.at(i), None) for i in torch.arange(B).split(B // 2)]
+    parts = [Minibatch(b.x[i], b.own.select(i), b.swapped.select(i), None) for i in torch.arange(B).split(B // 2)]
     for term in ("reconstruction", "kl"):
         halves = [getattr(objective(part, WEIGHTS, None), term).item() for part in parts]
         assert np.mean(halves) == pytest.approx(getattr(first, term).item(), rel=1e-9)
