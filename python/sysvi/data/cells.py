@@ -56,8 +56,8 @@ class Minibatch:
     """What one training step sees."""
 
     x: Tensor | Sparse  # (B, G)
-    own: Covariates  # as observed
-    swapped: Covariates  # of the other system, for the cycle
+    covariates: Covariates  # as observed
+    swapped_covariates: Covariates  # with the system exchanged for another one: input of the cycle's decoding
     weight: Tensor | None  # (B,) weight of each cell in the loss, 1 on average; None: all the same
     short: Tensor | Sparse | None = None  # x in the type of products with it, where it was made already
 

@@ -62,7 +62,7 @@ class Objective(nn.Module):
     def forward(self, batch: Minibatch, weights: Weights, training: Training | None) -> Losses:
         """Losses of a minibatch; without `training`, those of validation (no dropout, z at its mean)."""
         model, encoder, decoder = self.model, self.model.encoder, self.model.decoder
-        c, c_swapped = model.code(batch.own), model.code(batch.swapped)  # (B, C)
+        c, c_swapped = model.code(batch.covariates), model.code(batch.swapped_covariates)  # (B, C)
         mean, var = encoder(batch.x, c, training)  # (B, L)
         z = mean + var.sqrt() * normal_like(mean, training)
         reconstruction = gaussian_nll(batch.x.to_dense(), *decoder(z, c, training))  # (B,)
@@ -90,7 +90,7 @@ class Objective(nn.Module):
             cycle = weighted_mean(standardised_distance(mean, mean_cycled), w)
         kl = weighted_mean(self.model.prior.kl(mean, var, z, self.model.encoder, mixture), w)
         if self.discriminator is not None:
-            adversary, discriminator = self._adversary(z, batch.own.system, w)
+            adversary, discriminator = self._adversary(z, batch.covariates.system, w)
         return kl, cycle, adversary, discriminator
 
     @staticmethod

@@ -64,7 +64,8 @@ class _Step:
         self.objective, self.batch, self.weights = objective, batch, weights
         self.encoder, self.decoder = encoder, decoder = objective.model.encoder, objective.model.decoder
         self.cycles = isinstance(weights.cycle, Tensor) or weights.cycle > 0
-        self.c, self.c_swapped = (objective.model.code(covariates) for covariates in (batch.own, batch.swapped))
+        self.c = objective.model.code(batch.covariates)
+        self.c_swapped = objective.model.code(batch.swapped_covariates)
         self.encoding, self.decoding = (Pass(part.layers, self.c, training) for part in (encoder, decoder))
         if self.cycles:
             c = self.c_swapped
