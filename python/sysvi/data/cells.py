@@ -59,7 +59,7 @@ class Minibatch:
     covariates: Covariates  # as observed
     swapped_covariates: Covariates  # with the system exchanged for another one: input of the cycle's decoding
     weight: Tensor | None  # (B,) weight of each cell in the loss, 1 on average; None: all the same
-    short: Tensor | Sparse | None = None  # x in the type of products with it, where it was made already
+    x_matmul: Tensor | Sparse | None = None  # x converted to the dtype of matrix products, if it has been already
 
     def __len__(self) -> int:
         return len(self.x)
@@ -172,7 +172,7 @@ class Cells:
         *,
         sparse: bool = False,
         dtype: torch.dtype = torch.float32,
-        products: torch.dtype | None = None,
+        matmul_dtype: torch.dtype | None = None,
     ) -> Minibatch:
         """The cells in `index` with their own covariates, and those of another system drawn for each cell.
 
@@ -189,14 +189,14 @@ class Cells:
             Leave the expression sparse (on the CPU) or make it dense.
         dtype
             Type of the expression.
-        products
+        matmul_dtype
             Another type in which it is wanted too.
         """
         own = self.covariates.select(index)
         swapped = self._swap(own, swapped_covariates, noise)
         weight = None if self.weight is None else self.weight[index]
         x = self.expression(index, sparse=sparse, dtype=dtype)
-        return Minibatch(x, own, swapped, weight, None if products is None else x.to(products))
+        return Minibatch(x, own, swapped, weight, None if matmul_dtype is None else x.to(matmul_dtype))
 
     def _swap(self, own: Covariates, how: str, noise: torch.Generator) -> Covariates:
         """Uniformly another system for each cell, with covariates to go with it."""

@@ -47,7 +47,7 @@ class ComputePlan:
     @property
     def of_expression(self) -> dict[str, Any]:
         """How `Cells.minibatch` makes expression."""
-        return {"sparse": self.sparse, "dtype": self.expression, "products": self.products if self.fused else None}
+        return {"sparse": self.sparse, "dtype": self.expression, "matmul_dtype": self.products if self.fused else None}
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for events and files."""

@@ -71,7 +71,9 @@ class _Step:
             c = self.c_swapped
             self.translating, self.returning = (Pass(part.layers, c, training) for part in (decoder, encoder))
         self.first = self.encoding.layers[0].weight  # (G, H)
-        self.x = batch.x.to(training.products or self.first.dtype) if batch.short is None else batch.short  # (B, G)
+        self.x = (
+            batch.x.to(training.products or self.first.dtype) if batch.x_matmul is None else batch.x_matmul
+        )  # (B, G)
         self.gradients, self.others = Gradients(), Gradients()
 
     @no_grad()
