@@ -101,9 +101,9 @@ class Cells:
         self.x = x
         self.n_cells, self.n_genes = x.shape
         self.n_systems = n_systems
-        self.most_stored = int(np.diff(x.indptr).max(initial=0))  # values of one cell
+        self.max_values_per_cell = int(np.diff(x.indptr).max(initial=0))  # values of one cell
         self.device = torch.device("cpu")
-        self.on_device: tuple[Tensor, Tensor, Tensor] | None = None  # starts, places and values, on another device
+        self.device_csr: tuple[Tensor, Tensor, Tensor] | None = None  # starts, places and values, on another device
         categorical = np.zeros((n, 0)) if categorical is None else categorical
         continuous = np.zeros((n, 0)) if continuous is None else continuous
         self.covariates = Covariates(
@@ -127,14 +127,14 @@ class Cells:
     def to(self, device: torch.device) -> None:
         """Move everything to another device; the CPU keeps the expression it was given."""
         self.device = device
-        self.on_device = None if device.type == "cpu" else self._uploaded(device)
+        self.device_csr = None if device.type == "cpu" else self._csr_on_device(device)
         for name in ("system_order", "system_start", "system_size"):
             setattr(self, name, getattr(self, name).to(device))
         c = self.covariates
         self.covariates = Covariates(c.system.to(device), c.categorical.to(device), c.continuous.to(device))
         self.weight = None if self.weight is None else self.weight.to(device)
 
-    def _uploaded(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    def _csr_on_device(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Starts of rows, places and values of the expression on a device."""
         starts, places = self.x.indptr.astype(np.int64), self.x.indices.astype(np.int32, copy=False)
         starts, places, values = (torch.from_numpy(part).to(device) for part in (starts, places, self.x.data))
@@ -146,17 +146,17 @@ class Cells:
 
     def dense(self, index: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Expression of the cells in `index` as a dense (B, G) tensor on the device."""
-        if self.on_device is None:
+        if self.device_csr is None:
             return torch.from_numpy(self.x[index.numpy()].toarray()).to(dtype)
-        starts, places, values = self.on_device
+        starts, places, values = self.device_csr
         index = index.to(self.device)
         if (triton := card_kernels(self.device).module) is not None:
             return triton.dense(starts, places, values, index, self.n_genes, dtype)
         x = torch.zeros(len(index), self.n_genes, dtype=dtype, device=self.device)
-        if self.most_stored == 0:
+        if self.max_values_per_cell == 0:
             return x
         start = starts[index, None]  # (B, 1)
-        source = start + torch.arange(self.most_stored, device=self.device)  # (B, most)
+        source = start + torch.arange(self.max_values_per_cell, device=self.device)  # (B, most)
         inside = source < starts[index + 1, None]
         source = torch.where(inside, source, start.clamp_max(len(values) - 1))
         # All rows are as long as the longest, what is beyond a row's end adds 0: shapes do not depend on the cells, so
@@ -213,7 +213,7 @@ class Cells:
         return Covariates(system, torch.full_like(own.categorical, -1), torch.zeros_like(own.continuous))
 
 
-def shuffled(index: Tensor, order: torch.Generator) -> Tensor:
+def shuffle(index: Tensor, order: torch.Generator) -> Tensor:
     """The cells in `index`, (n,), in an order drawn from a generator on the CPU."""
     return index[torch.randperm(len(index), generator=order).to(index.device)]
 
@@ -241,7 +241,7 @@ def minibatches(index: Tensor, batch_size: int, order: torch.Generator | None = 
     if n < 2:
         raise InputError(f"{n} cell cannot be trained on; batch normalisation needs at least two.")
     if order is not None:
-        index = shuffled(index, order)
+        index = shuffle(index, order)
     yield from torch.tensor_split(index, n_minibatches(n, batch_size))
 
 

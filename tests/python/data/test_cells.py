@@ -36,7 +36,7 @@ def test_dense_as_on_a_card_equals_scipy(case):
     """There all rows are as long as the longest one: what fills them must add nothing."""
     x, rows = case
     cells = Cells(x, np.zeros(x.shape[0]), n_systems=1)
-    cells.on_device = cells._uploaded(torch.device("cpu"))
+    cells.device_csr = cells._csr_on_device(torch.device("cpu"))
     np.testing.assert_array_equal(cells.dense(torch.tensor(rows)).numpy(), x.toarray()[rows])
 
 
