@@ -27,7 +27,7 @@ def faulty() -> Iterator[None]:
     paper = Objective.forward
 
     def forward(self, batch, weights, training):
-        own = self.model.code(batch.own)
+        own = self.model.code(batch.covariates)
 
         def cycled_mean(x, z, swapped, training):
             reconstruction = self.model.decoder.mean(self.model.decoder.hidden(z, own, training))

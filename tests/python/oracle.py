@@ -163,7 +163,9 @@ def losses(p, settings, batch, weights, eps, n_systems, n_categories, discrimina
     `p` is left.
     """
     w = np.ones(len(batch.x)) if batch.weight is None else batch.weight
-    c, c_swapped = (covariate_code(p, cov, n_systems, n_categories) for cov in (batch.own, batch.swapped))
+    c, c_swapped = (
+        covariate_code(p, cov, n_systems, n_categories) for cov in (batch.covariates, batch.swapped_covariates)
+    )
     mean, var = encode(p, batch.x, c, **mode)
     z = mean + np.sqrt(var) * eps
     terms = SimpleNamespace(
@@ -181,7 +183,7 @@ def losses(p, settings, batch, weights, eps, n_systems, n_categories, discrimina
     terms.kl = np.mean(w * (weights[4] * of_prior + (1 - weights[4]) * kl_standard_normal(mean, var)))
     if discriminator is not None:
         log_p = discriminator_log_probabilities(discriminator, z)
-        terms.adversary, terms.discriminator = (np.mean(w * term) for term in adversary(log_p, batch.own.system))
+        terms.adversary, terms.discriminator = (np.mean(w * term) for term in adversary(log_p, batch.covariates.system))
     weighted = [terms.reconstruction, terms.kl, terms.cycle, terms.adversary]
     terms.total = float(np.dot(weights[:4], weighted)) + terms.discriminator
     return terms

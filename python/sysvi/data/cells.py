@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sysvi._core.errors import InputError
-from sysvi.kernels.layers import card_kernels
+from sysvi.kernels.backend import choose_backend
 from sysvi.kernels.sparse import SparseExpression
 
 
@@ -46,7 +46,7 @@ class Covariates:
     categorical: Tensor  # (n, P) int64
     continuous: Tensor  # (n, Q) float32
 
-    def at(self, index: Tensor) -> Covariates:
+    def select(self, index: Tensor) -> Covariates:
         """The covariates of the cells in `index`."""
         return Covariates(self.system[index], self.categorical[index], self.continuous[index])
 
@@ -56,10 +56,10 @@ class Minibatch:
     """What one training step sees."""
 
     x: Tensor | SparseExpression  # (B, G)
-    own: Covariates  # as observed
-    swapped: Covariates  # of the other system, for the cycle
+    covariates: Covariates  # as observed
+    swapped_covariates: Covariates  # with the system exchanged for another one: input of the cycle's decoding
     weight: Tensor | None  # (B,) weight of each cell in the loss, 1 on average; None: all the same
-    short: Tensor | SparseExpression | None = None  # x in the type of products with it, where it was made already
+    x_matmul: Tensor | SparseExpression | None = None  # x converted to the dtype of matrix products, if it has been already
 
     def __len__(self) -> int:
         return len(self.x)
@@ -101,9 +101,9 @@ class Cells:
         self.x = x
         self.n_cells, self.n_genes = x.shape
         self.n_systems = n_systems
-        self.most_stored = int(np.diff(x.indptr).max(initial=0))  # values of one cell
+        self.max_values_per_cell = int(np.diff(x.indptr).max(initial=0))  # values of one cell
         self.device = torch.device("cpu")
-        self.on_device: tuple[Tensor, Tensor, Tensor] | None = None  # starts, places and values, on another device
+        self.device_csr: tuple[Tensor, Tensor, Tensor] | None = None  # starts, places and values, on another device
         categorical = np.zeros((n, 0)) if categorical is None else categorical
         continuous = np.zeros((n, 0)) if continuous is None else continuous
         self.covariates = Covariates(
@@ -127,14 +127,14 @@ class Cells:
     def to(self, device: torch.device) -> None:
         """Move everything to another device; the CPU keeps the expression it was given."""
         self.device = device
-        self.on_device = None if device.type == "cpu" else self._uploaded(device)
+        self.device_csr = None if device.type == "cpu" else self._csr_on_device(device)
         for name in ("system_order", "system_start", "system_size"):
             setattr(self, name, getattr(self, name).to(device))
         c = self.covariates
         self.covariates = Covariates(c.system.to(device), c.categorical.to(device), c.continuous.to(device))
         self.weight = None if self.weight is None else self.weight.to(device)
 
-    def _uploaded(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    def _csr_on_device(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Starts of rows, places and values of the expression on a device."""
         starts, places = self.x.indptr.astype(np.int64), self.x.indices.astype(np.int32, copy=False)
         starts, places, values = (torch.from_numpy(part).to(device) for part in (starts, places, self.x.data))
@@ -146,23 +146,12 @@ class Cells:
 
     def dense(self, index: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Expression of the cells in `index` as a dense (B, G) tensor on the device."""
-        if self.on_device is None:
+        if self.device_csr is None:
             return torch.from_numpy(self.x[index.numpy()].toarray()).to(dtype)
-        starts, places, values = self.on_device
-        index = index.to(self.device)
-        if (triton := card_kernels(self.device).module) is not None:
-            return triton.dense(starts, places, values, index, self.n_genes, dtype)
-        x = torch.zeros(len(index), self.n_genes, dtype=dtype, device=self.device)
-        if self.most_stored == 0:
-            return x
-        start = starts[index, None]  # (B, 1)
-        source = start + torch.arange(self.most_stored, device=self.device)  # (B, most)
-        inside = source < starts[index + 1, None]
-        source = torch.where(inside, source, start.clamp_max(len(values) - 1))
-        # All rows are as long as the longest, what is beyond a row's end adds 0: shapes do not depend on the cells, so
-        # the card is never waited for and the step can be recorded.
-        column = torch.where(inside, places[source].long(), 0)
-        return x.scatter_add_(1, column, torch.where(inside, values[source], 0).to(dtype))
+        starts, columns, values = self.device_csr
+        rows = index.to(self.device)
+        backend = choose_backend(self.device)
+        return backend.dense_rows(starts, columns, values, rows, self.n_genes, self.max_values_per_cell, dtype)
 
     def minibatch(
         self,
@@ -172,7 +161,7 @@ class Cells:
         *,
         sparse: bool = False,
         dtype: torch.dtype = torch.float32,
-        products: torch.dtype | None = None,
+        matmul_dtype: torch.dtype | None = None,
     ) -> Minibatch:
         """The cells in `index` with their own covariates, and those of another system drawn for each cell.
 
@@ -189,14 +178,14 @@ class Cells:
             Leave the expression sparse (on the CPU) or make it dense.
         dtype
             Type of the expression.
-        products
+        matmul_dtype
             Another type in which it is wanted too.
         """
-        own = self.covariates.at(index)
+        own = self.covariates.select(index)
         swapped = self._swap(own, swapped_covariates, noise)
         weight = None if self.weight is None else self.weight[index]
         x = self.expression(index, sparse=sparse, dtype=dtype)
-        return Minibatch(x, own, swapped, weight, None if products is None else x.to(products))
+        return Minibatch(x, own, swapped, weight, None if matmul_dtype is None else x.to(matmul_dtype))
 
     def _swap(self, own: Covariates, how: str, noise: torch.Generator) -> Covariates:
         """Uniformly another system for each cell, with covariates to go with it."""
@@ -207,13 +196,13 @@ class Cells:
             u = torch.rand(n_cells, generator=noise, device=self.device)
             size = self.system_size[system]
             place = torch.minimum((u * size).long(), size - 1)
-            return self.covariates.at(self.system_order[self.system_start[system] + place])
+            return self.covariates.select(self.system_order[self.system_start[system] + place])
         if how == "observed":
             return Covariates(system, own.categorical, own.continuous)
         return Covariates(system, torch.full_like(own.categorical, -1), torch.zeros_like(own.continuous))
 
 
-def shuffled(index: Tensor, order: torch.Generator) -> Tensor:
+def shuffle(index: Tensor, order: torch.Generator) -> Tensor:
     """The cells in `index`, (n,), in an order drawn from a generator on the CPU."""
     return index[torch.randperm(len(index), generator=order).to(index.device)]
 
@@ -241,7 +230,7 @@ def minibatches(index: Tensor, batch_size: int, order: torch.Generator | None = 
     if n < 2:
         raise InputError(f"{n} cell cannot be trained on; batch normalisation needs at least two.")
     if order is not None:
-        index = shuffled(index, order)
+        index = shuffle(index, order)
     yield from torch.tensor_split(index, n_minibatches(n, batch_size))
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sysvi.data.cells import Minibatch, minibatches, shuffled
+from sysvi.data.cells import Minibatch, minibatches, shuffle
 from sysvi.model.objective import Losses, Weights
 from sysvi.training.epochs import Stop
 from sysvi.training.gradient import n_seeds
@@ -179,7 +179,7 @@ class GraphedEpochs:
             self.replays.clear()
 
     def _shuffled(self) -> Tensor:
-        rows = shuffled(self.index, self.order)
+        rows = shuffle(self.index, self.order)
         return rows.pin_memory() if self.rows.is_cuda else rows  # from there it is copied without waiting
 
     def _task(self, kind: _Kind) -> Task:

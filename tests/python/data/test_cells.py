@@ -36,7 +36,7 @@ def test_dense_as_on_a_card_equals_scipy(case):
     """There all rows are as long as the longest one: what fills them must add nothing."""
     x, rows = case
     cells = Cells(x, np.zeros(x.shape[0]), n_systems=1)
-    cells.on_device = cells._uploaded(torch.device("cpu"))
+    cells.device_csr = cells._csr_on_device(torch.device("cpu"))
     np.testing.assert_array_equal(cells.dense(torch.tensor(rows)).numpy(), x.toarray()[rows])
 
 
@@ -97,7 +97,7 @@ def swaps(make_cells):
 @pytest.mark.parametrize("how", ["resampled", "observed", "zero"])
 def test_swapped_system_is_uniform_among_the_others(swaps, how):
     batch = swaps[1](how)
-    own, swapped = batch.own.system, batch.swapped.system
+    own, swapped = batch.covariates.system, batch.swapped_covariates.system
     assert (own != swapped).all()
     for system in range(3):
         counts = torch.bincount(swapped[own == system], minlength=3).numpy()
@@ -107,12 +107,12 @@ def test_swapped_system_is_uniform_among_the_others(swaps, how):
 
 def test_resampled_covariates_are_those_of_a_uniform_cell_of_the_target_system(swaps):
     cells, swap = swaps
-    batch = swap("resampled").swapped
+    batch = swap("resampled").swapped_covariates
     value, place = np.unique(cells.covariates.continuous.numpy()[:, 0], return_inverse=True)  # tells the cell
     assert len(value) == cells.n_cells
     cell_of = np.argsort(place)
     drawn = torch.from_numpy(cell_of[np.searchsorted(value, batch.continuous.numpy()[:, 0])])
-    source = cells.covariates.at(drawn)
+    source = cells.covariates.select(drawn)
     assert torch.equal(source.system, batch.system)
     assert torch.equal(source.categorical, batch.categorical)
     assert torch.equal(source.continuous, batch.continuous)
@@ -124,16 +124,16 @@ def test_resampled_covariates_are_those_of_a_uniform_cell_of_the_target_system(s
 
 def test_observed_covariates_are_the_cells_own(swaps):
     batch = swaps[1]("observed")
-    assert torch.equal(batch.swapped.categorical, batch.own.categorical)
-    assert torch.equal(batch.swapped.continuous, batch.own.continuous)
+    assert torch.equal(batch.swapped_covariates.categorical, batch.covariates.categorical)
+    assert torch.equal(batch.swapped_covariates.continuous, batch.covariates.continuous)
 
 
 def test_zero_covariates_are_zeros_in_the_code(swaps, make_model):
     cells, swap = swaps
     batch = swap("zero")
-    code = make_model(cells).code(batch.swapped)
+    code = make_model(cells).code(batch.swapped_covariates)
     assert (code[:, 3:] == 0).all()
-    assert torch.equal(code[:, :3].argmax(1), batch.swapped.system)
+    assert torch.equal(code[:, :3].argmax(1), batch.swapped_covariates.system)
     assert (code[:, :3].sum(1) == 1).all()
 
 
@@ -142,11 +142,11 @@ def test_minibatch_carries_what_was_observed_and_repeats_with_its_seed(swaps):
     batch, again, other = swap("resampled"), swap("resampled"), swap("resampled", seed=1)
     index = torch.arange(60).repeat(200)
     assert torch.equal(batch.x, cells.dense(index))
-    assert torch.equal(batch.own.system, cells.covariates.system[index])
-    assert torch.equal(batch.own.categorical, cells.covariates.categorical[index])
+    assert torch.equal(batch.covariates.system, cells.covariates.system[index])
+    assert torch.equal(batch.covariates.categorical, cells.covariates.categorical[index])
     assert batch.weight is None
-    assert torch.equal(batch.swapped.continuous, again.swapped.continuous)
-    assert not torch.equal(batch.swapped.continuous, other.swapped.continuous)
+    assert torch.equal(batch.swapped_covariates.continuous, again.swapped_covariates.continuous)
+    assert not torch.equal(batch.swapped_covariates.continuous, other.swapped_covariates.continuous)
 
 
 @pytest.mark.parametrize("n_systems", [2, 3])

@@ -84,7 +84,7 @@ def test_each_cell_alone_is_the_encoder_of_its_dense_expression(expression, case
     with torch.no_grad():
         for i in range(N):
             row = torch.tensor([i])
-            alone = model.encoder(cells.dense(row), model.code(cells.covariates.at(row)))
+            alone = model.encoder(cells.dense(row), model.code(cells.covariates.select(row)))
             for both, one in zip(ours, alone, strict=True):
                 torch.testing.assert_close(both[i], one[0], rtol=1e-5, atol=1e-6)
 

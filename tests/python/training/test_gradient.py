@@ -35,7 +35,7 @@ def generator(seed=0):
 
 
 def as_float64(batch):
-    own, swapped = (replace(c, continuous=c.continuous.double()) for c in (batch.own, batch.swapped))
+    own, swapped = (replace(c, continuous=c.continuous.double()) for c in (batch.covariates, batch.swapped_covariates))
     return Minibatch(batch.x.double(), own, swapped, None if batch.weight is None else batch.weight.double())
 
 
@@ -80,10 +80,10 @@ def as_arrays(batch):
         SimpleNamespace(
             system=c.system.numpy(), categorical=c.categorical.numpy(), continuous=c.continuous.numpy().astype(float)
         )
-        for c in (batch.own, batch.swapped)
+        for c in (batch.covariates, batch.swapped_covariates)
     )
     weight = None if batch.weight is None else batch.weight.numpy()
-    return SimpleNamespace(x=batch.x.numpy(), own=own, swapped=swapped, weight=weight)
+    return SimpleNamespace(x=batch.x.numpy(), covariates=own, swapped_covariates=swapped, weight=weight)
 
 
 def oracle_losses(case, eps, p, discriminator=None, **mode):
@@ -221,7 +221,9 @@ def test_fused_equals_plain_in_float32(monkeypatch, make_case):
     case = make_case(dropout_rate=0.3)
     monkeypatch.undo()
     b = case.batch
-    own, swapped = (Covariates(c.system, c.categorical, c.continuous.float()) for c in (b.own, b.swapped))
+    own, swapped = (
+        Covariates(c.system, c.categorical, c.continuous.float()) for c in (b.covariates, b.swapped_covariates)
+    )
     batch = Minibatch(b.x.float(), own, swapped, None)
     results = []
     for fused in (False, True):
@@ -250,7 +252,7 @@ def test_cycle_gradient_passes_through_the_other_systems_decoder(make_case, fuse
     (In training, with one other system only, its column is the same for all cells and batch normalisation removes it.)
     """
     case = make_case(n_systems=n_systems, index=lambda cells: (cells.covariates.system == own).nonzero()[:, 0])
-    assert (case.batch.own.system == own).all()
+    assert (case.batch.covariates.system == own).all()
     if training:
         trained(Objective(case.model), case.batch, CYCLE_ALONE, Training(generator(7)), fused)
     else:
@@ -275,8 +277,9 @@ def test_cycle_depends_on_the_swapped_covariates_only_after_encoding(make_case, 
     def losses(batch):
         return trained(Objective(copy.deepcopy(case.model)), batch, CYCLE_ALONE, Training(generator(7)), fused)
 
-    to_others = replace(case.batch.swapped, system=3 - case.batch.own.system - case.batch.swapped.system)
-    base, other = losses(case.batch), losses(replace(case.batch, swapped=to_others))
+    observed, swapped = case.batch.covariates, case.batch.swapped_covariates
+    to_others = replace(swapped, system=3 - observed.system - swapped.system)
+    base, other = losses(case.batch), losses(replace(case.batch, swapped_covariates=to_others))
     assert abs(base.cycle - other.cycle) > 1e-6
     assert torch.equal(base.reconstruction, other.reconstruction)
     assert torch.equal(base.kl, other.kl)
@@ -331,7 +334,7 @@ def test_one_step_trains_two_adversaries(make_case, weighted, n_systems, fused):
     alone = Objective(copy.deepcopy(case.model))
     trained(alone, batch, WEIGHTS, Training(generator(7)), fused)
     fooling, noise = copy.deepcopy(case.model), generator(7)
-    mean, var = fooling.encoder(batch.x, fooling.code(batch.own), Training(noise))
+    mean, var = fooling.encoder(batch.x, fooling.code(batch.covariates), Training(noise))
     z = mean + var.sqrt() * torch.empty_like(mean).normal_(generator=noise)
     log_p = copy.deepcopy(case.discriminator).requires_grad_(False)(z).log_softmax(1)
     (WEIGHTS.adversary * (w * -log_p.sum(1) / n_systems).mean()).backward()
@@ -341,7 +344,7 @@ def test_one_step_trains_two_adversaries(make_case, weighted, n_systems, fused):
         torch.testing.assert_close(gradient, sum(pushes), rtol=1e-8, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
 
     # the discriminator alone, at a z that stays as it is
-    guess = torch.nn.functional.cross_entropy(case.discriminator(z.detach()), batch.own.system, reduction="none")
+    guess = torch.nn.functional.cross_entropy(case.discriminator(z.detach()), batch.covariates.system, reduction="none")
     (w * guess).mean().backward()
     for name, gradient in gradients(together.discriminator).items():
         assert gradient.abs().sum() > 0
@@ -361,7 +364,10 @@ def test_validation_is_deterministic_and_leaves_running_statistics(make_case):
         assert torch.equal(value, before[name]), name
     # a cell's reconstruction and KL do not depend on the cells beside it
     b = case.batch
-    parts = [Minibatch(b.x[i], b.own.at(i), b.swapped.at(i), None) for i in torch.arange(B).split(B // 2)]
+    parts = [
+        Minibatch(b.x[i], b.covariates.select(i), b.swapped_covariates.select(i), None)
+        for i in torch.arange(B).split(B // 2)
+    ]
     for term in ("reconstruction", "kl"):
         halves = [getattr(objective(part, WEIGHTS, None), term).item() for part in parts]
         assert np.mean(halves) == pytest.approx(getattr(first, term).item(), rel=1e-9)

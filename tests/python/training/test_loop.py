@@ -456,7 +456,7 @@ def test_order_of_cells_does_not_change_the_embedding(make_cells, make_model, or
     order = torch.tensor(order)
     expected = embedding(model, cells)
     torch.testing.assert_close(torch.cat(model.embed(cells, order, batch_size), 1), expected[order])
-    c = cells.covariates.at(order)
+    c = cells.covariates.select(order)
     reordered = Cells(
         sparse.csr_matrix(cells.dense(order).numpy()), c.system.numpy(), c.categorical.numpy(), c.continuous.numpy(),
         n_systems=2,
