@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 import numpy as np
@@ -16,10 +16,10 @@ import numpy as np
 import sysvi
 from sysvi._core.events import Event, OnEvent, ignore_event, preparation_reporter
 from sysvi._core.progress import JsonLines, ProgressBar
-from sysvi._core.settings import ModelSettings, Prior, TrainSettings
+from sysvi._core.settings import PRIORS, ModelSettings, TrainSettings
 from sysvi.api.sysvi import MODEL_FILE
 
-MODEL, TRAINING, PRIORS = ModelSettings(), TrainSettings(), get_args(Prior)
+MODEL, TRAINING = ModelSettings(), TrainSettings()
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -90,7 +90,7 @@ def reporting_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--n-latent", type=click.IntRange(1), default=MODEL.n_latent, show_default=True, help="Dimensions.")
 @click.option(
     "--prior",
-    type=click.Choice(PRIORS),
+    type=click.Choice(PRIORS.names),
     default=MODEL.prior,
     show_default=True,
     help="Prior: posteriors of pseudo-cells, a Gaussian mixture, or a standard normal.",
@@ -421,7 +421,7 @@ def compare(
 @click.option(
     "--prior",
     "priors",
-    type=click.Choice(PRIORS),
+    type=click.Choice(PRIORS.names),
     multiple=True,
     default=(MODEL.prior,),
     show_default=True,
@@ -445,7 +445,7 @@ def tune(
     output: Path,
     cycle_weights: tuple[float, ...],
     kl_weights: tuple[float, ...],
-    priors: tuple[Prior, ...],
+    priors: tuple[str, ...],
     seeds: int,
     genes: int,
     covariate: tuple[str, ...],

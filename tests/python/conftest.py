@@ -71,7 +71,7 @@ def make_model():
         for name, tensor in model.state_dict().items():
             if name.endswith(("scale", "running_var")):
                 tensor.uniform_(0.5, 2.0, generator=init)
-            elif name.endswith(("shift", "running_mean", "logits", "decoder.log_var")):
+            elif name.endswith(("shift", "running_mean", "logits", "likelihood.log_var")):
                 tensor.normal_(0, 0.3, generator=init)
         rows = torch.randperm(cells.n_cells, generator=init)[: model_settings.n_prior_components]
         model.init_prior(cells, rows, init)

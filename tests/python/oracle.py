@@ -77,9 +77,9 @@ def encode(p, x, c, **mode):
 def decode(p, z, c, **mode):
     """Mean (n, G) and variance (n, G) of p(x | z, c)."""
     h = mlp(p, "decoder", z, c, **mode)
-    mean = linear(p, "decoder.mean", h)
-    per_gene = "decoder.log_var" in p
-    log_var = p["decoder.log_var"] + 0 * mean if per_gene else linear(p, "decoder.log_var_head", h)
+    mean = linear(p, "likelihood.head", h)
+    per_gene = "likelihood.log_var" in p
+    log_var = p["likelihood.log_var"] + 0 * mean if per_gene else linear(p, "likelihood.log_var_head", h)
     return mean, variance(log_var)
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from sysvi._core.checks import check_obs_column
 from sysvi._core.errors import InputError
 from sysvi.api.sysvi import SysVI
-from sysvi.model.divergence import normal_log_density
-from sysvi.model.priors import StandardNormal
+from sysvi.kernels.densities import normal_log_density
+from sysvi.model.priors import MixturePrior
 
 CHUNK = 2**22  # densities at a time: 32 MB
 
@@ -90,7 +90,7 @@ def prior_components(model: SysVI, adata: AnnData, label_key: str | None = None)
     (300, [0, 1, 2])
     """
     prior = model.module.prior
-    if isinstance(prior, StandardNormal):
+    if not isinstance(prior, MixturePrior):
         raise InputError("A standard normal prior has no components: train with prior='vamp' or 'gmm' to look at them.")
     key = model.vocabulary.system_key
     system = check_obs_column(adata, key, "system")

@@ -193,7 +193,7 @@ class SysVI:
                 f"SysVI has no argument {', '.join(unknown)}; model arguments are {', '.join(sorted(known))}."
             )
         settings = ModelSettings(
-            prior=prior,  # type: ignore[arg-type]
+            prior=prior,
             n_prior_components=n_prior_components,
             pseudoinputs=pseudoinputs,  # type: ignore[arg-type]
             pseudoinputs_system=pseudoinputs_system,

@@ -21,7 +21,7 @@ from sysvi._core.errors import InputError
 from sysvi._core.events import Event, OnEvent
 from sysvi._core.parallel import n_parallel_workers, single_thread_pool
 from sysvi._core.progress import as_callback
-from sysvi._core.settings import ModelSettings, Prior, Ramp, TrainSettings, as_ramp, whole_number
+from sysvi._core.settings import ModelSettings, Ramp, TrainSettings, as_ramp, whole_number
 from sysvi.api.integrate import split_settings, with_batch
 from sysvi.api.sysvi import SysVI
 from sysvi.training.loop import NonFiniteLossError, catch_interrupts
@@ -37,7 +37,7 @@ class Combination(NamedTuple):
     seed: int
     cycle_weight: Ramp
     kl_weight: Ramp
-    prior: Prior
+    prior: str
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Run:
     error: NonFiniteLossError | None = None
 
     @property
-    def prior(self) -> Prior:
+    def prior(self) -> str:
         """The model's prior."""
         return self.model.model_settings.prior
 
@@ -82,7 +82,7 @@ def train_many(
     seeds: Sequence[int] = (0, 1, 2),
     cycle_weights: Sequence[float | Ramp] = (TrainSettings.cycle_weight,),
     kl_weights: Sequence[float | Ramp] = (TrainSettings.kl_weight,),
-    priors: Sequence[Prior] = (ModelSettings.prior,),
+    priors: Sequence[str] = (ModelSettings.prior,),
     layer: str | None = None,
     categorical_covariate_keys: Sequence[str] | None = None,
     continuous_covariate_keys: Sequence[str] | None = None,
@@ -173,7 +173,7 @@ def combinations(
     seeds: Sequence[int],
     cycle_weights: Sequence[float | Ramp],
     kl_weights: Sequence[float | Ramp],
-    priors: Sequence[Prior],
+    priors: Sequence[str],
 ) -> list[Combination]:
     """Every seed with every cycle weight, every KL weight and every prior, checked.
 

@@ -59,7 +59,9 @@ class Minibatch:
     covariates: Covariates  # as observed
     swapped_covariates: Covariates  # with the system exchanged for another one: input of the cycle's decoding
     weight: Tensor | None  # (B,) weight of each cell in the loss, 1 on average; None: all the same
-    x_matmul: Tensor | SparseExpression | None = None  # x converted to the dtype of matrix products, if it has been already
+    x_matmul: Tensor | SparseExpression | None = (
+        None  # x converted to the dtype of matrix products, if it has been already
+    )
 
     def __len__(self) -> int:
         return len(self.x)
@@ -140,7 +142,9 @@ class Cells:
         starts, places, values = (torch.from_numpy(part).to(device) for part in (starts, places, self.x.data))
         return starts, places, values
 
-    def expression(self, index: Tensor, *, sparse: bool, dtype: torch.dtype = torch.float32) -> Tensor | SparseExpression:
+    def expression(
+        self, index: Tensor, *, sparse: bool, dtype: torch.dtype = torch.float32
+    ) -> Tensor | SparseExpression:
         """Expression of the cells in `index`, (B, G), dense on the device or as stored values on the CPU."""
         return SparseExpression(self.x[index.numpy()]).to(dtype) if sparse else self.dense(index, dtype)
 

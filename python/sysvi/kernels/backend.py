@@ -5,7 +5,7 @@ in `Backend` and exist three times, each a module with the same functions:
 
 - `sysvi.kernels.cpu_backend`: compiled by numba, for CPUs;
 - `sysvi.kernels.cuda_backend`: written in Triton, for NVIDIA GPUs with Triton installed and able to compile;
-- `sysvi.kernels.torch_backend`: torch's own operations, for every other device. The tests compare the other two with it.
+- `sysvi.kernels.torch_backend`: torch's own operations, for every other device; the tests compare the others with it.
 
 Shapes: B cells of a minibatch, H hidden units, C covariate width, G genes, L latent dimensions, K prior components.
 """
@@ -129,7 +129,7 @@ class Backend(Protocol):
         max_stored: int,
         dtype: torch.dtype,
     ) -> Tensor:
-        """Copy rows (B,) of a CSR matrix on the device into a dense matrix (B, G); no row has over `max_stored` values."""
+        """Copy rows (B,) of a CSR matrix into a dense matrix (B, G); each has at most `max_stored` stored values."""
         ...
 
 

@@ -6,6 +6,8 @@ C covariate width, G genes, L latent dimensions, K prior components.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from llvmlite import ir
@@ -19,7 +21,7 @@ from sysvi.kernels.dropout import GAMMA, MIX_1, MIX_2, kept_share, threshold
 from sysvi.kernels.sparse import SparseExpression
 
 # Sums may be reordered, and nothing more is allowed: NaN and infinity must come through.
-kernel = njit(fastmath={"reassoc", "contract", "nsz"}, nogil=True, cache=True)
+kernel: Any = njit(fastmath={"reassoc", "contract", "nsz"}, nogil=True, cache=True)
 
 
 def normalise(
@@ -36,7 +38,8 @@ def normalise(
     y, moments = torch.empty_like(a, dtype=out), scale.new_empty(3, len(scale))
     factor = _scalar(scale.dtype, 1 / kept_share(rate))
     dropout = np.uint16(threshold(rate)), np.uint64(int(seed))
-    _normalise(*map(_array, (a, c, cov_weight, scale, shift)), factor, *dropout, _array(y), _array(moments))
+    inputs, results = map(_array, (a, c, cov_weight, scale, shift)), map(_array, (y, moments))
+    _normalise(*inputs, factor, *dropout, *results)
     return y, moments
 
 
@@ -216,7 +219,7 @@ def _add_covariates(a, c, cov_weight, mean, var):  # type: ignore[no-untyped-def
 
 @kernel
 def _relu_dropout(a, slope, offset, least, seed, y):  # type: ignore[no-untyped-def]
-    """Set y to max(a slope + offset, 0), or to 0 where a unit's sixteen random bits are below `least` (see `dropped`)."""
+    """Set y to max(a slope + offset, 0), but to 0 where a unit's random bits are below `least`, as in `dropped`."""
     n_rows, n_units = a.shape
     n_draws = (n_units + 3) // 4
     draws = np.empty(n_draws, np.uint64)

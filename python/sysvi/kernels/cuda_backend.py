@@ -1,8 +1,8 @@
 """The training kernels for NVIDIA GPUs, in Triton, which comes with torch's CUDA builds for Linux.
 
 Each replaces tens of torch's operations, which a GPU computes faster than they can be launched. The functions are
-documented in `sysvi.kernels.backend.Backend`. Shapes: B cells of a minibatch, H hidden units, C covariate width, G genes,
-L latent dimensions, K prior components.
+documented in `sysvi.kernels.backend.Backend`. Shapes: B cells of a minibatch, H hidden units, C covariate width,
+G genes, L latent dimensions, K prior components.
 """
 
 from __future__ import annotations
@@ -225,7 +225,9 @@ def _mixture_kl_backward(  # type: ignore[no-untyped-def]
     for k in range(n_components):
         m = tl.load(means + k * n_dims + dim, mask=is_dim, other=0)[None, :]
         v = tl.load(variances + k * n_dims + dim, mask=is_dim, other=1)[None, :]
-        r = tl.exp(tl.load(log_w + k) + _log_density(x, m, v) - log_p)  # responsibility of the component in this dimension
+        r = tl.exp(
+            tl.load(log_w + k) + _log_density(x, m, v) - log_p
+        )  # responsibility of the component in this dimension
         e = (x - m) / v
         d_z += r * e
         place = (block * 2 * n_components + k) * n_dims + dim

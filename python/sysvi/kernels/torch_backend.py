@@ -1,6 +1,6 @@
 """The training kernels in torch's own operations: for every device, and the reference of the other backends' tests.
 
-The functions are documented in `sysvi.kernels.backend.Backend`. Shapes: B cells of a minibatch, H hidden units, G genes.
+The functions are documented in `sysvi.kernels.backend.Backend`. Shapes: B cells, H hidden units, G genes.
 """
 
 from __future__ import annotations

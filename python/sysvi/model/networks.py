@@ -92,9 +92,7 @@ class Layer(nn.Module):
         """(B, n_in), (B, C) -> (B, n_out), in torch's own operations."""
         a = x @ self.weight + (c @ self.cov_weight + self.bias)
         training = context is not None
-        a = F.batch_norm(
-            a, self.running_mean, self.running_var, self.scale, self.shift, training, BN_MOMENTUM, BN_EPS
-        )
+        a = F.batch_norm(a, self.running_mean, self.running_var, self.scale, self.shift, training, BN_MOMENTUM, BN_EPS)
         y = F.relu(a)
         if context is None or self.dropout_rate == 0:
             return y

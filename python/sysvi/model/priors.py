@@ -103,7 +103,7 @@ class MixturePrior(Prior):
 
 @PRIORS.register("vamp")
 class VampPrior(MixturePrior):
-    """Components are the posteriors of K trainable pseudo-inputs (expression and covariates), encoded without dropout."""
+    """Components are the posteriors of K trainable pseudo-inputs (expression and covariates), without dropout."""
 
     def __init__(self, settings: ModelSettings, n_genes: int, n_covariates: int):
         super().__init__(settings, n_genes, n_covariates)

@@ -30,7 +30,7 @@ class Epochs(Protocol):
         ...
 
     def capture(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        """The fastest way to call a function repeatedly that changes nothing, draws no random numbers, returns a tensor."""
+        """The fastest way to call repeatedly a function without side effects or random draws that returns a tensor."""
         ...
 
     def close(self) -> None:

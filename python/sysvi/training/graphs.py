@@ -1,9 +1,10 @@
-"""Training's steps on a graphics card: recorded once, then replayed.
+"""Epochs on an NVIDIA GPU: each kind of step is captured once as a CUDA graph, and then replayed.
 
-A step is some hundreds of short operations, which a card computes sooner than Python can start them. A CUDA graph
-starts all at once. What differs from step to step lies in tables on the card: learning rates, weights and seeds of
-dropout, written once; the order of the cells, once an epoch. A counter, which the step itself moves on, says which row
-is meant; so Python only says "again". The generators on the card are told by the replay how far to go on.
+A step is some hundreds of short operations, which the GPU computes faster than Python can launch them. Replaying a CUDA
+graph launches all of them at once. A replay takes no arguments, so what differs between steps lies in tables on the
+GPU: learning rates, loss weights and dropout seeds, written once for the whole training, and the order of the cells,
+written once an epoch. A counter on the GPU, which the step itself increments, selects the row of the tables. The random
+generators of the GPU are advanced by the replay.
 """
 
 from __future__ import annotations
@@ -17,82 +18,90 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sysvi._core.parallel import Task
 from sysvi.data.cells import Minibatch, minibatches, shuffle
 from sysvi.model.objective import Losses, Weights
 from sysvi.training.epochs import Stop
-from sysvi.training.gradient import n_seeds
+from sysvi.training.gradient import n_dropout_seeds
 from sysvi.training.step import Stepper, learning_rate, loss_weights
 
-TOLERANCE = 0.1  # by which a replayed step may differ from one that is not: a broken one differs by far more
+TOLERANCE = 0.1  # relative difference allowed between a replayed step and an ordinary one; a broken replay exceeds it
 
-# Recordings begin and end one at a time: torch's generators keep lists of them that threads must not change at once.
-_recording = threading.Lock()
+# Captures begin and end one at a time: torch's generators keep lists of graphs that threads must not change at once.
+_capture_lock = threading.Lock()
 
-Task = Callable[[], object]
-Recorder = Callable[[Task, torch.device, Sequence[torch.Generator]], Task]
+Capture = Callable[[Task, torch.device, Sequence[torch.Generator]], Task]
 
 
-class CannotRecordError(RuntimeError):
-    """Steps cannot be recorded here, or their replay is not the same step."""
+class CannotCaptureError(RuntimeError):
+    """Steps cannot be captured on this device, or their replay computes something else."""
 
 
 def cuda_graph(task: Task, device: torch.device, generators: Sequence[torch.Generator] = ()) -> Task:
-    """Record what is done on a device, without doing it; what does it. Not on a device's default stream.
+    """Capture `task` as a CUDA graph without executing it; return a callable that replays it.
 
-    Tensors that it reads must be kept: a recording holds those alone that were made in it.
+    Parameters
+    ----------
+    task
+        Launches work on the current stream, which must not be the device's default stream. The caller must keep the
+        tensors that it reads: the graph owns only those that are made during the capture.
+    device
+        The GPU.
+    generators
+        Random generators on the GPU that `task` draws from.
     """
     states = [generator.clone_state() for generator in generators]
-    with _recording, torch.cuda.device(device):
+    with _capture_lock, torch.cuda.device(device):
         graph = torch.cuda.CUDAGraph()
         for generator in generators:
             graph.register_generator_state(generator)
-        # Not by torch.cuda.graph, which collects garbage and empties caches first: that takes longer than the rest.
+        # `torch.cuda.graph` would collect garbage and empty caches first, which takes longer than everything else here.
         graph.capture_begin(capture_error_mode="thread_local")
         try:
             task()
         except RuntimeError:
             for generator, state in zip(generators, states, strict=True):
-                generator.graphsafe_set_state(state)  # its own still counts as being recorded
+                generator.graphsafe_set_state(state)  # the generator's own state still counts as being captured
             raise
         finally:
             graph.capture_end()
     return graph.replay
 
 
-class _Kind(NamedTuple):
-    """What makes one recording differ from another."""
+class _StepKind(NamedTuple):
+    """What makes a graph of its own necessary: the number of cells, and whether the cycle is computed."""
 
     n_cells: int
     cycles: bool
 
 
-class GraphedEpochs:
-    """As `sysvi.training.epochs.PlainEpochs`, replayed.
+class GraphEpochs:
+    """Epochs as in `sysvi.training.epochs.PlainEpochs`, of steps that are captured and replayed.
 
     Parameters
     ----------
     stepper
-        Takes the steps, by hand-written gradients; its `training` has a generator on the CPU for `seeds`.
-    minibatch
-        Makes the minibatch of some rows, on the device and without waiting for it.
-    index
+        Takes the steps; its context has a CPU generator of dropout seeds.
+    make_minibatch
+        Makes the minibatch of some rows on the device, without waiting for the device.
+    rows
         Rows to train on, (n,), on the device.
     order
-        Shuffles them at each epoch.
+        Generator that shuffles the rows at each epoch.
     generators
-        All that a step draws from on the device.
-    record
-        How to record a step.
-
-    Raises
-    ------
-    CannotRecordError
-        If recording fails, or a replayed step differs from one taken operation by operation. Nothing has changed then.
+        All generators on the device that a step draws from.
+    capture
+        Captures a step.
 
     Attributes
     ----------
     step_seconds
-        Of one replay, at most.
+        Upper bound of the time of a replay, in seconds.
+
+    Raises
+    ------
+    CannotCaptureError
+        If capturing fails, or a replayed step differs from an ordinary one. Model and generators are unchanged then.
     """
 
     step_seconds = 0.0
@@ -100,147 +109,152 @@ class GraphedEpochs:
     def __init__(
         self,
         stepper: Stepper,
-        minibatch: Callable[[Tensor], Minibatch],
-        index: Tensor,
+        make_minibatch: Callable[[Tensor], Minibatch],
+        rows: Tensor,
         order: torch.Generator,
         generators: Sequence[torch.Generator],
-        record: Recorder = cuda_graph,
+        capture: Capture = cuda_graph,
     ):
-        settings, device, seeds = stepper.settings, index.device, stepper.training.seeds
+        settings, device, seed_source = stepper.settings, rows.device, stepper.context.dropout_seeds
         assert settings.max_epochs is not None
         assert settings.batch_size is not None
-        assert isinstance(seeds, torch.Generator)
-        self.stepper, self.minibatch, self.index, self.order = stepper, minibatch, index.cpu(), order
-        self.sizes = [len(rows) for rows in minibatches(index, settings.batch_size)]
+        assert isinstance(seed_source, torch.Generator)
+        self.stepper, self.make_minibatch, self.order = stepper, make_minibatch, order
+        self.train_rows = rows.cpu()
+        self.sizes = [len(batch) for batch in minibatches(rows, settings.batch_size)]
         n_steps = settings.max_epochs * len(self.sizes)
-        moments = [step / n_steps for step in range(n_steps)]
+        progress = [step / n_steps for step in range(n_steps)]
         sizes = itertools.cycle(self.sizes)
-        self.kinds = [_Kind(next(sizes), settings.cycle_weight.value_at(moment) > 0) for moment in moments]
-        self.step = 0  # of all
+        self.kinds = [_StepKind(next(sizes), settings.cycle_weight.value_at(p) > 0) for p in progress]
+        self.n_done = 0
 
-        restore = _restorer(stepper, (*generators, seeds))
-        numbers = [[learning_rate(settings, moment), *loss_weights(settings, moment)] for moment in moments]
-        drawn = torch.zeros(n_steps, n_seeds(stepper.objective.model, True), dtype=torch.int64)
-        for row, kind in zip(drawn, self.kinds, strict=True):
-            row[: n_seeds(stepper.objective.model, kind.cycles)].random_(generator=seeds)
-        self.numbers = torch.tensor(numbers, device=device)  # learning rate and weights of each step
-        self.seeds = drawn.to(device)  # of each step
-        self.starts = torch.tensor([0, *itertools.accumulate(self.sizes)][:-1], device=device)  # of minibatches in rows
-        self.places = torch.arange(max(self.sizes), device=device)  # in a minibatch
-        self.rows = index.clone()  # of the cells, in the epoch's order
-        self.at = torch.zeros(1, dtype=torch.int64, device=device)  # which step is next
-        self.sums = torch.zeros(len(Losses._fields), device=device)  # of the loss terms, over the epoch's cells
+        restore = _snapshot(stepper, (*generators, seed_source))
+        schedule = [[learning_rate(settings, p), *loss_weights(settings, p)] for p in progress]
+        model = stepper.objective.model
+        seeds = torch.zeros(n_steps, n_dropout_seeds(model, True), dtype=torch.int64)
+        for row, kind in zip(seeds, self.kinds, strict=True):
+            row[: n_dropout_seeds(model, kind.cycles)].random_(generator=seed_source)
+        # Tables on the device: learning rate and loss weights of each step, dropout seeds of each step, first position
+        # of each minibatch in an epoch, positions within a minibatch, and the rows in the order of the present epoch.
+        self.schedule = torch.tensor(schedule, device=device)
+        self.seeds = seeds.to(device)
+        self.starts = torch.tensor([0, *itertools.accumulate(self.sizes)][:-1], device=device)
+        self.offsets = torch.arange(max(self.sizes), device=device)
+        self.rows = rows.clone()
+        self.counter = torch.zeros(1, dtype=torch.int64, device=device)  # the next step
+        self.sums = torch.zeros(len(Losses._fields), device=device)  # loss terms, summed over the cells of the epoch
 
-        self.record, self.device = record, device
+        self._capture, self.device = capture, device
         self.replays: dict[Hashable, Task] = {}
+        first_of_kind = {kind: step for step, kind in reversed([*enumerate(self.kinds)])}
         try:
-            for kind, step in {kind: step for step, kind in reversed([*enumerate(self.kinds)])}.items():
-                self.at.fill_(step)
-                self.replays[kind] = record(self._task(kind), device, generators)
+            for kind, step in first_of_kind.items():
+                self.counter.fill_(step)
+                self.replays[kind] = capture(self._step_task(kind), device, generators)
                 self._check(kind, step, restore)
         except RuntimeError as error:
             restore()
             self.close()
-            raise CannotRecordError(str(error).partition("\n")[0]) from error
+            raise CannotCaptureError(str(error).partition("\n")[0]) from error
         self.next_rows: Tensor | None = None
 
-    def take(self, stop: Stop) -> tuple[Tensor, int]:
+    def run_epoch(self, stop: Stop) -> tuple[Tensor, int]:
         """See `sysvi.training.epochs.Epochs`."""
-        self.rows.copy_(self._shuffled() if self.next_rows is None else self.next_rows, non_blocking=True)
-        self.at.fill_(self.step)
+        self.rows.copy_(self._shuffle_rows() if self.next_rows is None else self.next_rows, non_blocking=True)
+        self.counter.fill_(self.n_done)
         self.sums.zero_()
-        first = self.step
+        first = self.n_done
         for kind in self.kinds[first : first + len(self.sizes)]:
             self.replays[kind]()
-            self.step += 1
+            self.n_done += 1
             if stop():
                 break
-        if self.step < len(self.kinds):
-            self.next_rows = self._shuffled()  # while the card computes
-        return self.sums.clone(), self.step - first
+        if self.n_done < len(self.kinds):
+            self.next_rows = self._shuffle_rows()  # while the GPU computes
+        return self.sums.clone(), self.n_done - first
 
-    def again(self, look: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def capture(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """See `sysvi.training.epochs.Epochs`."""
-        result = look()
+        result = function()
         try:
-            self.replays[look] = self.record(lambda: result.copy_(look()), self.device, ())
+            self.replays[function] = self._capture(lambda: result.copy_(function()), self.device, ())
         except RuntimeError:
-            return look
+            return function
 
-        def replayed() -> Tensor:
-            self.replays[look]()
+        def replay() -> Tensor:
+            self.replays[function]()
             return result.clone()
 
-        return replayed
+        return replay
 
     def close(self) -> None:
         """See `sysvi.training.epochs.Epochs`."""
-        with _recording:
+        with _capture_lock:
             self.replays.clear()
 
-    def _shuffled(self) -> Tensor:
-        rows = shuffle(self.index, self.order)
-        return rows.pin_memory() if self.rows.is_cuda else rows  # from there it is copied without waiting
+    def _shuffle_rows(self) -> Tensor:
+        rows = shuffle(self.train_rows, self.order)
+        return rows.pin_memory() if self.rows.is_cuda else rows  # pinned memory is copied without waiting
 
-    def _task(self, kind: _Kind) -> Task:
-        """A step that takes all that changes from the tables."""
+    def _step_task(self, kind: _StepKind) -> Task:
+        """A step that reads everything that changes between steps from the tables."""
 
         def task() -> None:
-            lr, *now = self.numbers[self.at][0].unbind()
-            weights = Weights(*now) if kind.cycles else Weights(*now)._replace(cycle=0.0)
-            training = self.stepper.training._replace(seeds=iter(self.seeds[self.at][0].unbind()))
-            start = self.starts[self.at % len(self.sizes)]
-            batch = self.minibatch(self.rows[start + self.places[: kind.n_cells]])
-            self.sums.add_(self.stepper.update(batch, weights, lr, training), alpha=kind.n_cells)
-            self.at += 1
+            lr, *values = self.schedule[self.counter][0].unbind()
+            weights = Weights(*values) if kind.cycles else Weights(*values)._replace(cycle=0.0)
+            context = self.stepper.context._replace(dropout_seeds=iter(self.seeds[self.counter][0].unbind()))
+            start = self.starts[self.counter % len(self.sizes)]
+            batch = self.make_minibatch(self.rows[start + self.offsets[: kind.n_cells]])
+            self.sums.add_(self.stepper.update(batch, weights, lr, context), alpha=kind.n_cells)
+            self.counter += 1
 
         return task
 
-    def _check(self, kind: _Kind, step: int, restore: Callable[[], None]) -> None:
-        """Take a step either way from the same state, to which all returns."""
+    def _check(self, kind: _StepKind, step: int, restore: Callable[[], None]) -> None:
+        """Take a step replayed and one as usual from the same state, compare them, and restore the state."""
         parameters, settings = self.stepper.optimiser.parameters, self.stepper.settings
 
-        def outcome(take: Callable[[], Tensor]) -> Tensor:
-            """Loss terms, and how far the parameters went."""
+        def outcome(take_step: Callable[[], Tensor]) -> Tensor:
+            """Loss terms, and the distance that each parameter moved."""
             before = [p.detach().clone() for p in parameters]
             try:
-                terms = take().clone()
+                terms = take_step().clone()
                 moved = [(p.detach() - b).norm() for p, b in zip(parameters, before, strict=True)]
             finally:
                 restore()
             return torch.cat([terms, torch.stack(moved)])
 
         def replayed() -> Tensor:
-            self.at.fill_(step)
+            self.counter.fill_(step)
             self.sums.zero_()
             self.replays[kind]()
             return self.sums / kind.n_cells
 
-        def eager() -> Tensor:
-            start, moment = int(self.starts[step % len(self.sizes)]), step / len(self.kinds)
-            batch = self.minibatch(self.rows[start : start + kind.n_cells])
-            training = self.stepper.training._replace(seeds=iter(self.seeds[step].unbind()))
-            weights, lr = loss_weights(settings, moment), learning_rate(settings, moment)
-            return self.stepper.update(batch, weights, lr, training)
+        def ordinary() -> Tensor:
+            start, progress = int(self.starts[step % len(self.sizes)]), step / len(self.kinds)
+            batch = self.make_minibatch(self.rows[start : start + kind.n_cells])
+            context = self.stepper.context._replace(dropout_seeds=iter(self.seeds[step].unbind()))
+            weights, lr = loss_weights(settings, progress), learning_rate(settings, progress)
+            return self.stepper.update(batch, weights, lr, context)
 
-        if not torch.allclose(outcome(replayed), outcome(eager), rtol=TOLERANCE, atol=1e-6):
-            raise CannotRecordError("a replayed step differed from one taken operation by operation")
+        if not torch.allclose(outcome(replayed), outcome(ordinary), rtol=TOLERANCE, atol=1e-6):
+            raise CannotCaptureError("a replayed step differed from an ordinary one")
         start = time.perf_counter()
-        outcome(replayed)[0].item()  # waits for the card
+        outcome(replayed)[0].item()  # waits for the GPU
         self.step_seconds = time.perf_counter() - start
 
 
-def _restorer(stepper: Stepper, sources: Sequence[torch.Generator]) -> Callable[[], None]:
-    """What brings all that a step changes back to the state of now."""
+def _snapshot(stepper: Stepper, generators: Sequence[torch.Generator]) -> Callable[[], None]:
+    """Snapshot all mutable training state; return a function that restores it."""
     optimiser = stepper.optimiser
-    parts = [*stepper.objective.state_dict().values(), *optimiser.first, *optimiser.second, optimiser.n_steps]
-    kept, states = [part.clone() for part in parts], [source.get_state() for source in sources]
+    tensors = [*stepper.objective.state_dict().values(), *optimiser.state_tensors()]
+    saved, states = [tensor.clone() for tensor in tensors], [generator.get_state() for generator in generators]
 
     def restore() -> None:
-        for part, old in zip(parts, kept, strict=True):
-            part.copy_(old)
-        for source, state in zip(sources, states, strict=True):
-            source.set_state(state)
+        for tensor, value in zip(tensors, saved, strict=True):
+            tensor.copy_(value)
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
         for p in optimiser.parameters:
             p.grad = None
 

@@ -106,9 +106,7 @@ class LayerPass:
         computed.
         """
         for i, (layer, weight, x, cast_weight, a, y, moments) in reversed([*enumerate(self.passed)]):
-            d_a, *d_norm = self.backend.normalise_backward(
-                grad, y, a, self.c, moments, layer.scale, layer.dropout_rate
-            )
+            d_a, *d_norm = self.backend.normalise_backward(grad, y, a, self.c, moments, layer.scale, layer.dropout_rate)
             gradients.add(weight, x.T @ d_a)
             for parameter, gradient in zip((layer.cov_weight, layer.scale, layer.shift), d_norm, strict=True):
                 gradients.add(parameter, gradient)

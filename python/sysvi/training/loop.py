@@ -1,4 +1,4 @@
-"""The training loop: sampler, optimiser, schedules, events; no framework.
+"""The training loop: epochs, validation, early stopping, interrupts and events. No training framework is involved.
 
 Shapes: n cells, B cells of a minibatch.
 """
@@ -27,33 +27,40 @@ from sysvi._core.settings import RAMPS, TrainSettings, default_batch_size, defau
 from sysvi.data.cells import Cells, Minibatch, minibatches, n_minibatches
 from sysvi.kernels.plan import ComputePlan, choose_compute_plan
 from sysvi.model.cvae import Model
-from sysvi.model.networks import Discriminator, Training
+from sysvi.model.networks import Discriminator, TrainingContext
 from sysvi.model.objective import Losses, Objective
 from sysvi.training.epochs import Epochs, PlainEpochs
-from sysvi.training.graphs import CannotRecordError, GraphedEpochs
+from sysvi.training.gradient import explain_gradient
+from sysvi.training.graphs import CannotCaptureError, GraphEpochs
 from sysvi.training.optimiser import Adam
 from sysvi.training.step import Stepper, loss_weights
 
 TERMS = Losses._fields
-PROBE_CELLS = 16  # enough to see whether new weights give finite losses
+N_PROBE_CELLS = 16  # enough to see whether the weights give finite losses
 
 
 class NonFiniteLossError(FloatingPointError):
-    """The loss became NaN or infinite; the model holds the last good weights. `run`: what was done before."""
+    """The loss became NaN or infinite; the model holds the weights of the last good epoch.
+
+    Attributes
+    ----------
+    run
+        The training up to then.
+    """
 
     run: TrainingRun | None = None
 
 
 @dataclass
 class TrainingRun:
-    """What training did.
+    """Record of a training.
 
     Parameters
     ----------
     settings
-        The settings with everything decided: epochs, minibatch.
+        The settings, with epochs, minibatch size and learning rate decided.
     history
-        Loss term -> value per epoch, ``"<term>_train"`` and, with held-out cells, ``"<term>_validation"``.
+        Values per epoch by loss term: ``"<term>_train"`` and, with held-out cells, ``"<term>_validation"``.
     status
         ``"finished"``, ``"stopped_early"``, ``"interrupted"`` or ``"failed"``.
     seconds
@@ -61,9 +68,9 @@ class TrainingRun:
     cells_per_second
         Training cells processed per second.
     kernels, device
-        How it was computed, and why so, and where.
+        The compute plan, with its reasons; and the device, for people.
     train_index, validation_index
-        Which cells were trained on and held out.
+        Rows that were trained on and held out.
     """
 
     settings: TrainSettings
@@ -78,19 +85,19 @@ class TrainingRun:
 
     @property
     def n_epochs(self) -> int:
-        """Epochs that were ended."""
+        """Epochs that were completed."""
         return len(self.history.get("total_train", []))
 
     @property
     def steps_per_epoch(self) -> int:
-        """Minibatches of an epoch."""
+        """Minibatches in an epoch."""
         assert self.settings.batch_size is not None
         return n_minibatches(len(self.train_index), self.settings.batch_size)
 
     @property
     def usual_epochs(self) -> int:
-        """Epochs of such a training by default."""
-        usual = decide(replace(self.settings, max_epochs=None), len(self.train_index)).max_epochs
+        """Number of epochs that the defaults would give such a training."""
+        usual = resolve_settings(replace(self.settings, max_epochs=None), len(self.train_index)).max_epochs
         assert usual is not None
         return usual
 
@@ -105,20 +112,20 @@ def train(
     """Train `model` on `cells`, in place.
 
     Ctrl-C (or a KeyboardInterrupt that `on_event` raises at an epoch) ends training after the current step; the model
-    is usable and the run is marked "interrupted".
+    can be used, and the run is marked "interrupted".
 
     Parameters
     ----------
     model
-        On the same device as `cells`.
+        A model on the same device as `cells`.
     cells
         The data.
     settings
-        How to train; undecided epochs and minibatch are chosen from the number of cells.
+        Training settings. Epochs, minibatch size and learning rate that are None are chosen from the number of cells.
     on_event
-        Called with "plan", each "epoch" and the "end".
+        Called with the events "plan", "epoch" (after each one) and "end".
     stop
-        Asked after each step instead of listening to Ctrl-C: True ends training as Ctrl-C does.
+        Called after each step, instead of listening for Ctrl-C; training ends when it returns True.
 
     Returns
     -------
@@ -127,58 +134,61 @@ def train(
     Raises
     ------
     NonFiniteLossError
-        If the loss is not finite; the model then holds the weights of the last good epoch.
+        If the loss is NaN or infinite; the model then holds the weights of the last good epoch.
     """
-    train_index, validation_index = split(cells.n_cells, settings)
-    settings = decide(settings, len(train_index))
-    kernels = choose_compute_plan(cells.device, cells.density, fused=settings.fused, precision=settings.precision)
+    train_rows, validation_rows = split_cells(cells.n_cells, settings)
+    settings = resolve_settings(settings, len(train_rows))
+    plan = choose_compute_plan(cells.device, cells.density, precision=settings.precision)
     run = TrainingRun(
         settings,
-        kernels=kernels,
+        kernels=replace(plan, why=(*plan.why, explain_gradient(model))),
         device=describe_device(cells.device),
-        train_index=train_index,
-        validation_index=validation_index,
+        train_index=train_rows,
+        validation_index=validation_rows,
     )
-    with retain_freed_memory(), dedicated_stream(cells.device), pair_executor(cells.device, kernels.beside) as beside:
+    with (
+        retain_freed_memory(),
+        dedicated_stream(cells.device),
+        pair_executor(cells.device, plan.concurrent) as run_pair,
+    ):
         objective = make_objective(model, cells, settings)
-        epochs = _make_epochs(run, objective, cells, beside, on_event)
+        epochs = _make_epochs(run, objective, cells, run_pair, on_event)
         with closing(epochs), catch_interrupts() if stop is None else nullcontext(stop) as interrupted:
             _train(run, objective, cells, epochs, on_event, interrupted)
-    on_event(_end(run))
+    on_event(_end_event(run))
     return run
 
 
 def _make_epochs(
-    run: TrainingRun, objective: Objective, cells: Cells, beside: PairExecutor, on_event: OnEvent
+    run: TrainingRun, objective: Objective, cells: Cells, run_pair: PairExecutor, on_event: OnEvent
 ) -> Epochs:
-    """Decides how steps are taken and tells the plan."""
-    settings, kernels, device = run.settings, run.kernels, cells.device
-    assert settings.max_epochs is not None
-    assert settings.batch_size is not None
-    assert kernels is not None
-    index = run.train_index.to(device)
+    """Decide how steps are taken, and send the "plan" event."""
+    settings, plan, device = run.settings, run.kernels, cells.device
+    assert plan is not None
+    rows = run.train_index.to(device)
     order, swap = generator(settings.seed, "order"), generator(settings.seed, "swap", device)
     noise, dropout = generator(settings.seed, "noise", device), generator(settings.seed, "dropout")
 
-    def minibatch(rows: Tensor) -> Minibatch:
-        return cells.minibatch(rows, settings.swapped_covariates, swap, **kernels.of_expression)
+    def make_minibatch(rows: Tensor) -> Minibatch:
+        return cells.minibatch(rows, settings.swapped_covariates, swap, **plan.minibatch_arguments)
 
-    def stepper(objective: Objective, training: Training) -> Stepper:
+    def make_stepper(objective: Objective, context: TrainingContext) -> Stepper:
         optimiser = Adam(objective.parameters(), settings.eps, settings.weight_decay)
-        return Stepper(objective, optimiser, settings, training, kernels.fused, beside)
+        return Stepper(objective, optimiser, settings, context, run_pair)
 
-    trial = stepper(copy.deepcopy(objective), Training(generator(settings.seed, "trial", device), kernels.products))
-    step_seconds = _time_step(trial, cells, index, kernels)
-    real = stepper(objective, Training(noise, kernels.products, dropout))
-    epochs: Epochs = PlainEpochs(real, minibatch, index, order)
-    if kernels.graph:
+    trial_context = TrainingContext(generator(settings.seed, "trial", device), plan.matmul_dtype)
+    step_seconds = _time_step(make_stepper(copy.deepcopy(objective), trial_context), cells, rows, plan)
+    stepper = make_stepper(objective, TrainingContext(noise, plan.matmul_dtype, dropout))
+    epochs: Epochs = PlainEpochs(stepper, make_minibatch, rows, order)
+    if plan.graph:
         try:
-            replayed = GraphedEpochs(real, minibatch, index, order, (noise, swap))
-            epochs, step_seconds = replayed, replayed.step_seconds
-        except CannotRecordError as error:
-            why = (*kernels.why[:-1], f"steps one by one: they could not be recorded ({error})")
-            run.kernels = replace(kernels, graph=False, why=why)
-    on_event(_plan(run, cells, step_seconds))
+            graph_epochs = GraphEpochs(stepper, make_minibatch, rows, order, (noise, swap))
+            epochs, step_seconds = graph_epochs, graph_epochs.step_seconds
+        except CannotCaptureError as error:
+            why = [line for line in plan.why if not line.startswith("steps captured")]
+            why.append(f"steps one by one: they cannot be captured ({error})")
+            run.kernels = replace(plan, graph=False, why=tuple(why))
+    on_event(_plan_event(run, cells, step_seconds))
     return epochs
 
 
@@ -190,73 +200,72 @@ def _train(
     on_event: OnEvent,
     interrupted: Callable[[], bool],
 ) -> None:
-    """All epochs, or those until training ends for another reason."""
-    model, settings, validates = objective.model, run.settings, len(run.validation_index) > 0
+    """Run all epochs, or those until training ends for another reason."""
+    model, settings, has_validation = objective.model, run.settings, len(run.validation_index) > 0
     assert settings.max_epochs is not None
-    validation = Validation(
-        objective, cells, run.validation_index if validates else run.train_index[:PROBE_CELLS], settings
-    )
-    validate = epochs.again(validation) if validation.kept else validation
+    # Without held-out cells, a few training cells show whether the weights after the last step give finite losses.
+    checked_rows = run.validation_index if has_validation else run.train_index[:N_PROBE_CELLS]
+    validation = Validation(objective, cells, checked_rows, settings)
+    validate = epochs.capture(validation) if validation.batches is not None else validation
     last_good = copy.deepcopy(model.state_dict())
-    watch = EarlyStopping(settings.patience)
+    early_stopping = EarlyStopping(settings.patience)
     n_steps = 0
     start = time.perf_counter()
     for epoch in range(settings.max_epochs):
-        sums, taken = epochs.take(interrupted)
-        n_steps += taken
-        # The losses say that the weights were good before the last step; the check, after it too.
-        checked = validate()
-        _check_finite(model, sums + checked, last_good, run)
+        sums, n_taken = epochs.run_epoch(interrupted)
+        n_steps += n_taken
+        validation_losses = validate()
+        _check_finite(model, sums + validation_losses, last_good, run)
         if interrupted():
             run.status = "interrupted"
             break
-        with torch.no_grad():  # in place: a copy's new memory is slow to get
+        with torch.no_grad():  # in place: allocating a new copy is slow
             torch._foreach_copy_([*last_good.values()], [*model.state_dict().values()])
         _record(run.history, "train", sums / len(run.train_index))
-        if validates:
-            _record(run.history, "validation", checked)
+        if has_validation:
+            _record(run.history, "validation", validation_losses)
         if settings.early_stopping and (epoch + 1) / settings.max_epochs >= _last_ramp_end(settings):
-            watch.see(run.history["total_validation"][-1], last_good)
-            if watch.epochs_since_best >= watch.patience:
+            early_stopping.update(run.history["total_validation"][-1], last_good)
+            if early_stopping.n_epochs_since_best >= early_stopping.patience:
                 run.status = "stopped_early"
         try:
-            on_event(_epoch(run, epoch, time.perf_counter() - start, cells))
+            on_event(_epoch_event(run, epoch, time.perf_counter() - start, cells))
         except KeyboardInterrupt:
             run.status = "interrupted"
         if run.status != "finished":
             break
-    if watch.best is not None:
-        model.load_state_dict(watch.best)
+    if early_stopping.best_weights is not None:
+        model.load_state_dict(early_stopping.best_weights)
     run.seconds = time.perf_counter() - start
     run.cells_per_second = n_steps / run.steps_per_epoch * len(run.train_index) / run.seconds
 
 
 @dataclass
 class EarlyStopping:
-    """Remembers the weights of the best epoch and how long ago it was."""
+    """Keeps the weights of the epoch with the lowest loss, and counts the epochs since."""
 
     patience: int
     best_loss: float = math.inf
-    best: dict[str, Tensor] | None = None
-    epochs_since_best: int = 0
+    best_weights: dict[str, Tensor] | None = None
+    n_epochs_since_best: int = 0
 
-    def see(self, loss: float, weights: dict[str, Tensor]) -> None:
-        """Take note of an epoch's loss on held-out cells and, where it is the best, of a copy of its weights."""
+    def update(self, loss: float, weights: dict[str, Tensor]) -> None:
+        """Take the loss on held-out cells after an epoch, and copy the weights if it is the lowest so far."""
         if loss < self.best_loss:
-            self.best_loss, self.best, self.epochs_since_best = loss, copy.deepcopy(weights), 0
+            self.best_loss, self.best_weights, self.n_epochs_since_best = loss, copy.deepcopy(weights), 0
         else:
-            self.epochs_since_best += 1
+            self.n_epochs_since_best += 1
 
 
-def decide(settings: TrainSettings, n_cells: int) -> TrainSettings:
-    """Fill in epochs, minibatch and learning rate from the number of training cells."""
+def resolve_settings(settings: TrainSettings, n_cells: int) -> TrainSettings:
+    """Choose epochs, minibatch size and learning rate from the number of training cells, where they are None."""
     batch_size = settings.batch_size or default_batch_size(n_cells)
     lr = settings.lr or default_lr(batch_size)
     max_epochs = settings.max_epochs or default_max_epochs(n_minibatches(n_cells, batch_size), lr)
     return replace(settings, max_epochs=max_epochs, batch_size=batch_size, lr=lr)
 
 
-def split(n_cells: int, settings: TrainSettings) -> tuple[Tensor, Tensor]:
+def split_cells(n_cells: int, settings: TrainSettings) -> tuple[Tensor, Tensor]:
     """Rows to train on and rows to hold out, each sorted."""
     n_train = max(2, round(settings.train_size * n_cells))
     if n_train >= n_cells:
@@ -268,7 +277,7 @@ def split(n_cells: int, settings: TrainSettings) -> tuple[Tensor, Tensor]:
 
 
 def make_objective(model: Model, cells: Cells, settings: TrainSettings) -> Objective:
-    """The loss, with a discriminator where an adversary is asked for."""
+    """The loss, with a discriminator if the adversary has a weight."""
     discriminator = None
     if settings.adversarial_weight.value > 0:
         s = model.settings
@@ -277,40 +286,45 @@ def make_objective(model: Model, cells: Cells, settings: TrainSettings) -> Objec
 
 
 class Validation:
-    """Loss terms on held-out cells at the final weights: z at its mean, no dropout, running statistics."""
+    """Loss terms on held-out cells with the final loss weights: z at its mean, no dropout, running statistics.
 
-    def __init__(self, objective: Objective, cells: Cells, index: Tensor, settings: TrainSettings):
-        self.objective, self.cells, self.index, self.settings = objective, cells, index.to(cells.device), settings
+    Attributes
+    ----------
+    batches
+        The minibatches, kept because they are few; None where they are made anew at each call.
+    """
+
+    def __init__(self, objective: Objective, cells: Cells, rows: Tensor, settings: TrainSettings):
+        self.objective, self.cells, self.rows, self.settings = objective, cells, rows.to(cells.device), settings
         self.weights = loss_weights(settings, 1.0)
-        few = len(index) <= PROBE_CELLS
-        self.kept = list(self._minibatches()) if few else None
+        self.batches = list(self._make_batches()) if len(rows) <= N_PROBE_CELLS else None
 
-    def _minibatches(self) -> Iterator[Minibatch]:
+    def _make_batches(self) -> Iterator[Minibatch]:
         settings = self.settings
         assert settings.batch_size is not None
         swap = generator(settings.seed, "validation", self.cells.device)  # the same swaps at every epoch
-        for rows in minibatches(self.index, settings.batch_size) if len(self.index) > 1 else [self.index]:
+        for rows in minibatches(self.rows, settings.batch_size) if len(self.rows) > 1 else [self.rows]:
             yield self.cells.minibatch(rows, settings.swapped_covariates, swap)
 
     @torch.no_grad()
     def __call__(self) -> Tensor:
-        """Means over the cells, as `TERMS`."""
+        """Means over the cells, (6,), in the order of `Losses`."""
         sums = torch.zeros(len(TERMS), device=self.cells.device)
-        for batch in self.kept or self._minibatches():
+        for batch in self.batches or self._make_batches():
             sums += len(batch) * torch.stack(list(self.objective(batch, self.weights, None)))
-        return sums / len(self.index)
+        return sums / len(self.rows)
 
 
-def _time_step(trial: Stepper, cells: Cells, index: Tensor, kernels: ComputePlan) -> float:
-    """Seconds of one step, measured on a copy so that nothing of the real run is touched."""
-    settings, noise = trial.settings, trial.training.noise
+def _time_step(stepper: Stepper, cells: Cells, rows: Tensor, plan: ComputePlan) -> float:
+    """Seconds of one step, measured with a copy of the model so that the real one stays as it is."""
+    settings, noise = stepper.settings, stepper.context.noise
     assert settings.batch_size is not None
-    rows = next(iter(minibatches(index, settings.batch_size)))
+    batch_rows = next(iter(minibatches(rows, settings.batch_size)))
     seconds = []
-    for _ in range(4):  # the first compiles and warms up
+    for _ in range(4):  # the first one compiles
         start = time.perf_counter()
-        batch = cells.minibatch(rows, settings.swapped_covariates, noise, **kernels.of_expression)
-        trial.step(batch, 1.0)[0].item()  # waits for the device
+        batch = cells.minibatch(batch_rows, settings.swapped_covariates, noise, **plan.minibatch_arguments)
+        stepper.step(batch, 1.0)[0].item()  # waits for the device
         seconds.append(time.perf_counter() - start)
     return min(seconds)
 
@@ -321,13 +335,14 @@ def _record(history: dict[str, list[float]], kind: str, means: Tensor) -> None:
 
 
 def _check_finite(model: Model, sums: Tensor, last_good: dict[str, Tensor], run: TrainingRun) -> None:
+    """Restore the last good weights and raise, if a loss term is not finite."""
     if torch.isfinite(sums).all():
         return
     model.load_state_dict(last_good)
     bad = [name for name, value in zip(TERMS, sums.tolist(), strict=True) if not math.isfinite(value)]
     error = NonFiniteLossError(
         f"The loss became non-finite in epoch {run.n_epochs + 1} (terms: {', '.join(bad)}); the model holds the "
-        f"weights {'of the epoch before' if run.n_epochs else 'that it began with'}. Likely causes: a learning rate "
+        f"weights {'of the epoch before' if run.n_epochs else 'before training'}. Likely causes: a learning rate "
         "that is too high (try lr=3e-4), expression that is not log-normalised (run sysvi.prepare), or a very large "
         "cycle or KL weight."
     )
@@ -336,10 +351,11 @@ def _check_finite(model: Model, sums: Tensor, last_good: dict[str, Tensor], run:
 
 
 def _last_ramp_end(settings: TrainSettings) -> float:
+    """Fraction of training after which all loss weights are constant."""
     return max(getattr(settings, name).end for name in RAMPS)
 
 
-def _plan(run: TrainingRun, cells: Cells, step_seconds: float) -> Event:
+def _plan_event(run: TrainingRun, cells: Cells, step_seconds: float) -> Event:
     n, s, steps_per_epoch, device = len(run.train_index), run.settings, run.steps_per_epoch, run.device
     assert s.max_epochs is not None
     seconds = step_seconds * s.max_epochs * steps_per_epoch
@@ -362,7 +378,7 @@ def _plan(run: TrainingRun, cells: Cells, step_seconds: float) -> Event:
     )
 
 
-def _epoch(run: TrainingRun, epoch: int, seconds: float, cells: Cells) -> Event:
+def _epoch_event(run: TrainingRun, epoch: int, seconds: float, cells: Cells) -> Event:
     assert run.settings.max_epochs is not None
     done = epoch + 1
     losses = {name: values[-1] for name, values in run.history.items()}
@@ -378,8 +394,8 @@ def _epoch(run: TrainingRun, epoch: int, seconds: float, cells: Cells) -> Event:
     )
 
 
-def _end(run: TrainingRun) -> Event:
-    word = {"finished": "Trained", "stopped_early": "RunStopped early after", "interrupted": "Interrupted after"}
+def _end_event(run: TrainingRun) -> Event:
+    word = {"finished": "Trained", "stopped_early": "Stopped early after", "interrupted": "Interrupted after"}
     return Event(
         "end",
         f"{word[run.status]} {run.n_epochs} epochs in {run.seconds:.1f} s ({run.cells_per_second:,.0f} cells/s).",
@@ -394,9 +410,9 @@ def _end(run: TrainingRun) -> Event:
 
 @contextmanager
 def catch_interrupts() -> Iterator[Callable[[], bool]]:
-    """Turn Ctrl-C into a flag that the loop asks after each step; a second Ctrl-C interrupts at once.
+    """Give a function that says whether Ctrl-C was pressed; a second Ctrl-C raises KeyboardInterrupt at once.
 
-    Outside the main thread Ctrl-C is not heard.
+    Python delivers signals to the main thread only; in other threads the function always returns False.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

@@ -64,7 +64,7 @@ class Stepper:
 
 
 def learning_rate(settings: TrainSettings, progress: float) -> float:
-    """Learning rate at `progress` in [0, 1): constant, or a short warm-up and then half a cosine down to a hundredth."""
+    """Learning rate at `progress` in [0, 1): constant, or a warm-up and then half a cosine down to a hundredth."""
     assert settings.lr is not None
     if settings.lr_schedule == "constant":
         return settings.lr

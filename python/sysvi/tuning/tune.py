@@ -16,7 +16,7 @@ from sysvi._core.errors import InputError
 from sysvi._core.events import Event, OnEvent
 from sysvi._core.fingerprint import fingerprint
 from sysvi._core.progress import as_callback
-from sysvi._core.settings import ModelSettings, Prior, TrainSettings, whole_number
+from sysvi._core.settings import ModelSettings, TrainSettings, whole_number
 from sysvi._version import __version__
 from sysvi.api.integrate import split_settings, with_batch
 from sysvi.api.separation import APART
@@ -30,7 +30,7 @@ from sysvi.tuning.run_store import RunStore
 
 SETTING = ["cycle_weight", "kl_weight", "prior"]
 USUAL = (TrainSettings.cycle_weight, TrainSettings.kl_weight)
-Key = tuple[float, float, Prior, int]  # of a run: its setting and its seed
+Key = tuple[float, float, str, int]  # of a run: its setting and its seed
 LOST_MIXING, MANY_COLLAPSED, MOVED = 0.5, 0.5, 0.3  # where warnings begin, with APART
 
 
@@ -66,7 +66,7 @@ class Tuning:
     settings: pd.DataFrame
     cycle_weight: float
     kl_weight: float
-    prior: Prior
+    prior: str
     seed: int
     model: SysVI
     embedding: np.ndarray
@@ -108,7 +108,7 @@ def tune(
     *,
     cycle_weights: Sequence[float] = (0, 2, 5, 10, 20, 50),
     kl_weights: Sequence[float] = (1,),
-    priors: Sequence[Prior] = (ModelSettings.prior,),
+    priors: Sequence[str] = (ModelSettings.prior,),
     seeds: int | Sequence[int] = 3,
     output: str | Path | None = None,
     key_added: str = "X_sysVI",

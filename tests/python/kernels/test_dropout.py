@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sysvi.kernels.cpu_backend import normalise
 from sysvi.kernels.dropout import dropped, kept_share, threshold
-from sysvi.kernels.layers import _normalise_cpu
 
 CPU = torch.device("cpu")
 WIDTHS, RATES = [1, 3, 5, 255, 256], [0.0, 0.1, 0.5, 0.999]
@@ -42,7 +42,7 @@ def kernels_mask(shape, rate, seed):
     """What the kernel drops: a batch norm of scale 0 and shift 1 passes 1 where it drops nothing."""
     n, width = shape
     no_covariates, flat = (torch.zeros(n, 0), torch.zeros(0, width)), (torch.zeros(width), torch.ones(width))
-    y = _normalise_cpu(torch.randn(shape), *no_covariates, *flat, rate, seed, torch.float32)[0]
+    y = normalise(torch.randn(shape), *no_covariates, *flat, rate, seed, torch.float32)[0]
     assert len(y[y != 0].unique()) <= 1
     return y == 0
 

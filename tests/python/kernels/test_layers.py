@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from numba import njit
 from scipy import sparse
 
-from sysvi.kernels import layers as fused
+from sysvi.kernels import cpu_backend, torch_backend
 from sysvi.kernels.dropout import dropped, kept_share
 from sysvi.kernels.sparse import SparseExpression
-from sysvi.model.networks import Training
-from sysvi.training.layer_pass import Gradients, Pass
+from sysvi.model.networks import TrainingContext
+from sysvi.training import layer_pass
+from sysvi.training.layer_pass import Gradients, LayerPass
 
 B, I, H, C = 24, 9, 7, 4
 CPU = torch.device("cpu")
@@ -30,8 +31,7 @@ every_rate = pytest.mark.parametrize("rate", [0.0, 0.3])
 def branch(request, monkeypatch):
     """Run the layer by the kernels of the CPU, or by the operations that other devices get."""
     if request.param == "torch":
-        monkeypatch.setattr(fused, "_normalise_cpu", fused._normalise_torch)
-        monkeypatch.setattr(fused, "_back_cpu", fused._back_torch)
+        monkeypatch.setattr(layer_pass, "choose_backend", lambda device: torch_backend)
     return request.param
 
 
@@ -99,15 +99,15 @@ class OneLayer(torch.autograd.Function):
         x = x.to(out) if isinstance(x, SparseExpression) else x
         c = c.detach().requires_grad_(ctx.needs_input_grad[3])
         ctx.layer, ctx.c = layer, c
-        ctx.taken = Pass([layer], c, Training(None, seeds=iter([seed])))
+        ctx.taken = LayerPass([layer], c, TrainingContext(None, dropout_seeds=iter([seed])))
         y = ctx.taken.forward(x, out=out)
-        ctx.taken.settle()
+        ctx.taken.update_running_statistics()
         return y
 
     @staticmethod
     def backward(ctx, grad):
         gradients, layer = Gradients(), ctx.layer
-        d_x = ctx.taken.backward(grad, gradients, to_x=ctx.needs_input_grad[0])
+        d_x = ctx.taken.backward(grad, gradients, to_input=ctx.needs_input_grad[0])
         assert layer.bias not in gradients
         of = [layer.weight, layer.bias, ctx.c, layer.cov_weight, layer.scale, layer.shift]
         return d_x if ctx.needs_input_grad[0] else None, *(gradients.get(t) for t in of), *[None] * 5
@@ -188,13 +188,16 @@ def test_kernels_equal_torchs_operations(n, width, rate, seed):
     a, u, scale, shift, grad = (numbers(*s, seed=i) for i, s in enumerate(shapes))
     c = numbers(n, 3, seed=9) * (numbers(n, 3, seed=10) > 0)  # covariates, half of them 0
     ours_a, other_a = a.clone(), a.clone()
-    ours = fused._normalise_cpu(ours_a, c, u, scale, shift, rate, seed, torch.float64)
-    other = fused._normalise_torch(other_a, c, u, scale, shift, rate, seed, torch.float64)
+    ours = cpu_backend.normalise(ours_a, c, u, scale, shift, rate, seed, torch.float64)
+    other = torch_backend.normalise(other_a, c, u, scale, shift, rate, seed, torch.float64)
     torch.testing.assert_close(ours_a, a + c @ u, rtol=1e-9, atol=1e-10)
     for x, expected in zip((ours_a, *ours), (other_a, *other), strict=True):
         torch.testing.assert_close(x, expected, rtol=1e-9, atol=1e-10)
     y, moments = other
-    backs = (f(grad, y, other_a, c, moments, scale, rate) for f in (fused._back_cpu, fused._back_torch))
+    backs = (
+        f(grad, y, other_a, c, moments, scale, rate)
+        for f in (cpu_backend.normalise_backward, torch_backend.normalise_backward)
+    )
     for x, expected in zip(*backs, strict=True):
         torch.testing.assert_close(x, expected, rtol=1e-8, atol=1e-9)
 
@@ -218,7 +221,7 @@ def test_float32_statistics_do_not_cancel(branch, mean):
     """Σ a² / n - mean² would lose all of a variance of 1 at a mean of 1e4."""
     a = (numbers(200, 5) + mean).float()
     one, zero = torch.ones(5), torch.zeros(5)
-    normalise = fused._normalise_cpu if branch == "numba" else fused._normalise_torch
+    normalise = cpu_backend.normalise if branch == "numba" else torch_backend.normalise
     y, (ours_mean, ours_var, _) = normalise(a, *no_covariates(200, 5, torch.float32), one, zero, 0.0, 0, torch.float32)
     var, exact_mean = torch.var_mean(a.double(), 0, correction=0)
     torch.testing.assert_close(ours_mean.double(), exact_mean, rtol=1e-6, atol=1e-6)
@@ -296,13 +299,16 @@ def test_branches_agree_on_bfloat16_within_the_last_rounding():
     scale, shift = (numbers(16, seed=s).float() for s in (3, 4))
     c, u = no_covariates(100, 16, torch.float32)
     numba, other = (
-        f(a.clone(), c, u, scale, shift, 0.3, 9, SHORT) for f in (fused._normalise_cpu, fused._normalise_torch)
+        f(a.clone(), c, u, scale, shift, 0.3, 9, SHORT) for f in (cpu_backend.normalise, torch_backend.normalise)
     )
     assert torch.equal(numba[0] == 0, other[0] == 0)
     for ours, expected in zip(numba, other, strict=True):
         torch.testing.assert_close(ours, expected, rtol=2 * BFLOAT16 if ours.dtype == SHORT else 1e-5, atol=1e-6)
     y, moments = other
-    backs = (f(grad, y, a, c, moments, scale, 0.3) for f in (fused._back_cpu, fused._back_torch))
+    backs = (
+        f(grad, y, a, c, moments, scale, 0.3)
+        for f in (cpu_backend.normalise_backward, torch_backend.normalise_backward)
+    )
     for ours, expected in zip(*backs, strict=True):
         torch.testing.assert_close(ours, expected, rtol=2 * BFLOAT16 if ours.dtype == SHORT else 1e-5, atol=1e-5)
 
@@ -315,13 +321,13 @@ QUIET, ALL_ONES = 0x7FC0_0000, 0x7FFF_FFFF  # the NaN that arithmetic makes, and
 @njit
 def _convert(bits, x):
     for i in range(len(x)):
-        bits[i] = fused._store(bits[i], x[i])
+        bits[i] = cpu_backend._store(bits[i], x[i])
 
 
 @njit
 def _read(x, bits):
     for i in range(len(x)):
-        x[i] = fused._load(bits[i])
+        x[i] = cpu_backend._load(bits[i])
 
 
 def stored(x):
@@ -390,9 +396,8 @@ def test_a_unit_that_is_not_finite_spoils_its_result_and_gradients(branch, dtype
     a = numbers(B, 3).to(dtype)
     a[4, 1] = bad
     wide = torch.promote_types(dtype, torch.float32)
-    normalise, back = (
-        getattr(fused, f"_{name}_{'cpu' if branch == 'numba' else 'torch'}") for name in ("normalise", "back")
-    )
+    backend = cpu_backend if branch == "numba" else torch_backend
+    normalise, back = backend.normalise, backend.normalise_backward
     c, u = no_covariates(B, 3, wide)
     y, moments = normalise(a, c, u, torch.ones(3, dtype=wide), torch.zeros(3, dtype=wide), 0.0, 0, dtype)
     mean, var, _ = moments
@@ -409,7 +414,7 @@ def test_a_unit_that_is_not_finite_spoils_its_result_and_gradients(branch, dtype
 def test_dropped_units_are_0_beside_a_nan():
     a = numbers(B, 3).float()
     a[4, 1] = math.nan
-    y = fused._normalise_cpu(
+    y = cpu_backend.normalise(
         a, *no_covariates(B, 3, torch.float32), torch.ones(3), torch.zeros(3), 0.5, 3, torch.float32
     )[0]
     off = dropped((B, 3), 0.5, 3, CPU)

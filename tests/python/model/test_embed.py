@@ -21,7 +21,7 @@ few = settings(max_examples=25, deadline=None)
 @pytest.fixture(params=["sparse", "dense"])
 def expression(request, monkeypatch):
     """How the encoder gets expression: whatever its density, as stored values, or dense."""
-    monkeypatch.setattr(sysvi.kernels.plan, "DENSEST", 1.0 if request.param == "sparse" else -1.0)
+    monkeypatch.setattr(sysvi.kernels.plan, "MAX_SPARSE_DENSITY", 1.0 if request.param == "sparse" else -1.0)
     return request.param
 
 
@@ -63,7 +63,7 @@ def test_the_encoder_gets_what_was_chosen(expression, case, monkeypatch):
         kinds.append(type(x))
         return torch.zeros(2, len(x), 3)
 
-    monkeypatch.setattr(model.encoder, "folded", lambda: encode)
+    monkeypatch.setattr(model.encoder, "fold_batchnorm", lambda: encode)
     model.embed(cells, batch_size=20)
     assert kinds == [SparseExpression if expression == "sparse" else torch.Tensor] * 2
 
@@ -74,7 +74,7 @@ def test_the_encoder_gets_what_was_chosen(expression, case, monkeypatch):
 def test_any_rows_in_any_order_by_any_batch_size(case, dense, rows, batch_size):
     cells, model, mean, var = case
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sysvi.kernels.plan, "DENSEST", -1.0 if dense else 1.0)
+        patch.setattr(sysvi.kernels.plan, "MAX_SPARSE_DENSITY", -1.0 if dense else 1.0)
         assert_embedded(model.embed(cells, torch.tensor(rows), batch_size), mean[rows], var[rows])
 
 

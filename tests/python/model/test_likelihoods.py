@@ -4,7 +4,8 @@ import pytest
 import torch
 from scipy import stats
 
-from sysvi.model import likelihoods as likelihood
+from sysvi.kernels import torch_backend
+from sysvi.model import likelihoods
 from sysvi.model.likelihoods import GeneStatistics, gaussian_nll
 
 B, G, H = 9, 5, 4
@@ -39,7 +40,7 @@ def inputs(seed=0, dtype=torch.float64):
 def branch(request, monkeypatch):
     """Run the per-gene sums by the kernel of the CPU, or by the operations that other devices get."""
     if request.param == "torch":
-        monkeypatch.setattr(likelihood, "_residuals_cpu", likelihood._residuals_torch)
+        monkeypatch.setattr(likelihoods, "choose_backend", lambda device: torch_backend)
 
 
 def cell_weights(kind):

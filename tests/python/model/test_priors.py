@@ -5,9 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sysvi.model.divergence import MixtureKL, mixture_kl_by_torch, mixture_log_density
-from sysvi.model.networks import Encoder, Training
-from sysvi.model.priors import GaussianMixture, StandardNormal, VampPrior
+from sysvi._core.settings import ModelSettings
+from sysvi.kernels import cpu_backend, torch_backend
+from sysvi.kernels.densities import normal_log_density
+from sysvi.model.networks import Encoder, TrainingContext
+from sysvi.model.priors import GaussianMixture, StandardNormal, VampPrior, mixture_kl
 
 B, L, K, G, C = 7, 3, 4, 6, 2
 FORMS = ["dimension", "joint"]
@@ -32,13 +34,23 @@ def make_encoder(dropout=0.5):
 
 
 def make_prior(kind, form="dimension", trainable=True, k=K):
-    if kind == "vamp":
-        prior = VampPrior(draws(k, G, seed=3), draws(k, C, seed=4), form, trainable)
-    else:
-        prior = GaussianMixture(draws(k, L, seed=3), draws(k, L, seed=4).exp(), form, trainable)
+    settings = ModelSettings(n_latent=L, n_prior_components=k, mixture=form, trainable_priors=trainable)
+    prior = {"vamp": VampPrior, "gmm": GaussianMixture}[kind](settings, G, C).double()
     with torch.no_grad():
-        prior.logits.data = draws(k, seed=5)
+        for i, (name, parameter) in enumerate(prior.named_parameters()):
+            assert not parameter.any(), name
+            parameter.copy_(draws(*parameter.shape, seed=3 + i))
     return prior
+
+
+def mixture_log_density(z, mean, var, logits, form):
+    """Log p(z) of the mixture, from its divergence at a q of known density."""
+    q_mean, q_var = torch.zeros_like(z), torch.full_like(z, 2.0)
+    return normal_log_density(z, q_mean, q_var).sum(1) - mixture_kl(q_mean, q_var, z, mean, var, logits, form)
+
+
+def standard_normal():
+    return StandardNormal(ModelSettings(n_latent=L), G, C)
 
 
 def oracle_components(prior, encoder):
@@ -51,9 +63,9 @@ def oracle_components(prior, encoder):
 
 def test_standard_normal_matches_closed_form():
     mean, var, z = posterior()
-    kl = StandardNormal().kl(mean, var, z, make_encoder())
+    kl = standard_normal().kl(mean, var, z, make_encoder())
     np.testing.assert_allclose(kl, oracle.kl_standard_normal(mean.numpy(), var.numpy()), rtol=1e-12)
-    assert torch.equal(StandardNormal().kl(mean * 0, var * 0 + 1, z, make_encoder()), torch.zeros(B).double())
+    assert torch.equal(standard_normal().kl(mean * 0, var * 0 + 1, z, make_encoder()), torch.zeros(B).double())
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -90,12 +102,13 @@ def test_density_of_a_mixture_integrates_to_one(form):
 @pytest.mark.parametrize("form", FORMS)
 def test_sampled_kl_agrees_with_closed_form_on_average(form):
     """A mixture of one component N(0, I) is the standard normal: 5 standard errors of 200 000 samples."""
-    prior = GaussianMixture(torch.zeros(1, L).double(), torch.ones(1, L).double(), form, trainable=False)
+    prior = make_prior("gmm", form, trainable=False, k=1)
+    prior.mean.zero_()
     prior.log_var.fill_(np.log(1 - 1e-4))  # the variance is exp(log_var) + 1e-4
     n = 200_000
     mean, var = draws(1, L, seed=1).expand(n, L), draws(1, L, seed=2).exp().expand(n, L)
     z = mean + var.sqrt() * draws(n, L, seed=3)
-    sampled, exact = prior.kl(mean, var, z, make_encoder()), StandardNormal().kl(mean[:1], var[:1], z[:1], None)
+    sampled, exact = prior.kl(mean, var, z, make_encoder()), standard_normal().kl(mean[:1], var[:1], z[:1], None)
     assert sampled.std() > 0.1  # a sample indeed
     assert abs(sampled.mean() - exact).item() < 5 * sampled.std().item() / n**0.5
 
@@ -111,7 +124,7 @@ def test_components_of_vamp_are_posteriors_in_evaluation_mode():
     for name, buffer in encoder.named_buffers():
         assert torch.equal(buffer, before[name]), name
     noise = torch.Generator().manual_seed(0)  # with noise, the encoder would give something else
-    assert not torch.allclose(encoder(prior.x, prior.c, Training(noise))[0], first[0])
+    assert not torch.allclose(encoder(prior.x, prior.c, TrainingContext(noise))[0], first[0])
 
 
 def test_components_of_vamp_follow_the_encoder():
@@ -192,11 +205,8 @@ def test_divergence_written_by_hand_is_that_of_torchs_operations(n, n_dims, k, s
     grad, results = draws(n, seed=9), []
     for by_hand in (True, False):
         *points, logits = (part.clone().requires_grad_() for part in given_)
-        kl = (
-            MixtureKL.apply(*points, logits.log_softmax(0), share)
-            if by_hand
-            else mixture_kl_by_torch(*points, logits, "dimension", share)
-        )
+        backend = cpu_backend if by_hand else torch_backend
+        kl = backend.mixture_kl(*points, logits.log_softmax(0), share)
         results.append([kl.detach(), *torch.autograd.grad(kl, [*points, logits], grad)])
     for ours, expected in zip(*results, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-8 * max(1.0, scale**2))

@@ -14,16 +14,16 @@ import pytest
 import torch
 
 import sysvi.training.loop
-from sysvi._core import device
+from sysvi._core import parallel
 from sysvi._core.parallel import borrow_stream, dedicated_stream, pair_executor, restore_thread_count
 from sysvi._core.seeds import generator
 from sysvi._core.settings import Ramp, TrainSettings
 from sysvi.kernels.plan import choose_compute_plan
-from sysvi.model.networks import Training
+from sysvi.model.networks import TrainingContext
 from sysvi.training import graphs
 from sysvi.training.epochs import PlainEpochs
-from sysvi.training.graphs import CannotRecordError, GraphedEpochs, cuda_graph
-from sysvi.training.loop import decide, make_objective, train
+from sysvi.training.graphs import CannotCaptureError, GraphEpochs, cuda_graph
+from sysvi.training.loop import make_objective, resolve_settings, train
 from sysvi.training.optimiser import Adam
 from sysvi.training.step import Stepper
 
@@ -41,13 +41,13 @@ class Case:
 
     def __init__(self, make_cells, make_model, *, batch_size=8, **train_settings):
         self.cells = make_cells()
-        settings = decide(TrainSettings(max_epochs=4, batch_size=batch_size, **train_settings), len(ROWS))
+        settings = resolve_settings(TrainSettings(max_epochs=4, batch_size=batch_size, **train_settings), len(ROWS))
         self.objective = make_objective(make_model(self.cells, dropout_rate=0.2), self.cells, settings)
         self.optimiser = Adam(self.objective.parameters(), settings.eps, settings.weight_decay)
         self.noise, self.swap, self.seeds, self.order = map(
             partial(generator, 0), ("noise", "swap", "dropout", "order")
         )
-        training = Training(self.noise, seeds=self.seeds)
+        training = TrainingContext(self.noise, dropout_seeds=self.seeds)
         self.stepper = Stepper(self.objective, self.optimiser, settings, training)
 
     def minibatch(self, index):
@@ -56,12 +56,12 @@ class Case:
     def plain(self):
         return PlainEpochs(self.stepper, self.minibatch, ROWS, self.order)
 
-    def graphed(self, record=by_python):
-        return GraphedEpochs(self.stepper, self.minibatch, ROWS, self.order, (self.noise, self.swap), record)
+    def graphed(self, capture=by_python):
+        return GraphEpochs(self.stepper, self.minibatch, ROWS, self.order, (self.noise, self.swap), capture)
 
     def state(self):
         sources = [source.get_state() for source in (self.noise, self.swap, self.seeds, self.order)]
-        moments = [*self.optimiser.first, *self.optimiser.second, self.optimiser.n_steps]
+        moments = [*self.optimiser.first_moments, *self.optimiser.second_moments, self.optimiser.n_steps]
         return [part.clone() for part in chain(self.objective.state_dict().values(), moments, sources)]
 
 
@@ -83,7 +83,7 @@ def test_replayed_epochs_are_the_epochs(make_cells, make_model, settings, batch_
     plain, graphed = (Case(make_cells, make_model, batch_size=batch_size, **settings) for _ in range(2))
     expected, replayed = plain.plain(), graphed.graphed()
     for _ in range(4):
-        (a, n), (b, m) = replayed.take(NEVER), expected.take(NEVER)
+        (a, n), (b, m) = replayed.run_epoch(NEVER), expected.run_epoch(NEVER)
         assert n == m == (3 if batch_size == 10 else 4)
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
     for name in ("noise", "swap", "order"):
@@ -96,7 +96,7 @@ def test_replayed_epochs_are_the_epochs(make_cells, make_model, settings, batch_
 def test_an_epoch_ends_when_it_is_told_to(make_cells, make_model, form):
     case = Case(make_cells, make_model, batch_size=10)
     epochs, asked = getattr(case, form)(), count(1)
-    sums, taken = epochs.take(lambda: next(asked) == 2)
+    sums, taken = epochs.run_epoch(lambda: next(asked) == 2)
     assert taken == 2
     assert sums[0] > 0
     assert case.optimiser.n_steps == 2
@@ -106,7 +106,7 @@ def test_sums_are_those_of_one_epoch(make_cells, make_model):
     """With a learning rate of nothing, and no dropout or noise to speak of, epochs are alike."""
     case = Case(make_cells, make_model, lr=1e-30, cycle_weight=Ramp(0.0), kl_weight=Ramp(0.0))
     epochs = case.graphed()
-    first, second = (epochs.take(NEVER)[0] for _ in range(2))
+    first, second = (epochs.run_epoch(NEVER)[0] for _ in range(2))
     torch.testing.assert_close(first[1], second[1], rtol=0.2, atol=0)
     assert first is not second
 
@@ -122,8 +122,8 @@ def test_recording_changes_nothing(make_cells, make_model):
 def test_a_look_again_and_again(make_cells, make_model, form):
     case, x = Case(make_cells, make_model), torch.zeros(2)
     epochs = case.plain() if form == "plain" else case.graphed()
-    epochs.record = by_python if form == "graphed" else refuses
-    look = epochs.again(lambda: x + 1)
+    epochs._capture = by_python if form == "graphed" else refuses
+    look = epochs.capture(lambda: x + 1)
     first = look()
     x += 1
     assert look().tolist() == [2, 2]
@@ -135,7 +135,7 @@ def test_recordings_are_forgotten_one_at_a_time(make_cells, make_model):
     """torch's generators must not lose one while they get another."""
     epochs = Case(make_cells, make_model).graphed()
     closing = threading.Thread(target=epochs.close)
-    with graphs._recording:
+    with graphs._capture_lock:
         closing.start()
         closing.join(0.1)
         assert closing.is_alive()
@@ -180,7 +180,7 @@ def test_a_wrong_replay_is_found_before_training(make_cells, make_model, record,
     """The first recording fails, or the second; nothing has changed then."""
     case, n_recorded = Case(make_cells, make_model), count(int(not first))
     before = case.state()
-    with pytest.raises(CannotRecordError) as raised:
+    with pytest.raises(CannotCaptureError) as raised:
         case.graphed(lambda *step: by_python(*step) if next(n_recorded) == 1 else record(*step))
     assert "\n" not in str(raised.value)
     assert equal(before, case.state())
@@ -194,7 +194,7 @@ class Card:
         self.seen, self.inside, self.streams = [], [], []
         for name in ("device", "Stream", "stream", "current_stream", "CUDAGraph"):
             monkeypatch.setattr(torch.cuda, name, getattr(self, name))
-        monkeypatch.setattr(device, "_streams", defaultdict(list))
+        monkeypatch.setattr(parallel, "_streams", defaultdict(list))
 
     @contextmanager
     def device(self, device):
@@ -266,8 +266,8 @@ def test_no_two_have_the_same_stream_at_once(monkeypatch):
 def test_parts_of_a_step_on_two_streams(monkeypatch):
     """The second begins after what was before, and what comes later waits for it."""
     card, where = Card(monkeypatch), {}
-    with dedicated_stream(CARD), pair_executor(CARD) as beside:
-        beside(lambda: where.update(first=card.current_stream()), lambda: where.update(second=card.current_stream()))
+    with dedicated_stream(CARD), pair_executor(CARD) as run_pair:
+        run_pair(lambda: where.update(first=card.current_stream()), lambda: where.update(second=card.current_stream()))
     first, second = where["first"], where["second"]
     assert (first.name, second.name) == ("stream 0", "stream 1")
     assert second.told == ["after stream 0"]
@@ -301,20 +301,20 @@ def test_generators_leave_a_recording_that_fails(monkeypatch):
 
 
 def with_graph(*args, **kwargs):
-    """ComputePlan as they are chosen for a card, on the CPU, which has no streams."""
-    return replace(choose_compute_plan(torch.device("cuda"), 0.5, precision="float32"), beside=False)
+    """The compute plan of a GPU, on the CPU, which has no streams."""
+    return replace(choose_compute_plan(torch.device("cuda"), 0.5, precision="float32"), concurrent=False)
 
 
-class Counted(GraphedEpochs):
+class Counted(GraphEpochs):
     """Replays by Python; notes the objects and the steps."""
 
     seen: ClassVar[list] = []
 
     def __init__(self, *args):
-        super().__init__(*args, record=by_python)
+        super().__init__(*args, capture=by_python)
 
-    def take(self, stop):
-        sums, n = super().take(stop)
+    def run_epoch(self, stop):
+        sums, n = super().run_epoch(stop)
         self.seen.append((id(self), n))
         return sums, n
 
@@ -323,22 +323,30 @@ class Counted(GraphedEpochs):
 def counted(monkeypatch):
     """Training as on a card, on the CPU: what was replayed, an entry an epoch."""
     monkeypatch.setattr(sysvi.training.loop, "choose_compute_plan", with_graph)
-    monkeypatch.setattr(sysvi.training.loop, "GraphedEpochs", Counted)
+    monkeypatch.setattr(sysvi.training.loop, "GraphEpochs", Counted)
     monkeypatch.setattr(Counted, "seen", [])
     return Counted.seen
+
+
+def why_steps(run):
+    """The reason that the run gives for the way in which steps are taken."""
+    (line,) = (line for line in run.kernels.why if line.startswith("steps "))
+    return line
 
 
 def test_training_replays_where_it_can(make_cells, make_model, monkeypatch, counted):
     """The same losses either way; where steps cannot be recorded, why not, and the plain steps."""
     settings = TrainSettings(max_epochs=3, batch_size=10)
     losses = {}
-    for name, epochs in (("plain", partial(GraphedEpochs, record=refuses)), ("graphed", Counted)):
-        monkeypatch.setattr(sysvi.training.loop, "GraphedEpochs", epochs)
+    for name, epochs in (("plain", partial(GraphEpochs, capture=refuses)), ("graphed", Counted)):
+        monkeypatch.setattr(sysvi.training.loop, "GraphEpochs", epochs)
         cells = make_cells()
         run = train(make_model(cells, dropout_rate=0.1), cells, settings)
         losses[name] = run.history["total_train"]
         assert run.kernels.graph == (name == "graphed")
-        assert run.kernels.why[-1].startswith("steps replayed" if name == "graphed" else "steps one by one: they could")
+        assert run.kernels.why_steps(run).startswith(
+            "steps captured" if name == "graphed" else "steps one by one: they cannot"
+        )
     assert [n for _, n in counted] == [3, 3, 3]
     assert losses["graphed"] == pytest.approx(losses["plain"], rel=1e-4)
 
@@ -363,7 +371,7 @@ def test_models_side_by_side_on_a_card(make_adata):
     adata = make_adata()
     settings = {"max_epochs": 3, "batch_size": 50, "device": "cuda", "progress": False}
     for run in sysvi.train_many(adata, "system", "batch", seeds=range(4), **settings):
-        assert run.model.run.kernels.graph, run.model.run.kernels.why[-1]
+        assert run.model.run.kernels.graph, why_steps(run.model.run)
         alone = sysvi.integrate(adata.copy(), "system", "batch", seed=run.seed, **settings)
         assert run.model.run.history["total_train"] == pytest.approx(alone.run.history["total_train"], rel=1e-2)
 
@@ -373,4 +381,4 @@ def test_a_real_graph(make_cells, make_model):
     cells = make_cells()
     cells.to(torch.device("cuda"))
     run = train(make_model(cells).to("cuda"), cells, TrainSettings(max_epochs=3, batch_size=10))
-    assert run.kernels.graph, run.kernels.why[-1]
+    assert run.kernels.graph, why_steps(run)

@@ -17,7 +17,7 @@ from sysvi.data.cells import Cells
 from sysvi.data.from_anndata import Columns, cells_from_anndata, read_vocabulary
 from sysvi.model.cvae import Model
 from sysvi.model.objective import Objective, Weights
-from sysvi.training.loop import TERMS, NonFiniteLossError, split, train
+from sysvi.training.loop import TERMS, NonFiniteLossError, split_cells, train
 from sysvi.training.optimiser import Adam
 from sysvi.training.step import learning_rate
 
@@ -321,10 +321,10 @@ def test_a_last_step_that_ruins_the_weights_is_noticed(make_cells, make_model):
 @given(st.integers(2, 200), st.floats(0.01, 1), st.integers(0, 10))
 def test_split_is_disjoint_and_complete(n, train_size, seed):
     s = TrainSettings(train_size=train_size, seed=seed)
-    training, held_out = split(n, s)
+    training, held_out = split_cells(n, s)
     assert torch.equal(torch.cat([training, held_out]).sort().values, torch.arange(n))
     assert len(training) == max(2, round(train_size * n))
-    assert all(torch.equal(a, b) for a, b in zip(split(n, s), (training, held_out), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(split_cells(n, s), (training, held_out), strict=True))
     for part in (training, held_out):
         assert torch.equal(part, part.sort().values)
 
@@ -337,7 +337,7 @@ def test_held_out_cells_do_not_touch_the_weights(make_cells, make_model):
         model = make_model(cells)
         s = TrainSettings(**SHORT, train_size=0.8)
         if change:
-            for row in split(cells.n_cells, s)[1]:
+            for row in split_cells(cells.n_cells, s)[1]:
                 cells.x.data[cells.x.indptr[row] : cells.x.indptr[row + 1]] += 1
         results.append((model, train(model, cells, s)))
     (model, run), (changed_model, changed_run) = results

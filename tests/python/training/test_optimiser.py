@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sysvi._core.settings import Ramp, TrainSettings
-from sysvi.model.networks import Training
+from sysvi.model.networks import TrainingContext
 from sysvi.model.objective import Objective, Weights
 from sysvi.training.gradient import backpropagate
 from sysvi.training.loop import make_objective
@@ -88,10 +88,12 @@ def test_without_gradient_a_parameter_and_its_moments_stay():
     ours, theirs = Adam(a, 0.01, 0.1), torchs(b, 0.01, 0.1, foreach=False)
     for step in range(5):
         step_both(ours, theirs, step, range(len(SHAPES)))
-    before = [t.clone() for t in (a[1], ours.first[1], ours.second[1])]
+    before = [t.clone() for t in (a[1], ours.first_moments[1], ours.second_moments[1])]
     for step in range(5, 9):
         step_both(ours, theirs, step, [0, 2, 3])
-    assert all(torch.equal(x, y) for x, y in zip((a[1], ours.first[1], ours.second[1]), before, strict=True))
+    assert all(
+        torch.equal(x, y) for x, y in zip((a[1], ours.first_moments[1], ours.second_moments[1]), before, strict=True)
+    )
     for i in (0, 2, 3):
         torch.testing.assert_close(a[i], b[i], rtol=1e-12, atol=1e-12)
 
@@ -153,7 +155,7 @@ def test_every_parameter_has_a_gradient_at_every_step(
     """The cycle has weight 0 in the first tenth of training, yet no parameter waits for it: all step together."""
     cells = make_cells()
     model = make_model(cells, prior=prior, out_var_mode=variance, embed_categorical_covariates=embed, dropout_rate=0.1)
-    settings = TrainSettings(adversarial_weight=Ramp(adversary), fused=fused)
+    settings = TrainSettings(adversarial_weight=Ramp(adversary))
     objective = make_objective(model, cells, settings)
     noise = torch.Generator().manual_seed(0)
     for sparse in {False, fused}:
@@ -161,9 +163,9 @@ def test_every_parameter_has_a_gradient_at_every_step(
         objective.zero_grad()
         weights = Weights(1.0, 1.0, cycle, adversary)
         if fused:
-            backpropagate(objective, batch, weights, Training(noise))
+            backpropagate(objective, batch, weights, TrainingContext(noise))
         else:
-            objective(batch, weights, Training(noise)).total.backward()
+            objective(batch, weights, TrainingContext(noise)).total.backward()
         optimiser = Adam(objective.parameters(), settings.eps, settings.weight_decay)
         assert len(optimiser.parameters) > 10
         without = [name for name, p in objective.named_parameters() if p.requires_grad and p.grad is None]
@@ -176,5 +178,5 @@ def test_terms_of_weight_zero_still_give_gradients(make_cells, make_model):
     objective = Objective(make_model(cells, prior="vamp"))
     noise = torch.Generator().manual_seed(0)
     batch = cells.minibatch(torch.arange(20), "observed", noise)
-    backpropagate(objective, batch, Weights(0.0, 0.0, 0.0, 0.0), Training(noise))
+    backpropagate(objective, batch, Weights(0.0, 0.0, 0.0, 0.0), TrainingContext(noise))
     assert all(p.grad is not None for p in objective.parameters())

@@ -9,17 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from sysvi.kernels import layers as fused
-from sysvi.kernels import triton_kernels as fused_triton
+from sysvi.kernels import cuda_backend, torch_backend
 from sysvi.kernels.dropout import dropped
-from sysvi.kernels.sparse import gene_sums
-from sysvi.model.divergence import mixture_kl_by_torch
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SHORT = torch.bfloat16
 BFLOAT16 = 2.0**-8  # its rounding, relative
 C = 3
-FEW = fused_triton.FEW_COVARIATES
+FEW = cuda_backend.FEW_COVARIATES
 
 
 def numbers(*shape, seed=0, dtype=torch.float32):
@@ -38,8 +35,8 @@ def normalised(arguments, rate, seed, out, by):
     a, *others = arguments
     a = a.clone()
     if by == "triton":
-        return *fused_triton.normalise(a, *others, rate, seed, out, fused.BN_EPS), a
-    return *fused._normalise_torch(a, *others, rate, seed, out), a
+        return *cuda_backend.normalise(a, *others, rate, seed, out), a
+    return *torch_backend.normalise(a, *others, rate, seed, out), a
 
 
 @settings(max_examples=15, deadline=None)
@@ -58,7 +55,10 @@ def test_layers_are_those_of_torch(n_rows, n_units, n_cov, rate, seed):
     y, moments, a = expected
     grad = numbers(n_rows, n_units, seed=9)
     _, c, _, scale, _ = arguments
-    backs = (f(grad, y, a, c, moments, scale, rate) for f in (fused_triton.back, fused._back_torch))
+    backs = (
+        f(grad, y, a, c, moments, scale, rate)
+        for f in (cuda_backend.normalise_backward, torch_backend.normalise_backward)
+    )
     for x, y in zip(*backs, strict=True):
         torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-4)
 
@@ -71,7 +71,7 @@ def test_units_are_dropped_that_dropout_drops(rate):
     assert torch.equal(y == 0, dropped((50, 10), rate, 77, DEVICE) & (rate > 0))
 
 
-@pytest.mark.parametrize("n_rows", [fused_triton.MOST_ROWS - 1, 2 * fused_triton.MOST_ROWS + 3])
+@pytest.mark.parametrize("n_rows", [cuda_backend.MAX_BLOCK_ROWS - 1, 2 * cuda_backend.MAX_BLOCK_ROWS + 3])
 def test_minibatches_larger_than_a_block(n_rows):
     arguments = layer(n_rows, 5, torch.float32)
     ours, expected = (normalised(arguments, 0.1, 3, torch.float32, by) for by in ("triton", "torch"))
@@ -79,7 +79,10 @@ def test_minibatches_larger_than_a_block(n_rows):
         torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
     y, moments, a = expected
     grad = numbers(n_rows, 5, seed=9)
-    backs = (f(grad, y, a, arguments[1], moments, arguments[3], 0.1) for f in (fused_triton.back, fused._back_torch))
+    backs = (
+        f(grad, y, a, arguments[1], moments, arguments[3], 0.1)
+        for f in (cuda_backend.normalise_backward, torch_backend.normalise_backward)
+    )
     for x, y in zip(*backs, strict=True):
         torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-3)
 
@@ -94,7 +97,10 @@ def test_bfloat16_layers_stay_near(out):
         assert (x.float() - y.float()).norm() <= 2 * BFLOAT16 * y.float().norm()
     y, moments, a = expected
     grad = numbers(200, 16, seed=9, dtype=out)
-    backs = (f(grad, y, a, arguments[1], moments, arguments[3], 0.1) for f in (fused_triton.back, fused._back_torch))
+    backs = (
+        f(grad, y, a, arguments[1], moments, arguments[3], 0.1)
+        for f in (cuda_backend.normalise_backward, torch_backend.normalise_backward)
+    )
     for x, y in zip(*backs, strict=True):
         assert x.dtype == y.dtype
         assert (x.float() - y.float()).norm() <= 4 * BFLOAT16 * y.float().norm()
@@ -105,7 +111,9 @@ def test_gradients_that_are_not_contiguous():
     y, moments, a = normalised(arguments, 0.1, 3, torch.float32, "torch")
     grad = numbers(6, 20, seed=9).T
     rest = y, a, arguments[1], moments, arguments[3], 0.1
-    for x, expected in zip(fused_triton.back(grad, *rest), fused._back_torch(grad, *rest), strict=True):
+    for x, expected in zip(
+        cuda_backend.normalise_backward(grad, *rest), torch_backend.normalise_backward(grad, *rest), strict=True
+    ):
         torch.testing.assert_close(x, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -117,7 +125,9 @@ def test_a_unit_that_is_not_finite_spoils_its_result_and_gradients(bad):
     assert y[:, 1].isnan().all()
     assert moments[1, 1].isnan()
     assert y[:, [0, 2]].isfinite().all()
-    d_a, _, d_scale, _ = fused_triton.back(torch.ones_like(y), y, a, arguments[1], moments, arguments[3], 0.0)
+    d_a, _, d_scale, _ = cuda_backend.normalise_backward(
+        torch.ones_like(y), y, a, arguments[1], moments, arguments[3], 0.0
+    )
     assert d_a[:, 1].isnan().all()
     assert d_scale[1].isnan()
     assert d_a[:, [0, 2]].isfinite().all()
@@ -144,7 +154,7 @@ def test_dense_rows(dtype, density):
     x.eliminate_zeros()
     rows = np.array([3, 7, 7, 4, 29, 0])
     parts = (torch.from_numpy(part).to(DEVICE) for part in (x.indptr.astype(np.int64), x.indices, x.data))
-    dense = fused_triton.dense(*parts, torch.from_numpy(rows).to(DEVICE), 700, dtype)
+    dense = cuda_backend.dense_rows(*parts, torch.from_numpy(rows).to(DEVICE), 700, 700, dtype)
     assert dense.dtype == dtype
     expected = torch.from_numpy(x[rows].toarray())
     torch.testing.assert_close(
@@ -156,8 +166,8 @@ def test_dense_rows(dtype, density):
 @pytest.mark.parametrize("shape", [(2, 1), (300, 50)], ids=str)
 def test_gene_sums_are_those_of_torch(dtype, shape):
     x, w = numbers(*shape, dtype=dtype), numbers(shape[0], seed=1).abs()
-    exact = gene_sums(x.cpu().double(), w.cpu().double())
-    for ours, expected in zip(fused_triton.gene_sums(x, w), exact, strict=True):
+    exact = torch_backend.gene_sums(x.cpu().double(), w.cpu().double())
+    for ours, expected in zip(cuda_backend.gene_sums(x, w), exact, strict=True):
         torch.testing.assert_close(ours.cpu().double(), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -170,10 +180,8 @@ def test_divergence_from_a_mixture_and_its_gradients_are_those_of_torch(n_cells,
     grad, results = numbers(n_cells, seed=9), []
     for by in ("triton", "torch"):
         *points, logits = (part.clone().requires_grad_() for part in given_)
-        if by == "triton":
-            kl = fused_triton.MixtureKL.apply(*points, logits.log_softmax(0), share)
-        else:
-            kl = mixture_kl_by_torch(*points, logits, "dimension", share)
+        backend = cuda_backend if by == "triton" else torch_backend
+        kl = backend.mixture_kl(*points, logits.log_softmax(0), share)
         results.append([kl.detach(), *torch.autograd.grad(kl, [*points, logits], grad, allow_unused=True)])
     for ours, expected in zip(*results, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4)
