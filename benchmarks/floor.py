@@ -43,7 +43,7 @@ def main() -> None:
     columns = Columns("system", categorical=("batch",))
     vocabulary = read_vocabulary(adata, columns)
     cells = cells_from_anndata(adata, columns, vocabulary)
-    kernels = choose_compute_plan(cells.device, cells.density)
+    plan = choose_compute_plan(cells.device, cells.density)
     model = Model(
         sysvi.ModelSettings(), cells.n_genes, cells.n_systems, vocabulary.n_categories, 0, generator(0, "weights")
     )
@@ -51,11 +51,11 @@ def main() -> None:
     a, b = torch.randn(2, 2048, 2048)
     big, copy = torch.empty(2, 2**26)
     rows = []
-    short = kernels.products
+    short = plan.matmul_dtype
     a_short, b_short = a.to(short), b.to(short)
     for batch_size in (512, 1024, 2048):
-        with retain_freed_memory(), two_thread_executor() as beside:
-            step = stepper(cells, vocabulary, batch_size, kernels=kernels, beside=beside, threads=args.threads)
+        with retain_freed_memory(), two_thread_executor() as run_pair:
+            step = stepper(cells, vocabulary, batch_size, plan=plan, run_pair=run_pair, threads=args.threads)
             x = cells.expression(torch.randperm(cells.n_cells)[:batch_size], sparse=True)
             assert isinstance(x, SparseExpression)
             h = torch.randn(batch_size, model.settings.n_hidden)

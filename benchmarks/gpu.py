@@ -30,15 +30,15 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 from common import RESULTS
+from steps import by_autograd
 
 import sysvi
-from sysvi.data import cells as cells_module
-from sysvi.kernels import layers as fused
-from sysvi.kernels import plan as kernels_module
-from sysvi.kernels.layers import CardKernels
-from sysvi.kernels.plan import choose_compute_plan
-from sysvi.model import priors
+from sysvi._core.device import describe_device
+from sysvi.kernels import backend as backend_module
+from sysvi.kernels import torch_backend
+from sysvi.kernels.plan import ComputePlan, choose_compute_plan
 from sysvi.training import loop as train_module
+from sysvi.training import step as step_module
 
 DENSITY = 0.1
 BLOCK = 50_000
@@ -58,7 +58,7 @@ def main() -> None:
     args = parser.parse_args()
     device = torch.device(args.device)
     rates = ceilings(device)
-    print(sysvi._core.device.describe(device), f"torch {torch.__version__}", rates, sep="\n", flush=True)
+    print(describe_device(device), f"torch {torch.__version__}", rates, sep="\n", flush=True)
     if "steps" in args.parts:
         keep("gpu_steps", steps(args, device), device)
     if "sizes" in args.parts:
@@ -73,7 +73,7 @@ def keep(name: str, rows: Iterator[dict], device: torch.device) -> None:
     """Write and print a table, row by row: what is measured is kept if the rest is interrupted."""
     so_far: list[dict] = []
     for row in rows:
-        so_far.append({"device": sysvi._core.device.describe(device), **row})
+        so_far.append({"device": describe_device(device), **row})
         table = pd.DataFrame(so_far)
         table.to_csv(RESULTS / f"{name}.csv", index=False, float_format="%.5g")
         print(table.tail(1).to_string(index=False, float_format="{:.4g}".format), flush=True)
@@ -89,37 +89,42 @@ def steps(args: argparse.Namespace, device: torch.device) -> Iterator[dict]:
     changes: dict[str, dict] = {
         "all on": {},
         "layers and dense expression by torch's operations": {"triton": False},
-        "one stream": {"beside": False},
-        "float32 products": {"products": torch.float32, "expression": torch.float32},
+        "one stream": {"concurrent": False},
+        "float32 products": {"matmul_dtype": torch.float32, "expression": torch.float32},
         "steps one by one": {"graph": False},
         "steps one by one, by torch's operations": {"graph": False, "triton": False},
-        "plain: autograd, float32, one by one": {"fused": False},
+        "plain: autograd, float32, one by one": {"autograd": True},
     }
     for name, change in changes.items():
-        few = not change.get("graph", True) or not change.get("fused", True)
+        few = not change.get("graph", True) or change.get("autograd", False)
         with changed(**change):
             model = train_(adata, device, max_epochs=4 if few else 20)
         run = model.run
         n_steps = len(run.history["total_train"]) * run.steps_per_epoch
         row = {"step": name, "minibatch": run.settings.batch_size, "ms": 1e3 * run.seconds / n_steps}
-        yield row | {"first_loss": run.history["total_train"][0], "peak_gb": peak(device), "why": run.kernels.why[-1]}
+        yield row | {
+            "first_loss": run.history["total_train"][0],
+            "peak_gb": peak(device),
+            "why": "; ".join(run.kernels.why),
+        }
 
 
 @contextmanager
-def changed(*, triton: bool = True, **change: object) -> Iterator[None]:
+def changed(*, triton: bool = True, autograd: bool = False, **change: object) -> Iterator[None]:
     """Let training compute otherwise than it would choose."""
+    if autograd:
+        change |= {"graph": False, "concurrent": False, "matmul_dtype": torch.float32, "expression": torch.float32}
 
-    def kernels(*args: object, **kwargs: object) -> kernels_module.ComputePlan:
-        if not change.get("fused", True):
-            return choose_compute_plan(*args, **kwargs | {"fused": False})
+    def plan(*args: object, **kwargs: object) -> ComputePlan:
         return replace(choose_compute_plan(*args, **kwargs), **change)
 
     with ExitStack() as stack:
-        stack.enter_context(patch.object(train_module, "choose_compute_plan", kernels))
+        stack.enter_context(patch.object(train_module, "choose_compute_plan", plan))
+        if autograd:
+            stack.enter_context(patch.object(step_module, "backpropagate", by_autograd))
         if not triton:
-            off = lambda device: CardKernels(None, "switched off")  # noqa: E731
-            for module in (fused, cells_module, expression, kernels_module, priors):
-                stack.enter_context(patch.object(module, "card_kernels", off))
+            switched_off = (torch_backend, "torch's operations: Triton is switched off")
+            stack.enter_context(patch.object(backend_module, "_choose", lambda device: switched_off))
         yield
 
 

@@ -13,21 +13,32 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pandas as pd
 import torch
 
 import sysvi
 from sysvi._core.memory import retain_freed_memory
-from sysvi._core.parallel import PairExecutor, do_nothing, restore_thread_count, run_sequentially, two_thread_executor
+from sysvi._core.parallel import (
+    PairExecutor,
+    Task,
+    do_nothing,
+    restore_thread_count,
+    run_sequentially,
+    two_thread_executor,
+)
 from sysvi._core.seeds import generator
-from sysvi.data.cells import Cells, Vocabulary
+from sysvi.data.cells import Cells, Minibatch, Vocabulary
 from sysvi.data.from_anndata import Columns, cells_from_anndata, read_vocabulary
-from sysvi.kernels import layers as fused
+from sysvi.kernels import cpu_backend, torch_backend
 from sysvi.kernels.plan import ComputePlan, choose_compute_plan
 from sysvi.model.cvae import Model
-from sysvi.model.networks import Training
-from sysvi.model.objective import Objective
+from sysvi.model.networks import TrainingContext
+from sysvi.model.objective import Losses, Objective, Weights
+from sysvi.training import layer_pass
+from sysvi.training import step as step_module
+from sysvi.training.gradient import backpropagate
 from sysvi.training.optimiser import Adam
 from sysvi.training.step import Stepper
 
@@ -52,22 +63,25 @@ def main() -> None:
     dense = replace(best, sparse=False)
     variants: dict[str, dict] = {
         "all on": {},
-        "parts of a step in turn, torch's threads on each": {"at_once": False},
-        "float32 products of hidden layers": {"kernels": replace(best, products=torch.float32)},
-        "dense expression": {"kernels": dense},
+        "parts of a step in turn, torch's threads on each": {"concurrent": False},
+        "float32 products of hidden layers": {"plan": replace(best, matmul_dtype=torch.float32)},
+        "dense expression": {"plan": dense},
         "layers by torch's operations": {"layers_by_torch": True},
         "minibatch made between the steps": {"prefetch": False},
         "torch.optim.Adam (fused)": {"optimiser": TorchAdam},
         "plain: autograd, nothing fused, dense, float32": {
-            "kernels": choose_compute_plan(cells.device, 1.0, fused=False),
-            "at_once": False,
+            "plan": choose_compute_plan(cells.device, 1.0, precision="float32"),
+            "concurrent": False,
+            "autograd": True,
         },
     }
     rows = []
     for batch_size in (256, 512, 1024, 2048):
-        with retain_freed_memory(), two_thread_executor() as beside:
-            how_all = {"kernels": best, "beside": beside, "threads": args.threads}
-            steps = {name: stepper(cells, vocabulary, batch_size, **how_all | how) for name, how in variants.items()}
+        with retain_freed_memory(), two_thread_executor() as run_pair:
+            shared = {"plan": best, "run_pair": run_pair, "threads": args.threads}
+            steps = {
+                name: stepper(cells, vocabulary, batch_size, **shared | change) for name, change in variants.items()
+            }
             times: dict[str, list[float]] = {name: [] for name in steps}
             for _ in range(ROUNDS):
                 for name, step in steps.items():
@@ -94,11 +108,26 @@ class TorchAdam(Adam):
         self.parameters = list(parameters)
         self.optimiser = torch.optim.Adam(self.parameters, eps=eps, weight_decay=weight_decay, fused=True)
 
-    def step(self, lr: float, beside: PairExecutor = run_sequentially) -> None:
+    def step(self, lr: float, run_pair: PairExecutor = run_sequentially) -> None:
         """One update."""
         self.optimiser.param_groups[0]["lr"] = lr
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
+
+
+def by_autograd(
+    objective: Objective,
+    batch: Minibatch,
+    weights: Weights,
+    context: TrainingContext,
+    run_pair: PairExecutor,
+    prefetch: Task,
+) -> Losses:
+    """`backpropagate` as autograd of the plain loss."""
+    losses = objective(batch, weights, context)
+    losses.total.backward()
+    prefetch()
+    return losses
 
 
 def stepper(
@@ -106,40 +135,42 @@ def stepper(
     vocabulary: Vocabulary,
     batch_size: int,
     *,
-    kernels: ComputePlan,
-    beside: PairExecutor,
+    plan: ComputePlan,
+    run_pair: PairExecutor,
     threads: int,
-    at_once: bool = True,
+    concurrent: bool = True,
     layers_by_torch: bool = False,
     prefetch: bool = True,
+    autograd: bool = False,
     optimiser: type[Adam] = Adam,
 ) -> Callable[[], None]:
-    """A training step on a model of its own; `threads` of torch where the parts of a step are done in turn."""
+    """A training step on a model of its own; `threads` of torch where its parts are computed one after another."""
     init, swap = generator(0, "weights"), generator(0, "swap")
     model = Model(sysvi.ModelSettings(), cells.n_genes, cells.n_systems, vocabulary.n_categories, 0, init)
     model.init_prior(cells, torch.arange(5), init)
     objective = Objective(model)
     adam = optimiser(objective.parameters(), SETTINGS.eps, SETTINGS.weight_decay)
-    training = Training(generator(0, "noise"), kernels.products)
-    steps = Stepper(objective, adam, SETTINGS, training, kernels.fused, beside if at_once else run_sequentially)
-    index = (torch.randint(0, cells.n_cells, (batch_size,), generator=swap) for _ in itertools.count())
-    batches = (cells.minibatch(rows, "resampled", swap, **kernels.of_expression) for rows in index)
+    context = TrainingContext(generator(0, "noise"), plan.matmul_dtype)
+    steps = Stepper(objective, adam, SETTINGS, context, run_pair if concurrent else run_sequentially)
+    rows = (torch.randint(0, cells.n_cells, (batch_size,), generator=swap) for _ in itertools.count())
+    batches = (cells.minibatch(index, "resampled", swap, **plan.minibatch_arguments) for index in rows)
     following = [next(batches)]
-    ours = fused._normalise_cpu, fused._back_cpu
+    backend = torch_backend if layers_by_torch else cpu_backend
 
     def make_next() -> None:
         following[0] = next(batches)
 
     def step() -> None:
-        with restore_thread_count():
-            if not at_once:
+        with (
+            restore_thread_count(),
+            patch.object(layer_pass, "choose_backend", lambda device: backend),
+            patch.object(step_module, "backpropagate", by_autograd if autograd else backpropagate),
+        ):
+            if not concurrent:
                 torch.set_num_threads(threads)
-            if layers_by_torch:
-                fused._normalise_cpu, fused._back_cpu = fused._normalise_torch, fused._back_torch
             steps.step(following[0], 1.0, make_next if prefetch else do_nothing)
             if not prefetch:
                 make_next()
-            fused._normalise_cpu, fused._back_cpu = ours
 
     return step
 

@@ -177,7 +177,9 @@ def test_fused_equals_plain_in_values_and_gradients(
     results = []
     for fused in (False, True):
         objective = Objective(copy.deepcopy(case.model), copy.deepcopy(case.discriminator))
-        losses = trained(objective, case.batch, WEIGHTS, TrainingContext(generator(7), seeds=generator(8)), fused)
+        losses = trained(
+            objective, case.batch, WEIGHTS, TrainingContext(generator(7), dropout_seeds=generator(8)), fused
+        )
         results.append((losses._asdict(), gradients(objective), dict(objective.named_buffers())))
     for plain, fused in zip(*results, strict=True):
         assert plain.keys() == fused.keys()
@@ -228,7 +230,7 @@ def test_fused_equals_plain_in_float32(monkeypatch, make_case):
     results = []
     for fused in (False, True):
         objective = Objective(copy.deepcopy(case.model).float())
-        losses = trained(objective, batch, WEIGHTS, TrainingContext(generator(7), seeds=generator(8)), fused)
+        losses = trained(objective, batch, WEIGHTS, TrainingContext(generator(7), dropout_seeds=generator(8)), fused)
         results.append((losses.total, *(p.grad for p in objective.parameters())))
     for plain, fused in zip(*results, strict=True):
         assert fused.dtype == torch.float32

@@ -1,6 +1,5 @@
 """Recorded steps, with recorders that need no graphics card: what they replay is run by Python."""
 
-import sys
 import threading
 from collections import defaultdict
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -344,16 +343,14 @@ def test_training_replays_where_it_can(make_cells, make_model, monkeypatch, coun
         run = train(make_model(cells, dropout_rate=0.1), cells, settings)
         losses[name] = run.history["total_train"]
         assert run.kernels.graph == (name == "graphed")
-        assert run.kernels.why_steps(run).startswith(
-            "steps captured" if name == "graphed" else "steps one by one: they cannot"
-        )
+        assert why_steps(run).startswith("steps captured" if name == "graphed" else "steps one by one: they cannot")
     assert [n for _, n in counted] == [3, 3, 3]
     assert losses["graphed"] == pytest.approx(losses["plain"], rel=1e-4)
 
 
 def test_models_side_by_side_replay_their_own_steps(make_adata, monkeypatch, counted):
     """More at once than torch has threads, as on a card; each the model that is trained alone."""
-    monkeypatch.setattr(sys.modules["sysvi.api.train_many"], "models_at_once", lambda device: 5)
+    monkeypatch.setattr("sysvi.api.train_many.models_at_once", lambda device: 5)
     adata = make_adata()
     settings = {"max_epochs": 2, "batch_size": 50, "device": "cpu", "progress": False}
     events = []
