@@ -78,8 +78,9 @@ def mixture_kl(
     mean: Tensor, var: Tensor, z: Tensor, means: Tensor, variances: Tensor, log_w: Tensor, share: float | Tensor
 ) -> Tensor:
     """See `Backend.mixture_kl`."""
+    log_q = normal_log_density(z, mean, var).sum(1)
     log_p = (normal_log_density(z[:, None], means, variances) + log_w[:, None]).logsumexp(1).sum(1)
-    return kl_standard_normal(mean, var).lerp(normal_log_density(z, mean, var).sum(1) - log_p, share)
+    return kl_standard_normal(mean, var).lerp(log_q - log_p, share)
 
 
 def dense_rows(

@@ -161,9 +161,11 @@ def mixture_kl(
     (B, L), (B, L), (B, L), (K, L), (K, L), (K,) -> (B,). The mixture has this share of the divergence, the standard
     normal the rest.
     """
-    log_w = logits.log_softmax(0)  # (K,)
     if form == "dimension":
-        return choose_backend(z.device).mixture_kl(mean, var, z, means, variances, log_w, share)
+        backend = choose_backend(z.device)
+        return backend.mixture_kl(mean, var, z, means, variances, logits.log_softmax(0), share)
+    log_q = normal_log_density(z, mean, var).sum(1)
+    log_w = logits.log_softmax(0)  # (K,)
     log_density = normal_log_density(z[:, None], means, variances)  # (B, K, L)
     log_p = (log_density.sum(2) + log_w).logsumexp(1)
-    return kl_standard_normal(mean, var).lerp(normal_log_density(z, mean, var).sum(1) - log_p, share)
+    return kl_standard_normal(mean, var).lerp(log_q - log_p, share)

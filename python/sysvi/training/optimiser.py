@@ -1,8 +1,8 @@
 """Adam over all parameters, on torch's fused kernel.
 
-It computes the same update as ``torch.optim.Adam(fused=True)``, to the bit. That class is as fast to within the noise at
-each step (`benchmarks/steps.py`), but its first use imports torch's compiler, which takes as long as importing torch
-itself (`benchmarks/imports.py`), and a small training less. Here the parameters are updated in two halves, which an
+It computes the same update as ``torch.optim.Adam(fused=True)``, to the bit. A step of that class is as fast, to within
+the noise (`benchmarks/steps.py`), but its first use imports torch's compiler, which takes as long as importing torch
+itself (`benchmarks/imports.py`): as long as a small training. Here the parameters are updated in two halves, which an
 executor may run at the same time.
 """
 
