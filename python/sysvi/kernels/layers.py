@@ -15,6 +15,7 @@ from numba import njit, types
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
+from sysvi._core.compilation import ensure_numba_cache
 from sysvi.kernels.dropout import GAMMA, MIX_1, MIX_2, dropped, kept_share, threshold
 
 BN_EPS = 1e-3
@@ -211,7 +212,8 @@ def _store_of_type(place, x):  # type: ignore[no-untyped-def]
     return lambda place, x: x
 
 
-# Sums in any order, and no more: NaN and infinity must come through.
+ensure_numba_cache()
+# Allow reordered sums, and nothing that would change NaN or infinity.
 kernel = njit(fastmath={"reassoc", "contract", "nsz"}, nogil=True, cache=True)
 
 
