@@ -516,7 +516,7 @@ TARGETS = {0: "0.0", np.inf: "inf", np.nan: "nan", "10": "'10'", None: "None"}
         (None, {"system_key": "species"}, r"system_key='species' is not a column.*\(system, batch\)"),
         (None, {"batch_key": "donor"}, r"batch_key='donor' is not a column.*\(system, batch\)"),
         (None, {"layer": "raw"}, r"no layer 'raw'.*\(none\)"),
-        (None, {"batch_key": ["batch"]}, r"batch_key=\['batch'\] is no text"),
+        (None, {"batch_key": ["batch"]}, r"batch_key=\['batch'\] must be a string"),
         (lambda a: a._inplace_subset_obs([]), {}, r"adata has 0 cells"),
         (lambda a: a._inplace_subset_var([]), {}, r"and 0 genes"),
         (no_x, {}, r"adata.X is empty: choose a layer \(counts\)"),
