@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,7 +96,10 @@ def umap(embedding: np.ndarray, seed: int = 0) -> np.ndarray:
 
     points = AnnData(obsm={"X": np.asarray(embedding)}, shape=(len(embedding), 0))
     sc.pp.neighbors(points, n_neighbors=15, use_rep="X", random_state=seed)
-    sc.tl.umap(points, random_state=seed)
+    with warnings.catch_warnings():
+        # Clusters may lie far apart; this concerns only the initial positions, which are then optimised.
+        warnings.filterwarnings("ignore", "Graph is not fully connected", UserWarning)
+        sc.tl.umap(points, random_state=seed)
     return points.obsm["X_umap"]
 
 

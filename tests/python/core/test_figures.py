@@ -1,0 +1,35 @@
+import warnings
+
+import numpy as np
+import pytest
+
+from sysvi._core.errors import InputError
+from sysvi._core.figures import palette, save_figure, umap
+
+
+def test_only_the_warning_about_distant_clusters_is_hidden(monkeypatch):
+    import scanpy as sc
+
+    def fake_umap(adata, random_state):
+        warnings.warn("Graph is not fully connected, spectral embedding may not work as expected.", stacklevel=2)
+        warnings.warn("n_neighbors is larger than the number of cells", stacklevel=2)
+        adata.obsm["X_umap"] = np.full((adata.n_obs, 2), random_state)
+
+    monkeypatch.setattr(sc.pp, "neighbors", lambda *args, **kwargs: None)
+    monkeypatch.setattr(sc.tl, "umap", fake_umap)
+    with pytest.warns(UserWarning) as shown:
+        assert umap(np.zeros((5, 3)), seed=4).tolist() == [[4, 4]] * 5
+    assert [str(warning.message) for warning in shown] == ["n_neighbors is larger than the number of cells"]
+
+
+@pytest.mark.parametrize("n", [1, 10, 11, 20, 21, 60])
+def test_colours_are_distinct(n):
+    assert len(np.unique(palette(n), axis=0)) == n
+
+
+def test_unknown_format_is_refused(tmp_path):
+    from matplotlib.figure import Figure
+
+    with pytest.raises(InputError, match=r"cells\.doc: matplotlib does not write \.doc files; use \.png"):
+        save_figure(Figure(), tmp_path / "cells.doc")
+    assert not list(tmp_path.iterdir())
