@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scipy import sparse
 
 from sysvi._core.compilation import ensure_numba_cache
 from sysvi._core.errors import InputError
@@ -95,10 +96,12 @@ def umap(embedding: np.ndarray, seed: int = 0) -> np.ndarray:
     import scanpy as sc
 
     points = AnnData(obsm={"X": np.asarray(embedding)}, shape=(len(embedding), 0))
-    sc.pp.neighbors(points, n_neighbors=15, use_rep="X", random_state=seed)
     with warnings.catch_warnings():
-        # Clusters may lie far apart; this concerns only the initial positions, which are then optimised.
+        # From scanpy's own code, where cells are identical.
+        warnings.filterwarnings("ignore", "Changing the sparsity structure", sparse.SparseEfficiencyWarning)
+        # Where clusters lie far apart; it concerns only the initial positions, which are then optimised.
         warnings.filterwarnings("ignore", "Graph is not fully connected", UserWarning)
+        sc.pp.neighbors(points, n_neighbors=15, use_rep="X", random_state=seed)
         sc.tl.umap(points, random_state=seed)
     return points.obsm["X_umap"]
 

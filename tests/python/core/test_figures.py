@@ -2,12 +2,13 @@ import warnings
 
 import numpy as np
 import pytest
+from scipy.sparse import SparseEfficiencyWarning
 
 from sysvi._core.errors import InputError
 from sysvi._core.figures import palette, save_figure, umap
 
 
-def test_only_the_warning_about_distant_clusters_is_hidden(monkeypatch):
+def test_only_warnings_that_say_nothing_about_the_figure_are_hidden(monkeypatch):
     import scanpy as sc
 
     def fake_umap(adata, random_state):
@@ -15,9 +16,12 @@ def test_only_the_warning_about_distant_clusters_is_hidden(monkeypatch):
         warnings.warn("n_neighbors is larger than the number of cells", stacklevel=2)
         adata.obsm["X_umap"] = np.full((adata.n_obs, 2), random_state)
 
-    monkeypatch.setattr(sc.pp, "neighbors", lambda *args, **kwargs: None)
+    def fake_neighbors(*args, **kwargs):
+        warnings.warn("Changing the sparsity structure of a matrix", SparseEfficiencyWarning, stacklevel=2)
+
+    monkeypatch.setattr(sc.pp, "neighbors", fake_neighbors)
     monkeypatch.setattr(sc.tl, "umap", fake_umap)
-    with pytest.warns(UserWarning) as shown:
+    with pytest.warns(UserWarning, match="n_neighbors is larger") as shown:
         assert umap(np.zeros((5, 3)), seed=4).tolist() == [[4, 4]] * 5
     assert [str(warning.message) for warning in shown] == ["n_neighbors is larger than the number of cells"]
 
