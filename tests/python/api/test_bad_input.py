@@ -145,7 +145,7 @@ FAULTS = [
     (repeat_name("obs"), {}, r"cell name 'cell_1' occurs more than once"),
     (None, {"device": "abacus"}, r"device 'abacus' is not known"),
     (None, {"device": "meta"}, r"device 'meta' is not supported"),
-    (None, {"device": "cuda:99"}, r"device 'cuda:99'.*no such CUDA card"),
+    (None, {"device": "cuda:99"}, r"device 'cuda:99'.*no such CUDA device"),
     (None, {"n_epochs": 3}, r"no setting n_epochs"),
     (None, {"max_epochs": 0}, r"max_epochs is 0"),
     (None, {"lr": 0}, r"lr is 0"),
@@ -254,7 +254,7 @@ def test_what_is_no_anndata_is_refused(what, make_adata, make_sysvi):
     if what is None:
         calls.pop()  # the model's own cells
     for call in (*calls, lambda: sysvi.prepare(what, "system")):
-        with pytest.raises(InputError, match=rf"type {type(what).__name__}, not an AnnData: .*anndata\.read_h5ad"):
+        with pytest.raises(InputError, match=rf"must be an AnnData object, but it is of type {type(what).__name__}: .*anndata\.read_h5ad"):
             call()
 
 

@@ -67,7 +67,7 @@ def test_gpu_is_chosen_where_torch_can_use_it(monkeypatch):
         choose_device("cuda:2")
 
 
-@pytest.mark.parametrize(("device", "message"), [("gpu", "'gpu' is unknown"), ("meta", "'meta' is not supported")])
+@pytest.mark.parametrize(("device", "message"), [("gpu", "'gpu' is not known"), ("meta", "'meta' is not supported")])
 def test_other_devices_are_refused(device, message):
     with pytest.raises(InputError, match=message):
         choose_device(device)
