@@ -254,7 +254,9 @@ def test_what_is_no_anndata_is_refused(what, make_adata, make_sysvi):
     if what is None:
         calls.pop()  # the model's own cells
     for call in (*calls, lambda: sysvi.prepare(what, "system")):
-        with pytest.raises(InputError, match=rf"must be an AnnData object, but it is of type {type(what).__name__}: .*anndata\.read_h5ad"):
+        with pytest.raises(
+            InputError, match=rf"AnnData object, but it is of type {type(what).__name__}: .*anndata\.read_h5ad"
+        ):
             call()
 
 
