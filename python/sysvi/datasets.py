@@ -1,4 +1,4 @@
-"""Simulated counts of cells in several systems, with the truth known: for demos, tests and benchmarks."""
+"""Simulated data sets with known true effects, for demonstrations, tests and benchmarks."""
 
 from sysvi.data.simulate import simulate_systems
 

@@ -72,7 +72,7 @@ test_that("the device is named", {
   skip_without_engine()
   expect_match(sysvi_device("cpu"), "^cpu \\([0-9]+ threads\\)$")
   expect_match(sysvi_device("cpu", process = "separate"), "^cpu \\([0-9]+ threads\\)$")
-  expect_error(sysvi_device("cuda:99"), "sees no such CUDA card", class = "sysvi_error")
+  expect_error(sysvi_device("cuda:99"), "finds no such CUDA device", class = "sysvi_error")
 })
 
 test_that("installation puts torch first, from the wheels that fit the machine", {

@@ -1,1 +1,1 @@
-"""What every other package builds on: errors, events, settings, checks, files, devices."""
+"""Foundations of all other packages: errors, events, progress, settings, checks, files, devices and threads."""

@@ -1,4 +1,6 @@
-"""Checks of what a user hands over: each failure is one sentence with what is wrong, where, and what to do."""
+"""Checks of user input. Each failure is an InputError that says what is wrong, where, and what to do."""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import islice
@@ -11,40 +13,48 @@ from scipy import sparse
 
 from sysvi._core.errors import InputError
 
-LOG_CEILING = 20.0  # log1p of 500 million counts: nothing log-normalised lies above
+MAX_LOG_VALUE = 20.0  # log1p of 500 million counts; larger values cannot be log-normalised
 
 
 def listing(names: Iterable[object], most: int = 20) -> str:
-    """Names for an error message, at most ``most`` of them."""
+    """Join names for a message, showing at most `most` of them.
+
+    Examples
+    --------
+    >>> listing(["INS", "GCG", "SST"], 2)
+    'INS, GCG, ...'
+    """
     names = iter(names)
     shown = ", ".join(map(str, islice(names, most))) or "none"
     return f"{shown}, ..." if next(names, None) is not None else shown
 
 
 def check_anndata(adata: object) -> None:
-    """An InputError for anything that is no AnnData, such as the name of a file."""
+    """Check that the input is an AnnData object, not for example the name of a file."""
     if not isinstance(adata, AnnData):
         raise InputError(
-            f"adata is of type {type(adata).__name__}, not an AnnData: read a file with anndata.read_h5ad first."
+            f"adata must be an AnnData object, but it is of type {type(adata).__name__}: read a file with "
+            "anndata.read_h5ad first."
         )
 
 
 def check_not_empty(adata: AnnData) -> None:
-    """There must be cells and genes."""
+    """Check that there are cells and genes."""
     if not adata.n_obs or not adata.n_vars:
         raise InputError(f"adata has {adata.n_obs} cells and {adata.n_vars} genes: there is nothing to integrate.")
 
 
-def check_key(key: object, what: str) -> None:
-    """The name of a column must be a text; `what` as in `check_obs_column`."""
+def check_key(key: object, argument: str) -> None:
+    """Check that the name of a column is a string; `argument` as in `check_obs_column`."""
     if not isinstance(key, str):
         raise InputError(
-            f"{what}={key!r} is no text: give the name of one column of adata.obs (rename a column named otherwise)."
+            f"{argument}={key!r} must be a string, the name of one column of adata.obs (rename the column if its name "
+            "is not a string)."
         )
 
 
-def check_obs_column(adata: AnnData, key: str, what: str) -> np.ndarray:
-    """Labels of a column of ``adata.obs`` that must exist and be complete.
+def check_obs_column(adata: AnnData, key: str, argument: str) -> np.ndarray:
+    """Read a column of ``adata.obs`` that must exist and have a value for every cell.
 
     Parameters
     ----------
@@ -52,18 +62,18 @@ def check_obs_column(adata: AnnData, key: str, what: str) -> np.ndarray:
         Annotated data with n_cells cells.
     key
         Name of the column.
-    what
-        What the column is for, for the message: the argument's name, such as ``"system_key"``.
+    argument
+        Name of the argument that gave `key`, for messages, such as ``"system_key"``.
 
     Returns
     -------
     numpy.ndarray
-        The labels as strings, shape (n_cells,).
+        Values as strings, shape (n_cells,).
 
     Raises
     ------
     InputError
-        If there is no such column, or several, or it has missing or empty values.
+        If there is no such column or more than one, or if it has missing or empty values.
 
     Examples
     --------
@@ -72,26 +82,27 @@ def check_obs_column(adata: AnnData, key: str, what: str) -> np.ndarray:
     >>> check_obs_column(adata, "species", "system_key").tolist()
     ['human', 'mouse']
     """
-    check_key(key, what)
+    check_key(key, argument)
     if key not in adata.obs:
         raise InputError(
-            f"{what}={key!r} is not a column of adata.obs: choose one of its columns ({listing(adata.obs.columns)})."
+            f"{argument}={key!r} is not a column of adata.obs: choose one of its columns "
+            f"({listing(adata.obs.columns)})."
         )
     column = adata.obs[key]
     if column.ndim > 1:
-        raise InputError(f"adata.obs has {column.shape[1]} columns {key!r} ({what}): rename or remove all but one.")
+        raise InputError(f"adata.obs has {column.shape[1]} columns {key!r} ({argument}): rename or remove all but one.")
     labels = column.astype(str).to_numpy(dtype=object)  # (n_cells,)
     missing = int((column.isna().to_numpy() | (labels == "")).sum())
     if missing:
         raise InputError(
-            f"adata.obs[{key!r}] ({what}) has {missing} missing {'value' if missing == 1 else 'values'}: "
+            f"adata.obs[{key!r}] ({argument}) has {missing} missing {'value' if missing == 1 else 'values'}: "
             "fill them in or remove these cells."
         )
     return labels
 
 
 def get_expression(adata: AnnData, layer: str | None) -> tuple[str, Any]:
-    """Where the expression is, in words, and the matrix of shape (n_cells, n_genes).
+    """Look up the expression matrix.
 
     Parameters
     ----------
@@ -100,10 +111,17 @@ def get_expression(adata: AnnData, layer: str | None) -> tuple[str, Any]:
     layer
         Name of a layer; None for ``adata.X``.
 
+    Returns
+    -------
+    where : str
+        Description of the place for messages, such as ``"adata.X"``.
+    expression
+        Matrix of shape (n_cells, n_genes), of any kind that AnnData holds.
+
     Raises
     ------
     InputError
-        If there is no such layer, or no X.
+        If there is no such layer, or no ``X``.
 
     Examples
     --------
@@ -121,7 +139,7 @@ def get_expression(adata: AnnData, layer: str | None) -> tuple[str, Any]:
 
 
 def check_unique_names(adata: AnnData) -> None:
-    """Gene names and cell names must each be unique.
+    """Check that no gene name and no cell name occurs twice.
 
     Parameters
     ----------
@@ -131,39 +149,39 @@ def check_unique_names(adata: AnnData) -> None:
     Raises
     ------
     InputError
-        If a name occurs twice; it is named.
+        If a name occurs twice; the message gives the name.
 
     Examples
     --------
     >>> import numpy as np, anndata
     >>> check_unique_names(anndata.AnnData(np.ones((2, 3))))
     """
-    for axis, what, names in (("var", "gene", adata.var_names), ("obs", "cell", adata.obs_names)):
+    for axis, kind, names in (("var", "gene", adata.var_names), ("obs", "cell", adata.obs_names)):
         if not names.is_unique:
             raise InputError(
-                f"The {what} name {names[names.duplicated()][0]!r} occurs more than once in adata.{axis}_names: "
+                f"The {kind} name {names[names.duplicated()][0]!r} occurs more than once in adata.{axis}_names: "
                 f"make them unique, for example with adata.{axis}_names_make_unique()."
             )
 
 
 def check_finite_nonnegative(block: sparse.csr_matrix, obs_names: pd.Index, var_names: pd.Index, where: str) -> None:
-    """Expression values must be finite and not negative.
+    """Check that expression values are finite and not negative.
 
     Parameters
     ----------
     block
-        Expression of some cells, CSR of shape (n_block, n_genes).
+        Expression of some cells, CSR of shape (n_cells, n_genes).
     obs_names
-        Names of these cells, length n_block.
+        Names of these cells, length n_cells.
     var_names
         Gene names, length n_genes.
     where
-        Where the values come from, for the message, such as ``"adata.X"``.
+        Place of the values for the message, such as ``"adata.X"``.
 
     Raises
     ------
     InputError
-        If a value is NaN, infinite or negative; its gene and cell are named.
+        If a value is NaN, infinite or negative; the message gives its gene and cell.
 
     Examples
     --------
@@ -174,11 +192,15 @@ def check_finite_nonnegative(block: sparse.csr_matrix, obs_names: pd.Index, var_
     """
     values = block.data  # (n_nonzero,)
     for is_bad, kind, advice in (
-        (lambda part: ~np.isfinite(part), "a value that is not finite", "remove or repair such cells or genes"),
+        (
+            lambda part: ~np.isfinite(part),
+            "a value that is not finite",
+            "correct such values or remove the cells or genes",
+        ),
         (
             lambda part: part < 0,
             "a negative value",
-            "give counts or log-normalised values, not scaled or corrected ones",
+            "give counts or log-normalised values, not scaled or batch-corrected ones",
         ),
     ):
         entry = _first(values, is_bad)
@@ -191,17 +213,17 @@ def check_finite_nonnegative(block: sparse.csr_matrix, obs_names: pd.Index, var_
 
 
 def looks_like_counts(values: np.ndarray) -> bool:
-    """Whether all values are non-negative integers, whatever their type.
+    """Whether all values are non-negative whole numbers, of integer or floating-point type.
 
     Parameters
     ----------
     values
-        Expression values of any shape; zeros say nothing, so the nonzero values of a sparse matrix will do.
+        Expression values of any shape; the stored values of a sparse matrix are enough.
 
     Returns
     -------
     bool
-        True for counts, and for no values at all.
+        True for counts, and for an empty array.
 
     Examples
     --------
@@ -214,22 +236,22 @@ def looks_like_counts(values: np.ndarray) -> bool:
 
 
 def check_log_normalised(x: sparse.csr_matrix, where: str) -> None:
-    """Expression must look log-normalised: fractions, and no value that only counts reach."""
+    """Check that expression looks log-normalised: it has fractions, and no value too large for a logarithm."""
     if x.nnz and looks_like_counts(x.data):
         raise InputError(
             f"{where} looks like raw counts; run adata = sysvi.prepare(adata, system_key, batch_key) first."
         )
-    if x.nnz and x.data.max() > LOG_CEILING:
+    if x.nnz and x.data.max() > MAX_LOG_VALUE:
         raise InputError(
-            f"{where} has values up to {x.data.max():g}, too large for log-normalised expression; take log1p of it "
-            "or start from counts with sysvi.prepare."
+            f"{where} has values up to {x.data.max():g}, too large for log-normalised expression: apply log1p, or "
+            "start from counts with sysvi.prepare."
         )
 
 
-def _first(values: np.ndarray, is_so: Callable[[np.ndarray], np.ndarray], size: int = 2**17) -> int | None:
-    """Place of the first of the values, (n,), for which `is_so` holds; looked for in parts that fit a cache."""
-    for start in range(0, len(values), size):
-        found = is_so(values[start : start + size])
+def _first(values: np.ndarray, condition: Callable[[np.ndarray], np.ndarray], chunk: int = 2**17) -> int | None:
+    """Position of the first value for which `condition` holds, in chunks that fit into the processor's cache."""
+    for start in range(0, len(values), chunk):
+        found = condition(values[start : start + chunk])
         if found.any():
             return start + int(found.argmax())
     return None

@@ -1,4 +1,4 @@
-"""The one place that decides where tensors live."""
+"""Choice and description of the device that computes."""
 
 from __future__ import annotations
 
@@ -12,18 +12,23 @@ from sysvi._core.errors import InputError
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
-    """Turn the user's wish into a device.
+    """Turn the user's choice into a torch device.
 
     Parameters
     ----------
     device
-        ``"auto"`` (CUDA where torch can use it, else the CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``
-        (Apple; only when asked for by name).
+        ``"auto"`` (an NVIDIA GPU if torch can use one, otherwise the CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or
+        ``"mps"`` (Apple GPU; never chosen automatically).
 
     Raises
     ------
     InputError
-        If the device is not there or not known to torch.
+        If torch does not know the device or cannot use it.
+
+    Warns
+    -----
+    UserWarning
+        If ``"auto"`` chooses the CPU although there is an NVIDIA GPU, because the installed torch cannot use it.
 
     Examples
     --------
@@ -33,10 +38,10 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
     if str(device) == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
-        if _nvidia_card_present():
+        if _has_nvidia_gpu():
             warnings.warn(
-                "An NVIDIA card is in this machine, but the installed torch "
-                f"({torch.__version__}) cannot use it; training runs on the CPU. "
+                f"This machine has an NVIDIA GPU, but the installed torch ({torch.__version__}) cannot use it, so the "
+                "CPU is used. "
                 "Install a CUDA build of torch (pip install --force-reinstall torch) or update the driver.",
                 stacklevel=2,
             )
@@ -46,16 +51,22 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
     except RuntimeError:
         raise InputError(f"device {device!r} is not known; use 'auto', 'cpu', 'cuda', 'cuda:0' or 'mps'.") from None
     if chosen.type == "cuda" and (not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()):
-        raise InputError(f"device {str(device)!r} was asked for, but torch {torch.__version__} sees no such CUDA card.")
+        raise InputError(
+            f"device {str(device)!r} is not available: torch {torch.__version__} finds no such CUDA device."
+        )
     if chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise InputError("device 'mps' was asked for, but this machine or torch build has no Apple GPU support.")
+        raise InputError(
+            "device 'mps' is not available: this machine or the installed torch does not support Apple GPUs."
+        )
     if chosen.type not in ("cpu", "cuda", "mps"):
         raise InputError(f"device {str(device)!r} is not supported; use 'auto', 'cpu', 'cuda' or 'mps'.")
     return chosen
 
 
 def float64_device(device: str | torch.device = "auto") -> torch.device:
-    """As `choose_device`, for work in double precision: Apple's GPUs have none and leave it to the CPU.
+    """Choose a device for computations in float64: as `choose_device`, but the CPU instead of an Apple GPU.
+
+    Apple GPUs do not support float64.
 
     Examples
     --------
@@ -67,7 +78,7 @@ def float64_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def describe_device(device: torch.device) -> str:
-    """Name of the device for people: ``cpu (2 threads)`` or ``cuda:0 (NVIDIA H100)``."""
+    """Name a device for messages, such as ``cpu (2 threads)`` or ``cuda:0 (NVIDIA H100)``."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     if device.type == "cpu":
@@ -75,8 +86,8 @@ def describe_device(device: torch.device) -> str:
     return str(device)
 
 
-def _nvidia_card_present() -> bool:
-    """Whether the NVIDIA driver lists a card, whatever torch thinks."""
+def _has_nvidia_gpu() -> bool:
+    """Whether the NVIDIA driver lists a GPU, independent of the installed torch."""
     if shutil.which("nvidia-smi") is None:
         return False
     try:

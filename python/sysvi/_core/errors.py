@@ -1,5 +1,5 @@
-"""The one exception that says: your input, not our code."""
+"""The exception for unusable input."""
 
 
 class InputError(ValueError):
-    """Input that cannot be used: one sentence with what is wrong, where, and what to do."""
+    """Raised for input that cannot be used; the message says what is wrong, where, and what to do about it."""

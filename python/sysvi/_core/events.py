@@ -1,4 +1,4 @@
-"""What the engine says while it works: plain events that each door draws its own way."""
+"""Events that report what the package is doing; each interface (Python, command line, R) shows them in its own way."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened.
+    """One report of progress.
 
     Parameters
     ----------
     stage
-        ``"prepare"``, ``"plan"`` (what training will do, before it does), ``"epoch"``, ``"model"`` (one of several
-        ended), ``"end"`` or ``"write"``.
+        ``"prepare"``, ``"plan"`` (what training is about to do), ``"epoch"``, ``"model"`` (one of several trainings has
+        ended), ``"end"``, ``"write"``, ``"warning"``, or another stage of the function that reports it.
     message
-        One line for people.
+        One line of text for people; may be empty.
     values
-        Plain numbers and strings for programs: epoch, losses, cells per second, seconds left, device.
+        Numbers and strings for programs, such as epoch, losses, cells per second, seconds left and device.
     """
 
     stage: str
@@ -28,15 +28,15 @@ class Event:
     values: dict[str, Any] = field(default_factory=dict)
 
 
-OnEvent = Callable[[Event], None]
+OnEvent = Callable[[Event], None]  # a progress callback
 
 
 def ignore_event(event: Event) -> None:
-    """Say nothing."""
+    """Progress callback that shows nothing."""
 
 
 def as_json(event: Event) -> str:
-    """The event as one line of JSON, which has no NaN: null stands for it.
+    """Format an event as one line of JSON, with null for NaN, which JSON does not have.
 
     Examples
     --------
@@ -48,5 +48,5 @@ def as_json(event: Event) -> str:
 
 
 def preparation_reporter(on_event: OnEvent) -> Callable[[str], None]:
-    """A way to report lines of text as events of the preparation."""
+    """Create a function that reports a line of text to `on_event` as an event of stage ``"prepare"``."""
     return lambda line: on_event(Event("prepare", line))

@@ -1,19 +1,24 @@
-"""Figures."""
+"""Drawing and saving of figures: UMAPs, colours, file formats."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from matplotlib.backend_bases import FigureCanvasBase
-from matplotlib.figure import Figure
+from scipy import sparse
 
+from sysvi._core.compilation import ensure_numba_cache
 from sysvi._core.errors import InputError
 from sysvi._core.files import write_atomically
 from sysvi._core.parallel import restore_thread_count
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def umap_before_after(
@@ -25,21 +30,23 @@ def umap_before_after(
     after: str = "X_sysVI",
     seed: int = 0,
 ) -> None:
-    """Draw UMAPs of two embeddings side by side, one column per `colors`, as a PNG or PDF.
+    """Draw UMAPs of two embeddings: one row for each embedding, one column for each way to colour the cells.
 
     Parameters
     ----------
     adata
-        With both embeddings in obsm.
+        Annotated data with both embeddings in ``obsm``.
     colors
-        Categorical columns of ``adata.obs``.
+        Categorical columns of ``adata.obs`` that colour the cells.
     path
-        Where the picture goes.
+        Figure to write; the name ends in ``.png``, ``.pdf`` or ``.svg``.
     before, after
-        Names of the embeddings in obsm: one row each.
+        Names in ``adata.obsm`` of the embedding in the upper and in the lower row.
     seed
-        Of the UMAP.
+        Random seed of the UMAPs.
     """
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(4.6 * len(colors), 8.4), layout="constrained")
     axes = figure.subplots(2, len(colors), squeeze=False)
     for row, (title, basis) in zip(axes, (("before", before), ("after", after)), strict=True):
@@ -63,33 +70,44 @@ def umap_before_after(
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure whole or not at all, in the format that the name ends on; PNG without one.
+    """Write a figure atomically, in the format given by the extension of the file's name (PNG if there is none).
 
     Raises
     ------
     InputError
-        If matplotlib cannot write that format.
+        If matplotlib cannot write that format, or the folder cannot be written to.
     """
+    from matplotlib.backend_bases import FigureCanvasBase
+
     path = Path(path)
     kind = path.suffix.lstrip(".").lower() or "png"
     if kind not in FigureCanvasBase.get_supported_filetypes():
-        raise InputError(f"A figure cannot be written as {path.name}: end its name on .png, .pdf or .svg.")
+        raise InputError(
+            f"The figure cannot be saved as {path.name}: matplotlib does not write .{kind} files; use .png, .pdf or "
+            ".svg."
+        )
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120, format=kind))
 
 
 @restore_thread_count()
 def umap(embedding: np.ndarray, seed: int = 0) -> np.ndarray:
-    """UMAP of an embedding on its 15 nearest neighbours, (n, 2)."""
+    """Compute a UMAP of an embedding, (n_cells, n_dimensions) -> (n_cells, 2), from 15 nearest neighbours."""
+    ensure_numba_cache()
     import scanpy as sc
 
     points = AnnData(obsm={"X": np.asarray(embedding)}, shape=(len(embedding), 0))
-    sc.pp.neighbors(points, n_neighbors=15, use_rep="X", random_state=seed)
-    sc.tl.umap(points, random_state=seed)
+    with warnings.catch_warnings():
+        # From scanpy's own code, where cells are identical.
+        warnings.filterwarnings("ignore", "Changing the sparsity structure", sparse.SparseEfficiencyWarning)
+        # Where clusters lie far apart; it concerns only the initial positions, which are then optimised.
+        warnings.filterwarnings("ignore", "Graph is not fully connected", UserWarning)
+        sc.pp.neighbors(points, n_neighbors=15, use_rep="X", random_state=seed)
+        sc.tl.umap(points, random_state=seed)
     return points.obsm["X_umap"]
 
 
 def palette(n: int) -> np.ndarray:
-    """Distinct colours, (n, 4)."""
+    """N distinct colours as RGBA values between 0 and 1, (n, 4)."""
     from matplotlib import colormaps
 
     if n <= 10:

@@ -1,4 +1,4 @@
-"""Short digests of data, by which files of other data are told apart."""
+"""Short digests of data, which tell whether stored results belong to the same data."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ from scipy import sparse
 
 
 def fingerprint(*arrays: Any) -> str:
-    """A short text that is the same for the same values: arrays, sparse matrices (of files too), columns of texts.
+    """Compute a digest of 16 hexadecimal digits that is equal for equal values.
+
+    Parameters
+    ----------
+    arrays
+        Arrays, sparse matrices in memory or on disk (CSR and CSC of the same values have the same digest), or columns
+        of strings.
 
     Examples
     --------
-    >>> a, b = fingerprint(np.arange(3)), fingerprint(np.arange(4))
-    >>> a == fingerprint(np.arange(3)), a == b
+    >>> fingerprint(np.arange(3)) == fingerprint(np.arange(3)), fingerprint(np.arange(3)) == fingerprint(np.arange(4))
     (True, False)
     """
     digest = hashlib.sha256()
@@ -24,8 +29,7 @@ def fingerprint(*arrays: Any) -> str:
         if isinstance(array, CSRDataset | CSCDataset):
             array = array.to_memory()
         if sparse.issparse(array):
-            array = array.tocsr()
-            array.sort_indices()
+            array = array.tocsr().sorted_indices()  # a sorted copy: the caller's matrix stays as it is
             parts = [np.asarray(array.shape), array.indptr.astype(np.int64), array.indices.astype(np.int64), array.data]
         else:
             array = np.asarray(array)
@@ -36,4 +40,5 @@ def fingerprint(*arrays: Any) -> str:
 
 
 def _text(array: np.ndarray) -> np.ndarray:
+    """Bytes of the text of any values."""
     return np.frombuffer("\n".join(map(repr, array.ravel().tolist())).encode(), np.uint8)

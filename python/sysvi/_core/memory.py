@@ -1,4 +1,4 @@
-"""The C library's allocator while models train."""
+"""Settings of the C library's memory allocator during training."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-_keeping = threading.Lock()
-_n_keeping = 0  # trainings for which freed memory is kept
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from glibc's malloc.h
+_lock = threading.Lock()
+_n_trainings = 0  # trainings in progress that retain freed memory
 
 
 @contextmanager
 def retain_freed_memory() -> Iterator[None]:
-    """Let the C library keep what is freed for the next allocation, where it would hand it back to the system.
+    """Let the C library keep freed memory for later allocations instead of returning it to the operating system.
 
-    Training frees and asks for the same megabytes at every step; having the system map and clear them anew costs a
-    tenth of a step, and on some virtual machines a third. glibc alone needs telling; when the last of several trainings
-    ends, the thresholds are its defaults again.
+    Every training step allocates and frees the same megabytes. If the operating system has to map and zero them each
+    time, that costs a tenth of a step, and a third on some virtual machines. Only glibc needs this; with other C
+    libraries nothing happens. When the last of several trainings ends, glibc's default thresholds are restored.
     """
-    global _n_keeping
+    global _n_trainings
     try:
         set_threshold = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):  # another system or C library
+    except (OSError, AttributeError):  # not glibc
         yield
         return
-    with _keeping:
-        _n_keeping += 1
+    with _lock:
+        _n_trainings += 1
         set_threshold(M_MMAP_THRESHOLD, 32 * 2**20)
         set_threshold(M_TRIM_THRESHOLD, 2**31 - 1)
     try:
         yield
     finally:
-        with _keeping:
-            _n_keeping -= 1
-            if _n_keeping == 0:
+        with _lock:
+            _n_trainings -= 1
+            if _n_trainings == 0:
                 set_threshold(M_MMAP_THRESHOLD, 128 * 2**10)
                 set_threshold(M_TRIM_THRESHOLD, 128 * 2**10)

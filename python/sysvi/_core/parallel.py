@@ -1,4 +1,4 @@
-"""Threads and CUDA streams: who computes what at the same time."""
+"""Threads and CUDA streams: running work concurrently on the CPU or on a GPU."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from queue import SimpleQueue
 
 import torch
 
-_lending = threading.Lock()
-_streams: defaultdict[torch.device, list[torch.cuda.Stream]] = defaultdict(list)  # given back, by device
+_stream_lock = threading.Lock()
+_idle_streams: defaultdict[torch.device, list[torch.cuda.Stream]] = defaultdict(list)
+
+Task = Callable[[], object]
+PairExecutor = Callable[[Task, Task], None]  # runs two independent tasks and returns when both are done
 
 
 @contextmanager
 def restore_thread_count() -> Iterator[None]:
-    """Give torch its number of threads back: numba, inside scanpy and umap, sets the one they share."""
+    """Restore torch's number of threads on exit: numba, used by scanpy and umap-learn, changes this shared setting."""
     threads = torch.get_num_threads()
     try:
         yield
@@ -26,20 +29,16 @@ def restore_thread_count() -> Iterator[None]:
 
 
 def n_parallel_workers(device: torch.device) -> int:
-    """How many Python threads compute side by side: as many as torch has threads, and one for a graphics card."""
+    """Number of Python threads that may compute at the same time: torch's number of threads on the CPU, 1 on a GPU."""
     return torch.get_num_threads() if device.type == "cpu" else 1
 
 
-Task = Callable[[], object]
-PairExecutor = Callable[[Task, Task], None]  # does two things of which neither waits for the other, and then returns
-
-
 def do_nothing() -> None:
-    """Not a thing."""
+    """Task without any work: the default where a task is optional."""
 
 
 def run_sequentially(first: Task, second: Task) -> None:
-    """One after the other.
+    """Pair executor that runs one task after the other.
 
     Examples
     --------
@@ -53,91 +52,110 @@ def run_sequentially(first: Task, second: Task) -> None:
 
 @contextmanager
 def two_thread_executor() -> Iterator[PairExecutor]:
-    """One in this thread, the other in a second one; torch's threads are shared out between the two.
+    """Create a pair executor that runs the second task in a helper thread, with torch's threads split between both.
 
-    torch's own threads wait for one another at the end of each operation, which is long where operations are short.
-    With two of them, each side is left with one: it computes the same bits as without another beside it.
+    torch's threads synchronise at the end of each operation, which is slow for short operations. With two threads in
+    all, each task has one: no synchronisation, and the same bits as without the other task.
     """
     tasks: SimpleQueue[Task | None] = SimpleQueue()
-    ends: SimpleQueue[BaseException | None] = SimpleQueue()
+    outcomes: SimpleQueue[BaseException | None] = SimpleQueue()
 
-    def work() -> None:
+    def run_tasks() -> None:
         while (task := tasks.get()) is not None:
             try:
                 task()
-                ends.put(None)
+                outcomes.put(None)
             except BaseException as error:
-                ends.put(error)
+                outcomes.put(error)
 
-    def pair_executor(first: Task, second: Task) -> None:
+    def run_pair(first: Task, second: Task) -> None:
         tasks.put(second)
         try:
             first()
         finally:
-            error = ends.get()  # nothing goes on unseen
+            error = outcomes.get()  # always wait for the second task, also if the first one fails
         if error is not None:
             raise error
 
     with restore_thread_count():
         torch.set_num_threads(max(1, torch.get_num_threads() // 2))
-        helper = threading.Thread(target=work, name="sysvi beside", daemon=True)
+        helper = threading.Thread(target=run_tasks, name="sysvi second task", daemon=True)
         helper.start()
         try:
-            yield pair_executor
+            yield run_pair
         finally:
             tasks.put(None)
             helper.join()
 
 
 class TwoStreamExecutor:
-    """One on the card's present stream, the other on a second one beside it."""
+    """Pair executor that enqueues the first task on the current CUDA stream and the second on another one.
 
-    def __init__(self, second: torch.cuda.Stream):
-        self.stream = second
+    The current stream waits for the second task, so later operations may use the results of both. Tensors that both
+    tasks use must not be freed before both have ended.
+
+    Parameters
+    ----------
+    second_stream
+        CUDA stream for the second task.
+    """
+
+    def __init__(self, second_stream: torch.cuda.Stream):
+        self.second_stream = second_stream
 
     def __call__(self, first: Task, second: Task) -> None:
-        """What the two leave, the present stream may use; what they share must be kept until both have ended."""
-        here = torch.cuda.current_stream(self.stream.device)
-        self.stream.wait_stream(here)
-        with torch.cuda.stream(self.stream):
+        """Run both tasks."""
+        current = torch.cuda.current_stream(self.second_stream.device)
+        self.second_stream.wait_stream(current)
+        with torch.cuda.stream(self.second_stream):
             second()
         first()
-        here.wait_stream(self.stream)
+        current.wait_stream(self.second_stream)
 
 
 @contextmanager
-def pair_executor(device: torch.device, wanted: bool = True) -> Iterator[PairExecutor]:
-    """The device's way to do two things at once, or one after the other where that is not wanted."""
-    if not wanted:
+def pair_executor(device: torch.device, concurrent: bool = True) -> Iterator[PairExecutor]:
+    """Create the pair executor for a device: two threads on the CPU, two CUDA streams on a GPU.
+
+    Parameters
+    ----------
+    device
+        Device on which the tasks compute.
+    concurrent
+        False to run the two tasks one after the other.
+    """
+    if not concurrent:
         yield run_sequentially
     elif device.type == "cuda":
-        with borrow_stream(device) as second:
-            yield TwoStreamExecutor(second)
+        with borrow_stream(device) as second_stream:
+            yield TwoStreamExecutor(second_stream)
     else:
-        with two_thread_executor() as beside:
-            yield beside
+        with two_thread_executor() as executor:
+            yield executor
 
 
 @contextmanager
 def borrow_stream(device: torch.device) -> Iterator[torch.cuda.Stream]:
-    """A stream that nobody else has prefetch.
+    """Provide a CUDA stream that no other borrower uses at the same time.
 
-    torch hands out the same 32 again and again, whoever still uses them; we come back to those that we gave back.
+    torch creates 32 streams per device and hands them out in turn, whether they are in use or not. Streams that were
+    returned are therefore kept and reused before torch is asked for another one.
     """
-    with _lending:
-        stream = _streams[device].pop() if _streams[device] else torch.cuda.Stream(device)
+    with _stream_lock:
+        stream = _idle_streams[device].pop() if _idle_streams[device] else torch.cuda.Stream(device)
     try:
         yield stream
     finally:
-        with _lending:
-            _streams[device].append(stream)
+        with _stream_lock:
+            _idle_streams[device].append(stream)
 
 
 @contextmanager
 def dedicated_stream(device: torch.device) -> Iterator[None]:
-    """Let a graphics card do this thread's work beside that of others, after all that it was told to do before.
+    """Run this thread's GPU work on a CUDA stream of its own, concurrently with that of other threads.
 
-    At the end the thread waits until the card is done. Elsewhere nothing happens.
+    Work enqueued before is finished first; on exit the thread waits until the stream is done. Without effect on other
+    devices.
     """
     if device.type != "cuda":
         yield
@@ -153,13 +171,20 @@ def dedicated_stream(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def single_thread_pool(device: torch.device, n_threads: int | None = None) -> Iterator[ThreadPoolExecutor]:
-    """A pool of Python threads, `n_parallel_workers` where not said otherwise, in each of which torch has one thread.
+    """Create a pool of Python threads in each of which torch uses one thread.
 
-    For many small operations: torch's threads wait for one another at the end of each, for long on a busy machine.
+    For many small operations: torch's threads synchronise at the end of each one, which takes long on a busy machine.
+
+    Parameters
+    ----------
+    device
+        Device on which the threads compute.
+    n_threads
+        Number of threads; by default `n_parallel_workers` of the device.
     """
     with restore_thread_count(), ThreadPoolExecutor(n_threads or n_parallel_workers(device)) as pool:
         torch.set_num_threads(1)
         try:
             yield pool
         finally:
-            pool.shutdown(cancel_futures=True)  # an error, or Ctrl-C, waits for what has begun and no more
+            pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C, wait only for tasks that have begun

@@ -1,57 +1,76 @@
-"""How events are shown: a progress bar, JSON lines, or not at all."""
+"""Progress callbacks: a progress bar with log messages, or JSON lines."""
 
 from __future__ import annotations
 
+import logging
 import sys
-from typing import IO
-
-from tqdm.auto import tqdm
+from typing import TYPE_CHECKING
 
 from sysvi._core.events import Event, OnEvent, as_json, ignore_event
+from sysvi._core.log import logger, show_messages
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 class ProgressBar:
-    """Draws events with tqdm on `stream` (standard error by default)."""
+    """Show epochs as a progress bar on standard error and log the messages of all other events.
 
-    def __init__(self, stream: IO[str] | None = None):
-        self.stream = stream
+    Messages go to the logger ``"sysvi"`` at level INFO, warnings at level WARNING. By default they appear in the
+    terminal. Configure the logger to silence or redirect them, for example with
+    ``logging.getLogger("sysvi").setLevel(logging.WARNING)``.
+    """
+
+    def __init__(self) -> None:
         self.bar: tqdm | None = None
+        show_messages()
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
-        stream = self.stream or sys.stderr
         if event.stage == "epoch":
-            v = event.values
-            if self.bar is None:
-                every = 0.1 if stream.isatty() else 10.0  # seconds; a log file wants few lines
-                self.bar = tqdm(
-                    total=v["epochs"], unit="epoch", file=stream, dynamic_ncols=True, desc="Training", mininterval=every
-                )
-            terms = {name: f"{v['losses'][f'{name}_train']:.4g}" for name in ("reconstruction", "kl", "cycle")}
-            self.bar.set_postfix(terms | {"cells/s": f"{v['cells_per_second']:,.0f}"}, refresh=False)
-            self.bar.update(v["epoch"] - self.bar.n)
+            self._show_epoch(event)
             return
         if self.bar is not None and event.stage != "model":
             self.bar.close()
             self.bar = None
         if event.message:
-            tqdm.write(event.message, file=stream)  # above the bar, where there is one
-            stream.flush()
+            logger.log(logging.WARNING if event.stage == "warning" else logging.INFO, "%s", event.message)
+
+    def _show_epoch(self, event: Event) -> None:
+        from tqdm.auto import tqdm
+
+        values = event.values
+        if self.bar is None:
+            seconds = 0.1 if sys.stderr.isatty() else 10.0  # between updates; in a log file each one is a line
+            self.bar = tqdm(
+                total=values["epochs"],
+                unit="epoch",
+                file=sys.stderr,
+                dynamic_ncols=True,
+                desc="Training",
+                mininterval=seconds,
+            )
+        losses = {name: f"{values['losses'][f'{name}_train']:.4g}" for name in ("reconstruction", "kl", "cycle")}
+        self.bar.set_postfix(losses | {"cells/s": f"{values['cells_per_second']:,.0f}"}, refresh=False)
+        self.bar.update(values["epoch"] - self.bar.n)
 
 
 class JsonLines:
-    """Prints one JSON object a line on `stream` (standard output by default)."""
-
-    def __init__(self, stream: IO[str] | None = None):
-        self.stream = stream
+    """Print each event as one line of JSON on standard output."""
 
     def __call__(self, event: Event) -> None:
         """Print one event."""
-        print(as_json(event), file=self.stream or sys.stdout, flush=True)
+        print(as_json(event), flush=True)
 
 
 def as_callback(progress: bool | OnEvent) -> OnEvent:
-    """True: a progress bar; False: silence; a function: that function."""
+    """Turn the argument `progress` of a public function into a progress callback.
+
+    Parameters
+    ----------
+    progress
+        True for a progress bar and messages, False for no output, or a function that is called with each event.
+    """
     if callable(progress):
         return progress
     return ProgressBar() if progress else ignore_event

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from anndata.abc import CSCDataset, CSRDataset
-from scipy import sparse
 
 from sysvi._core.checks import check_obs_column, get_expression
 from sysvi._core.events import OnEvent, preparation_reporter
@@ -17,6 +14,7 @@ from sysvi._core.files import write_atomically
 from sysvi._core.fingerprint import fingerprint
 from sysvi.data.labels import read_labels
 from sysvi.data.prepare import prepare
+from sysvi.data.row_blocks import to_csr
 
 
 def prepared_cells(
@@ -49,12 +47,12 @@ def prepared_cells(
         )
     counts = cells.layers.get("counts")
     if counts is None and "counts" in adata.layers:
-        counts = _csr(adata.layers["counts"])[:, adata.var_names.get_indexer(cells.var_names)]
+        counts = to_csr(adata.layers["counts"])[:, adata.var_names.get_indexer(cells.var_names)]
     return AnnData(
-        _csr(get_expression(cells, None)[1]),
+        to_csr(get_expression(cells, None)[1]),
         obs=pd.DataFrame(columns, index=adata.obs_names.astype(str)).astype("category"),
         var=pd.DataFrame(index=cells.var_names.astype(str)),
-        layers={} if counts is None else {"counts": _csr(counts)},
+        layers={} if counts is None else {"counts": to_csr(counts)},
         uns={"sysvi_prepare": {}},
     )
 
@@ -77,14 +75,3 @@ def write_cells(cells: AnnData, folder: Path, for_r: bool) -> None:
         write_atomically(folder / f"expression.{name}", array.tofile)
     write_atomically(folder / "genes.txt", lambda path: path.write_text("\n".join(cells.var_names) + "\n"))
     write_atomically(folder / "obs.csv", cells.obs.to_csv)
-
-
-def _csr(matrix: Any) -> sparse.csr_matrix:
-    """In memory, rows sorted, float32."""
-    if isinstance(matrix, CSRDataset | CSCDataset):
-        matrix = matrix.to_memory()
-    elif not sparse.issparse(matrix):
-        matrix = np.asarray(matrix)
-    result = sparse.csr_matrix(matrix, dtype=np.float32)
-    result.sort_indices()
-    return result

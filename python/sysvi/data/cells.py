@@ -1,7 +1,7 @@
-"""A plain description of the cells, and minibatches cut from it.
+"""Cells as plain arrays, and the minibatches that training takes from them.
 
-Below this line the engine knows arrays only: no AnnData, no Seurat. Shapes: n cells, G genes, B cells of a minibatch,
-P categorical and Q continuous covariates, S systems, nnz stored values.
+The model and its training know nothing of AnnData or Seurat, only the classes of this module. Shapes: n cells, G genes,
+B cells of a minibatch, P categorical and Q continuous covariates, S systems, nnz stored (nonzero) values.
 """
 
 from __future__ import annotations
@@ -21,16 +21,27 @@ from sysvi.kernels.sparse import SparseExpression
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Names and orders: what the model's input columns mean.
+    """Names of genes, systems and covariate categories, in the order of the model's inputs.
 
-    The one place that decides the order of genes, systems and categories.
+    Parameters
+    ----------
+    genes
+        Gene names, in the order of the columns of the expression.
+    system_key
+        Column of ``adata.obs`` with the systems.
+    systems
+        Names of the systems; the position of a name is the system's code.
+    categorical
+        For each categorical covariate its categories; the position of a category is its code.
+    continuous
+        For each continuous covariate the mean and standard deviation by which it is standardised.
     """
 
     genes: tuple[str, ...]
     system_key: str
     systems: tuple[str, ...]
     categorical: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    continuous: dict[str, tuple[float, float]] = field(default_factory=dict)  # name -> (mean, standard deviation)
+    continuous: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def n_categories(self) -> list[int]:
@@ -40,52 +51,76 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Covariates:
-    """Integer codes and standardised values of some cells."""
+    """System and covariates of n cells.
 
-    system: Tensor  # (n,) int64
-    categorical: Tensor  # (n, P) int64
-    continuous: Tensor  # (n, Q) float32
+    Parameters
+    ----------
+    system
+        Codes of the systems, (n,) int64.
+    categorical
+        Codes of the categorical covariates, (n, P) int64; -1 for none.
+    continuous
+        Standardised continuous covariates, (n, Q) float32.
+    """
+
+    system: Tensor
+    categorical: Tensor
+    continuous: Tensor
 
     def select(self, index: Tensor) -> Covariates:
-        """The covariates of the cells in `index`."""
+        """Select the covariates of the cells in `index`, (B,)."""
         return Covariates(self.system[index], self.categorical[index], self.continuous[index])
 
 
 @dataclass(frozen=True)
 class Minibatch:
-    """What one training step sees."""
-
-    x: Tensor | SparseExpression  # (B, G)
-    covariates: Covariates  # as observed
-    swapped_covariates: Covariates  # with the system exchanged for another one: input of the cycle's decoding
-    weight: Tensor | None  # (B,) weight of each cell in the loss, 1 on average; None: all the same
-    x_matmul: Tensor | SparseExpression | None = (
-        None  # x converted to the dtype of matrix products, if it has been already
-    )
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-
-class Cells:
-    """Log-normalised expression (CSR) and covariates of n cells, on one device.
+    """Input of one training step: B cells.
 
     Parameters
     ----------
     x
-        Expression, cells x genes, CSR, float32.
+        Log-normalised expression, (B, G).
+    covariates
+        Observed covariates.
+    swapped_covariates
+        Covariates with each cell's system replaced by another one, under which the cycle decodes.
+    weight
+        Weight of each cell in the loss, (B,), 1 on average; None for equal weights.
+    x_matmul
+        `x` in the dtype of the matrix products; None if it has not been converted yet.
+    """
+
+    x: Tensor | SparseExpression
+    covariates: Covariates
+    swapped_covariates: Covariates
+    weight: Tensor | None
+    x_matmul: Tensor | SparseExpression | None = None
+
+    def __len__(self) -> int:
+        """Number of cells, B."""
+        return len(self.x)
+
+
+class Cells:
+    """Log-normalised expression and covariates of n cells, on one device.
+
+    Parameters
+    ----------
+    x
+        Log-normalised expression, CSR of shape (n, G), float32.
     system
-        Code of each cell's system, (n,).
+        Codes of the systems, (n,).
     categorical
-        Codes of the other categorical covariates, (n, P).
+        Codes of the categorical covariates, (n, P); None for no covariates.
     continuous
-        Standardised continuous covariates, (n, Q).
+        Standardised continuous covariates, (n, Q); None for no covariates.
     n_systems
-        Number of systems S.
+        Number of systems, S.
     weight_systems
-        Weight cells by the inverse size of their system, so that every system counts the same in the loss.
+        Whether cells are weighted by the inverse size of their system, so that every system contributes equally to the
+        loss.
     device
-        Where the tensors live.
+        Device of the tensors; minibatches are made there.
     """
 
     def __init__(
@@ -103,9 +138,9 @@ class Cells:
         self.x = x
         self.n_cells, self.n_genes = x.shape
         self.n_systems = n_systems
-        self.max_values_per_cell = int(np.diff(x.indptr).max(initial=0))  # values of one cell
+        self.max_values_per_cell = int(np.diff(x.indptr).max(initial=0))
         self.device = torch.device("cpu")
-        self.device_csr: tuple[Tensor, Tensor, Tensor] | None = None  # starts, places and values, on another device
+        self.device_csr: tuple[Tensor, Tensor, Tensor] | None = None  # row starts, columns and values
         categorical = np.zeros((n, 0)) if categorical is None else categorical
         continuous = np.zeros((n, 0)) if continuous is None else continuous
         self.covariates = Covariates(
@@ -114,20 +149,20 @@ class Cells:
             torch.from_numpy(np.asarray(continuous, np.float32)),
         )
         sizes = torch.bincount(self.covariates.system, minlength=n_systems)  # (S,)
-        self.system_order = torch.argsort(self.covariates.system, stable=True)  # (n,) cells grouped by system
-        self.system_start = torch.cumsum(sizes, 0) - sizes  # (S,)
+        self.system_order = torch.argsort(self.covariates.system, stable=True)  # (n,) cells sorted by system
+        self.system_start = torch.cumsum(sizes, 0) - sizes  # (S,) position of each system in system_order
         self.system_size = sizes
-        per_system = n / (n_systems * sizes.clamp_min(1)).float()  # (S,)
-        self.weight = per_system[self.covariates.system] if weight_systems else None  # (n,)
+        weight_of_system = n / (n_systems * sizes.clamp_min(1)).float()  # (S,)
+        self.weight = weight_of_system[self.covariates.system] if weight_systems else None  # (n,)
         self.to(torch.device(device))
 
     @property
     def density(self) -> float:
-        """Fraction of values that are stored."""
+        """Fraction of expression values that are stored (nonzero)."""
         return self.x.nnz / max(1, self.n_cells * self.n_genes)
 
     def to(self, device: torch.device) -> None:
-        """Move everything to another device; the CPU keeps the expression it was given."""
+        """Move the tensors to a device. The expression given at creation also stays in main memory."""
         self.device = device
         self.device_csr = None if device.type == "cpu" else self._csr_on_device(device)
         for name in ("system_order", "system_start", "system_size"):
@@ -137,19 +172,19 @@ class Cells:
         self.weight = None if self.weight is None else self.weight.to(device)
 
     def _csr_on_device(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Starts of rows, places and values of the expression on a device."""
-        starts, places = self.x.indptr.astype(np.int64), self.x.indices.astype(np.int32, copy=False)
-        starts, places, values = (torch.from_numpy(part).to(device) for part in (starts, places, self.x.data))
-        return starts, places, values
+        """Copy the CSR expression to a device: row starts (n + 1,), columns (nnz,) and values (nnz,)."""
+        starts, columns = self.x.indptr.astype(np.int64), self.x.indices.astype(np.int32, copy=False)
+        starts, columns, values = (torch.from_numpy(part).to(device) for part in (starts, columns, self.x.data))
+        return starts, columns, values
 
     def expression(
         self, index: Tensor, *, sparse: bool, dtype: torch.dtype = torch.float32
     ) -> Tensor | SparseExpression:
-        """Expression of the cells in `index`, (B, G), dense on the device or as stored values on the CPU."""
+        """Expression of the cells in `index`, (B, G): sparse on the CPU, or dense on the cells' device."""
         return SparseExpression(self.x[index.numpy()]).to(dtype) if sparse else self.dense(index, dtype)
 
     def dense(self, index: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Expression of the cells in `index` as a dense (B, G) tensor on the device."""
+        """Expression of the cells in `index` as a dense tensor on the cells' device, (B, G)."""
         if self.device_csr is None:
             return torch.from_numpy(self.x[index.numpy()].toarray()).to(dtype)
         starts, columns, values = self.device_csr
@@ -167,63 +202,74 @@ class Cells:
         dtype: torch.dtype = torch.float32,
         matmul_dtype: torch.dtype | None = None,
     ) -> Minibatch:
-        """The cells in `index` with their own covariates, and those of another system drawn for each cell.
+        """Make a minibatch of the cells in `index`, and draw another system for each cell.
 
         Parameters
         ----------
         index
-            Rows, (B,) int64 on the device.
+            Rows of the cells, (B,) int64 on the cells' device.
         swapped_covariates
-            Covariates beside the system in the swapped pass: ``"resampled"`` (those of a random cell of the system
-            swapped to), ``"observed"`` (the cell's own) or ``"zero"`` (none; the paper's code).
+            Covariates that accompany the other system: ``"resampled"`` (those of a random cell of that system),
+            ``"observed"`` (those of the cell itself) or ``"zero"`` (none, as in the paper's code).
         noise
-            Draws the systems and the cells.
+            Generator that draws the systems, and the cells for ``"resampled"``.
         sparse
-            Leave the expression sparse (on the CPU) or make it dense.
+            Whether the expression is sparse (CPU only) or dense.
         dtype
             Type of the expression.
         matmul_dtype
-            Another type in which it is wanted too.
+            Type of the matrix products, to which a copy of the expression is converted; None for no copy.
         """
-        own = self.covariates.select(index)
-        swapped = self._swap(own, swapped_covariates, noise)
+        observed = self.covariates.select(index)
+        swapped = self._swap(observed, swapped_covariates, noise)
         weight = None if self.weight is None else self.weight[index]
         x = self.expression(index, sparse=sparse, dtype=dtype)
-        return Minibatch(x, own, swapped, weight, None if matmul_dtype is None else x.to(matmul_dtype))
+        return Minibatch(x, observed, swapped, weight, None if matmul_dtype is None else x.to(matmul_dtype))
 
-    def _swap(self, own: Covariates, how: str, noise: torch.Generator) -> Covariates:
-        """Uniformly another system for each cell, with covariates to go with it."""
-        n_cells = len(own.system)
+    def _swap(self, observed: Covariates, mode: str, noise: torch.Generator) -> Covariates:
+        """Replace each cell's system by one of the S - 1 others, drawn uniformly; `mode` chooses the covariates."""
+        n_cells = len(observed.system)
         step = torch.randint(1, self.n_systems, (n_cells,), generator=noise, device=self.device)
-        system = (own.system + step) % self.n_systems  # uniform among the S - 1 others
-        if how == "resampled":
+        system = (observed.system + step) % self.n_systems
+        if mode == "resampled":
             u = torch.rand(n_cells, generator=noise, device=self.device)
             size = self.system_size[system]
-            place = torch.minimum((u * size).long(), size - 1)
-            return self.covariates.select(self.system_order[self.system_start[system] + place])
-        if how == "observed":
-            return Covariates(system, own.categorical, own.continuous)
-        return Covariates(system, torch.full_like(own.categorical, -1), torch.zeros_like(own.continuous))
+            position = torch.minimum((u * size).long(), size - 1)  # a random cell of the system
+            return self.covariates.select(self.system_order[self.system_start[system] + position])
+        if mode == "observed":
+            return Covariates(system, observed.categorical, observed.continuous)
+        return Covariates(system, torch.full_like(observed.categorical, -1), torch.zeros_like(observed.continuous))
 
 
 def shuffle(index: Tensor, order: torch.Generator) -> Tensor:
-    """The cells in `index`, (n,), in an order drawn from a generator on the CPU."""
+    """Shuffle the cells in `index`, (n,), with a generator on the CPU."""
     return index[torch.randperm(len(index), generator=order).to(index.device)]
 
 
 def minibatches(index: Tensor, batch_size: int, order: torch.Generator | None = None) -> Iterator[Tensor]:
-    """Cut `index` into minibatches of nearly equal size, never of a single cell.
+    """Split cells into minibatches of nearly equal size, none of them of a single cell.
 
-    Equal sizes instead of a rest at the end: batch normalisation sees no tiny minibatch.
+    Batch normalisation would be unreliable in a small minibatch left over at the end.
 
     Parameters
     ----------
     index
-        Cells to go through once, (n,) with n >= 2.
+        Rows of the cells of one epoch, (n,) with n >= 2.
     batch_size
-        Upper bound of the size (exceeded by one where a lone cell would be left: 5 cells by 2 are 3 + 2).
+        Maximum size. It is exceeded by one where a single cell would remain: 5 cells with ``batch_size=2`` become
+        minibatches of 3 and 2.
     order
-        Shuffles the cells first; None keeps their order.
+        Generator on the CPU that shuffles the cells first; None to keep their order.
+
+    Yields
+    ------
+    torch.Tensor
+        Rows of the cells of each minibatch, (B,).
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two cells.
 
     Examples
     --------
@@ -232,12 +278,12 @@ def minibatches(index: Tensor, batch_size: int, order: torch.Generator | None = 
     """
     n = len(index)
     if n < 2:
-        raise InputError(f"{n} cell cannot be trained on; batch normalisation needs at least two.")
+        raise InputError(f"There are too few cells to train on ({n}): batch normalisation needs at least two.")
     if order is not None:
         index = shuffle(index, order)
     yield from torch.tensor_split(index, n_minibatches(n, batch_size))
 
 
 def n_minibatches(n: int, batch_size: int) -> int:
-    """How many minibatches `minibatches` makes of n cells."""
+    """Number of minibatches into which `minibatches` splits n cells."""
     return max(1, min(-(-n // batch_size), n // 2))

@@ -1,18 +1,15 @@
-"""Expression ready for the model, whatever the user has: counts, log-normalised, or prepared already."""
+"""Input of any kind made ready for the model: counts, log-normalised expression, or the output of `prepare`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from anndata import AnnData
-from anndata.abc import CSCDataset, CSRDataset
-from scipy import sparse
 
 from sysvi._core.checks import get_expression, looks_like_counts
 from sysvi.data.prepare import prepare
-from sysvi.data.row_blocks import row_blocks
+from sysvi.data.row_blocks import read_into_memory, row_blocks
 
 
 def ensure_prepared(
@@ -26,37 +23,37 @@ def ensure_prepared(
     all_genes: bool = False,
     report: Callable[[str], None] = lambda line: None,
 ) -> tuple[AnnData, str | None]:
-    """Cells with log-normalised expression of the genes variable in every system.
+    """Return cells with log-normalised expression of the genes that are variable in every system.
 
-    What `prepare` made is taken as it is; counts are prepared; of log-normalised expression the variable genes are
-    chosen.
+    The output of `prepare` is used as it is; counts are prepared; log-normalised expression is reduced to its variable
+    genes.
 
     Parameters
     ----------
     adata
         Cells of all systems, in memory or backed; never changed.
     system_key, batch_key
-        Columns of ``adata.obs``.
+        Columns of ``adata.obs`` with the systems and batches.
     layer
         Layer with the expression; ``adata.X`` by default.
     n_top_genes, min_cells
-        As in `prepare`.
+        Settings of the gene selection, as in `prepare`.
     all_genes
-        Keep all genes of log-normalised input, and all genes seen in every system of counts.
+        Whether to keep all genes of log-normalised input, and all genes of counts that are detected in every system.
     report
-        Called with one line of text after each step.
+        Function that is called with one line of text after each step.
 
     Returns
     -------
-    adata
-        New object in memory, without layers but for the one with the expression.
-    layer
-        Where its expression is; None for ``X``.
+    adata : anndata.AnnData
+        New object in memory, without layers except the one with the expression.
+    layer : str or None
+        Layer with its expression; None for ``X``.
 
     Raises
     ------
     InputError
-        As `prepare` does.
+        If `prepare` cannot use the input.
 
     Examples
     --------
@@ -68,10 +65,10 @@ def ensure_prepared(
     """
     if layer is None and "sysvi_prepare" in adata.uns:
         report("The input is prepared already")
-        return _in_memory(adata, None), None
+        return _copy_with_expression(adata, None), None
     if all_genes and not _are_counts(get_expression(adata, layer)[1]):
         report("The input looks like log-normalised expression")
-        return _in_memory(adata, layer), layer
+        return _copy_with_expression(adata, layer), layer
     return prepare(
         adata,
         system_key,
@@ -85,20 +82,16 @@ def ensure_prepared(
     ), None
 
 
-def _in_memory(adata: AnnData, layer: str | None) -> AnnData:
-    """The cells with this expression alone."""
-    _, x = get_expression(adata, layer)
-    if isinstance(x, CSRDataset | CSCDataset):
-        x = x.to_memory()
-    elif not sparse.issparse(x):
-        x = np.asarray(x)
+def _copy_with_expression(adata: AnnData, layer: str | None) -> AnnData:
+    """Copy the cells into memory, with the given expression alone."""
+    expression = read_into_memory(get_expression(adata, layer)[1])
     return AnnData(
-        x if layer is None else None,
+        expression if layer is None else None,
         obs=adata.obs.copy(),
         var=adata.var.copy(),
         obsm=dict(adata.obsm),
         uns=dict(adata.uns),
-        layers={} if layer is None else {layer: x},
+        layers={} if layer is None else {layer: expression},
     )
 
 

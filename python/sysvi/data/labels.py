@@ -1,4 +1,4 @@
-"""Cell type labels: which cells have one, and samples of cells that keep the shares of labels."""
+"""Cell type labels: which cells have one, and random samples of cells that keep the proportions of labels."""
 
 from __future__ import annotations
 
@@ -14,31 +14,111 @@ from sysvi._core.errors import InputError
 UNLABELLED = ("", "nan", "na", "none", "unlabelled", "unlabeled", "unknown", "unassigned")
 
 
+def is_labelled(labels: pd.Series, unlabelled: Iterable[str] = UNLABELLED) -> np.ndarray:
+    """Find the cells that have a label: the one rule of the package.
+
+    A cell is unlabelled if its value is missing or one of the names in `unlabelled`. Names are compared without regard
+    to case and to surrounding spaces.
+
+    Parameters
+    ----------
+    labels
+        Labels of n cells, of any type.
+    unlabelled
+        Names that mean "no label".
+
+    Returns
+    -------
+    numpy.ndarray
+        True for labelled cells, (n,).
+
+    Examples
+    --------
+    >>> is_labelled(pd.Series(["beta", None, "Unknown", " nan ", "NK"])).tolist()
+    [True, False, False, False, True]
+    """
+    meaningless = {str(name).strip().lower() for name in unlabelled}
+    names = labels.astype(str).str.strip().str.lower()
+    return (labels.notna() & ~names.isin(meaningless)).to_numpy(bool)
+
+
 def read_labels(
     adata: AnnData, key: str | None, unlabelled: Iterable[str] = UNLABELLED
 ) -> tuple[np.ndarray | None, np.ndarray]:
-    """Label of each cell, and which cells have one, both (n,)."""
+    """Read the label of each cell, and which cells have one.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with n cells.
+    key
+        Column of ``adata.obs`` with the labels; None if there are no labels.
+    unlabelled
+        Names that mean "no label", as in `is_labelled`.
+
+    Returns
+    -------
+    labels : numpy.ndarray or None
+        Labels as strings, (n,); None without `key`.
+    labelled : numpy.ndarray
+        True for labelled cells, (n,); True for all cells without `key`.
+
+    Raises
+    ------
+    InputError
+        If there is no such column, or it labels no cell.
+
+    Examples
+    --------
+    >>> adata = AnnData(obs=pd.DataFrame({"cell_type": ["beta", "unknown"]}, index=["cell1", "cell2"]))
+    >>> labels, labelled = read_labels(adata, "cell_type")
+    >>> labels[labelled].tolist(), labelled.tolist()
+    (['beta'], [True, False])
+    """
     if key is None:
         return None, np.ones(adata.n_obs, bool)
     if key not in adata.obs:
         raise InputError(
             f"label_key={key!r} is not a column of adata.obs: choose one of its columns ({listing(adata.obs.columns)})."
         )
-    label = adata.obs[key].astype(str).to_numpy(dtype=object)
-    meaningless = {str(name).lower() for name in unlabelled}
-    labelled = adata.obs[key].notna().to_numpy() & ~np.isin([name.strip().lower() for name in label], list(meaningless))
+    labelled = is_labelled(adata.obs[key], unlabelled)
     if not labelled.any():
-        raise InputError(f"adata.obs[{key!r}] (label_key) labels no cell: choose another column, or give none.")
-    return label, labelled
+        raise InputError(f"adata.obs[{key!r}] (label_key) labels no cell: choose another column, or give no label_key.")
+    return adata.obs[key].astype(str).to_numpy(dtype=object), labelled
 
 
 def stratified_sample(adata: AnnData, system_key: str, label_key: str | None, n: int, seed: int) -> np.ndarray:
-    """N cells drawn at random, as large a share of each system and label as of all; sorted rows."""
+    """Draw cells at random so that each label of each system keeps its proportion.
+
+    Parameters
+    ----------
+    adata
+        Annotated data.
+    system_key, label_key
+        Columns of ``adata.obs`` with the systems and labels. Missing labels count as one more label; without
+        `label_key`, or if there is no such column, only the systems keep their proportions.
+    n
+        Number of cells to draw.
+    seed
+        Random seed of the sample.
+
+    Returns
+    -------
+    numpy.ndarray
+        Row numbers in ascending order, (n,).
+
+    Examples
+    --------
+    >>> obs = pd.DataFrame({"species": ["human"] * 8 + ["mouse"] * 4}, index=[f"cell{i}" for i in range(12)])
+    >>> adata = AnnData(obs=obs)
+    >>> int((stratified_sample(adata, "species", None, n=6, seed=0) < 8).sum())  # 4 of 6 are human, as 8 of 12 are
+    4
+    """
     keys = [check_obs_column(adata, system_key, "system_key")]
     if label_key is not None and label_key in adata.obs:
         label = adata.obs[label_key]
         keys.append(np.where(label.isna(), "", label.astype(str)))
-    stratum = pd.Series(0, index=range(adata.n_obs)).groupby(keys).ngroup().to_numpy()  # (n_obs,)
+    stratum = pd.Series(0, index=range(adata.n_obs)).groupby(keys).ngroup().to_numpy()  # (n_cells,)
     random = np.random.default_rng(seed).permutation(adata.n_obs)
-    order = random[np.argsort(stratum[random], kind="stable")]  # strata one after another, each in random order
+    order = random[np.argsort(stratum[random], kind="stable")]  # stratum by stratum, each in random order
     return np.sort(order[np.linspace(0, adata.n_obs, n, endpoint=False).astype(np.int64)])

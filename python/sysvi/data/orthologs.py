@@ -1,4 +1,4 @@
-"""Genes of one species under another's names, and the species joined in one object."""
+"""Mapping the genes of one species to orthologues of another, and joining species in one object."""
 
 from collections.abc import Callable
 from os import PathLike
@@ -25,40 +25,43 @@ def map_orthologs(
     duplicates: str = "drop",
     report: Callable[[str], None] | None = None,
 ) -> AnnData:
-    """Rename the genes of one species to those of another by a table of orthologues.
+    """Rename the genes of one species to their orthologues in another species.
 
-    Genes that are not in the table are lost. Genes with several targets are ambiguous and are dropped. Of the rest,
-    genes of ``adata`` that share one target are dropped or summed.
+    Genes that are not in the table are dropped, and so are genes with several orthologues (ambiguous). If several of
+    the remaining genes have the same orthologue, they are dropped or their counts are summed.
 
     Parameters
     ----------
     adata
         Cells of one species, shape (n_cells, n_genes); never changed.
     table
-        Pairs of gene names, one a row: a DataFrame, or the path of a ``.csv`` (comma) or any other (tab) text file with
-        a header, compressed or not. Rows with a missing name (empty or ``NA``) are ignored.
+        Pairs of orthologues, one per row: a DataFrame, or the path of a text file with a header, separated by commas if
+        its name has ``.csv`` and by tabs otherwise, compressed or not. Rows with a missing name (empty or ``NA``) are
+        ignored.
     source
-        Column with the names in ``adata``; by default the column that shares most names with ``adata.var_names``.
+        Column of the table with the gene names in ``adata``; by default the column that shares most names with
+        ``adata.var_names``.
     target
-        Column with the new names; by default the other one of two columns.
+        Column of the table with the new names; by default the other column of a table with two.
     duplicates
-        What to do with several genes of one target: ``"drop"`` them all, or ``"sum"`` their counts (in ``X`` and in
-        all layers), as the first of them.
+        Treatment of several genes with the same orthologue: ``"drop"`` to drop them all, or ``"sum"`` to sum their
+        counts (in ``X`` and in all layers) in the place of the first one.
     report
-        Called with one line of text that says how many genes were kept and lost, for example ``print``.
+        Function that is called with one line of text on the numbers of genes kept and dropped, for example ``print``.
 
     Returns
     -------
     anndata.AnnData
         New object of shape (n_cells, n_kept) with the genes in the input's order: ``var_names`` the target names,
         ``var["ortholog_source"]`` the former names (joined by ``;`` where summed), ``obs``, ``obsm`` and ``uns`` of the
-        input, and ``uns["sysvi_orthologs"]`` the numbers of genes kept, and of genes of the input that were lost,
-        ambiguous and duplicated. Sparse matrices stay sparse; a backed ``X`` becomes CSR in memory.
+        input, and ``uns["sysvi_orthologs"]`` the number of genes kept and the numbers of genes of the input that were
+        lost (not in the table), ambiguous and duplicated. Sparse matrices stay sparse; a backed ``X`` becomes CSR in
+        memory.
 
     Raises
     ------
     InputError
-        If the table or its columns do not fit, no gene is kept, or values that are not counts would be summed.
+        If the table or its columns cannot be used, no gene is kept, or values that are not counts would be summed.
 
     Examples
     --------
@@ -72,7 +75,7 @@ def map_orthologs(
     (['GCG', 'INS'], [[3.0, 3.0]], ['Gcg', 'Ins1;Ins2'])
     """
     if duplicates not in ("drop", "sum"):
-        raise InputError(f"duplicates={duplicates!r} must be 'drop' or 'sum'.")
+        raise InputError(f"duplicates is {duplicates!r}; it must be 'drop' or 'sum'.")
     check_unique_names(adata)
     table = read_orthologs(table)
     source, target = _columns(table, adata.var_names, source, target)
@@ -80,8 +83,8 @@ def map_orthologs(
     pairs = table[[source, target]].dropna().drop_duplicates()
     pairs = pairs[pairs[source].isin(adata.var_names)]
     ambiguous = pairs[source].duplicated(keep=False)
-    n_ambiguous, n_listed = pairs.loc[ambiguous, source].nunique(), pairs[source].nunique()
-    new_name = pairs[~ambiguous].set_index(source)[target]  # former name -> new name, one each
+    n_ambiguous, n_in_table = pairs.loc[ambiguous, source].nunique(), pairs[source].nunique()
+    new_name = pairs[~ambiguous].set_index(source)[target]  # former name -> new name
     shared = new_name.duplicated(keep=False)
     if duplicates == "drop":
         new_name = new_name[~shared]
@@ -99,61 +102,62 @@ def map_orthologs(
     var.index = pd.Index(names, dtype=object)
     var["ortholog_source"] = pd.Series(former).groupby(group).agg(";".join).to_numpy()
 
-    def renamed(matrix: Any, where: str) -> Any:  # (n_cells, n_genes) -> (n_cells, n_kept)
+    def map_columns(matrix: Any, where: str) -> Any:  # (n_cells, n_genes) -> (n_cells, n_kept)
         in_memory = isinstance(matrix, np.ndarray) or sparse.issparse(matrix)
         matrix = matrix[:, columns] if in_memory else select_genes(matrix, columns)
         return matrix if len(first) == len(columns) else _sum_columns(matrix, group, where)
 
     counts = {
         "kept": len(names),
-        "lost": int(adata.n_vars - n_listed),
+        "lost": int(adata.n_vars - n_in_table),
         "ambiguous": int(n_ambiguous),
         "duplicated": int(shared.sum()),
     }
     mapped = AnnData(
-        None if adata.X is None else renamed(adata.X, "adata.X"),
+        None if adata.X is None else map_columns(adata.X, "adata.X"),
         obs=adata.obs.copy(),
         var=var,
         obsm=dict(adata.obsm),
         uns=dict(adata.uns) | {"sysvi_orthologs": counts},
-        layers={key: renamed(layer, f"adata.layers[{key!r}]") for key, layer in adata.layers.items()},
+        layers={key: map_columns(layer, f"adata.layers[{key!r}]") for key, layer in adata.layers.items()},
     )
     if report is not None:
-        done = "dropped" if duplicates == "drop" else "summed"
+        treatment = "dropped" if duplicates == "drop" else "summed"
         report(
             f"Orthologues: {counts['kept']} of {adata.n_vars} genes kept; {counts['lost']} not in the table, "
-            f"{counts['ambiguous']} with several targets dropped, {counts['duplicated']} with a shared target {done}"
+            f"{counts['ambiguous']} with several targets dropped, {counts['duplicated']} with a shared target "
+            f"{treatment}"
         )
     return mapped
 
 
 def join_systems(adatas: dict[str, AnnData], system_key: str = "system") -> AnnData:
-    """Join the systems in one object on the genes that all of them have.
+    """Join the cells of several systems in one object, with the genes that all systems have.
 
     Parameters
     ----------
     adatas
-        Name of each system and its cells, shape (n_cells of the system, n_genes of the system); at least two, with the
-        same gene names for the same genes (see :func:`map_orthologs`).
+        Cells of each system, shape (n_cells, n_genes) of that system, by the name of the system; at least two systems,
+        which name the same genes in the same way (see :func:`map_orthologs`).
     system_key
-        Column of ``obs`` that gets the names of the systems.
+        Column of ``obs`` in which the names of the systems are stored.
 
     Returns
     -------
     anndata.AnnData
-        New object with the cells of all systems in the given order and the shared genes in the first one's order;
-        columns of ``obs``, ``obsm`` and layers as far as all systems have them, columns of ``var`` as far as the
-        systems do not contradict each other. If a cell name occurs in two systems, all cell names get the prefix
-        ``<system>_``.
+        New object with the cells of all systems in the given order, and the shared genes in the order of the first
+        system. It has the columns of ``obs``, the entries of ``obsm`` and the layers that all systems have, and the
+        columns of ``var`` on which the systems agree. If a cell name occurs in two systems, all cell names are prefixed
+        with ``<system>_``.
 
     Raises
     ------
     InputError
-        If there are fewer than two systems, they share no gene, or gene or cell names repeat within one.
+        If there are fewer than two systems, they share no gene, or a gene or cell name occurs twice in one system.
 
     Notes
     -----
-    ``anndata.concat`` with an inner join.
+    Uses ``anndata.concat`` with an inner join.
 
     Examples
     --------
@@ -165,7 +169,7 @@ def join_systems(adatas: dict[str, AnnData], system_key: str = "system") -> AnnD
     (['GCG'], ['human_0', 'human_1', 'mouse_0'], ['human', 'human', 'mouse'])
     """
     if len(adatas) < 2:
-        raise InputError(f"There must be at least two systems to join, but there are {len(adatas)}: add the others.")
+        raise InputError(f"At least two systems are needed to join, but adatas has {len(adatas)}: add the others.")
     for adata in adatas.values():
         check_unique_names(adata)
     if not set.intersection(*(set(adata.var_names) for adata in adatas.values())):
@@ -175,34 +179,36 @@ def join_systems(adatas: dict[str, AnnData], system_key: str = "system") -> AnnD
         )
     in_memory = {system: adata.to_memory() if adata.isbacked else adata for system, adata in adatas.items()}
     joined = anndata.concat(in_memory, join="inner", merge="unique", label=system_key, index_unique="_")
-    names = pd.Index([name for adata in adatas.values() for name in adata.obs_names])  # without concat's suffixes
+    names = pd.Index(
+        [name for adata in adatas.values() for name in adata.obs_names]
+    )  # without the suffixes of anndata.concat
     joined.obs_names = names if names.is_unique else joined.obs[system_key].astype(str).to_numpy() + "_" + names
     return joined
 
 
 def read_orthologs(table: pd.DataFrame | str | PathLike[str]) -> pd.DataFrame:
-    """Table of names with missing ones (empty or NA) as NaN."""
+    """Read a table of orthologues, with missing names (empty or ``NA``) as NaN."""
     if not isinstance(table, pd.DataFrame):
         path = Path(table)
         if not path.is_file():
             raise InputError(f"There is no orthologue table {str(path)!r}: check the path.")
-        # a gene may be called "nan" or "null", hence only our own missing values
+        # pandas would also read "nan" and "null" as missing, but genes may have these names
         table = pd.read_csv(path, sep="," if ".csv" in path.suffixes else "\t", dtype=str, keep_default_na=False)
     names = table.rename(columns=str).apply(lambda column: column.astype("string").str.strip()).astype(object)
     return names.mask(names.isna() | names.isin(["", "NA"]), np.nan)
 
 
 def _columns(table: pd.DataFrame, var_names: pd.Index, source: str | None, target: str | None) -> tuple[str, str]:
-    """Column of the table with the names in the data, and column with the new names."""
+    """Choose the column of the table with the names in the data, and the column with the new names."""
     columns = [str(name) for name in table.columns]
-    for what, name in (("source", source), ("target", target)):
+    for argument, name in (("source", source), ("target", target)):
         if name is not None and name not in columns:
             raise InputError(
-                f"{what}={name!r} is not a column of the orthologue table: choose one of {listing(columns)}."
+                f"{argument}={name!r} is not a column of the orthologue table: choose one of {listing(columns)}."
             )
     if len(columns) < 2 or (source is not None and source == target):
         raise InputError(
-            f"The orthologue table must give two different columns, source and target: it has {listing(columns)}."
+            f"The orthologue table must have two different columns, source and target, but it has {listing(columns)}."
         )
     if source is None:
         source = max((name for name in columns if name != target), key=lambda name: var_names.isin(table[name]).sum())
@@ -211,18 +217,35 @@ def _columns(table: pd.DataFrame, var_names: pd.Index, source: str | None, targe
         if len(others) > 1:
             raise InputError(
                 f"The orthologue table has more than two columns ({listing(columns)}): "
-                "say with target= which one holds the new gene names."
+                "choose the column with the new gene names with the argument target."
             )
         target = others[0]
     return source, target
 
 
 def _sum_columns(matrix: Any, group: np.ndarray, where: str) -> Any:
-    """Sum the columns of each group: counts (n_cells, n_columns), groups (n_columns,) -> (n_cells, n_groups)."""
+    """Sum the columns of each group.
+
+    Parameters
+    ----------
+    matrix
+        Counts, (n_cells, n_columns).
+    group
+        Group of each column, (n_columns,): 0, ..., n_groups - 1.
+    where
+        Place of the counts, for messages.
+
+    Returns
+    -------
+    numpy.ndarray or scipy.sparse matrix
+        Sums, (n_cells, n_groups), sparse if `matrix` is.
+    """
     if not looks_like_counts(matrix.data if sparse.issparse(matrix) else matrix):
         raise InputError(
             f"{where} does not look like counts, and only counts can be summed over genes that share a target: "
             "give counts or pass duplicates='drop'."
         )
-    ones = np.ones(len(group), dtype=np.result_type(matrix.dtype, np.float32))  # float, so that no sum overflows
+    ones = np.ones(
+        len(group), dtype=np.result_type(matrix.dtype, np.float32)
+    )  # as float, in which sums do not overflow
     return matrix @ sparse.csr_matrix((ones, (np.arange(len(group)), group)))

@@ -1,4 +1,4 @@
-"""Preparation of the data: genes seen in every system, normalisation, and the genes variable in every system."""
+"""Preparation of the data: genes detected in every system, normalisation, and genes variable in every system."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,12 +22,12 @@ from sysvi._core.checks import (
     looks_like_counts,
 )
 from sysvi._core.errors import InputError
-from sysvi._core.settings import positive_number
+from sysvi._core.settings import positive_number, whole_number
 from sysvi.data.row_blocks import row_blocks, row_sliceable, stack_blocks
 from sysvi.data.variable_genes import FLAVORS, GeneMoments, variable_genes
 
-MIN_BATCH_CELLS = 10  # smaller batches say too little about a gene's variance
-FEW_GENES = 500  # below this an integration is doubtful
+MIN_BATCH_CELLS = 10  # in smaller batches a gene's variance is too uncertain
+FEW_GENES = 500  # with fewer, an integration is doubtful
 
 
 def prepare(
@@ -47,49 +47,50 @@ def prepare(
 ) -> AnnData:
     """Prepare counts for integration as in the sysVI paper.
 
-    1. Keep the genes seen in more than ``min_cells`` cells of every system.
+    1. Keep the genes detected (nonzero) in more than ``min_cells`` cells of every system.
     2. Scale each cell to ``target_sum`` counts over these genes.
     3. Take log(1 + x).
-    4. Find ``n_top_genes`` highly variable genes in each system by itself, there by batch if ``batch_key`` is given.
+    4. Select ``n_top_genes`` highly variable genes in each system separately, by batch if ``batch_key`` is given.
     5. Keep the genes that are variable in every system, in the input's order.
 
     Parameters
     ----------
     adata
-        Cells of all systems, shape (n_cells, n_genes), on one set of genes. Dense, CSR or CSC, in memory or backed;
+        Cells of all systems with the same genes, shape (n_cells, n_genes). Dense, CSR or CSC, in memory or backed;
         never changed, and never made dense.
     system_key
         Column of ``adata.obs`` with the systems (species, protocol, ...), at least two.
     batch_key
-        Column of ``adata.obs`` with the batches (samples, donors) inside the systems. Batches of fewer than 10 cells
-        do not take part in the choice of variable genes.
+        Column of ``adata.obs`` with the batches (samples, donors) within the systems. Batches of fewer than 10 cells
+        are left out of the selection of variable genes.
     layer
-        Layer that holds the expression; ``adata.X`` by default.
+        Layer with the expression; ``adata.X`` by default.
     n_top_genes
-        Variable genes per system. If there are no more genes than this, all of them count as variable.
+        Number of variable genes per system. If there are no more genes than this, all of them count as variable.
     min_cells
-        A gene must be seen in more than this many cells of every system.
+        Number of cells of every system that a gene must be detected in more than.
     target_sum
         Counts per cell after normalisation.
     normalize
-        Whether the expression is counts to normalise; False if it is log-normalised already (steps 1, 4 and 5 only);
-        None: whichever its values look like.
+        True for counts, False for log-normalised expression (steps 1, 4 and 5 only), None to tell them apart by their
+        values.
     flavor
-        How scanpy ranks variable genes: ``"cell_ranger"`` or ``"seurat"``.
+        Method of scanpy that ranks the genes by variability: ``"cell_ranger"`` or ``"seurat"``.
     copy
-        False: with ``normalize=False`` the result may share its expression with the input, to hold it only once.
+        Whether log-normalised expression is always copied; False lets the result share it with the input, which saves
+        memory.
     keep_counts
-        False: do without ``layers["counts"]``, which takes as much memory as ``X``.
+        Whether to keep the counts in ``layers["counts"]``, which takes as much memory as ``X``.
     report
-        Called with one line of text after each step, for example ``print``.
+        Function that is called with one line of text after each step, for example ``print``.
 
     Returns
     -------
     anndata.AnnData
         New object of shape (n_cells, n_kept): ``X`` the log-normalised expression (CSR, float32),
-        ``layers["counts"]`` the counts (CSR, float32; only of counts), ``obs``, ``obsm`` and ``uns`` of the
-        input, ``var`` of the kept genes, and ``uns["sysvi_prepare"]`` the settings and the number of genes after each
-        step (in the system names there, "/" is written "|", since HDF5 keys cannot hold it).
+        ``layers["counts"]`` the counts (CSR, float32; only if the input is counts), ``obs``, ``obsm`` and ``uns`` of
+        the input, ``var`` of the kept genes, and ``uns["sysvi_prepare"]`` the settings and the number of genes after
+        each step (with "|" instead of "/" in the names of systems, because HDF5 keys cannot contain "/").
 
     Raises
     ------
@@ -99,16 +100,17 @@ def prepare(
     Warns
     -----
     UserWarning
-        If fewer than 500 genes remain, if cells have no counts, if small batches are left out of the choice of variable
-        genes, or if there are too few genes for the bins of ``flavor="cell_ranger"`` so that ``"seurat"`` is used.
+        If fewer than 500 genes remain, if cells have no counts, if small batches are left out of the selection of
+        variable genes, or if there are too few genes for the bins of ``flavor="cell_ranger"`` so that ``"seurat"`` is
+        used.
 
     Notes
     -----
-    Hrovatin et al. 2025, "Integrating single-cell RNA-seq datasets with substantial batch effects". Values and variable
-    genes are those of scanpy's ``normalize_total``, ``log1p`` and ``highly_variable_genes``.
+    Reference: Hrovatin et al. 2025, "Integrating single-cell RNA-seq datasets with substantial batch effects". Values
+    and variable genes are the same as those of scanpy's ``normalize_total``, ``log1p`` and ``highly_variable_genes``.
 
-    The input is gone through three times in blocks of cells: for the genes that are seen, for those that vary, and to
-    take these. Held are a block and the result (and the whole input if it is CSC, which cannot be cut into cells).
+    The input is read three times in row blocks: to detect genes, to select variable genes, and to read their
+    expression. Memory holds one block and the result (and the whole input if it is CSC, which cannot be read by rows).
 
     Examples
     --------
@@ -123,61 +125,63 @@ def prepare(
     >>> prepared.shape, sorted(prepared.layers)
     ((100, 30), ['counts'])
     """
-    tell = report or (lambda line: None)
+    report = report or (lambda line: None)
     check_anndata(adata)
-    n_top_genes, min_cells = _whole("n_top_genes", n_top_genes, 1), _whole("min_cells", min_cells, 0)
+    n_top_genes, min_cells = _as_int("n_top_genes", n_top_genes, 1), _as_int("min_cells", min_cells, 0)
     target_sum = positive_number("target_sum", target_sum)
     if flavor not in FLAVORS:
-        raise InputError(f"flavor={flavor!r} must be 'cell_ranger' or 'seurat'.")
+        raise InputError(f"flavor is {flavor!r}; it must be 'cell_ranger' or 'seurat'.")
     check_not_empty(adata)
     check_unique_names(adata)
     system = check_obs_column(adata, system_key, "system_key")  # (n_cells,)
     batch = None if batch_key is None else check_obs_column(adata, batch_key, "batch_key")  # (n_cells,)
-    system_of, systems = pd.factorize(system, sort=True)  # (n_cells,), (n_systems,)
+    system_codes, systems = pd.factorize(system, sort=True)  # (n_cells,), (n_systems,)
     if len(systems) < 2:
         raise InputError(
-            f"adata.obs[{system_key!r}] (system_key) holds {len(systems)} system ({listing(systems)}), but there must "
-            "be at least two to integrate: choose another column or add the other system's cells."
+            f"adata.obs[{system_key!r}] (system_key) has only one system ({listing(systems)}), but integration needs "
+            "at least two: choose another column or add the cells of the other system."
         )
 
-    # 1. genes seen in every system
+    # 1. Genes detected in every system
     where, matrix = get_expression(adata, layer)
     matrix = row_sliceable(matrix)
-    detected, counts = _look(matrix, where, adata, system_of, systems, normalize)  # (n_systems, n_genes)
+    n_detected, is_counts = _detect_genes(
+        matrix, where, adata, system_codes, systems, normalize
+    )  # (n_systems, n_genes)
     if normalize is None:
-        tell(f"The input looks like {'counts' if counts else 'log-normalised expression'}")
-    passes = detected > min_cells  # (n_systems, n_genes)
+        report(f"The input looks like {'counts' if is_counts else 'log-normalised expression'}")
+    passes = n_detected > min_cells  # (n_systems, n_genes)
     for name, n_passing in zip(systems, passes.sum(axis=1), strict=True):
         if n_passing == 0:
             raise InputError(
                 f"No gene of {where} is seen in more than {min_cells} cells of system {name!r}: "
                 "lower min_cells or check that system's expression."
             )
-    seen = np.logical_and.reduce(passes)  # (n_genes,)
-    n_seen = int(seen.sum())
-    tell(f"Genes seen in more than {min_cells} cells of every system: {n_seen} of {adata.n_vars}")
-    if not n_seen:
+    detected = np.logical_and.reduce(passes)  # (n_genes,)
+    n_detected_genes = int(detected.sum())
+    report(f"Genes seen in more than {min_cells} cells of every system: {n_detected_genes} of {adata.n_vars}")
+    if not n_detected_genes:
         raise InputError(
-            f"No gene of {where} is seen in more than {min_cells} cells of every system, though each system has genes "
-            "that are: check that all systems use the same gene names (see map_orthologs) or lower min_cells."
+            f"No gene of {where} is seen in more than {min_cells} cells of every system, although each system has such "
+            "genes: check that all systems use the same gene names (see map_orthologs) or lower min_cells."
         )
 
-    # 2. and 3. log-normalisation: here of blocks of cells, below of what is kept
-    target = float(target_sum) if counts else None
-    if counts:
-        tell(f"Normalised each cell to {target_sum:g} counts over {n_seen} genes, then log1p")
+    # 2. and 3. Log-normalisation: for the gene selection row block by row block, at the end of the kept genes
+    target = float(target_sum) if is_counts else None
+    if is_counts:
+        report(f"Normalised each cell to {target_sum:g} counts over {n_detected_genes} genes, then log1p")
 
-    # 4. and 5. variable genes per system, and those variable in every system
-    variable = np.ones((len(systems), n_seen), dtype=bool)
-    if n_seen > n_top_genes:
-        base = None if counts else adata.uns.get("log1p", {}).get("base")
-        groups = _groups(system_of, systems, batch)
-        rank = partial(_rank, matrix, seen, target, base, groups, adata.var_names[seen], n_top_genes)
-        variable = _variable_genes(rank, systems, n_seen, flavor)
+    # 4. and 5. Variable genes of each system, and those variable in every system
+    variable = np.ones((len(systems), n_detected_genes), dtype=bool)
+    if n_detected_genes > n_top_genes:
+        base = None if is_counts else adata.uns.get("log1p", {}).get("base")
+        groups = _groups(system_codes, systems, batch)
+        select = partial(_select_genes, matrix, detected, target, base, groups, adata.var_names[detected], n_top_genes)
+        variable = _variable_genes(select, systems, n_detected_genes, flavor)
     for name, n_variable in zip(systems, variable.sum(axis=1), strict=True):
-        tell(f"Variable genes in system {name!r}: {n_variable} of {n_seen}")
-    kept = np.flatnonzero(seen)[variable.all(axis=0)]  # (n_kept,)
-    tell(f"Genes variable in every system: {len(kept)} of {n_seen}")
+        report(f"Variable genes in system {name!r}: {n_variable} of {n_detected_genes}")
+    kept = np.flatnonzero(detected)[variable.all(axis=0)]  # (n_kept,)
+    report(f"Genes variable in every system: {len(kept)} of {n_detected_genes}")
     if not len(kept):
         raise InputError("No gene is variable in every system: raise n_top_genes.")
     if len(kept) < FEW_GENES:
@@ -188,25 +192,24 @@ def prepare(
             stacklevel=2,
         )
 
-    # all but the expression, by AnnData's own rules; then the expression
+    # AnnData itself selects everything but the expression
     prepared = AnnData(obs=adata.obs, var=adata.var, obsm=dict(adata.obsm), uns=dict(adata.uns))[:, kept].copy()
-    if not counts and len(kept) == adata.n_vars and _is_plain(matrix):  # nothing would change
+    if not is_counts and len(kept) == adata.n_vars and _is_canonical(matrix):  # the expression stays the same
         prepared.X = matrix.copy() if copy else matrix
     else:
-        total = np.empty(adata.n_obs)  # (n_cells,) counts of the seen genes
-        prepared.X = _take(matrix, kept, int(detected[:, kept].sum()), seen, total)
-        if counts:
+        prepared.X, total = _read_genes(matrix, kept, int(n_detected[:, kept].sum()), detected)
+        if is_counts:
             if keep_counts:
                 prepared.layers["counts"] = prepared.X.copy()
             if n_empty := int((total == 0).sum()):
                 warnings.warn(
-                    f"{n_empty} {'cell has' if n_empty == 1 else 'cells have'} zero counts of the {n_seen} genes seen "
-                    "in every system.",
+                    f"{n_empty} {'cell has' if n_empty == 1 else 'cells have'} zero counts of the {n_detected_genes} "
+                    "genes seen in every system.",
                     UserWarning,
                     stacklevel=2,
                 )
             log_normalise(prepared.X, total, target_sum)
-            prepared.uns["log1p"] = {"base": None}  # scanpy's mark
+            prepared.uns["log1p"] = {"base": None}  # tells scanpy that the natural logarithm was taken
 
     settings = {
         "system_key": system_key,
@@ -215,12 +218,12 @@ def prepare(
         "n_top_genes": n_top_genes,
         "min_cells": min_cells,
         "target_sum": target_sum,
-        "normalize": counts,
+        "normalize": is_counts,
         "flavor": flavor,
     }
     steps = {
         "genes_in": int(adata.n_vars),
-        "genes_detected": n_seen,
+        "genes_detected": n_detected_genes,
         "variable_genes": {
             name.replace("/", "|"): int(n) for name, n in zip(systems, variable.sum(axis=1), strict=True)
         },
@@ -232,23 +235,23 @@ def prepare(
 
 @contextmanager
 def ignore_few_genes_warning() -> Iterator[None]:
-    """Where nothing is trained on what `prepare` makes, few genes are no reason for a warning."""
+    """Hide the warning of `prepare` about few genes, for uses of its output other than integration."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Only .* genes remain")
         yield
 
 
 def log_normalise(x: sparse.csr_matrix, total: np.ndarray, target_sum: float) -> None:
-    """Scale cells to a sum and take log(1 + x), in place.
+    """Scale each cell to a total of `target_sum` counts and take log(1 + x), in place.
 
     Parameters
     ----------
     x
-        Counts, (n_cells, n_genes), float32.
+        Counts, CSR of shape (n_cells, n_genes), float32.
     total
-        Counts of each cell, (n_cells,), also of genes that are not in `x`.
+        Total counts of each cell, (n_cells,), which may include genes that are not in `x`.
     target_sum
-        What they become.
+        Total counts of each cell after scaling.
 
     Examples
     --------
@@ -257,17 +260,17 @@ def log_normalise(x: sparse.csr_matrix, total: np.ndarray, target_sum: float) ->
     >>> np.expm1(x.data).round(3).tolist()
     [2.0, 6.0]
     """
-    size = total.astype(np.float32) / np.float32(target_sum)  # (n_cells,) in single precision, as in scanpy
+    size = total.astype(np.float32) / np.float32(target_sum)  # (n_cells,) in float32, as scanpy does
     size[size == 0] = 1
     for start in range(0, x.shape[0], 1024):
         starts = x.indptr[start : start + 1025]
-        values = x.data[starts[0] : starts[-1]]  # a view
+        values = x.data[starts[0] : starts[-1]]  # a view of the stored values of these cells
         values /= np.repeat(size[start : start + 1024], np.diff(starts))
         np.log1p(values, out=values)
 
 
-def _is_plain(matrix: Any) -> bool:
-    """Whether a matrix is as :func:`select_genes` would make it."""
+def _is_canonical(matrix: Any) -> bool:
+    """Whether a matrix already has the form that :func:`row_blocks` gives: CSR, float32, sorted, no stored zeros."""
     return (
         sparse.issparse(matrix)
         and matrix.format == "csr"
@@ -277,91 +280,115 @@ def _is_plain(matrix: Any) -> bool:
     )
 
 
-def _whole(name: str, value: Any, least: int) -> int:
-    """A setting as a plain int; 2000.0, or 2e3, is 2000."""
+def _as_int(name: str, value: Any, least: int) -> int:
+    """Read a setting as an int, like `whole_number`, but also accept a float without fraction, such as 2e3."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if not isinstance(value, (int, np.integer)) or value < least:
-        raise InputError(f"{name}={value!r} must be a whole number of {least} or more.")
-    return int(value)
+    return whole_number(name, value, least)
 
 
-def _look(
-    matrix: Any, where: str, adata: AnnData, system: np.ndarray, systems: np.ndarray, normalize: bool | None
+def _detect_genes(
+    matrix: Any, where: str, adata: AnnData, system_codes: np.ndarray, systems: np.ndarray, normalize: bool | None
 ) -> tuple[np.ndarray, bool]:
-    """Cells of each system in which each gene is seen, (n_systems, n_genes), and whether the values are counts.
+    """Count the cells in which each gene is detected, and check the expression.
 
-    The values are checked; ``normalize`` is what the user says of them. ``system`` are codes, (n_cells,).
+    Parameters
+    ----------
+    matrix
+        Expression of any kind, (n_cells, n_genes).
+    where
+        Place of the expression, for messages.
+    adata
+        Cells, for the names of cells and genes in messages.
+    system_codes, systems
+        Code of each cell's system, (n_cells,), and names of the systems, (n_systems,).
+    normalize
+        Whether the user gave counts; None to decide by the values.
+
+    Returns
+    -------
+    n_detected : numpy.ndarray
+        Number of cells of each system with a nonzero value of each gene, (n_systems, n_genes).
+    is_counts : bool
+        Whether the expression is counts.
     """
     shape = (len(systems), adata.n_vars)
-    detected = np.zeros(shape, np.int64)
-    counts = np.ones(len(systems), dtype=bool)  # whether all values of a system so far look like counts
+    n_detected = np.zeros(shape, np.int64)
+    like_counts = np.ones(len(systems), dtype=bool)  # whether all values of a system so far look like counts
     for start, stop, block in row_blocks(matrix):
-        of = system[start:stop]  # (n_rows,)
-        place = np.repeat(of * adata.n_vars, np.diff(block.indptr))  # (nnz,) in the flat counts
-        place += block.indices
-        detected += np.bincount(place, minlength=detected.size).reshape(shape)
-        if looks_like_counts(block.data):  # then they are finite and not negative, too
+        block_codes = system_codes[start:stop]  # (n_rows,)
+        position = np.repeat(block_codes * adata.n_vars, np.diff(block.indptr))  # (nnz,) in the flat n_detected
+        position += block.indices
+        n_detected += np.bincount(position, minlength=n_detected.size).reshape(shape)
+        if looks_like_counts(block.data):  # counts are finite and not negative
             continue
         check_finite_nonnegative(block, adata.obs_names[start:stop], adata.var_names, where)
-        for i in np.flatnonzero(counts):
-            counts[i] = looks_like_counts(block[of == i].data)
-        if normalize and not counts.all():
+        for i in np.flatnonzero(like_counts):
+            like_counts[i] = looks_like_counts(block[block_codes == i].data)
+        if normalize and not like_counts.all():
             raise InputError(
-                f"{where} looks log-normalised, not like counts, in system {systems[~counts][0]!r}: "
+                f"{where} looks log-normalised, not like counts, in system {systems[~like_counts][0]!r}: "
                 "give counts (see the argument layer) or pass normalize=False."
             )
-    are_counts = bool(counts.all()) if normalize is None else bool(normalize)
-    counts &= detected.any(axis=1)
-    if not are_counts and counts.any():
+    is_counts = bool(like_counts.all()) if normalize is None else bool(normalize)
+    like_counts &= n_detected.any(axis=1)
+    if not is_counts and like_counts.any():
         raise InputError(
-            f"{where} looks like raw counts in system {systems[counts][0]!r}: "
+            f"{where} looks like raw counts in system {systems[like_counts][0]!r}: "
             "pass normalize=True or give log-normalised values."
         )
-    return detected, are_counts
+    return n_detected, is_counts
 
 
 class _Groups(NamedTuple):
-    """Groups of cells in each of which a gene's variance is looked at: systems, or batches of systems."""
+    """Groups of cells in which the variance of genes is measured: systems, or the batches within systems."""
 
-    of_cell: np.ndarray  # (n_cells,), -1 for none
-    of_system: list[np.ndarray]  # the groups of each system
-    by_batch: list[bool]  # whether these are batches
+    cell_groups: np.ndarray  # (n_cells,) group of each cell, -1 for none
+    system_groups: list[np.ndarray]  # groups of each system
+    by_batch: list[bool]  # whether the groups of each system are batches
 
 
-def _groups(system: np.ndarray, systems: np.ndarray, batch: np.ndarray | None) -> _Groups:
-    """The systems, or their batches, small ones left out: ``system`` are codes, ``batch`` names, (n_cells,) each."""
+def _groups(system_codes: np.ndarray, systems: np.ndarray, batch: np.ndarray | None) -> _Groups:
+    """Group cells by system, or by batch within systems without small batches.
+
+    Parameters
+    ----------
+    system_codes, systems
+        Code of each cell's system, (n_cells,), and names of the systems.
+    batch
+        Batch of each cell, (n_cells,); None to group by system.
+    """
     if batch is None:
-        return _Groups(system, [np.array([i]) for i in range(len(systems))], [False] * len(systems))
-    of_cell = np.full(len(system), -1)
-    of_system: list[np.ndarray] = []
+        return _Groups(system_codes, [np.array([i]) for i in range(len(systems))], [False] * len(systems))
+    cell_groups = np.full(len(system_codes), -1)
+    system_groups: list[np.ndarray] = []
     by_batch: list[bool] = []
     n_groups = 0
     for i, name in enumerate(systems):
-        cells = np.flatnonzero(system == i)
-        of, names = pd.factorize(batch[cells], sort=True)  # (n_cells of the system,), (n_batches,)
-        large = np.bincount(of) >= MIN_BATCH_CELLS  # (n_batches,)
+        cells = np.flatnonzero(system_codes == i)
+        batch_codes, names = pd.factorize(batch[cells], sort=True)  # (n_cells of the system,), (n_batches,)
+        large = np.bincount(batch_codes) >= MIN_BATCH_CELLS  # (n_batches,)
         if not large.all():
             warnings.warn(
-                f"System {name!r} has batches of fewer than {MIN_BATCH_CELLS} cells, left out of its choice of "
-                f"variable genes{'' if large.any() else ', which is therefore made without batches'}: "
+                f"System {name!r} has batches of fewer than {MIN_BATCH_CELLS} cells, left out of its selection of "
+                f"variable genes{'' if large.any() else ', which therefore ignores batches'}: "
                 f"{listing(names[~large])}.",
                 UserWarning,
                 stacklevel=3,
             )
         by_batch.append(bool(large.any()))
         if large.any():
-            of_cell[cells] = np.where(large, n_groups + np.cumsum(large) - 1, -1)[of]
+            cell_groups[cells] = np.where(large, n_groups + np.cumsum(large) - 1, -1)[batch_codes]
         else:
-            of_cell[cells] = n_groups
-        of_system.append(np.arange(n_groups, of_cell.max() + 1))
-        n_groups = of_cell.max() + 1
-    return _Groups(of_cell, of_system, by_batch)
+            cell_groups[cells] = n_groups
+        system_groups.append(np.arange(n_groups, cell_groups.max() + 1))
+        n_groups = cell_groups.max() + 1
+    return _Groups(cell_groups, system_groups, by_batch)
 
 
-def _rank(
+def _select_genes(
     matrix: Any,
-    seen: np.ndarray,
+    detected: np.ndarray,
     target_sum: float | None,
     base: float | None,
     groups: _Groups,
@@ -369,56 +396,115 @@ def _rank(
     n_top_genes: int,
     flavor: str,
 ) -> list[np.ndarray | None]:
-    """One pass over the cells: each system's variable genes among those seen, (n_seen,), None if they cannot be ranked.
+    """Select each system's variable genes in one pass over the cells.
 
-    ``target_sum``: counts per cell after normalisation, None if the values are logarithms already, to ``base``.
+    Parameters
+    ----------
+    matrix
+        Expression of any kind, (n_cells, n_genes).
+    detected
+        Mask of the genes to choose from, (n_genes,).
+    target_sum
+        Counts per cell after normalisation; None for log-normalised expression.
+    base
+        Base of the logarithm of log-normalised expression; None for the natural logarithm.
+    groups
+        Groups of cells in which the variance is measured.
+    names
+        Names of the detected genes, (n_detected,).
+    n_top_genes, flavor
+        Settings of `prepare`.
+
+    Returns
+    -------
+    list of numpy.ndarray or None
+        For each system a mask of its variable genes, (n_detected,); None if the genes cannot be ranked.
     """
-    moments = GeneMoments(groups.of_cell.max() + 1, matrix.shape[1])
+    moments = GeneMoments(groups.cell_groups.max() + 1, matrix.shape[1])
     for start, stop, block in row_blocks(matrix):
         if target_sum is not None:
-            log_normalise(block, block @ seen.astype(np.float64), target_sum)
+            log_normalise(block, block @ detected.astype(np.float64), target_sum)
         if flavor == "seurat":
             if base is not None:
                 block.data *= np.log(base)
             np.expm1(block.data, out=block.data)
-        moments.add(block, groups.of_cell[start:stop])
-    chosen = []
-    for of, by_batch in zip(groups.of_system, groups.by_batch, strict=True):
-        mean, variance = (values[:, seen] for values in moments.of(of))
-        chosen.append(variable_genes(mean, variance, n_top_genes, flavor, names if by_batch else None))
-    return chosen
+        moments.add(block, groups.cell_groups[start:stop])
+    selected = []
+    for system_groups, by_batch in zip(groups.system_groups, groups.by_batch, strict=True):
+        mean, variance = (values[:, detected] for values in moments.mean_and_variance(system_groups))
+        selected.append(variable_genes(mean, variance, n_top_genes, flavor, names if by_batch else None))
+    return selected
 
 
 def _variable_genes(
-    rank: Callable[[str], list[np.ndarray | None]], systems: np.ndarray, n_genes: int, flavor: str
+    select: Callable[[str], list[np.ndarray | None]], systems: np.ndarray, n_genes: int, flavor: str
 ) -> np.ndarray:
-    """Mask of each system's variable genes, (n_systems, n_genes); where cell_ranger's bins fail, seurat's."""
-    chosen = rank(flavor)
-    if flavor == "cell_ranger" and any(genes is None for genes in chosen):
-        for i, instead in enumerate(rank("seurat")):
-            if chosen[i] is None:
-                chosen[i] = instead
+    """Select each system's variable genes, with flavor seurat where there are too few genes for cell_ranger's bins.
+
+    Parameters
+    ----------
+    select
+        Function from a flavor to the mask of each system's variable genes, (n_genes,), or None.
+    systems
+        Names of the systems.
+    n_genes
+        Number of genes to choose from.
+    flavor
+        Flavor to use where possible.
+
+    Returns
+    -------
+    numpy.ndarray
+        Masks, (n_systems, n_genes).
+    """
+    selected = select(flavor)
+    if flavor == "cell_ranger" and any(genes is None for genes in selected):
+        for i, genes_by_seurat in enumerate(select("seurat")):
+            if selected[i] is None:
+                selected[i] = genes_by_seurat
                 warnings.warn(
                     f"System {systems[i]!r} has too few distinct genes ({n_genes}) for flavor='cell_ranger': "
-                    "its variable genes are chosen with flavor='seurat'.",
+                    "its variable genes are selected with flavor='seurat'.",
                     UserWarning,
                     stacklevel=3,
                 )
-    for name, genes in zip(systems, chosen, strict=True):
+    for name, genes in zip(systems, selected, strict=True):
         if genes is None:
             raise InputError(
                 f"The genes of system {name!r} do not vary enough to be ranked: raise n_top_genes "
                 f"to {n_genes} to keep all of them."
             )
-    return np.stack([genes for genes in chosen if genes is not None])
+    return np.stack([genes for genes in selected if genes is not None])
 
 
-def _take(matrix: Any, genes: np.ndarray, n_values: int, seen: np.ndarray, total: np.ndarray) -> sparse.csr_matrix:
-    """Read the genes kept, of which `n_values` are stored, and fill `total`, (n_cells,), with sums over those seen."""
+def _read_genes(
+    matrix: Any, genes: np.ndarray, n_values: int, detected: np.ndarray
+) -> tuple[sparse.csr_matrix, np.ndarray]:
+    """Read the expression of the kept genes, and the total of each cell over all detected genes.
+
+    Parameters
+    ----------
+    matrix
+        Expression of any kind, (n_cells, n_genes).
+    genes
+        Column numbers of the kept genes, (n_kept,).
+    n_values
+        Number of nonzero values of the kept genes.
+    detected
+        Mask of the genes that the totals include, (n_genes,).
+
+    Returns
+    -------
+    expression : scipy.sparse.csr_matrix
+        (n_cells, n_kept), float32.
+    total : numpy.ndarray
+        (n_cells,), float64.
+    """
+    total = np.empty(matrix.shape[0])
 
     def blocks() -> Iterator[sparse.csr_matrix]:
         for start, stop, block in row_blocks(matrix):
-            total[start:stop] = block @ seen.astype(np.float64)
+            total[start:stop] = block @ detected.astype(np.float64)
             yield block[:, genes]
 
-    return stack_blocks(blocks(), (matrix.shape[0], len(genes)), n_values)
+    return stack_blocks(blocks(), (matrix.shape[0], len(genes)), n_values), total

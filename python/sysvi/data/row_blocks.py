@@ -1,4 +1,4 @@
-"""Expression matrices of any kind, in memory or on disk, read in blocks of rows."""
+"""Expression matrices of any kind, in memory or on disk: reading them in row blocks and converting them to CSR."""
 
 from __future__ import annotations
 
@@ -9,32 +9,71 @@ import numpy as np
 from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
 
-BLOCK_VALUES = 2**19  # values of a block of cells: some 20 MB while they are worked on
+BLOCK_VALUES = 2**19  # values of a row block, which take about 20 MB during its processing
+
+
+def read_into_memory(matrix: Any) -> Any:
+    """Read a matrix from disk; a matrix in memory is returned as it is.
+
+    Parameters
+    ----------
+    matrix
+        Array or sparse matrix, or its counterpart on disk (h5py dataset, anndata's backed sparse matrices).
+
+    Returns
+    -------
+    numpy.ndarray or scipy.sparse matrix
+        Same values, sparse format and type.
+    """
+    if isinstance(matrix, CSRDataset | CSCDataset):
+        return matrix.to_memory()
+    return matrix if sparse.issparse(matrix) else np.asarray(matrix)
+
+
+def to_csr(matrix: Any) -> sparse.csr_matrix:
+    """Convert an expression matrix of any kind to CSR in memory, float32, with sorted column indices.
+
+    Parameters
+    ----------
+    matrix
+        Matrix of any kind that :func:`row_blocks` takes, shape (n_cells, n_genes). It is not changed, but the result
+        shares its memory if it has this form already.
+
+    Examples
+    --------
+    >>> to_csr(np.array([[0, 2], [1, 0]])).data.tolist()
+    [2.0, 1.0]
+    """
+    matrix = sparse.csr_matrix(read_into_memory(matrix), dtype=np.float32)
+    return matrix if matrix.has_sorted_indices else matrix.sorted_indices()
 
 
 def row_sliceable(matrix: Any) -> Any:
-    """Give the matrix of shape (n_cells, n_genes) in a form that can be cut by rows: CSR instead of CSC."""
-    if isinstance(matrix, CSCDataset):  # on disk, a few rows cost a read of every column: take the whole matrix
+    """Return a matrix, (n_cells, n_genes), in a form from which rows can be read efficiently: CSC becomes CSR.
+
+    CSC on disk is read into memory, since a few of its rows cost as much as all of them.
+    """
+    if isinstance(matrix, CSCDataset):
         matrix = matrix.to_memory()
     return matrix.tocsr() if sparse.issparse(matrix) else matrix
 
 
 def row_blocks(matrix: Any, n_rows: int | None = None) -> Iterator[tuple[int, int, sparse.csr_matrix]]:
-    """Blocks of consecutive rows of an expression matrix of any kind, as new CSR matrices.
+    """Read an expression matrix of any kind in blocks of consecutive rows, as new CSR matrices.
 
     Parameters
     ----------
     matrix
         Shape (n_cells, n_genes): array, CSR or CSC, or their counterparts on disk (h5py dataset, anndata's backed
-        matrices). It is not changed.
+        sparse matrices). It is not changed.
     n_rows
-        Rows per block; by default as many as hold about half a million values, stored ones if the matrix is sparse.
+        Rows of a block; by default as many as hold about half a million values (stored values of a sparse matrix).
 
     Yields
     ------
     start, stop, block
         ``block`` holds rows start to stop, CSR of shape (stop - start, n_genes), float32, with sorted indices and
-        without stored zeros, so that it is the same for all kinds of matrix.
+        without stored zeros. It is the same for every kind of matrix.
 
     Examples
     --------
@@ -44,7 +83,7 @@ def row_blocks(matrix: Any, n_rows: int | None = None) -> Iterator[tuple[int, in
     """
     matrix = row_sliceable(matrix)
     if n_rows is None:
-        n_rows = max(1, BLOCK_VALUES * matrix.shape[0] // max(1, _most_values(matrix)))
+        n_rows = max(1, BLOCK_VALUES * matrix.shape[0] // max(1, _n_stored_values(matrix)))
     for start in range(0, matrix.shape[0], n_rows):
         stop = min(start + n_rows, matrix.shape[0])
         block = sparse.csr_matrix(matrix[start:stop], dtype=np.float32)
@@ -56,14 +95,14 @@ def row_blocks(matrix: Any, n_rows: int | None = None) -> Iterator[tuple[int, in
 
 
 def select_genes(matrix: Any, genes: np.ndarray) -> sparse.csr_matrix:
-    """Read some columns of an expression matrix as CSR, in blocks of rows.
+    """Read some columns of an expression matrix as CSR, row block by row block.
 
     Parameters
     ----------
     matrix
         Shape (n_cells, n_genes), of any kind that :func:`row_blocks` takes.
     genes
-        Positions of the columns, shape (n_selected,).
+        Column numbers, shape (n_selected,).
 
     Returns
     -------
@@ -79,12 +118,22 @@ def select_genes(matrix: Any, genes: np.ndarray) -> sparse.csr_matrix:
     matrix = row_sliceable(matrix)
     blocks = (block[:, genes] for _, _, block in row_blocks(matrix))
     shape = (matrix.shape[0], len(genes))
-    return stack_blocks(blocks, shape, min(_most_values(matrix), shape[0] * shape[1]))
+    return stack_blocks(blocks, shape, min(_n_stored_values(matrix), shape[0] * shape[1]))
 
 
-def stack_blocks(blocks: Iterable[sparse.csr_matrix], shape: tuple[int, int], most_values: int) -> sparse.csr_matrix:
-    """Blocks of cells below one another, CSR float32; each is copied to its place, so that nothing is held twice."""
-    values, columns = np.empty(most_values, np.float32), np.empty(most_values, np.int32)  # unused room takes no memory
+def stack_blocks(blocks: Iterable[sparse.csr_matrix], shape: tuple[int, int], max_values: int) -> sparse.csr_matrix:
+    """Stack row blocks into one CSR matrix, float32, holding only one block at a time besides the result.
+
+    Parameters
+    ----------
+    blocks
+        Row blocks in order.
+    shape
+        Shape of the result, (n_cells, n_genes).
+    max_values
+        Upper bound of the number of stored values.
+    """
+    values, columns = np.empty(max_values, np.float32), np.empty(max_values, np.int32)  # unused pages take no memory
     starts = np.zeros(shape[0] + 1, np.int64)
     row = end = 0
     for block in blocks:
@@ -96,8 +145,8 @@ def stack_blocks(blocks: Iterable[sparse.csr_matrix], shape: tuple[int, int], mo
     return sparse.csr_matrix((values[:end], columns[:end], starts), shape=shape)
 
 
-def _most_values(matrix: Any) -> int:
-    """Values that a matrix of any kind stores; of a dense one, all."""
+def _n_stored_values(matrix: Any) -> int:
+    """Number of values that a matrix of any kind stores."""
     if isinstance(matrix, CSRDataset):
         return int(matrix.group["data"].shape[0])
     return int(matrix.nnz) if sparse.issparse(matrix) else int(np.prod(matrix.shape))

@@ -1,9 +1,8 @@
-"""Simulated counts of cells in several systems, with the truth known: for demos, tests and benchmarks."""
+"""Simulated counts of cells in several systems with known true effects, for demonstrations, tests and benchmarks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,11 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from sysvi._core.errors import InputError
+from sysvi._core.settings import number, whole_number
 
-_BLOCK = 1024  # cells drawn at a time, each block from its own random stream: part of what a seed means
-_FEWEST = 3  # cells that every sample, and every type of a system, must get
-_LARGEST_EFFECT = 5.0  # natural log: e^5 is 150-fold
+_BLOCK = 1024  # cells drawn together from one random stream; changing it changes the counts of every seed
+_MIN_CELLS = 3  # cells of every sample, and of every type of a system
+_MAX_EFFECT = 5.0  # natural log: e^5 is 150-fold
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
@@ -25,7 +25,7 @@ Ints = NDArray[np.integer[Any]]
 
 @dataclass(frozen=True)
 class _Truth:
-    """Effects on the log mean: g genes, s systems, t types, b samples (all systems'), p programmes."""
+    """True effects on the log of the mean: g genes, s systems, t types, b samples (of all systems), p programmes."""
 
     baseline: Floats  # (g,)
     type_effect: Floats  # (g, t)
@@ -62,61 +62,60 @@ def simulate_systems(
 ) -> AnnData:
     r"""Simulate single-cell counts of two or more systems that share cell types.
 
-    A *system* is whatever sets whole data sets apart: a species, organoid or tissue, cells or nuclei. Each
-    system has its own samples, all the shared cell types, and a few private ones. Effects are on the scale of
-    the natural log of the mean.
+    A *system* is what separates whole data sets: species, organoid or tissue, cells or nuclei. Each system has its own
+    samples, all shared cell types, and a few private ones. Effects are on the scale of the natural log of the mean.
 
     Parameters
     ----------
     n_cells
-        Cells, shared evenly among the systems, and evenly among the samples of a system.
+        Number of cells, divided evenly among the systems, and evenly among the samples of a system.
     n_genes
-        Genes, the same in all systems.
+        Number of genes, the same in all systems.
     n_systems
-        Systems, at least 2.
+        Number of systems, at least 2.
     n_types
-        Cell types in all, the private ones included.
+        Number of cell types in total, including the private ones.
     n_private
-        Cell types that are in one system only, for each system; at least one type must be left to share.
+        Number of cell types of each system that no other system has; at least one type must be left to share.
     n_samples
-        Samples (batches) of each system; a sample belongs to one system.
+        Number of samples (batches) of each system; a sample belongs to one system.
     n_programmes
-        Gene programmes that run in every cell of every system at an activity of its own, uniform in [0, 1]:
-        variation within cell types that an integration should keep.
+        Number of gene programmes that are active in every cell of every system, with an activity that is uniform in
+        [0, 1]: variation within cell types that an integration should keep.
     system_programmes
-        Further programmes, each in one shared type of one system only (activity 0 in all other cells), dealt to
-        the shared types and to the systems in turn: the hard case for an integration.
+        Number of further programmes, each in one shared type of one system only (activity 0 in all other cells),
+        assigned to the shared types and to the systems in turn: the hard case for an integration.
     n_markers
-        Marker genes of each type; two types may share some.
+        Number of marker genes of each type; two types may share some.
     n_programme_genes
-        Genes of each programme.
+        Number of genes of each programme.
     baseline_sd
         Standard deviation over genes of the log of the mean.
     marker_effect
-        Mean log fold change of a marker; single markers are uniform from half to one and a half times this.
+        Mean log fold change of a marker gene; single genes are uniform from 0.5 to 1.5 times this.
     system_effect
         Standard deviation of the log fold change of a gene in a system. All genes change.
     interaction
-        Standard deviation of the further log fold change of a gene in one type of one system.
+        Standard deviation of the additional log fold change of a gene in one type of one system.
     interaction_fraction
-        Fraction of the genes, drawn anew for each type of each system, that have such a change.
+        Fraction of the genes, drawn for each type of each system, that have such an additional change.
     sample_effect
         Standard deviation of the log fold change of a gene in a sample. All genes change.
     programme_effect
-        Mean log fold change of a programme's gene from activity 0 to 1; single genes as for ``marker_effect``.
+        Mean log fold change of a programme's gene from activity 0 to 1; single genes vary as for ``marker_effect``.
     imbalance
-        0 makes the types of a system equally frequent; otherwise each is this fraction rarer than the one
-        before, in an order that differs between systems. In [0, 1).
+        Fraction by which each type of a system is rarer than the one before, in an order that differs between systems;
+        in [0, 1). With 0 all types of a system are equally frequent.
     depth
         Median expected library size, in counts per cell.
     depth_sd
         Standard deviation of the log of the library size.
     dispersion
         Overdispersion of the counts: a mean of mu has variance ``mu + dispersion * mu**2``. From 1e-6, which is
-        all but Poisson, to 10.
+        practically Poisson, to 10.
     seed
-        Same settings and seed, same data, bit for bit (on one machine). The effects on genes do not depend
-        on ``n_cells``.
+        Random seed. The same settings and seed give the same data, bit for bit (on one machine). The effects on genes
+        do not depend on ``n_cells``.
 
     Returns
     -------
@@ -130,15 +129,15 @@ def simulate_systems(
         - ``var["baseline"]`` and ``varm``: the true effects, ``type_effect`` (g by types), ``system_effect``
           (g by systems), ``interaction`` (g by systems x types, the types of the first system first),
           ``sample_effect`` (g by samples) and ``programme`` (g by programmes).
-        - ``uns["simulation"]``: all settings; the names along those columns (``systems``, ``types``,
+        - ``uns["simulation"]``: all settings; the names that belong to those columns (``systems``, ``types``,
           ``samples``, ``programmes``); ``shared_types``; ``private_types`` (of each system); and
           ``system_programme_home`` (the system and type of each system programme).
 
     Raises
     ------
     InputError
-        A setting is out of range, no type is left to share, or a sample or a type of a system would get fewer
-        than three cells.
+        If a setting is out of range, no type is left to share, or a sample or a type of a system would have fewer than
+        three cells.
 
     Notes
     -----
@@ -152,7 +151,7 @@ def simulate_systems(
         \lambda_{gi} \sim \mathrm{Gamma}(\text{shape } 1/\phi, \text{ mean } \mu_{gi})
 
     with library size :math:`\ell_i`, activities :math:`a_{ip}` and dispersion :math:`\phi`: a negative binomial.
-    Counts are drawn a block of cells at a time, so that memory is that of the sparse result.
+    Counts are drawn in blocks of cells, so that only the sparse result takes memory.
 
     Examples
     --------
@@ -165,9 +164,8 @@ def simulate_systems(
     >>> adata.uns["simulation"]["private_types"]
     {'system1': ['type7'], 'system2': ['type8']}
     """
-    settings = {name: int(value) if isinstance(value, Integral) else float(value) for name, value in locals().items()}
-    _check(settings)
-    # A stream for each kind of draw, so that one setting changes no other draw.
+    settings = _check(locals())
+    # One random stream for each kind of draw, so that a setting changes only the draws that it concerns.
     truth_seed, cell_seed, count_seed = SeedSequence(seed).spawn(3)
 
     programmes = [f"programme_{k + 1}" for k in range(n_programmes)]
@@ -190,7 +188,7 @@ def simulate_systems(
     for k, (home_system, home_type) in enumerate(homes, start=n_programmes):
         activity[(system != home_system) | (cell_type != home_type), k] = 0
 
-    group = sample * n_types + cell_type  # (n,) row of the profiles
+    group = sample * n_types + cell_type  # (n,) row of each cell in the profiles
     counts = _draw_counts(_profiles(truth), group, truth.programme, activity, library, dispersion, count_seed)
 
     systems = [f"system{s + 1}" for s in range(n_systems)]
@@ -237,34 +235,37 @@ def simulate_systems(
     )
 
 
-def _check(settings: dict[str, Any]) -> None:
-    """Refuse settings that cannot be simulated."""
-    fewest = {"n_cells": 1, "n_genes": 2, "n_systems": 2, "n_types": 1, "n_samples": 1}
-    fewest |= dict.fromkeys(["n_private", "n_programmes", "system_programmes", "n_markers"], 0)
-    fewest |= dict.fromkeys(["n_programme_genes", "seed"], 0)
-    for name, least in fewest.items():
-        if not isinstance(settings[name], Integral) or settings[name] < least:
-            raise InputError(f"{name} must be a whole number of at least {least}, not {settings[name]!r}.")
-    for name in ("n_markers", "n_programme_genes"):
-        if settings[name] > settings["n_genes"]:
-            raise InputError(f"{name} is {settings[name]}, more than the {settings['n_genes']} genes: lower it.")
+def _check(settings: dict[str, Any]) -> dict[str, Any]:
+    """Check the arguments of `simulate_systems` and return them as plain numbers."""
+    least = {"n_cells": 1, "n_genes": 2, "n_systems": 2, "n_types": 1, "n_samples": 1}
+    least |= dict.fromkeys(["n_private", "n_programmes", "system_programmes", "n_markers"], 0)
+    least |= dict.fromkeys(["n_programme_genes", "seed"], 0)
     effects = ["marker_effect", "system_effect", "interaction", "sample_effect", "programme_effect"]
-    for name in [*effects, "baseline_sd", "depth_sd"]:
-        if not 0 <= settings[name] <= _LARGEST_EFFECT:
-            raise InputError(f"{name} must be from 0 to {_LARGEST_EFFECT:g} (natural log), not {settings[name]!r}.")
-    if not 0 <= settings["interaction_fraction"] <= 1:
-        raise InputError(f"interaction_fraction must be from 0 to 1, not {settings['interaction_fraction']!r}.")
-    if not 0 <= settings["imbalance"] < 1:
-        raise InputError(f"imbalance must be at least 0 and below 1, not {settings['imbalance']!r}.")
-    for name, low, high in [("depth", 1.0, 1e7), ("dispersion", 1e-6, 10.0)]:
-        if not low <= settings[name] <= high:
-            raise InputError(f"{name} must be from {low:g} to {high:g}, not {settings[name]!r}.")
-    n_types, n_private, n_systems = settings["n_types"], settings["n_private"], settings["n_systems"]
+    ranges = dict.fromkeys([*effects, "baseline_sd", "depth_sd"], (0.0, _MAX_EFFECT))
+    ranges |= {"interaction_fraction": (0.0, 1.0), "depth": (1.0, 1e7), "dispersion": (1e-6, 10.0)}
+    checked: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name in least:
+            checked[name] = whole_number(name, value, least[name])
+        elif name == "imbalance":
+            checked[name] = number(name, value, "at least 0 and below 1", lambda x: 0 <= x < 1)
+        else:
+            checked[name] = _number_in_range(name, value, *ranges[name])
+    for name in ("n_markers", "n_programme_genes"):
+        if checked[name] > checked["n_genes"]:
+            raise InputError(f"{name} is {checked[name]}, more than the {checked['n_genes']} genes: lower it.")
+    n_types, n_private, n_systems = checked["n_types"], checked["n_private"], checked["n_systems"]
     if n_private * n_systems >= n_types:
         raise InputError(
             f"n_private={n_private} in each of {n_systems} systems leaves none of the {n_types} types to share: "
             "raise n_types or lower n_private."
         )
+    return checked
+
+
+def _number_in_range(name: str, value: Any, low: float, high: float) -> float:
+    unit = " (natural log)" if high == _MAX_EFFECT else ""
+    return number(name, value, f"from {low:g} to {high:g}{unit}", lambda x: low <= x <= high)
 
 
 def _draw_truth(
@@ -275,7 +276,21 @@ def _draw_truth(
     effects: tuple[float, float, float, float, float, float],
     interaction_fraction: float,
 ) -> _Truth:
-    """Draw the effects on genes, each kind from its own stream."""
+    """Draw the effects on genes, each kind from its own random stream.
+
+    Parameters
+    ----------
+    seed
+        Seed of all streams.
+    sizes
+        Numbers of genes, systems, types, samples of each system, and programmes.
+    sets
+        Numbers of markers of each type and of genes of each programme.
+    effects
+        The settings baseline_sd, marker_effect, system_effect, interaction, sample_effect and programme_effect.
+    interaction_fraction
+        Fraction of the genes with an interaction.
+    """
     g, s, t, n_samples, p = sizes
     n_markers, n_programme_genes = sets
     baseline_sd, marker_effect, system_effect, interaction, sample_effect, programme_effect = effects
@@ -292,7 +307,7 @@ def _draw_truth(
 
 
 def _sparse_effects(n_genes: int, n_sets: int, size: int, effect: float, rng: Generator) -> Floats:
-    """Draw a set of `size` genes for each column, up by 0.5 to 1.5 times `effect`: (g, sets)."""
+    """Draw sets of `size` genes with effects of 0.5 to 1.5 times `effect`; 0 for all other genes: (g, n_sets)."""
     effects = np.zeros((n_genes, n_sets))
     for column in effects.T:
         column[rng.choice(n_genes, size, replace=False)] = effect * rng.uniform(0.5, 1.5, size)
@@ -300,13 +315,13 @@ def _sparse_effects(n_genes: int, n_sets: int, size: int, effect: float, rng: Ge
 
 
 def _profiles(truth: _Truth) -> NDArray[np.float32]:
-    """Proportion of each gene in each type of each sample at programme activity 0: (b * t, g)."""
+    """Compute the expected proportion of each gene in each type of each sample without programmes: (b * t, g)."""
     n_genes, n_systems, _ = truth.interaction.shape
     n_samples = truth.sample_effect.shape[1] // n_systems
-    of_system = truth.system_effect[:, :, None] + truth.interaction  # (g, s, t)
+    system_and_type = truth.system_effect[:, :, None] + truth.interaction  # (g, s, t)
     log_mean = (
         (truth.baseline[:, None] + truth.type_effect)[:, None, :]
-        + np.repeat(of_system, n_samples, axis=1)
+        + np.repeat(system_and_type, n_samples, axis=1)
         + truth.sample_effect[:, :, None]
     ).reshape(n_genes, -1)  # (g, b * t)
     mean = np.exp(log_mean - log_mean.max(axis=0))
@@ -314,39 +329,45 @@ def _profiles(truth: _Truth) -> NDArray[np.float32]:
 
 
 def _type_proportions(n_systems: int, n_shared: int, n_private: int, imbalance: float, rng: Generator) -> Floats:
-    """Geometric proportions of the types in each system, in different orders: (s, t), 0 for others' private types."""
-    n_here = n_shared + n_private
-    geometric = (1 - imbalance) ** np.arange(n_here)
-    order = rng.permutation(n_here)
+    """Compute the proportion of each type in each system, geometric in an order that differs between systems.
+
+    Returns
+    -------
+    numpy.ndarray
+        (s, t); 0 for the private types of other systems.
+    """
+    n_present = n_shared + n_private
+    geometric = (1 - imbalance) ** np.arange(n_present)
+    order = rng.permutation(n_present)
     proportions = np.zeros((n_systems, n_shared + n_systems * n_private))
     for s, row in enumerate(proportions):
         private = n_shared + s * n_private + np.arange(n_private)
-        here = np.concatenate([np.arange(n_shared), private])
-        row[here[np.roll(order, s * max(1, n_here // n_systems))]] = geometric / geometric.sum()
+        present = np.concatenate([np.arange(n_shared), private])
+        row[present[np.roll(order, s * max(1, n_present // n_systems))]] = geometric / geometric.sum()
     return proportions
 
 
 def _draw_design(n_cells: int, proportions: Floats, n_samples: int, rng: Generator) -> tuple[Ints, Ints, Ints]:
-    """Deal the cells to systems, samples and types, in random order: codes, each (n,)."""
+    """Assign cells to systems, samples and types in random order; return the three codes, (n,) each."""
     n_systems, n_types = proportions.shape
     parts = []
     for s, expected in enumerate(proportions):
         size = len(range(s, n_cells, n_systems))
-        of_type = _apportion(size, expected)
-        if min(size // n_samples, of_type[expected > 0].min()) < _FEWEST:
+        n_per_type = _apportion(size, expected)
+        if min(size // n_samples, n_per_type[expected > 0].min()) < _MIN_CELLS:
             raise InputError(
                 f"n_cells={n_cells} is too few for {n_systems} systems of {n_samples} samples and "
-                f"{np.count_nonzero(expected)} types: each must get at least {_FEWEST} cells, so raise n_cells."
+                f"{np.count_nonzero(expected)} types: each must get at least {_MIN_CELLS} cells, so raise n_cells."
             )
         sample = s * n_samples + rng.permutation(size) % n_samples
-        parts.append((np.full(size, s), sample, np.repeat(np.arange(n_types), of_type)))
+        parts.append((np.full(size, s), sample, np.repeat(np.arange(n_types), n_per_type)))
     order = rng.permutation(n_cells)
     system, sample, cell_type = (np.concatenate(part)[order] for part in zip(*parts, strict=True))
     return system, sample, cell_type
 
 
 def _apportion(total: int, proportions: Floats) -> Ints:
-    """Split `total` into whole parts nearest to the proportions (largest remainders): (t,)."""
+    """Divide `total` into whole numbers close to the proportions, by the largest-remainder method: (t,)."""
     exact = total * proportions
     parts = np.floor(exact).astype(np.int64)
     largest = np.argsort(parts - exact, kind="stable")[: total - parts.sum()]
@@ -363,9 +384,32 @@ def _draw_counts(
     dispersion: float,
     seed: SeedSequence,
 ) -> sparse.csr_matrix:
-    """Draw the counts of all cells, a block at a time: CSR (n, g)."""
+    """Draw the counts of all cells in blocks.
+
+    Parameters
+    ----------
+    profiles
+        Expected proportions of the genes in each group of cells at programme activity 0, (groups, g).
+    group
+        Group of each cell, (n,).
+    programme
+        Effects of the programmes on the log mean, (g, p).
+    activity
+        Activity of the programmes in each cell, (n, p).
+    library
+        Expected library size of each cell, (n,).
+    dispersion
+        Overdispersion of the counts.
+    seed
+        Seed of the blocks' random streams.
+
+    Returns
+    -------
+    scipy.sparse.csr_matrix
+        Counts, (n, g), float32.
+    """
     n_cells, n_genes = len(group), profiles.shape[1]
-    changed = np.flatnonzero(programme.any(axis=1))  # genes of any programme
+    changed = np.flatnonzero(programme.any(axis=1))  # genes of at least one programme
     loading = programme[changed].T.astype(np.float32)  # (p, changed)
     starts = range(0, n_cells, _BLOCK)
     data, indices = np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int32)
@@ -375,12 +419,12 @@ def _draw_counts(
         mean = profiles[group[cells]]  # (block, g)
         mean[:, changed] *= np.exp(activity[cells] @ loading)
         mean *= (library[cells] / mean.sum(axis=1, dtype=np.float64)).astype(np.float32)[:, None]
-        at, count = _gamma_poisson(mean.ravel(), dispersion, default_rng(block_seed))
-        row, gene = np.divmod(at, n_genes)
+        position, count = _gamma_poisson(mean.ravel(), dispersion, default_rng(block_seed))
+        row, gene = np.divmod(position, n_genes)
         done = start + len(mean)
         indptr[start + 1 : done + 1] = indptr[start] + np.cumsum(np.bincount(row, minlength=len(mean)))
         begin, end = indptr[start], indptr[done]
-        if end > len(data):  # grow in place to what all cells will need at this rate, and a little more
+        if end > len(data):  # grow to the expected size of the result, and 1% more
             _resize(data, indices, int(1.01 * end * n_cells / done))
         data[begin:end], indices[begin:end] = count, gene
     _resize(data, indices, indptr[-1])
@@ -392,25 +436,41 @@ def _draw_counts(
 def _gamma_poisson(
     mean: NDArray[np.float32], dispersion: float, rng: Generator
 ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """Draw gamma-Poisson counts: places of those above 0, in order, and the counts there.
+    """Draw gamma-Poisson (negative binomial) counts, and return only the nonzero ones.
 
-    Exact, and fast as most counts are 0. Let events happen at a gamma-distributed rate, of the given mean, for
-    unit time; the count is how many happen. The first happens at ``(exp(dispersion * e) - 1) / (dispersion *
-    mean)`` with e standard exponential, which is before time 1 only if e < mean. Having seen it at time t, the
-    rate is again gamma, with shape ``1 / dispersion + 1`` and inverse scale ``1 / (dispersion * mean) + t``,
-    and the other events are Poisson in the time left.
+    Exact, and fast because most counts are 0. The count is the number of events in a unit of time, if events happen
+    at a gamma-distributed rate with the given mean. The first event happens at time ``(exp(dispersion * e) - 1) /
+    (dispersion * mean)`` with e standard exponential, which can be before time 1 only if e < mean. Given that it
+    happens at time t, the rate is gamma-distributed with shape ``1 / dispersion + 1`` and inverse scale ``1 /
+    (dispersion * mean) + t``, and the number of further events until time 1 is Poisson-distributed.
+
+    Parameters
+    ----------
+    mean
+        Expected counts, (m,).
+    dispersion
+        Overdispersion of the counts.
+    rng
+        Random generator.
+
+    Returns
+    -------
+    position : numpy.ndarray
+        Positions of the nonzero counts in `mean`, ascending.
+    count : numpy.ndarray
+        The nonzero counts.
     """
     wait = rng.standard_exponential(mean.shape, dtype=np.float32)
-    at = np.flatnonzero(wait < mean)
-    scale = dispersion * mean[at].astype(np.float64)  # of the rate
-    first = np.expm1(dispersion * wait[at].astype(np.float64)) / scale  # time of the first event
+    position = np.flatnonzero(wait < mean)
+    scale = dispersion * mean[position].astype(np.float64)  # of the gamma distribution of the rate
+    first = np.expm1(dispersion * wait[position].astype(np.float64)) / scale  # time of the first event
     happens = first < 1
-    at, scale, first = at[happens], scale[happens], first[happens]
-    rate = rng.standard_gamma(1 / dispersion + 1, at.size) * scale / (1 + scale * first)
-    return at, (1 + rng.poisson(rate * (1 - first))).astype(np.float32)
+    position, scale, first = position[happens], scale[happens], first[happens]
+    rate = rng.standard_gamma(1 / dispersion + 1, position.size) * scale / (1 + scale * first)
+    return position, (1 + rng.poisson(rate * (1 - first))).astype(np.float32)
 
 
 def _resize(data: NDArray[Any], indices: NDArray[Any], length: int) -> None:
-    """Lengthen or shorten both arrays in place, which takes no second copy of them."""
+    """Resize both arrays in place, without a second copy in memory."""
     data.resize(length, refcheck=False)
     indices.resize(length, refcheck=False)

@@ -1,7 +1,7 @@
-"""Variable genes from sums over the cells, taken block by block: scanpy's choice without its copies of the matrix.
+"""Highly variable genes computed row block by row block: the same genes as scanpy, without its copies of the matrix.
 
-The definitions are those of scanpy's `highly_variable_genes` with ``n_top_genes``, rounding included: squares in
-float32, sums in float64. Shapes: n cells of a block, B groups of cells (the batches of the systems), G genes.
+The definitions are those of scanpy's `highly_variable_genes` with ``n_top_genes``, including its rounding: squares in
+float32, sums in float64. Shapes: n cells of a row block, B groups of cells (batches within systems), G genes.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import pandas as pd
 from scipy import sparse
 
 FLAVORS = ("cell_ranger", "seurat")
-MAD_OF_NORMAL = 0.6744897501960817  # median absolute deviation of the standard normal
+NORMAL_MAD = 0.6744897501960817  # median absolute deviation of the standard normal distribution
 
 
 class GeneMoments:
-    """Mean and variance of each gene in groups of cells, from cells that are added block by block.
+    """Mean and variance of each gene in groups of cells, accumulated row block by row block.
 
     Parameters
     ----------
     n_groups, n_genes
-        B and G; held are 16 bytes for each group and gene.
+        Numbers of groups and genes, B and G. Memory is 16 bytes for each gene of each group.
 
     Examples
     --------
     >>> moments = GeneMoments(n_groups=1, n_genes=2)
     >>> for row in ([0.0, 1.0], [0.0, 3.0]):
     ...     moments.add(sparse.csr_matrix([row], dtype=np.float32), np.array([0]))
-    >>> [values.tolist() for values in moments.of(np.array([0]))]
+    >>> [values.tolist() for values in moments.mean_and_variance(np.array([0]))]
     [[[0.0, 2.0]], [[0.0, 2.0]]]
     """
 
@@ -38,35 +38,35 @@ class GeneMoments:
         self.sums, self.squares = np.zeros((2, n_groups, n_genes))  # (B, G) each
 
     def add(self, block: sparse.csr_matrix, group: np.ndarray) -> None:
-        """Add cells.
+        """Add the cells of a row block.
 
         Parameters
         ----------
         block
-            Their expression, (n, G), float32.
+            Expression of the cells, CSR of shape (n, G), float32.
         group
-            The group of each, (n,); cells of group -1 are left out.
+            Group of each cell, (n,); cells of group -1 are ignored.
         """
         if (group < 0).any():
             block, group = block[group >= 0], group[group >= 0]
         if not len(group):
             return
         n_genes = self.sums.shape[1]
-        first = group.min()  # neighbours are often of few groups: only their span is gone through
+        first = group.min()  # consecutive cells are often of few groups: update only the groups in their range
         span = slice(first, group.max() + 1)
         n_span = span.stop - first
-        place = np.repeat((group - first) * n_genes, np.diff(block.indptr))  # (nnz,) in the flat sums of the span
-        place += block.indices
+        position = np.repeat((group - first) * n_genes, np.diff(block.indptr))  # (nnz,) in the flat sums of the span
+        position += block.indices
 
-        def summed(values: np.ndarray) -> np.ndarray:  # (nnz,) -> (n_span, G)
-            return np.bincount(place, values, n_span * n_genes).reshape(n_span, n_genes)
+        def sum_by_group(values: np.ndarray) -> np.ndarray:  # (nnz,) -> (n_span, G)
+            return np.bincount(position, values, n_span * n_genes).reshape(n_span, n_genes)
 
         self.n_cells[span] += np.bincount(group - first, minlength=n_span)
-        self.sums[span] += summed(block.data)
-        self.squares[span] += summed(np.square(block.data))
+        self.sums[span] += sum_by_group(block.data)
+        self.squares[span] += sum_by_group(np.square(block.data))
 
-    def of(self, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and variance in some groups, (groups, G) each; of a single cell, the variance is 0."""
+    def mean_and_variance(self, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and variance of each gene in some groups, (len(groups), G) each; the variance of a single cell is 0."""
         n = self.n_cells[groups, None]
         mean = self.sums[groups] / n
         return mean, (self.squares[groups] / n - mean**2) * (n / np.maximum(n - 1, 1))
@@ -75,24 +75,24 @@ class GeneMoments:
 def variable_genes(
     mean: np.ndarray, variance: np.ndarray, n_top_genes: int, flavor: str, names: pd.Index | None = None
 ) -> np.ndarray | None:
-    """The genes that vary most for their mean, in all cells or in most batches.
+    """Select the genes with the highest normalised dispersion, in all cells or in as many batches as possible.
 
     Parameters
     ----------
     mean, variance
-        Of each gene in each batch, (B, G), or in all cells, (1, G): of log-normalised expression for
+        Mean and variance of each gene in each batch, (B, G), or in all cells, (1, G): of log-normalised expression for
         ``"cell_ranger"``, of normalised expression (before the logarithm) for ``"seurat"``.
     n_top_genes
-        How many to choose. Those that tie with the last are chosen too, unless there are batches.
+        Number of genes to select. Without batches, genes that tie with the last one are selected too.
     flavor
         ``"cell_ranger"`` or ``"seurat"``.
     names
-        Gene names, (G,), if there are batches: equally good genes are chosen in the order of their names.
+        Gene names, (G,), if there are batches; ties are resolved in the order of the names. None without batches.
 
     Returns
     -------
-    numpy.ndarray | None
-        Mask of the chosen genes, (G,); None if genes are too few or too alike to be ranked.
+    numpy.ndarray or None
+        Mask of the selected genes, (G,); None if the genes are too few or too similar to be ranked.
 
     Examples
     --------
@@ -100,40 +100,40 @@ def variable_genes(
     >>> variable_genes(mean, variance, 1, "seurat").tolist()
     [False, False, False, True]
     """
-    dispersion, chosen = np.zeros(mean.shape), np.zeros(mean.shape, dtype=bool)  # (B, G)
+    dispersion, selected = np.zeros(mean.shape), np.zeros(mean.shape, dtype=bool)  # (B, G)
     for b in range(len(mean)):
-        of = slice(None) if names is None else np.flatnonzero(mean[b] > 0)  # genes not seen in a batch keep their 0
-        if not mean[b, of].size:
+        genes = slice(None) if names is None else np.flatnonzero(mean[b] > 0)  # others keep a dispersion of 0
+        if not mean[b, genes].size:
             continue
-        dispersion[b, of] = normalised_dispersion(mean[b, of], variance[b, of], flavor)
-        chosen_here = _highest(dispersion[b, of], n_top_genes)
-        if chosen_here is None:
+        dispersion[b, genes] = normalised_dispersion(mean[b, genes], variance[b, genes], flavor)
+        highest = _highest(dispersion[b, genes], n_top_genes)
+        if highest is None:
             return None
-        chosen[b, of] = chosen_here
+        selected[b, genes] = highest
     if names is None:
-        return chosen[0]
+        return selected[0]
     gene = np.tile(np.arange(mean.shape[1]), len(mean))  # (B * G,)
-    table = pd.DataFrame({"batches": chosen.sum(axis=0)}, index=names)
+    table = pd.DataFrame({"batches": selected.sum(axis=0)}, index=names)
     table["dispersion"] = pd.Series(dispersion.ravel()).groupby(gene).mean().to_numpy()
     best = table.sort_index().sort_values(["batches", "dispersion"], ascending=False)
     return names.isin(best.index[:n_top_genes])
 
 
 def normalised_dispersion(mean: np.ndarray, variance: np.ndarray, flavor: str) -> np.ndarray:
-    """Variance over mean of each gene, standardised among genes of similar mean.
+    """Dispersion (variance / mean) of each gene, standardised among genes of similar mean.
 
     Parameters
     ----------
     mean, variance
-        (G,), as in `variable_genes`.
+        Mean and variance of each gene, (G,), as in `variable_genes`.
     flavor
-        ``"cell_ranger"``: by median and median absolute deviation in bins of as many genes; ``"seurat"``: the
-        logarithm, by mean and standard deviation in 20 bins of the same width.
+        ``"cell_ranger"`` standardises the dispersion by median and median absolute deviation, in bins of equally many
+        genes. ``"seurat"`` standardises its logarithm by mean and standard deviation, in 20 bins of equal width.
 
     Returns
     -------
     numpy.ndarray
-        (G,); NaN where there is none, everywhere if the means are too alike for bins.
+        Normalised dispersion, (G,); NaN where it is undefined, for all genes if their means are too similar for bins.
 
     Examples
     --------
@@ -144,33 +144,33 @@ def normalised_dispersion(mean: np.ndarray, variance: np.ndarray, flavor: str) -
     dispersion = variance / mean
     bins: Any = 20
     if flavor == "seurat":
-        with np.errstate(divide="ignore", invalid="ignore"):  # a variance of 0 up to rounding
+        with np.errstate(divide="ignore", invalid="ignore"):  # a variance that is 0 up to rounding
             dispersion = np.log(np.where(dispersion == 0, np.nan, dispersion))
         mean = np.log1p(mean)
     else:
         bins = np.r_[-np.inf, np.percentile(mean, np.arange(10, 105, 5)), np.inf]
     try:
-        of_gene = pd.cut(pd.Series(mean), bins)
-    except ValueError:  # two edges are the same
+        gene_bins = pd.cut(pd.Series(mean), bins)
+    except ValueError:  # two edges of bins are equal
         return np.full(len(mean), np.nan)
-    by_bin = pd.Series(dispersion).groupby(of_gene, observed=True)
+    by_bin = pd.Series(dispersion).groupby(gene_bins, observed=True)
     if flavor == "seurat":
         centre, scale = by_bin.transform("mean"), by_bin.transform("std")
-        alone = scale.isna()  # in its bin: its dispersion becomes 1
-        centre, scale = centre.mask(alone, 0.0), scale.mask(alone, centre)
+        single = scale.isna()  # the only gene of its bin, whose normalised dispersion becomes 1
+        centre, scale = centre.mask(single, 0.0), scale.mask(single, centre)
     else:
         centre, scale = by_bin.transform("median"), by_bin.transform(_median_absolute_deviation)
     return ((dispersion - centre) / scale).to_numpy()
 
 
 def _highest(dispersion: np.ndarray, n: int) -> np.ndarray | None:
-    """Mask of the n highest and of what ties with the last of them, (G,); None if all are NaN."""
+    """Mask of the n highest dispersions and of those that tie with the last of them, (G,); None if all are NaN."""
     ranked = np.sort(dispersion[~np.isnan(dispersion)])[::-1]
     if not len(ranked):
         return None
-    # as scanpy: infinite ones count as the largest number
+    # Like scanpy, treat infinite dispersions as the largest number.
     return np.nan_to_num(dispersion, nan=-np.inf) >= ranked[min(n, len(ranked)) - 1]
 
 
 def _median_absolute_deviation(values: pd.Series) -> float:
-    return ((values - values.median()).abs() / MAD_OF_NORMAL).median()
+    return ((values - values.median()).abs() / NORMAL_MAD).median()

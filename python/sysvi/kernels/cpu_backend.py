@@ -15,11 +15,13 @@ from numba import njit, types
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
+from sysvi._core.compilation import ensure_numba_cache
 from sysvi.kernels import torch_backend
 from sysvi.kernels.backend import BN_EPS
 from sysvi.kernels.dropout import GAMMA, MIX_1, MIX_2, kept_share, threshold
 from sysvi.kernels.sparse import SparseExpression
 
+ensure_numba_cache()
 # Sums may be reordered, and nothing more is allowed: NaN and infinity must come through.
 kernel: Any = njit(fastmath={"reassoc", "contract", "nsz"}, nogil=True, cache=True)
 

@@ -12,6 +12,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from sysvi._core.checks import check_obs_column, check_unique_names, get_expression, listing
+from sysvi._core.compilation import ensure_numba_cache
 from sysvi._core.errors import InputError
 from sysvi.data.row_blocks import row_sliceable
 from sysvi.metrics._latent import get_embedding
@@ -174,6 +175,7 @@ def _split(
 
 def _score(x: sparse.csr_matrix, var_names: pd.Index, genes: list[str], name: str, seed: int) -> np.ndarray:
     """Score by scanpy of a gene set in the cells of a group, (m,)."""
+    ensure_numba_cache()
     import scanpy as sc
 
     cells = AnnData(x, var=pd.DataFrame(index=var_names))

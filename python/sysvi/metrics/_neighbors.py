@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from scipy import sparse
 
+from sysvi._core.compilation import ensure_numba_cache
 from sysvi._core.device import float64_device
 from sysvi._core.errors import InputError
 from sysvi._core.parallel import restore_thread_count
@@ -81,6 +82,7 @@ class Neighbors:
     @restore_thread_count()
     def connectivities(self) -> sparse.csr_matrix:
         """UMAP's fuzzy union of the neighbourhoods, (n, n), symmetric: scanpy's ``connectivities`` for k + 1."""
+        ensure_numba_cache()
         from umap.umap_ import fuzzy_simplicial_set
 
         n, k = self.indices.shape
@@ -177,6 +179,7 @@ def _in_order(points: np.ndarray, indices: np.ndarray, rows: int = 4096) -> Neig
 
 
 def _approximate(points: np.ndarray, k: int, seed: int) -> Neighbors:
+    ensure_numba_cache()
     from pynndescent import NNDescent
 
     index = NNDescent(points, n_neighbors=k + 1, random_state=seed, n_jobs=torch.get_num_threads())

@@ -54,10 +54,10 @@ def test_absent_obs_column_lists_the_columns():
 
 
 @pytest.mark.parametrize("key", [0, None, ["x"]], ids=str)
-def test_name_of_an_obs_column_is_a_text(key):
+def test_name_of_an_obs_column_must_be_a_string(key):
     bad = adata(x=[1, 2, 3])
     bad.obs[0] = 1
-    with pytest.raises(InputError, match="is no text: give the name of one column"):
+    with pytest.raises(InputError, match="must be a string, the name of one column"):
         check_obs_column(bad, key, "batch_key")
 
 

@@ -32,8 +32,8 @@ def test_dense_equals_scipy(case):
 
 
 @given(matrices())
-def test_dense_as_on_a_card_equals_scipy(case):
-    """There all rows are as long as the longest one: what fills them must add nothing."""
+def test_dense_as_on_a_gpu_equals_scipy(case):
+    """On a GPU all rows are padded to the length of the longest one; the padding must add nothing."""
     x, rows = case
     cells = Cells(x, np.zeros(x.shape[0]), n_systems=1)
     cells.device_csr = cells._csr_on_device(torch.device("cpu"))
@@ -79,7 +79,7 @@ def test_minibatches_are_shuffled_anew_by_their_generator():
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_too_few_cells_are_refused(n):
-    with pytest.raises(InputError, match=f"{n} cell.*at least two"):
+    with pytest.raises(InputError, match=rf"too few cells to train on \({n}\).*at least two"):
         list(minibatches(torch.arange(n), 8))
 
 

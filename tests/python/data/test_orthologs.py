@@ -206,7 +206,7 @@ def test_report():
         ({"table": TABLE.iloc[:0]}, r"No gene .* \(adata has Sst, Ins2, Lost, \.\.\.; the table has none\)"),
         ({"source": "human", "target": "mouse"}, r"No gene .* \(adata has Sst.*; the table has GCG"),
         ({"table": "no/such/table.tsv"}, r"no orthologue table 'no/such/table.tsv'"),
-        ({"duplicates": "mean"}, r"duplicates='mean' must be 'drop' or 'sum'"),
+        ({"duplicates": "mean"}, r"duplicates is 'mean'; it must be 'drop' or 'sum'"),
     ],
 )
 def test_bad_arguments(arguments, message):

@@ -391,7 +391,7 @@ def test_tiny_batches_are_left_out(size):
 def test_only_tiny_batches_means_no_batches():
     adata = example()
     adata.obs["batch"] = [f"b{i}" for i in range(N_CELLS)]
-    with pytest.warns(UserWarning, match="therefore made without batches"):
+    with pytest.warns(UserWarning, match="which therefore ignores batches"):
         result = prepare(adata, "system", "batch", **SMALL)
     assert result.var_names.equals(prepare(example(), "system", **SMALL).var_names)
 
@@ -516,14 +516,14 @@ TARGETS = {0: "0.0", np.inf: "inf", np.nan: "nan", "10": "'10'", None: "None"}
         (None, {"system_key": "species"}, r"system_key='species' is not a column.*\(system, batch\)"),
         (None, {"batch_key": "donor"}, r"batch_key='donor' is not a column.*\(system, batch\)"),
         (None, {"layer": "raw"}, r"no layer 'raw'.*\(none\)"),
-        (None, {"batch_key": ["batch"]}, r"batch_key=\['batch'\] is no text"),
+        (None, {"batch_key": ["batch"]}, r"batch_key=\['batch'\] must be a string"),
         (lambda a: a._inplace_subset_obs([]), {}, r"adata has 0 cells"),
         (lambda a: a._inplace_subset_var([]), {}, r"and 0 genes"),
         (no_x, {}, r"adata.X is empty: choose a layer \(counts\)"),
         (no_x, {"layer": "raw"}, r"no layer 'raw'.*\(counts\)"),
         (set_obs("system", ["a", None] * 80), {}, r"obs\['system'\] \(system_key\) has 80 missing values"),
         (set_obs("batch", [np.nan] + ["a"] * 159), {"batch_key": "batch"}, r"\['batch'\] .* has 1 missing value:"),
-        (set_obs("system", "human"), {}, r"holds 1 system \(human\)"),
+        (set_obs("system", "human"), {}, r"has only one system \(human\)"),
         (set_value(-1), {}, r"adata.X has a negative value \(-1 in gene 'gene7', cell 'cell\d+'\)"),
         (set_value(np.nan), {}, r"not finite \(nan in gene 'gene7'"),
         (set_value(np.inf), {}, r"not finite \(inf in gene 'gene7'"),
@@ -534,12 +534,12 @@ TARGETS = {0: "0.0", np.inf: "inf", np.nan: "nan", "10": "'10'", None: "None"}
         (lambda a: setattr(a, "var_names", ["gene1", *a.var_names[1:]]), {}, r"'gene1'.*var_names_make_unique\(\)"),
         (lambda a: setattr(a, "obs_names", [a.obs_names[1], *a.obs_names[1:]]), {}, r"obs_names_make_unique\(\)"),
         (empty_system, {}, r"more than 5 cells of system 'mouse'"),
-        (disjoint_systems, {}, r"of every system, though each system has genes"),
+        (disjoint_systems, {}, r"of every system, although each system has such genes"),
         (None, {"min_cells": 10**6}, r"more than 1000000 cells of system 'human'"),
-        *((None, {"n_top_genes": v}, rf"n_top_genes={v!r} must .* 1 or more") for v in (0, 2.5, "50", None)),
-        *((None, {"min_cells": v}, rf"min_cells={v!r} must .* 0 or more") for v in (-1, 2.5, None)),
+        *((None, {"n_top_genes": v}, rf"n_top_genes is {v!r}; it must .* 1 or more") for v in (0, 2.5, "50", None)),
+        *((None, {"min_cells": v}, rf"min_cells is {v!r}; it must .* 0 or more") for v in (-1, 2.5, None)),
         *((None, {"target_sum": v}, rf"target_sum is {w}; .* positive") for v, w in TARGETS.items()),
-        (None, {"flavor": "seurat_v3"}, r"flavor='seurat_v3' must"),
+        (None, {"flavor": "seurat_v3"}, r"flavor is 'seurat_v3'; it must"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*names are not unique")

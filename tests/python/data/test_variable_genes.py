@@ -50,7 +50,7 @@ def by_blocks(x, batch, n_top_genes, flavor, names, n_rows=7):
         if flavor == "seurat":
             np.expm1(block.data, out=block.data)
         moments.add(block, group[start : start + n_rows])
-    mean, variance = moments.of(np.arange(group.max() + 1))
+    mean, variance = moments.mean_and_variance(np.arange(group.max() + 1))
     return variable_genes(mean, variance, n_top_genes, flavor, None if batch is None else names)
 
 
@@ -127,13 +127,13 @@ def test_moments_are_those_of_the_groups(n_cells, n_genes, n_groups, n_rows, see
         cells = dense[group == b]
         assert moments.n_cells[b] == len(cells)
         if len(cells):
-            mean, variance = moments.of(np.array([b]))
+            mean, variance = moments.mean_and_variance(np.array([b]))
             np.testing.assert_allclose(mean[0], cells.mean(axis=0))
             np.testing.assert_allclose(variance[0], cells.var(axis=0, ddof=int(len(cells) > 1)), atol=1e-12)
 
 
 def test_constant_is_that_of_the_normal():
-    assert norm.ppf(0.75) == module.MAD_OF_NORMAL
+    assert norm.ppf(0.75) == module.NORMAL_MAD
 
 
 @pytest.mark.parametrize("flavor", FLAVORS)

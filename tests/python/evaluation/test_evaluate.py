@@ -293,7 +293,7 @@ def test_nothing_to_draw_is_an_error(cells, tmp_path):
     found = sysvi.evaluate_in_detail(cells, "X_mixed", system_key="system", metrics=["iLISI"], **QUIET)
     with pytest.raises(sysvi.InputError, match="evaluate with label_key"):
         sysvi.plot_labels(found.per_label, tmp_path / "labels.png")
-    with pytest.raises(sysvi.InputError, match=r"end its name on \.png"):
+    with pytest.raises(sysvi.InputError, match=r"use \.png, \.pdf or \.svg"):
         sysvi.plot_evaluation(found.table, tmp_path / "table.docx")
     assert not list(tmp_path.iterdir())
 
