@@ -17,7 +17,7 @@ from sysvi.evaluation.plots import plot_evaluation, plot_labels
 TABLE, DOCUMENT, LABELS, CELLS = "evaluation.csv", "evaluation.json", "labels.csv", "cells.csv"
 
 
-def printed(evaluation: Evaluation) -> str:
+def format_evaluation(evaluation: Evaluation) -> str:
     """The table for a terminal: groups as headings, three decimals, then the notes."""
     table = evaluation.table
     embeddings = embedding_columns(table)
@@ -34,7 +34,7 @@ def printed(evaluation: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def check_folder(folder: Path, overwrite: bool) -> None:
+def check_output_folder(folder: Path, overwrite: bool) -> None:
     """Refuse a folder that holds results already, before any work is done.
 
     Raises

@@ -10,12 +10,12 @@ import pandas as pd
 from sysvi._core.checks import listing
 from sysvi._core.errors import InputError
 
-BATCH, BIOLOGY = ("iLISI",), ("NMI", "Moran")
+BATCH_METRICS, BIOLOGY_METRICS = ("iLISI",), ("NMI", "Moran")
 BIOLOGY_SHARE = 0.6  # of the overall score; the rest is batch correction
 
 
 def paper_scores(
-    table: pd.DataFrame, *, batch: Sequence[str] = BATCH, biology: Sequence[str] = BIOLOGY
+    table: pd.DataFrame, *, batch: Sequence[str] = BATCH_METRICS, biology: Sequence[str] = BIOLOGY_METRICS
 ) -> pd.DataFrame:
     """Score runs as the paper does: metrics scaled over the runs, 0.6 biology + 0.4 batch correction.
 

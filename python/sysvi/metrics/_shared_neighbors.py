@@ -72,13 +72,13 @@ def shared_neighbors(
         sizes = sizes[sizes >= min_cells]
         if len(sizes) < 2:
             continue
-        values[str(name)] = float(over_full_mixing(foreign[members], system[members], sizes).mean())
+        values[str(name)] = float(relative_to_full_mixing(foreign[members], system[members], sizes).mean())
     if not values:
         raise InputError(f"No label has {min_cells} cells in each of two systems; lower min_cells.")
     return pd.Series(values, name="shared_neighbors")
 
 
-def over_full_mixing(foreign: np.ndarray, system: np.ndarray, sizes: pd.Series) -> pd.Series:
+def relative_to_full_mixing(foreign: np.ndarray, system: np.ndarray, sizes: pd.Series) -> pd.Series:
     """Of each system in `sizes`, its cells' mean share of foreign neighbours, over that of other systems' cells."""
     observed = pd.Series({s: foreign[system == s].mean() for s in sizes.index}, dtype=float)
     return observed / (1 - sizes / len(system))
