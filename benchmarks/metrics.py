@@ -113,10 +113,11 @@ def measure(steps: dict) -> dict:
 
 def ours(cells: int) -> dict:
     """Our metrics of those that both have."""
-    from sysvi.evaluation.registry import METRICS, View
+    from sysvi.evaluation.embedding_view import EmbeddingView
+    from sysvi.evaluation.registry import METRICS
 
     z, system, batch, label = simulate(cells)
-    view = View(z, system, batch, label, z, None, "cpu", 0)
+    view = EmbeddingView(z, system, batch, label, pca=z)
     steps = {"neighbours": lambda: view.neighbors and None}
     both = [
         "iLISI",
@@ -162,12 +163,15 @@ def theirs(cells: int) -> dict:
 
 def table(cells: int) -> dict:
     """Our whole table but the slow metrics and those that need expression."""
-    from sysvi.evaluation.registry import METRICS, View
+    from sysvi.evaluation.embedding_view import EmbeddingView
+    from sysvi.evaluation.registry import METRICS
 
     z, system, batch, label = simulate(cells)
-    view = View(z, system, batch, label, z, None, "cpu", 0)
+    view = EmbeddingView(z, system, batch, label, pca=z)
     steps = {"neighbours": lambda: view.neighbors and None}
-    steps |= {m.name: lambda m=m: m.measure(view).value for m in METRICS if not m.slow and "within" not in m.needs}
+    steps |= {
+        m.name: lambda m=m: m.measure(view).value for m in METRICS if not (m.slow or "moran_reference" in m.required)
+    }
     return measure(steps)
 
 

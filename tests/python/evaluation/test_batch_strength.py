@@ -10,7 +10,8 @@ from statsmodels.stats.multitest import multipletests
 
 import sysvi
 from sysvi import InputError
-from sysvi.evaluation.batch_strength import batch_strength, plot_batch_strength
+from sysvi.evaluation.batch_strength import batch_strength
+from sysvi.evaluation.plots import plot_batch_strength
 
 KEYS = ("system", "batch", "cell_type")
 

@@ -139,7 +139,7 @@ def test_swapping_names_turns_the_sign():
     [
         ({"method": "model"}, "no column 'model'"),
         ({"metrics": ["ARI"]}, "no metric ARI"),
-        ({"metrics": "NMI"}, "metrics is the text 'NMI'"),
+        ({"metrics": "NMI"}, "metrics is the string 'NMI'"),
         ({"metrics": []}, "has no metric"),
         ({"family": "none"}, "family is 'none'"),
         ({"alpha": 0}, "alpha is 0"),

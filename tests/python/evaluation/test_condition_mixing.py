@@ -124,7 +124,7 @@ def test_cells_in_one_place_count_as_mixed():
         ({"embedding_key": "X_pca"}, "no embedding 'X_pca'"),
         ({"group_key": "area"}, "group_key='area' is not a column"),
         ({"similar": ("organoid", "macula")}, "Group 'macula' of .* has 0 cells"),
-        ({"similar": "ab"}, "similar is 'ab'; give two different groups"),
+        ({"similar": "ab"}, "similar is 'ab': give two different groups"),
         ({"dissimilar": ("fovea", "fovea")}, "dissimilar is .* two different groups"),
         ({"label_key": "label"}, "give both"),
         ({"label": "cone"}, "give both"),

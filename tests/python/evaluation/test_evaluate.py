@@ -18,8 +18,8 @@ from sklearn.neighbors import NearestNeighbors
 import sysvi
 from sysvi.cli import main
 from sysvi.data.labels import stratified_sample
-from sysvi.evaluation.evaluate import AGGREGATE, embedding_columns
 from sysvi.evaluation.registry import METRICS
+from sysvi.evaluation.tables import AGGREGATE, embedding_columns
 
 pytestmark = pytest.mark.filterwarnings("ignore:Only .* genes remain", "ignore:System .* has fewer cells")
 KEYS = {"system_key": "system", "batch_key": "batch", "label_key": "cell_type"}
@@ -155,7 +155,7 @@ def test_without_expression_what_needs_it_is_left_out_with_the_reason(cells):
     found = sysvi.evaluate_in_detail(bare, "X_mixed", **KEYS, **QUIET)
     assert found.table.loc[["Moran", "PCR comparison"], "X_mixed"].isna().all()
     assert found.table.loc["iLISI", "X_mixed"] > 0
-    assert any("expression is left out" in note for note in found.notes)
+    assert any("need expression are left out" in note for note in found.notes)
 
 
 def test_cells_without_a_label_are_left_out_of_what_needs_labels(cells):

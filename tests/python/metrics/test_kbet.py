@@ -174,7 +174,7 @@ def test_chunks_make_no_difference(monkeypatch):
     points, system, _ = simulate(200)
     neighbors = nearest_neighbors(points, 20)
     whole = kbet(neighbors, system)
-    monkeypatch.setattr(importlib.import_module("sysvi.metrics._kbet"), "CHUNK", 30)
+    monkeypatch.setattr(importlib.import_module("sysvi.metrics._kbet"), "CHUNK_VALUES", 30)
     np.testing.assert_array_equal(kbet(neighbors, system).per_cell, whole.per_cell)
 
 

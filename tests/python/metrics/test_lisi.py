@@ -95,7 +95,7 @@ def test_chunks_make_no_difference(monkeypatch):
     points, system, _ = simulate(300)
     neighbors = nearest_neighbors(points, 30)
     whole = lisi(neighbors, system)
-    monkeypatch.setattr(importlib.import_module("sysvi.metrics._lisi"), "CHUNK", 7 * 30)
+    monkeypatch.setattr(importlib.import_module("sysvi.metrics._lisi"), "CHUNK_VALUES", 7 * 30)
     np.testing.assert_allclose(lisi(neighbors, system), whole, rtol=1e-12)
 
 

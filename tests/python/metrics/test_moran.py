@@ -52,7 +52,7 @@ def test_moran_in_chunks_is_the_same(monkeypatch):
     rng = np.random.default_rng(0)
     graph, values = random_graph(rng, 50), rng.normal(size=(50, 11))
     whole = morans_i(graph, values)
-    monkeypatch.setattr(moran, "CHUNK", 150)  # three genes
+    monkeypatch.setattr(moran, "CHUNK_VALUES", 150)  # three genes
     np.testing.assert_allclose(morans_i(graph, values), whole, rtol=1e-12)
 
 

@@ -203,7 +203,7 @@ def test_neighbors_of_two_shapes_are_refused():
 def test_brute_force_in_several_blocks(monkeypatch):
     points = cloud(300)
     whole = _brute_force(points, 15, CPU)
-    monkeypatch.setattr(importlib.import_module("sysvi.metrics._neighbors"), "BLOCK", 7 * 300)
+    monkeypatch.setattr(importlib.import_module("sysvi.metrics._neighbors"), "GPU_BLOCK_DISTANCES", 7 * 300)
     blocks = _brute_force(points, 15, CPU)  # of 7 cells, the last of 6
     np.testing.assert_array_equal(blocks.indices, whole.indices)
     np.testing.assert_array_equal(blocks.distances, whole.distances)
