@@ -232,8 +232,8 @@ def _judge(table: pd.DataFrame, sizes: pd.Series, min_cells: int) -> tuple[bool 
     substantial = bool(strong_types.mean() >= 0.5)
     ratio = tested["ratio"].median()
     finding = (
-        f"{strong_types.sum()} of {len(strong_types)} cell types differ clearly more between systems than between samples of "
-        f"one system (median distance {ratio:.1f} times as large)"
+        f"{strong_types.sum()} of {len(strong_types)} cell types differ clearly more between systems than between "
+        f"samples of one system (median distance {ratio:.1f} times as large)"
     )
     if substantial:
         return True, f"The batch effects between systems are substantial: {finding}; integrate with sysVI."

@@ -205,6 +205,35 @@ def test_it_prints_and_draws(adata, tmp_path):
         plot_batch_strength(batch_strength(adata, *KEYS, min_cells=5000), tmp_path / "b.png")
 
 
+def test_unlabelled_cells_are_left_out(adata, tmp_path):
+    """The result is that of the labelled cells alone, however a missing label is written."""
+    labelled = np.random.default_rng(0).random(adata.n_obs) > 0.2
+    wanted = batch_strength(adata[labelled].copy(), *KEYS, min_cells=30)
+    some = adata.copy()
+    label = some.obs["cell_type"].astype(object)
+    names = np.resize(np.array(["Unknown", "unassigned", np.nan, None, ""], dtype=object), (~labelled).sum())
+    label[~labelled] = names
+    some.obs["cell_type"] = label
+    with pytest.warns(UserWarning, match=rf"{(~labelled).sum()} of {adata.n_obs} cells have no label .*left out"):
+        strength = batch_strength(some, *KEYS, min_cells=30)
+    pd.testing.assert_frame_equal(strength.table, wanted.table)
+    pd.testing.assert_frame_equal(strength.distances, wanted.distances)
+    assert strength.advice == wanted.advice
+    some.obs["cell_type"] = "unknown"
+    with pytest.raises(InputError, match="labels no cell"):
+        batch_strength(some, *KEYS)
+
+
+def test_genes_are_scaled_as_by_scanpy(adata):
+    from sysvi.evaluation.batch_strength import _scaled_expression
+
+    scaled = _scaled_expression(adata, None, np.ones(adata.n_obs, bool))
+    by_scanpy = adata.copy()
+    by_scanpy.X = by_scanpy.X.toarray().astype(np.float64)
+    sc.pp.scale(by_scanpy, zero_center=False)
+    np.testing.assert_allclose(scaled.toarray(), by_scanpy.X, rtol=1e-6)
+
+
 def test_bad_input_is_named(adata):
     counts = adata.copy()
     counts.X = sparse.csr_matrix(np.random.default_rng(0).poisson(1.0, adata.shape).astype(np.float32))

@@ -97,6 +97,24 @@ def test_within_one_type_only_its_cells_count():
     pd.testing.assert_frame_equal(alone.table, mixing.table)
 
 
+def test_unlabelled_cells_are_left_out():
+    adata = example()
+    where = {"label_key": "label", "label": "Mueller cell"}
+    wanted = condition_mixing(adata, "X", "region", SIMILAR, DISSIMILAR, **where)
+    label = adata.obs["label"].astype(object)
+    cones = np.flatnonzero(label == "cone")
+    label.iloc[cones[:5]], label.iloc[cones[5:9]] = np.nan, "unknown"
+    adata.obs["label"] = label
+    with pytest.warns(UserWarning, match="9 of 360 cells have no label in .*'label'.* left out"):
+        mixing = condition_mixing(adata, "X", "region", SIMILAR, DISSIMILAR, **where)
+    pd.testing.assert_frame_equal(mixing.table, wanted.table)
+    with (
+        pytest.warns(UserWarning, match="9 of 360"),
+        pytest.raises(InputError, match="no label 'unknown': choose one of Mueller cell"),
+    ):
+        condition_mixing(adata, "X", "region", SIMILAR, DISSIMILAR, label_key="label", label="unknown")
+
+
 def test_four_groups_and_few_neighbours():
     adata = example(3, (40, 40, 40))
     adata.obs["region"] = adata.obs["region"] + np.where(np.arange(120) % 2, "1", "2")

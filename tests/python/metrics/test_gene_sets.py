@@ -128,6 +128,21 @@ def test_a_score_without_variation_is_missing():
     assert np.isfinite(result.ratio["quiet"])
 
 
+def test_unlabelled_cells_are_left_out():
+    adata = example()
+    labelled = np.random.default_rng(0).random(adata.n_obs) > 0.1
+    keys = KEYS | {"min_cells": 30}
+    wanted = gene_set_preservation(adata[labelled].copy(), "X_state", SETS, **keys)
+    label = adata.obs[KEYS["label_key"]].astype(object)
+    label[~labelled] = "unknown"
+    adata.obs[KEYS["label_key"]] = label
+    with pytest.warns(UserWarning, match=f"{(~labelled).sum()} of {adata.n_obs} cells have no label"):
+        found = gene_set_preservation(adata, "X_state", SETS, **keys)
+    assert len(wanted.table) > 0
+    pd.testing.assert_frame_equal(found.table, wanted.table)
+    pd.testing.assert_series_equal(found.ratio, wanted.ratio)
+
+
 def test_few_cells_give_no_number_and_a_reason():
     result = gene_set_preservation(example(), "X_state", SETS, **KEYS | {"min_cells": 500})
     assert result.table.empty
