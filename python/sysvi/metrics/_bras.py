@@ -90,16 +90,16 @@ def bras(
 def _cosine_silhouette(direction: np.ndarray, groups: np.ndarray, between: str) -> np.ndarray:
     """Silhouette of each cell, (n,), from unit vectors (n, d) and groups numbered from 0, none of them empty."""
     n, sizes = len(direction), np.bincount(groups)
-    own = (np.arange(n), groups)
+    own_group = (np.arange(n), groups)  # index of each cell and its group
     group_sums = pd.DataFrame(direction).groupby(groups).sum().to_numpy()  # (n_groups, d)
     pairs = np.tile(sizes, (n, 1))  # (n, n_groups), number of cells compared with; the cell itself is left out below
-    pairs[own] -= 1
+    pairs[own_group] -= 1
     similarity = direction @ group_sums.T  # (n, n_groups), summed over the cells of a group
-    similarity[own] -= (direction**2).sum(1)
+    similarity[own_group] -= (direction**2).sum(1)
     sums = pairs - similarity  # (n, n_groups), sums of cosine distances
     sums[sums < ZERO_DISTANCE * pairs] = 0
-    within = sums[own] / np.maximum(pairs[own], 1)
-    sums[own] = 0
+    within = sums[own_group] / np.maximum(pairs[own_group], 1)
+    sums[own_group] = 0
     size = sizes[groups]  # (n,)
     other = sums.sum(1) / (n - size) if between == "mean_other" else (sums / sizes).max(1)
     return silhouette_width(within, other, size)

@@ -73,10 +73,10 @@ def _p_values(neighbors: Neighbors, codes: np.ndarray) -> np.ndarray:
     rows = max(1, CHUNK_VALUES // n_systems)
     for start in range(0, n, rows):
         part = slice(start, start + rows)
-        own = codes[part]
-        cells = np.arange(len(own))
-        observed = np.zeros((len(own), n_systems))
-        observed[cells, own] = 1
+        own_system = codes[part]
+        cells = np.arange(len(own_system))
+        observed = np.zeros((len(own_system), n_systems))
+        observed[cells, own_system] = 1
         for nearest in neighbors.indices[part].T:  # one neighbour of every cell at a time
             observed[cells, codes[nearest]] += 1
         p_values[part] = chdtrc(n_systems - 1, ((observed - expected) ** 2 / expected).sum(1))

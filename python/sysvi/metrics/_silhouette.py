@@ -147,9 +147,9 @@ def _nearest_silhouette(points: np.ndarray, groups: np.ndarray, device: str) -> 
     """Compute the silhouette of each cell, (n,), for at least two groups, none of them empty."""
     sums = group_distances(points, groups, device=device)  # (n, n_groups)
     sizes = np.bincount(groups)
-    own = (np.arange(len(points)), groups)
+    own_group = (np.arange(len(points)), groups)  # index of each cell and its group
     size = sizes[groups]  # (n,)
-    within = sums[own] / np.maximum(size - 1, 1)
+    within = sums[own_group] / np.maximum(size - 1, 1)
     means = sums / sizes
-    means[own] = np.inf
+    means[own_group] = np.inf
     return silhouette_width(within, means.min(1), size)

@@ -1,5 +1,6 @@
 """The registry: a metric is a function and a line."""
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,14 +23,10 @@ def largest(embedding, label, seed, factor=1.0):
 
 def test_a_new_metric_is_a_function_and_a_line(monkeypatch):
     monkeypatch.setattr(registry, "METRICS", (*METRICS, Metric("Largest", BIOLOGY, largest)))
-    counts = sysvi.datasets.simulate_systems(60, 50, seed=0)
-    z = np.arange(60.0)[:, None]
-    counts.obsm["Z"] = z
-    label = counts.obs["cell_type"].astype(object)
-    label.iloc[50:] = "unknown"
-    counts.obs["cell_type"] = label
+    obs = pd.DataFrame({"system": ["a", "b"] * 30, "cell_type": ["beta"] * 50 + ["unknown"] * 10})
+    cells = anndata.AnnData(obs=obs.set_axis(map(str, range(60))), obsm={"Z": np.arange(60.0)[:, None]})
     found = sysvi.evaluate_in_detail(
-        counts, "Z", system_key="system", label_key="cell_type", metrics=["Largest"], seed=3, progress=False
+        cells, "Z", system_key="system", label_key="cell_type", metrics=["Largest"], seed=3, progress=False
     )
     assert found.table["Z"]["Largest"] == 49 + 3
     assert found.table["convention"]["Largest"] == "largest coordinate of the labelled cells"
