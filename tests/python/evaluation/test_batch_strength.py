@@ -36,7 +36,7 @@ def baron(data_dir):
 
 
 def by_scanpy(adata, system_key, batch_key, label_key, min_cells):
-    """The paper's recipe: distances and tests of each type and system."""
+    """The procedure of the paper with scanpy: distances and tests of each type and system."""
     scaled = anndata.AnnData(adata.X.toarray().astype(np.float64), obs=adata.obs)
     sc.pp.scale(scaled)
     sc.pp.pca(scaled, n_comps=15)
@@ -85,7 +85,7 @@ def test_is_the_papers_recipe(adata):
     strength = batch_strength(adata, *KEYS, min_cells=30)
     assert_is_papers(adata, strength, KEYS, 30)
     assert strength.table["p"].notna().sum() >= 2
-    assert strength.table["p"].isna().any()  # the private types
+    assert strength.table["p"].isna().any()  # types of one system only
 
 
 def test_species_are_substantial_on_baron_and_halves_of_one_are_not(baron):
@@ -113,7 +113,7 @@ def test_strength_follows_the_effect():
 
 
 def test_a_sure_but_small_effect_is_not_substantial():
-    """More samples make any effect significant; the ratio stays."""
+    """More samples make any effect significant but do not change the ratio."""
     small = {"n_types": 2, "n_private": 0, "n_samples": 8, "n_markers": 10, "n_programme_genes": 10}
     effects = {"system_effect": 0.1, "interaction": 0, "sample_effect": 0.2}
     adata = sysvi.datasets.simulate_systems(1600, 120, **small, **effects, seed=1)
@@ -206,7 +206,7 @@ def test_it_prints_and_draws(adata, tmp_path):
 
 
 def test_unlabelled_cells_are_left_out(adata, tmp_path):
-    """The result is that of the labelled cells alone, however a missing label is written."""
+    """The result is that of the labelled cells alone, whatever marks a cell as unlabelled."""
     labelled = np.random.default_rng(0).random(adata.n_obs) > 0.2
     wanted = batch_strength(adata[labelled].copy(), *KEYS, min_cells=30)
     some = adata.copy()
@@ -257,7 +257,7 @@ def test_bad_input_is_named(adata):
 
 
 def test_too_few_distances_for_any_p_below_005_are_not_tested(adata):
-    """Three samples against one: even if all distances within are smaller, p is 1 / 20."""
+    """With three samples against one, p is at least 1 / 20 even if all distances within the system are smaller."""
     batches = sorted(adata.obs["batch"].astype(str).unique())
     first = [b for b in batches if b.startswith(str(adata.obs["system"].iloc[0]))]
     second = [b for b in batches if b not in first]

@@ -83,7 +83,7 @@ def test_welch_is_the_closed_form_to_rounding():
 
 
 def test_correction_counts_the_true_hypotheses():
-    """Of ten metrics nine differ: the second stage corrects for one, not for ten."""
+    """Nine of ten metrics differ, so that the second stage corrects for one hypothesis and not for ten."""
     rng = np.random.default_rng(0)
     scores = {f"m{i}": np.r_[rng.normal(size=5), rng.normal(5 * (i > 0), size=5)] for i in range(10)}
     table = compare_runs(pd.DataFrame({"method": ["a"] * 5 + ["b"] * 5, **scores}), family="all")

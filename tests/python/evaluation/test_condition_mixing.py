@@ -13,7 +13,7 @@ SIMILAR, DISSIMILAR = ("organoid", "periphery"), ("organoid", "fovea")
 
 
 def example(shift=1.5, sizes=(120, 120, 120), seed=0):
-    """Cells of three regions and two types; the fovea's lie `shift` away from the others."""
+    """Cells of three regions and two types; cells of the fovea are shifted by `shift`."""
     rng = np.random.default_rng(seed)
     region = np.repeat(["organoid", "periphery", "fovea"], sizes)
     n = len(region)
@@ -25,7 +25,7 @@ def example(shift=1.5, sizes=(120, 120, 120), seed=0):
 
 
 def simpson(points, group, k):
-    """Median over cells of the scaled inverse Simpson index, by scib-metrics."""
+    """iLISI computed by scib-metrics."""
     import scib_metrics
 
     distances, indices = NearestNeighbors(n_neighbors=k + 1).fit(points).kneighbors(points)
@@ -37,7 +37,9 @@ def test_is_ilisi_of_the_cells_of_the_pair_by_scib_metrics():
     adata = example()
     mueller = adata[adata.obs["label"] == "Mueller cell"]
     size = mueller.obs["region"].value_counts().min()
-    equal = mueller[mueller.obs.groupby("region").cumcount() < size].copy()  # no cell is left to drop
+    equal = mueller[
+        mueller.obs.groupby("region").cumcount() < size
+    ].copy()  # groups of equal size, so that no cell is dropped
     mixing = condition_mixing(equal, "X", "region", SIMILAR, DISSIMILAR)
     for name, pair in (("similar", SIMILAR), ("dissimilar", DISSIMILAR)):
         cells = equal[equal.obs["region"].isin(pair)]
@@ -68,7 +70,7 @@ def test_the_farther_the_dissimilar_pair_the_larger_the_difference():
 
 
 def test_sizes_do_not_decide():
-    """Ten times as many cells of the fovea: unequal pairs would have different ranges."""
+    """With ten times as many cells of the fovea, pairs of unequal size would have different ranges."""
     mixing = condition_mixing(example(0, (100, 100, 1000)), "X", "region", SIMILAR, DISSIMILAR)
     assert abs(mixing.difference) < 0.1
     assert mixing.table["ilisi"].min() > 0.8

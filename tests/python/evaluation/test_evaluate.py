@@ -1,4 +1,4 @@
-"""The evaluation in one call: its numbers, its files, its figures, its errors."""
+"""Tests of `evaluate`: numbers, files, figures and errors."""
 
 import json
 import warnings
@@ -28,7 +28,7 @@ QUIET = {"progress": False, "device": "cpu"}
 
 @pytest.fixture(scope="module")
 def cells():
-    """600 prepared cells with an embedding in which systems are mixed, and one in which they are far apart."""
+    """600 prepared cells with one embedding that mixes systems and one that separates them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         counts = sysvi.datasets.simulate_systems(600, 150, n_types=3, n_private=0, n_samples=2, seed=3)
@@ -358,7 +358,7 @@ def test_command_as_json_and_quiet(path, tmp_path):
 
 
 def test_kang_unlabelled_cells(data_dir):
-    """1,200 cells of Kang, some unlabelled: they are not a type."""
+    """Unlabelled cells of the Kang data (1,200 cells) are not treated as a type."""
     adata = anndata.read_h5ad(data_dir / "kang_ifnb.h5ad")
     labelled = np.flatnonzero(adata.obs["labelled"])
     others = np.random.default_rng(0).choice(np.flatnonzero(~adata.obs["labelled"]), 227, replace=False)
@@ -366,4 +366,6 @@ def test_kang_unlabelled_cells(data_dir):
     found = sysvi.evaluate_in_detail(adata, "X_pca", **KEYS, **QUIET)
     assert any("227 of 1200 cells have no label" in note for note in found.notes)
     assert set(found.per_label.query("metric == 'cLISI'")["name"]) == set(adata.obs["cell_type"]) - {"unlabelled"}
-    assert 0.05 < found.per_cell["X_pca", "iLISI"].mean() < 0.6  # the data's README: partly mixed as they are
+    assert (
+        0.05 < found.per_cell["X_pca", "iLISI"].mean() < 0.6
+    )  # the data are partly mixed without integration (see their README)

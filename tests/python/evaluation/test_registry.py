@@ -1,4 +1,4 @@
-"""The registry: a metric is a function and a line."""
+"""Tests of the registry of metrics."""
 
 import anndata
 import numpy as np

@@ -151,7 +151,7 @@ def test_few_cells_give_no_number_and_a_reason():
 
 
 def test_beta_cells_of_baron(data_dir):
-    """A stress programme of human beta cells varies among them, and a PCA of all cells keeps it."""
+    """A stress programme varies between human beta cells, and a PCA of all cells preserves this variation."""
     adata = sysvi.prepare(anndata.read_h5ad(data_dir / "baron_pancreas.h5ad"), "system", "batch")
     adata.obsm["X_pca"] = sc.pp.pca(adata.X, n_comps=15)
     adata.obsm["X_noise"] = np.random.default_rng(0).normal(size=(adata.n_obs, 15))

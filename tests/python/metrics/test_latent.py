@@ -77,7 +77,7 @@ def test_standardised_keeps_type_and_constant_dimensions():
 
 
 def test_shrinking_a_dimension_fakes_mixing_until_it_is_standardised():
-    """The paper's Fig. 2."""
+    """As in Fig. 2 of the paper."""
     rng = np.random.default_rng(0)
     system = np.repeat(["human", "mouse"], 200)
     points = rng.normal(size=(400, 3))

@@ -1,4 +1,4 @@
-"""States found without labels: against the truth of simulations, and the rule against its definition."""
+"""Tests of states found without labels: against simulated cell types, and of the rule against its definition."""
 
 import anndata
 import numpy as np
@@ -43,7 +43,7 @@ def test_states_of_a_simulation_are_its_types(settings):
 
 
 def test_baron_states_follow_cell_types(data_dir):
-    """Human and mouse islets: the clusters of beta cells are one state, and acinar cells, in human only, alone."""
+    """In human and mouse islets, beta cells form one state, and acinar cells, which are human only, a private one."""
     adata = anndata.read_h5ad(data_dir / "baron_pancreas.h5ad")
     adata = sysvi.prepare(adata, "system", "batch")
     found = find_states(adata.X, adata.obs["system"])
