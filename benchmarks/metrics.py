@@ -1,12 +1,12 @@
-"""Time and memory of the metrics, beside scib-metrics 0.5.10.
+"""Time and memory of the metrics, compared with scib-metrics 0.5.10.
 
-    python benchmarks/metrics.py speed [--cells 100000] [--rounds 1]    the same metrics by both, interleaved
-    python benchmarks/metrics.py table [--cells 100000]                 our whole table: time and memory by metric
-    python benchmarks/metrics.py sample [--cells 1000000]               the table on a sample of 100,000 cells
-    python benchmarks/metrics.py neighbors                              exact against approximate: time and recall
+    python benchmarks/metrics.py speed [--cells 100000] [--rounds 1]    metrics that both packages have, in turn
+    python benchmarks/metrics.py table [--cells 100000]                 the table of sysVI: time by metric, and memory
+    python benchmarks/metrics.py sample [--cells 1000000]               `evaluate` on a sample of 100,000 cells
+    python benchmarks/metrics.py neighbors                              exact and approximate search: time and recall
 
-Simulated embeddings: 15 dimensions, 2 systems, 15 labels. Each measurement runs in a process of its own; peak memory is
-that process's, over what it held once the data and the libraries were loaded. Results go to benchmarks/results/*.csv.
+Embeddings are simulated: 15 dimensions, 2 systems, 15 labels. Each measurement runs in its own process. Peak memory is
+that of the process minus its memory after loading data and libraries. Results are written to benchmarks/results/*.csv.
 """
 
 import argparse
@@ -25,7 +25,10 @@ CACHE, RESULTS = HERE / ".cache", HERE / "results"
 
 
 def simulate(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Embedding (n, 15) of 15 unequal types, systems shifted by half a standard deviation; system, batch, label."""
+    """Simulate 15 cell types of unequal size in systems that differ by half a standard deviation.
+
+    Returns the embedding, (n, 15), and the system, batch and label of each cell, (n,).
+    """
     rng = np.random.default_rng(seed)
     label = rng.choice(15, n, p=rng.dirichlet(np.full(15, 3.0)))
     system = rng.integers(0, 2, n)
@@ -35,44 +38,47 @@ def simulate(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray,
 
 
 def main() -> None:
-    """Run one of them."""
+    """Run the benchmark named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["speed", "table", "sample", "neighbors", "one"])
+    parser.add_argument("benchmark", choices=["speed", "table", "sample", "neighbors", "one"])
     parser.add_argument("--cells", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--of", choices=["ours", "theirs", "table", "sample"])
+    parser.add_argument("--measurement", choices=["sysvi", "scib-metrics", "table", "sample"], help="of `one`")
     args = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
-    if args.what == "one":
-        print(json.dumps({"ours": ours, "theirs": theirs, "table": table, "sample": sample}[args.of](args.cells)))
-    elif args.what == "speed":
+    if args.benchmark == "one":
+        measurements = {"sysvi": measure_sysvi, "scib-metrics": measure_scib, "table": table, "sample": sample}
+        print(json.dumps(measurements[args.measurement](args.cells)))
+    elif args.benchmark == "speed":
         speed(args.cells, args.rounds)
-    elif args.what in ("table", "sample"):
-        found = run(args.what, args.cells, sys.executable)
+    elif args.benchmark in ("table", "sample"):
+        found = run(args.benchmark, args.cells, sys.executable)
         seconds = pd.Series(found.pop("seconds"), name="seconds")
         seconds.loc["whole table"] = found["total"]
         seconds.loc["peak memory over start, MB"] = found["peak_mb"]
         print(seconds.round(2).to_string())
-        seconds.to_csv(RESULTS / f"metrics_{args.what}_{args.cells}.csv", float_format="%.2f", index_label="metric")
+        seconds.to_csv(
+            RESULTS / f"metrics_{args.benchmark}_{args.cells}.csv", float_format="%.2f", index_label="metric"
+        )
     else:
         neighbors()
 
 
-def run(of: str, cells: int, python: str) -> dict:
-    """One measurement in its own process."""
-    command = [python, __file__, "one", "--of", of, "--cells", str(cells)]
+def run(measurement: str, cells: int, python: str) -> dict:
+    """Run one measurement in its own process."""
+    command = [python, __file__, "one", "--measurement", measurement, "--cells", str(cells)]
     out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return json.loads(out.strip().splitlines()[-1])
 
 
 def speed(cells: int, rounds: int) -> None:
-    """The metrics that both have, interleaved."""
+    """Measure the metrics that both packages have, in turn."""
     from common import PEER_PYTHON, make_peer_environment
 
     make_peer_environment()
     rows = []
     for i in range(rounds):
-        a, b = run("ours", cells, sys.executable), run("theirs", cells, str(PEER_PYTHON))
+        a, b = run("sysvi", cells, sys.executable), run("scib-metrics", cells, str(PEER_PYTHON))
         for name in a["seconds"]:
             rows.append(
                 {
@@ -95,12 +101,12 @@ def speed(cells: int, rounds: int) -> None:
 
 
 def peak_mb() -> float:
-    """Peak memory of this process so far, MB."""
+    """Peak memory of this process until now, MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def measure(steps: dict) -> dict:
-    """Run named steps in order: values, seconds and peak memory over the start."""
+    """Run named steps in order: their values and seconds, and the increase of peak memory."""
     start, seconds, values = peak_mb(), {}, {}
     for name, step in steps.items():
         began = time.perf_counter()
@@ -111,12 +117,13 @@ def measure(steps: dict) -> dict:
     return {"seconds": seconds, "values": values, "total": sum(seconds.values()), "peak_mb": peak_mb() - start}
 
 
-def ours(cells: int) -> dict:
-    """Our metrics of those that both have."""
-    from sysvi.evaluation.registry import METRICS, View
+def measure_sysvi(cells: int) -> dict:
+    """Measure the metrics of sysVI that scib-metrics has, too."""
+    from sysvi.evaluation.embedding_view import EmbeddingView
+    from sysvi.evaluation.registry import METRICS
 
     z, system, batch, label = simulate(cells)
-    view = View(z, system, batch, label, z, None, "cpu", 0)
+    view = EmbeddingView(z, system, batch, label, pca=z)
     steps = {"neighbours": lambda: view.neighbors and None}
     both = [
         "iLISI",
@@ -133,8 +140,8 @@ def ours(cells: int) -> dict:
     return measure(steps)
 
 
-def theirs(cells: int) -> dict:
-    """The same of scib-metrics, as its Benchmarker calls them."""
+def measure_scib(cells: int) -> dict:
+    """Measure the same metrics of scib-metrics, called as by its Benchmarker."""
     import scib_metrics as sm
     from scib_metrics.nearest_neighbors import pynndescent
 
@@ -161,18 +168,21 @@ def theirs(cells: int) -> dict:
 
 
 def table(cells: int) -> dict:
-    """Our whole table but the slow metrics and those that need expression."""
-    from sysvi.evaluation.registry import METRICS, View
+    """Measure the table of sysVI without slow metrics and those that need expression."""
+    from sysvi.evaluation.embedding_view import EmbeddingView
+    from sysvi.evaluation.registry import METRICS
 
     z, system, batch, label = simulate(cells)
-    view = View(z, system, batch, label, z, None, "cpu", 0)
+    view = EmbeddingView(z, system, batch, label, pca=z)
     steps = {"neighbours": lambda: view.neighbors and None}
-    steps |= {m.name: lambda m=m: m.measure(view).value for m in METRICS if not m.slow and "within" not in m.needs}
+    steps |= {
+        m.name: lambda m=m: m.measure(view).value for m in METRICS if not (m.slow or "moran_reference" in m.required)
+    }
     return measure(steps)
 
 
 def sample(cells: int) -> dict:
-    """`evaluate` on 100,000 cells drawn in each system and label; the whole call."""
+    """Measure `evaluate` on a stratified sample of 100,000 cells; the whole call."""
     import anndata
 
     import sysvi
@@ -186,7 +196,7 @@ def sample(cells: int) -> dict:
 
 
 def neighbors(sizes: tuple[int, ...] = (20_000, 50_000, 100_000, 200_000), k: int = 89) -> None:
-    """Seconds of the exact and the approximate search, and the recall of the approximate one."""
+    """Measure seconds of the exact and the approximate search, and the recall of the approximate one."""
     from sysvi.metrics._neighbors import nearest_neighbors
 
     nearest_neighbors(simulate(3000)[0], k, method="approximate")  # numba compiles

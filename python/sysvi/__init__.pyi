@@ -18,13 +18,13 @@ from .data.orthologs import map_orthologs as map_orthologs
 from .data.prepare import prepare as prepare
 from .evaluation.batch_strength import BatchStrength as BatchStrength
 from .evaluation.batch_strength import batch_strength as batch_strength
-from .evaluation.batch_strength import plot_batch_strength as plot_batch_strength
 from .evaluation.compare_runs import compare_runs as compare_runs
 from .evaluation.condition_mixing import condition_mixing as condition_mixing
 from .evaluation.evaluate import Evaluation as Evaluation
 from .evaluation.evaluate import evaluate as evaluate
 from .evaluation.evaluate import evaluate_in_detail as evaluate_in_detail
 from .evaluation.files import write_evaluation as write_evaluation
+from .evaluation.plots import plot_batch_strength as plot_batch_strength
 from .evaluation.plots import plot_evaluation as plot_evaluation
 from .evaluation.plots import plot_labels as plot_labels
 from .training.loop import NonFiniteLossError as NonFiniteLossError

@@ -277,11 +277,11 @@ def evaluate(
     labels.csv and cells.csv (the values by cell type and by cell) and the figures evaluation and labels.
     """
     from sysvi.data.h5ad import read_h5ad
-    from sysvi.evaluation.files import check_folder, printed, write_evaluation
+    from sysvi.evaluation.files import check_output_folder, format_evaluation, write_evaluation
 
     with reporting(as_json, quiet) as on_event:
         if output is not None:
-            check_folder(output, overwrite)
+            check_output_folder(output, overwrite)
         found = sysvi.evaluate_in_detail(
             read_h5ad(input),
             embeddings,
@@ -298,7 +298,7 @@ def evaluate(
             progress=on_event,
         )
         if not (as_json or quiet):
-            click.echo(printed(found))
+            click.echo(format_evaluation(found))
         if output is not None:
             for path in write_evaluation(found, output, figures):
                 on_event(Event("write", f"Wrote {path}", {"output": str(path)}))

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from sysvi.metrics._neighbors import nearest_neighbors
-from sysvi.metrics._shared_neighbors import over_full_mixing
+from sysvi.metrics._shared_neighbors import relative_to_full_mixing
 
 MOST_CELLS, FEWEST_CELLS = 10_000, 20  # in all and of a system: more say no more, fewer say nothing
 N_NEIGHBORS = 15
@@ -47,7 +47,7 @@ def cross_system_neighbors(embedding: np.ndarray, system: np.ndarray) -> pd.Seri
         return pd.Series(dtype=float)
     near = nearest_neighbors(embedding, N_NEIGHBORS).indices  # (n, k)
     foreign = (system[near] != system[:, None]).mean(1)  # (n,)
-    return over_full_mixing(foreign, system, sizes)
+    return relative_to_full_mixing(foreign, system, sizes)
 
 
 def warn_if_systems_apart(

@@ -1,4 +1,4 @@
-"""Comparing conditions: those that differ should stay apart, those that do not should mix."""
+"""Mixing of similar conditions compared with that of dissimilar conditions, which should stay separate."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from anndata import AnnData
 
 from sysvi._core.checks import check_obs_column, listing
 from sysvi._core.errors import InputError
+from sysvi.metrics._labels import read_labels_with_warning
 from sysvi.metrics._latent import get_embedding
 from sysvi.metrics._lisi import ilisi
 from sysvi.metrics._neighbors import nearest_neighbors
 
-FEWEST_CELLS = 30  # of a group, the perplexity of LISI: with fewer a neighbourhood holds mostly the other group
+MIN_CELLS_PER_GROUP = 30  # perplexity of LISI: neighbourhoods of a smaller group would mostly hold the other group
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,10 +25,10 @@ class ConditionMixing:
     Parameters
     ----------
     table
-        A row for each pair, ``similar`` and ``dissimilar``: ``group_a``, ``group_b``, ``n_cells`` (taken of each) and
-        ``ilisi``.
+        One row per pair, ``similar`` and ``dissimilar``: ``group_a``, ``group_b``, ``n_cells`` (number of cells of each
+        group that were used) and ``ilisi``.
     difference
-        iLISI of the similar pair less that of the dissimilar one, -1 to 1; higher is better.
+        iLISI of the similar pair minus that of the dissimilar pair, -1 to 1; higher is better.
     """
 
     table: pd.DataFrame
@@ -46,44 +47,50 @@ def condition_mixing(
     n_neighbors: int = 89,
     seed: int = 0,
 ) -> ConditionMixing:
-    """Compare how two groups that should mix do so with how two that should not do.
+    """Compare the mixing of two groups that should mix with that of two groups that should stay separate.
 
-    Mixing alone is no merit: an integration that lays everything over everything has the most. Where something is
-    known of the groups it can be judged. In the paper's retina, Müller cells of organoids resemble those of the
-    adult periphery more than those of the fovea: ``similar=("organoid", "periphery"), dissimilar=("organoid",
-    "fovea")``, within ``label="Mueller cell"``. A good integration keeps the dissimilar pair apart more, so that the
-    ``difference`` is positive; the similar pair's iLISI says whether it mixes at all.
+    Mixing alone is no sign of quality: it is highest if an integration mixes all cells. It can be judged where
+    similarities between groups are known. In the retina data of the paper, Müller cells of organoids resemble those of
+    the adult periphery more than those of the fovea: ``similar=("organoid", "periphery"), dissimilar=("organoid",
+    "fovea")``, within ``label="Mueller cell"``. A good integration mixes the dissimilar pair less, so that
+    ``difference`` is positive; the iLISI of the similar pair shows whether it is mixed at all.
 
-    For each pair, iLISI of its two groups (:func:`sysvi.metrics._lisi.ilisi`: 0 apart, 1 fully mixed) among the
-    neighbours that their cells have in the embedding if there are no others. So that both pairs have the same
-    range, whatever their sizes, each group takes part with as many cells as the smallest of all has, drawn at random.
+    For each pair, iLISI of its two groups (:func:`sysvi.metrics.ilisi`: 0 separate, 1 completely mixed) is computed
+    among the cells of the pair only. Each group contributes as many randomly drawn cells as the smallest group has, so
+    that both pairs have the same range of values.
 
     Parameters
     ----------
     adata
-        With the embedding in ``adata.obsm``.
+        Cells with the embedding in ``adata.obsm``.
     embedding_key
-        Name of the embedding.
+        Key of the embedding in ``adata.obsm``.
     group_key
-        Column of ``adata.obs`` with the groups: conditions, regions, systems.
-    similar, dissimilar
-        Two groups each.
-    label_key, label
-        Column with cell types, and the one to look at; by default all cells are taken. Together or not at all.
+        Column of ``adata.obs`` with the groups, such as conditions, regions or systems.
+    similar
+        Two groups that should mix.
+    dissimilar
+        Two groups that should stay separate.
+    label_key
+        Column of ``adata.obs`` with the cell types; give it together with `label`. Unlabelled cells are left out, with
+        a warning.
+    label
+        Cell type to which the comparison is restricted; by default all cells are used.
     n_neighbors
-        Neighbours of a cell, itself not counted; all others where there are fewer.
+        Number of neighbours of each cell, without the cell itself; all other cells of the pair if there are fewer.
     seed
-        Of the cells that are drawn.
+        Random seed of the cells that are drawn.
 
     Returns
     -------
     ConditionMixing
+        Table with the iLISI of both pairs, and their difference.
 
     Raises
     ------
     InputError
-        If the embedding, a column, a group or the label is not there, a pair is not two different groups, a value is
-        missing, or a group has fewer than 30 cells.
+        If the embedding, a column, a group or the label does not exist, a pair is not two different groups, the group
+        of a cell is missing, or a group has fewer than 30 cells.
 
     Examples
     --------
@@ -98,29 +105,30 @@ def condition_mixing(
     """
     points = get_embedding(adata, embedding_key)
     group = check_obs_column(adata, group_key, "group_key").astype(str)
-    taken = np.ones(adata.n_obs, dtype=bool)
+    selected = np.ones(adata.n_obs, dtype=bool)
     if (label_key is None) != (label is None):
-        raise InputError("label_key names the column with the cell types and label the one to look at: give both.")
+        raise InputError("label_key is the column with the cell types and label one of these types: give both.")
     if label_key is not None:
-        labels = check_obs_column(adata, label_key, "label_key").astype(str)
-        taken = labels == str(label)
-        if not taken.any():
+        labels, labelled = read_labels_with_warning(adata, label_key)
+        selected = labelled & (labels == str(label))
+        if not selected.any():
             raise InputError(
-                f"adata.obs[{label_key!r}] has no label {label!r}: choose one of {listing(np.unique(labels))}."
+                f"adata.obs[{label_key!r}] has no label {label!r}: "
+                f"choose one of {listing(np.unique(labels[labelled]))}."
             )
-    pairs = {"similar": _pair(similar, "similar"), "dissimilar": _pair(dissimilar, "dissimilar")}
+    pairs = {"similar": _check_pair(similar, "similar"), "dissimilar": _check_pair(dissimilar, "dissimilar")}
     names = list(dict.fromkeys([*pairs["similar"], *pairs["dissimilar"]]))
-    cells = {name: np.flatnonzero(taken & (group == name)) for name in names}
-    where = f"adata.obs[{group_key!r}]" + (f" within {label!r}" if label is not None else "")
+    cells = {name: np.flatnonzero(selected & (group == name)) for name in names}
     size = min(map(len, cells.values()))
-    if size < FEWEST_CELLS:
+    if size < MIN_CELLS_PER_GROUP:
+        column = f"adata.obs[{group_key!r}]" + (f" within {label!r}" if label is not None else "")
         smallest = min(names, key=lambda name: len(cells[name]))
         raise InputError(
-            f"Group {smallest!r} of {where} has {size} cells, but at least {FEWEST_CELLS} are needed; groups are "
-            f"{listing(np.unique(group[taken]))}."
+            f"Group {smallest!r} of {column} has {size} cells, but at least {MIN_CELLS_PER_GROUP} are needed; "
+            f"groups are {listing(np.unique(group[selected]))}."
         )
-    draw = np.random.default_rng(seed)
-    drawn = {name: np.sort(draw.choice(cells[name], size, replace=False)) for name in names}
+    rng = np.random.default_rng(seed)
+    drawn = {name: np.sort(rng.choice(cells[name], size, replace=False)) for name in names}
     mixing, rows = {}, {}
     for kind, (a, b) in pairs.items():
         both = np.concatenate([drawn[a], drawn[b]])
@@ -130,7 +138,8 @@ def condition_mixing(
     return ConditionMixing(table, mixing["similar"] - mixing["dissimilar"])
 
 
-def _pair(pair: tuple[str, str], what: str) -> tuple[str, str]:
+def _check_pair(pair: tuple[str, str], argument: str) -> tuple[str, str]:
+    """Check that a pair names two different groups."""
     if isinstance(pair, str) or len(pair) != 2 or str(pair[0]) == str(pair[1]):
-        raise InputError(f"{what} is {pair!r}; give two different groups.")
+        raise InputError(f"{argument} is {pair!r}: give two different groups.")
     return str(pair[0]), str(pair[1])

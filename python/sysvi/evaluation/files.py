@@ -1,4 +1,4 @@
-"""An evaluation as text and as files."""
+"""Output of an evaluation: text for the terminal, tables and figures."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import pandas as pd
 
 from sysvi._core.errors import InputError
 from sysvi._core.files import write_atomically
-from sysvi.evaluation.evaluate import AGGREGATE, Evaluation, embedding_columns
+from sysvi.evaluation.evaluate import Evaluation
 from sysvi.evaluation.plots import plot_evaluation, plot_labels
+from sysvi.evaluation.tables import AGGREGATE, embedding_columns
 
-TABLE, DOCUMENT, LABELS, CELLS = "evaluation.csv", "evaluation.json", "labels.csv", "cells.csv"
+TABLE_FILE, JSON_FILE, LABEL_FILE, CELL_FILE = "evaluation.csv", "evaluation.json", "labels.csv", "cells.csv"
 
 
-def printed(evaluation: Evaluation) -> str:
-    """The table for a terminal: groups as headings, three decimals, then the notes."""
+def format_evaluation(evaluation: Evaluation) -> str:
+    """Format the table for a terminal: groups as headings, three decimals, then the notes."""
     table = evaluation.table
     embeddings = embedding_columns(table)
     width = max(max(map(len, table.index)), 24) + 4
@@ -30,63 +31,65 @@ def printed(evaluation: Evaluation) -> str:
             name = f"  {metric}" + ("" if row["in_score"] or group == AGGREGATE else " *")
             values = ("-" if pd.isna(row[e]) else f"{row[e]:.3f}" for e in embeddings)
             lines.append(name.ljust(width) + "".join(v.rjust(w) for v, w in zip(values, columns, strict=True)))
-    lines += ["", "Higher is better. * does not count in the scores.", *evaluation.notes]
+    lines += ["", "Higher is better. * not counted in the aggregated scores.", *evaluation.notes]
     return "\n".join(lines)
 
 
-def check_folder(folder: Path, overwrite: bool) -> None:
-    """Refuse a folder that holds results already, before any work is done.
+def check_output_folder(folder: Path, overwrite: bool) -> None:
+    """Check, before any work is done, that a folder holds no results that may not be overwritten.
 
     Raises
     ------
     InputError
-        If it does and `overwrite` is False.
+        If it holds results and `overwrite` is False.
     """
-    if (folder / TABLE).exists() and not overwrite:
-        raise InputError(f"{folder / TABLE} exists already; pass --overwrite to replace it, or another folder.")
+    if (folder / TABLE_FILE).exists() and not overwrite:
+        raise InputError(f"{folder / TABLE_FILE} exists already; pass --overwrite to replace it, or another folder.")
 
 
 def write_evaluation(evaluation: Evaluation, folder: str | Path, figures: str = "png") -> list[Path]:
-    """Write an evaluation into a folder, each file whole or not at all.
+    """Write an evaluation into a folder; each file is written completely or not at all.
 
     Parameters
     ----------
     evaluation
-        What `sysvi.evaluate_in_detail` returned.
+        Result of `sysvi.evaluate_in_detail`.
     folder
-        Made if it is missing.
+        Output folder, created if it does not exist.
     figures
-        ``"png"``, ``"pdf"`` or ``"svg"``.
+        Format of the figures: ``"png"``, ``"pdf"`` or ``"svg"``.
 
     Returns
     -------
     list of Path
-        evaluation.csv, evaluation.json (table and notes), cells.csv, the figure evaluation; with labels also
-        labels.csv and the figure labels.
+        Files written: evaluation.csv, evaluation.json (table and notes), cells.csv and the figure evaluation; with
+        labels also labels.csv and the figure labels.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     cells = evaluation.per_cell.copy()
     cells.columns = cells.columns.map(": ".join)
     writers: dict[str, Callable[[Path], object]] = {
-        TABLE: lambda path: evaluation.table.to_csv(path, index_label="metric"),
-        DOCUMENT: lambda path: path.write_text(json.dumps(_document(evaluation), indent=1, allow_nan=False) + "\n"),
-        CELLS: lambda path: cells.to_csv(path, index_label="cell", float_format="%.6g"),
+        TABLE_FILE: lambda path: evaluation.table.to_csv(path, index_label="metric"),
+        JSON_FILE: lambda path: path.write_text(
+            json.dumps(_json_document(evaluation), indent=1, allow_nan=False) + "\n"
+        ),
+        CELL_FILE: lambda path: cells.to_csv(path, index_label="cell", float_format="%.6g"),
     }
     if not evaluation.per_label.empty:
-        writers[LABELS] = lambda path: evaluation.per_label.to_csv(path, index=False)
+        writers[LABEL_FILE] = lambda path: evaluation.per_label.to_csv(path, index=False)
     for name, write in writers.items():
         write_atomically(folder / name, write)
     paths = [folder / name for name in writers]
-    drawings = [folder / f"evaluation.{figures}"]
-    plot_evaluation(evaluation.table, drawings[0])
+    figure_paths = [folder / f"evaluation.{figures}"]
+    plot_evaluation(evaluation.table, figure_paths[0])
     if (evaluation.per_label["by"] == "label").any():
-        drawings.append(folder / f"labels.{figures}")
-        plot_labels(evaluation.per_label, drawings[1])
-    return paths + drawings
+        figure_paths.append(folder / f"labels.{figures}")
+        plot_labels(evaluation.per_label, figure_paths[1])
+    return paths + figure_paths
 
 
-def _document(evaluation: Evaluation) -> dict[str, object]:
-    """For JSON, which has no NaN."""
+def _json_document(evaluation: Evaluation) -> dict[str, object]:
+    """Convert the table and the notes for JSON, which has null in place of NaN."""
     table = evaluation.table.astype(object).replace({np.nan: None})
     return {"table": table.rename_axis("metric").reset_index().to_dict("records"), "notes": list(evaluation.notes)}

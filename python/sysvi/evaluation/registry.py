@@ -1,16 +1,37 @@
-"""Which metrics an evaluation knows, how each is measured, and the convention of its number."""
+"""The metrics of an evaluation: one line each in `METRICS`.
+
+To add a metric:
+
+1. Write one module in ``sysvi/metrics``, say ``_hubness.py``, with a function that returns a `Score`; higher must be
+   better. Its parameters are named after the inputs that it needs, which are the attributes of `EmbeddingView`
+   (``embedding``, ``neighbors``, ``system``, ``batch``, ``label``, ``silhouette``, ``pca``, ``device``, ``seed``, ...).
+   Other parameters must have defaults. The decorator `convention` states how the number is defined::
+
+       @convention("share of ...; mean over types")
+       def hubness(neighbors: Neighbors, label: ArrayLike) -> Score:
+
+2. Import the function here and add a line to `METRICS`::
+
+       Metric("Hubness", BIOLOGY, hubness),
+
+`evaluate`, the command line, R, the files and the figures then have the metric. It is measured on the labelled cells if
+it uses labels, otherwise on all cells, and left out where an input is unknown. Pass ``in_score=False`` if it must not
+count in the aggregated scores. A line in ``sysvi/metrics/__init__.pyi`` makes the function public.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
+from sysvi._core.checks import listing
+from sysvi._core.errors import InputError
+from sysvi.evaluation.embedding_view import CLUSTER_CONVENTIONS, INPUTS_FROM_LABELS, EmbeddingView
 from sysvi.metrics._bras import bras
-from sysvi.metrics._clustering import kmeans, leiden, leiden_sweep, name_clusters
 from sysvi.metrics._graph_connectivity import graph_connectivity
 from sysvi.metrics._isolated_labels import isolated_labels
 from sysvi.metrics._jaccard import jaccard
@@ -18,228 +39,153 @@ from sysvi.metrics._kbet import kbet_per_label
 from sysvi.metrics._knn_purity import knn_purity
 from sysvi.metrics._lisi import cilisi, clisi, ilisi, ilisi_within
 from sysvi.metrics._moran import moran_ratio
-from sysvi.metrics._neighbors import Neighbors, nearest_neighbors
-from sysvi.metrics._nmi_ari import ari, best_clusters, nmi
+from sysvi.metrics._nmi_ari import ari, nmi
 from sysvi.metrics._pcr import pcr_comparison
 from sysvi.metrics._score import Score
 from sysvi.metrics._silhouette import batch_silhouette, label_silhouette
 
 BATCH, BIOLOGY, WITHIN = "batch correction", "biological preservation", "within-type"
-
-
-@dataclass
-class View:
-    """One embedding of some cells, and what several metrics share, computed when first asked for."""
-
-    points: np.ndarray  # (n, dimensions)
-    system: np.ndarray  # (n,)
-    batch: Any = None  # (n,), like `label`
-    label: Any = None
-    before: Any = None  # (n, components): the cells before integration
-    within: Any = None  # MoranReference
-    device: str = "cpu"
-    seed: int = 0
-
-    @cached_property
-    def neighbors(self) -> Neighbors:
-        """90 neighbours with the cell itself."""
-        return nearest_neighbors(self.points, 89, device=self.device, seed=self.seed)
-
-    @cached_property
-    def silhouette(self) -> Score:
-        """Of labels: the one pass over all pairs of cells."""
-        return label_silhouette(self.points, self.label, device=self.device)
-
-    @cached_property
-    def kmeans(self) -> np.ndarray:
-        """As many clusters as labels, (n,)."""
-        return kmeans(self.points, len(np.unique(self.label)), seed=self.seed)
-
-    @cached_property
-    def named(self) -> np.ndarray:
-        """Leiden clusters at resolution 2, each named by its most common label, (n,)."""
-        return name_clusters(leiden(self.neighbors, 2.0, seed=self.seed), self.label)
-
-    @cached_property
-    def best(self) -> np.ndarray:
-        """Leiden clusters at the one of ten resolutions with the highest NMI, (n,)."""
-        return best_clusters(self.label, leiden_sweep(self.neighbors, seed=self.seed))
+INPUTS = frozenset(
+    {column.name for column in fields(EmbeddingView)}
+    | {name for name, member in vars(EmbeddingView).items() if isinstance(member, cached_property)}
+)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One row of the table.
+    """A metric of an evaluation: one row of its table.
 
     Parameters
     ----------
     name
-        Of the row.
+        Name of the row.
     group
-        Batch correction, biological preservation or within-type.
-    measure
-        The metric of a `View`.
-    convention
-        How the number is defined, in a line.
-    needs
-        What must be known of the cells: ``"label"``, ``"batch"``, ``"before"``, ``"within"``.
+        `BATCH`, `BIOLOGY` or `WITHIN`.
+    function
+        Function that returns a `Score`. Each parameter that is named like an attribute of `EmbeddingView` gets it.
+    renamed
+        Attribute of `EmbeddingView` by parameter, for parameters that are named otherwise.
+    shared_as
+        Attribute of `EmbeddingView` that holds the result of the function, if other metrics need it too.
     in_score
-        Whether it counts in the aggregated scores.
+        Whether the metric counts in the aggregated scores.
     slow
-        Whether it is left out unless asked for.
+        Whether the metric is measured only on request (``metrics="all"`` or by name).
     by
-        What its parts are values of: ``"label"`` or ``"system"``.
+        What the values ``Score.per_label`` belong to: ``"label"`` or ``"system"``.
     """
 
     name: str
     group: str
-    measure: Callable[[View], Score]
-    convention: str
-    needs: tuple[str, ...] = ()
+    function: Callable[..., Score]
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    shared_as: str | None = None
     in_score: bool = True
     slow: bool = False
     by: str = "label"
 
+    def __post_init__(self) -> None:
+        for name, parameter in inspect.signature(self.function).parameters.items():
+            if parameter.default is parameter.empty and self.renamed.get(name, name) not in INPUTS:
+                raise ValueError(
+                    f"Parameter {name!r} of metric {self.name!r} has no default and is no attribute of EmbeddingView."
+                )
 
-LABEL = ("label",)
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Attribute of `EmbeddingView` for each parameter that gets one."""
+        named = {name: self.renamed.get(name, name) for name in inspect.signature(self.function).parameters}
+        return {parameter: name for parameter, name in named.items() if name in INPUTS}
+
+    @property
+    def required(self) -> frozenset[str]:
+        """Attributes of `EmbeddingView` without which the metric cannot be measured."""
+        parameters = inspect.signature(self.function).parameters
+        required = {name for p, name in self.inputs.items() if parameters[p].default is inspect.Parameter.empty}
+        return frozenset(required | ({"label"} if required & INPUTS_FROM_LABELS else set()))
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the metric is measured on the labelled cells only."""
+        return "label" in self.required
+
+    @property
+    def convention(self) -> str:
+        """How the number is defined, in one line."""
+        clusters = [CLUSTER_CONVENTIONS[name] for name in self.inputs.values() if name in CLUSTER_CONVENTIONS]
+        return "; ".join([getattr(self.function, "convention", ""), *clusters])
+
+    def measure(self, view: EmbeddingView) -> Score:
+        """Measure an embedding; NaN if a required input is unknown."""
+        if any(getattr(view, name) is None for name in self.required & {column.name for column in fields(view)}):
+            return Score(np.nan)
+        if self.shared_as is not None:
+            return getattr(view, self.shared_as)
+        return self.function(**{parameter: getattr(view, name) for parameter, name in self.inputs.items()})
+
+
 METRICS = (
-    Metric(
-        "iLISI",
-        BATCH,
-        lambda v: ilisi(v.neighbors, v.system, v.label, device=v.device),
-        "LISI of systems, 89 other neighbours, perplexity 30; (median - 1) / (systems - 1)",
-    ),
-    Metric(
-        "CiLISI",
-        BATCH,
-        lambda v: cilisi(v.points, v.system, v.label, device=v.device),
-        "LISI of systems within each type, 30 neighbours; (LISI - 1) / (systems of the type - 1), mean over cells",
-        LABEL,
-    ),
-    Metric(
-        "BRAS",
-        BATCH,
-        lambda v: bras(v.points, v.system, v.label),
-        "1 - |silhouette of systems| within each type, cosine, between = all other systems; mean over types",
-        LABEL,
-    ),
-    Metric(
-        "Graph connectivity",
-        BATCH,
-        lambda v: graph_connectivity(v.neighbors, v.label),
-        "largest strong component of each type on 14 other neighbours; mean over types",
-        LABEL,
-    ),
-    Metric(
-        "kBET",
-        BATCH,
-        lambda v: kbet_per_label(v.neighbors, v.system, v.label, seed=v.seed),
-        "acceptance at 0.05 on diffusion neighbours within each type; mean over types",
-        LABEL,
-        slow=True,
-    ),
-    Metric(
-        "PCR comparison",
-        BATCH,
-        lambda v: pcr_comparison(v.before, v.points, v.system),
-        "(R2 of systems in the PCs before - in the embedding) / before, at least 0",
-        ("before",),
-    ),
-    Metric(
-        "iLISI of batches",
-        BATCH,
-        lambda v: ilisi_within(v.points, v.batch, v.system, device=v.device),
-        "iLISI of batches, neighbours searched within each system; mean over systems",
-        ("batch",),
-        in_score=False,
-        by="system",
-    ),
-    Metric(
-        "Batch silhouette",
-        BATCH,
-        lambda v: batch_silhouette(v.points, v.system, v.label, device=v.device),
-        "(1 - silhouette of systems) / 2 within each type, as in the paper; for history: it can reward systems side by "
-        "side (Rautenstrauch & Ohler 2025)",
-        LABEL,
-        in_score=False,
-    ),
-    Metric(
-        "cLISI",
-        BIOLOGY,
-        lambda v: clisi(v.neighbors, v.label, device=v.device),
-        "LISI of types, 89 other neighbours, perplexity 30; (types - median) / (types - 1)",
-        LABEL,
-    ),
-    Metric("NMI", BIOLOGY, lambda v: nmi(v.label, v.kmeans), "k-means with as many clusters as types", LABEL),
-    Metric("ARI", BIOLOGY, lambda v: ari(v.label, v.kmeans), "k-means with as many clusters as types", LABEL),
-    Metric(
-        "Jaccard",
-        BIOLOGY,
-        lambda v: jaccard(v.label, v.named),
-        "cells of a type against cells of the clusters named after it (Leiden, resolution 2); mean over types",
-        LABEL,
-    ),
-    Metric(
-        "Label silhouette",
-        BIOLOGY,
-        lambda v: v.silhouette,
-        "(1 + silhouette of types) / 2, Euclidean; mean over cells",
-        LABEL,
-    ),
-    Metric(
-        "Isolated labels",
-        BIOLOGY,
-        lambda v: isolated_labels(v.silhouette, v.label, v.system),
-        "label silhouette of the types present in the fewest systems; mean over types",
-        LABEL,
-    ),
-    Metric(
-        "kNN purity",
-        BIOLOGY,
-        lambda v: knn_purity(v.neighbors, v.label),
-        "share of the 30 nearest cells of a cell's type; mean over types",
-        LABEL,
-        in_score=False,
-    ),
-    Metric(
-        "NMI fixed",
-        BIOLOGY,
-        lambda v: nmi(v.label, v.named),
-        "Leiden at resolution 2, clusters named by their most common type",
-        LABEL,
-        in_score=False,
-    ),
-    Metric(
-        "ARI fixed",
-        BIOLOGY,
-        lambda v: ari(v.label, v.named),
-        "Leiden at resolution 2, clusters named by their most common type",
-        LABEL,
-        in_score=False,
-    ),
-    Metric(
-        "NMI Leiden",
-        BIOLOGY,
-        lambda v: nmi(v.label, v.best),
-        "Leiden at the resolution of 0.2, 0.4, ..., 2 with the highest NMI",
-        LABEL,
-        in_score=False,
-        slow=True,
-    ),
-    Metric(
-        "ARI Leiden",
-        BIOLOGY,
-        lambda v: ari(v.label, v.best),
-        "Leiden at the resolution of 0.2, 0.4, ..., 2 with the highest NMI",
-        LABEL,
-        in_score=False,
-        slow=True,
-    ),
-    Metric(
-        "Moran",
-        WITHIN,
-        lambda v: moran_ratio(v.within, v.points),
-        "(Moran's I + 1) / 2 of genes within sample x type groups, embedding over each group's own PCA; mean over "
-        "genes, samples, types",
-        ("label", "within"),
-    ),
+    Metric("iLISI", BATCH, ilisi),
+    Metric("CiLISI", BATCH, cilisi),
+    Metric("BRAS", BATCH, bras),
+    Metric("Graph connectivity", BATCH, graph_connectivity),
+    Metric("kBET", BATCH, kbet_per_label, slow=True),
+    Metric("PCR comparison", BATCH, pcr_comparison, {"before": "pca", "after": "embedding", "groups": "system"}),
+    Metric("iLISI of batches", BATCH, ilisi_within, in_score=False, by="system"),
+    Metric("Batch silhouette", BATCH, batch_silhouette, in_score=False),
+    Metric("cLISI", BIOLOGY, clisi),
+    Metric("NMI", BIOLOGY, nmi, {"clusters": "kmeans_clusters"}),
+    Metric("ARI", BIOLOGY, ari, {"clusters": "kmeans_clusters"}),
+    Metric("Jaccard", BIOLOGY, jaccard, {"clusters": "leiden_clusters"}),
+    Metric("Label silhouette", BIOLOGY, label_silhouette, shared_as="silhouette"),
+    Metric("Isolated labels", BIOLOGY, isolated_labels),
+    Metric("kNN purity", BIOLOGY, knn_purity, in_score=False),
+    Metric("NMI fixed", BIOLOGY, nmi, {"clusters": "leiden_clusters"}, in_score=False),
+    Metric("ARI fixed", BIOLOGY, ari, {"clusters": "leiden_clusters"}, in_score=False),
+    Metric("NMI Leiden", BIOLOGY, nmi, {"clusters": "best_leiden_clusters"}, in_score=False, slow=True),
+    Metric("ARI Leiden", BIOLOGY, ari, {"clusters": "best_leiden_clusters"}, in_score=False, slow=True),
+    Metric("Moran", WITHIN, moran_ratio, {"reference": "moran_reference"}),
 )
+
+
+def choose_metrics(metrics: str | Sequence[str], batch_key: str | None, label_key: str | None) -> list[Metric]:
+    """Select the requested metrics that can be measured with the given columns, in the order of `METRICS`.
+
+    Parameters
+    ----------
+    metrics
+        ``"default"`` (all but the slow ones), ``"all"``, or names of metrics.
+    batch_key, label_key
+        Columns with batches and cell types; metrics that need a column that is None are left out.
+
+    Raises
+    ------
+    InputError
+        If a name is unknown, or no requested metric can be measured.
+
+    Examples
+    --------
+    >>> [metric.name for metric in choose_metrics("default", None, None)]
+    ['iLISI', 'PCR comparison']
+    """
+    if metrics in ("default", "all"):
+        requested = [metric for metric in METRICS if metrics == "all" or not metric.slow]
+    else:
+        names = [metrics] if isinstance(metrics, str) else list(metrics)
+        known = [metric.name for metric in METRICS]
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise InputError(
+                f"There is no metric {listing(unknown)}; choose 'default', 'all', or some of: "
+                f"{listing(known, len(known))}."
+            )
+        requested = [metric for metric in METRICS if metric.name in names]
+    if not requested:
+        raise InputError("metrics is empty: give 'default', 'all' or names of metrics.")
+    absent = [name for name, key in (("label", label_key), ("batch", batch_key)) if key is None]
+    chosen = [metric for metric in requested if metric.required.isdisjoint(absent)]
+    if not chosen:
+        lacking = [f"{name}_key" for name in absent if any(name in metric.required for metric in requested)]
+        names_requested = listing(metric.name for metric in requested)
+        raise InputError(f"{names_requested} cannot be measured without {' and '.join(lacking)}.")
+    return chosen

@@ -1,4 +1,4 @@
-"""The paper's score of runs, and its choice of a parameter by it."""
+"""Overall score of integration runs as defined in the paper, and the choice of a setting by it."""
 
 from __future__ import annotations
 
@@ -10,43 +10,48 @@ import pandas as pd
 from sysvi._core.checks import listing
 from sysvi._core.errors import InputError
 
-BATCH, BIOLOGY = ("iLISI",), ("NMI", "Moran")
-BIOLOGY_SHARE = 0.6  # of the overall score; the rest is batch correction
+BATCH_METRICS, BIOLOGY_METRICS = ("iLISI",), ("NMI", "Moran")
+BIOLOGY_SHARE = 0.6  # weight of biological preservation in a total score; the rest is batch correction
 
 
 def paper_scores(
-    table: pd.DataFrame, *, batch: Sequence[str] = BATCH, biology: Sequence[str] = BIOLOGY
+    table: pd.DataFrame, *, batch: Sequence[str] = BATCH_METRICS, biology: Sequence[str] = BIOLOGY_METRICS
 ) -> pd.DataFrame:
-    """Score runs as the paper does: metrics scaled over the runs, 0.6 biology + 0.4 batch correction.
+    """Score runs as in the paper: metrics scaled over runs, 0.6 biological preservation + 0.4 batch correction.
 
-    Scores are relative: they rank the runs of one table, those of one method when its parameter is chosen.
+    Scores are relative: they rank the runs of one table, for example those of one method with different settings.
 
     Parameters
     ----------
     table
-        A row a run; columns ``iLISI``, ``NMI`` and ``Moran`` (the ratio of Moran's I), and any others.
-    batch, biology
-        Columns that take the place of these: for batch correction and for biology.
+        One row per run; columns ``iLISI``, ``NMI``, ``Moran`` (ratio of Moran's I) and any others.
+    batch
+        Columns with metrics of batch correction.
+    biology
+        Columns with metrics of biological preservation.
 
     Returns
     -------
     pandas.DataFrame
-        The table with further columns: ``iLISI scaled``, ``NMI scaled``, ``Moran scaled``, in [0, 1] (lowest to highest
-        run); ``batch`` (iLISI), ``biology`` (mean of NMI and Moran), ``overall``.
+        The table with the columns ``iLISI scaled``, ``NMI scaled``, ``Moran scaled`` (from 0, lowest run, to 1, highest
+        run), ``batch`` and ``biology`` (means of the scaled metrics), and ``overall``.
 
     Raises
     ------
     InputError
-        If a column is missing or holds what is not a finite number.
+        If a column is missing or holds a value that is not a finite number.
 
     Notes
     -----
-    A metric that no run has (all NaN) cannot be measured on these data and is left out of its mean; without any of
-    biology or of batch correction there is no overall score (NaN), as one alone would choose too much mixing or none.
-    A run that lacks a metric which others have gets NaN there and is not chosen. A metric that is the same in all runs
-    scales to 0, as in the paper's code; it says nothing of which run is better.
+    A metric that is NaN in all runs is left out of its mean. Without any metric of biological preservation or of batch
+    correction there is no overall score (NaN), since the other one alone would choose too much mixing or none. A run
+    that lacks a metric which other runs have gets NaN and is not chosen. A metric that is the same in all runs is
+    scaled to 0, as in the code of the paper.
 
-    Source: Hrovatin, Moinfar et al., BMC Genomics 2025, Methods.
+    References
+    ----------
+    Hrovatin, Moinfar et al., Integrating single-cell RNA-seq datasets with substantial batch effects, BMC Genomics
+    (2025), Methods.
 
     Examples
     --------
@@ -71,20 +76,20 @@ def paper_scores(
 
 
 def best_setting(scored: pd.DataFrame, setting: str | Sequence[str]) -> pd.DataFrame:
-    """The runs of the setting with the highest mean overall score, the one of median score first.
+    """Select the runs of the setting with the highest mean overall score; the run nearest to the median comes first.
 
     Parameters
     ----------
     scored
-        What `paper_scores` returned for the runs of one method.
+        Result of `paper_scores` for the runs of one method.
     setting
-        Column or columns whose values make a setting; runs that share them are repetitions (seeds).
+        Column or columns that define a setting; runs with the same values are repetitions (seeds).
 
     Returns
     -------
     pandas.DataFrame
-        Rows of `scored`, nearest to the median score first: the first is the representative run. Of equal settings
-        or runs the one that comes first in the table. Empty if no run has an overall score.
+        Rows of `scored` in order of the distance of their score from the median; the first is the representative run.
+        Ties are resolved by the order of the table. Empty if no run has an overall score.
 
     Examples
     --------
@@ -97,17 +102,20 @@ def best_setting(scored: pd.DataFrame, setting: str | Sequence[str]) -> pd.DataF
         return scored
     keys = [setting] if isinstance(setting, str) else list(setting)
     groups = scored.groupby(keys, sort=False, dropna=False)
-    group = groups.ngroup().to_numpy()  # (runs,), numbered as they come
+    group = groups.ngroup().to_numpy()  # (runs,), settings numbered by first occurrence
     best = scored[group == groups["overall"].mean().to_numpy().argmax()]
     distance = (best["overall"] - best["overall"].median()).abs().to_numpy()
     return best.iloc[np.argsort(distance, kind="stable")]
 
 
 def _scaled(column: pd.Series) -> np.ndarray:
-    """Values scaled to [0, 1], NaN where they are; 0 where all are the same."""
+    """Scale values to [0, 1]: exactly 0 for the lowest and 1 for the highest; missing values stay NaN.
+
+    In place of scikit-learn's minmax_scale, which rounds differently, so that equal runs would no longer tie.
+    """
     values = pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
     if (column.notna().to_numpy() & ~np.isfinite(values)).any():
-        raise InputError(f"Column {column.name!r} holds a value that is not a finite number: remove such runs.")
+        raise InputError(f"Column {column.name!r} holds a value that is not a finite number: remove these runs.")
     if np.isnan(values).all():
         return values
     low = np.nanmin(values)

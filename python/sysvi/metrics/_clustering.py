@@ -1,4 +1,4 @@
-"""Clusters of cells, for the metrics that compare clusters with labels."""
+"""Clusterings of cells, for the metrics that compare clusters with cell type labels."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from scipy import sparse
 
 from sysvi._core.errors import InputError
 from sysvi.metrics._neighbors import Neighbors
-from sysvi.metrics._score import check_embedding, encode
+from sysvi.metrics._score import check_embedding, encode_categories
 
 RESOLUTIONS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
 
 
 def kmeans(embedding: ArrayLike, n_clusters: int, *, seed: int = 0) -> np.ndarray:
-    """Cluster cells around means: scikit-learn's k-means++, the best of ten starts.
+    """Cluster cells by k-means (scikit-learn, k-means++ initialisation, best of ten starts).
 
     Parameters
     ----------
     embedding
-        Cells x dimensions.
+        Embedding, (n, dimensions).
     n_clusters
-        Number of clusters; scib-metrics takes the number of labels.
+        Number of clusters. scib-metrics uses the number of labels.
     seed
-        Of the starts.
+        Random seed of the starting points.
 
     Returns
     -------
     numpy.ndarray
-        Cluster of each cell, (n,) integers from 0. Fewer clusters than asked for if there are fewer distinct cells.
+        Cluster of each cell, (n,) integers from 0. There are fewer clusters than `n_clusters` if fewer cells are
+        distinct.
 
     Raises
     ------
@@ -41,8 +42,8 @@ def kmeans(embedding: ArrayLike, n_clusters: int, *, seed: int = 0) -> np.ndarra
 
     Notes
     -----
-    scib-metrics 0.5.10 makes one start, with random numbers of its own: the algorithm is the same, single results
-    differ, and theirs vary more from seed to seed.
+    scib-metrics 0.5.10 uses the same algorithm with one start and other random numbers: single results differ, and
+    its results vary more between seeds.
 
     Examples
     --------
@@ -54,14 +55,14 @@ def kmeans(embedding: ArrayLike, n_clusters: int, *, seed: int = 0) -> np.ndarra
 
     points = check_embedding(embedding)
     if not 1 <= n_clusters <= len(points):
-        raise InputError(f"n_clusters is {n_clusters}: choose between 1 and the number of cells, {len(points)}.")
+        raise InputError(f"n_clusters is {n_clusters}: it must be between 1 and the number of cells, {len(points)}.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct cells than clusters
         return KMeans(n_clusters, n_init=10, random_state=seed).fit_predict(points).astype(np.int64)
 
 
 def leiden(neighbors: Neighbors, resolution: float = 1.0, *, n_neighbors: int = 14, seed: int = 42) -> np.ndarray:
-    """Cluster cells on their neighbour graph; the same as `leiden_sweep` at one resolution.
+    """Cluster cells on their neighbour graph by Leiden: `leiden_sweep` at one resolution.
 
     Examples
     --------
@@ -76,23 +77,23 @@ def leiden(neighbors: Neighbors, resolution: float = 1.0, *, n_neighbors: int = 
 def leiden_sweep(
     neighbors: Neighbors, resolutions: Sequence[float] = RESOLUTIONS, *, n_neighbors: int = 14, seed: int = 42
 ) -> dict[float, np.ndarray]:
-    """Cluster cells on their neighbour graph at several resolutions: Leiden, modularity, two iterations (igraph).
+    """Cluster cells on their neighbour graph at several resolutions (igraph's Leiden, modularity, two iterations).
 
     Parameters
     ----------
     neighbors
-        Neighbours of each cell.
+        Nearest neighbours of each cell.
     resolutions
-        More makes more clusters.
+        Resolutions; a higher one gives more clusters.
     n_neighbors
-        How many neighbours of each cell make the graph (UMAP's connectivities): all that there are if fewer.
+        Number of neighbours of each cell in the graph of UMAP's connectivities; all neighbours if there are fewer.
     seed
-        Each resolution starts from it.
+        Random seed, the same for each resolution.
 
     Returns
     -------
     dict
-        For each resolution the cluster of each cell, (n,) integers from 0.
+        Cluster of each cell, (n,) integers from 0, by resolution.
 
     Raises
     ------
@@ -101,10 +102,10 @@ def leiden_sweep(
 
     Notes
     -----
-    Convention: scib-metrics 0.5.10, whose clusters these are for the same neighbours and seed; its 15 neighbours
-    count the cell itself, hence 14. The paper clustered the graph of scanpy's 90 neighbours (``n_neighbors=89``) with
-    leidenalg at resolution 2. igraph has one random generator in a process: it is set here and set back to igraph's
-    default, Python's `random`, afterwards.
+    Same clusters as scib-metrics 0.5.10 for the same neighbours and seed: its 15 neighbours count the cell itself,
+    hence 14 here. The paper clustered the graph of scanpy's 90 neighbours (``n_neighbors=89``) with leidenalg at
+    resolution 2. igraph has one random generator per process. It is replaced during the call and then reset to igraph's
+    default, Python's `random`.
 
     Examples
     --------
@@ -117,12 +118,14 @@ def leiden_sweep(
 
     for resolution in resolutions:
         if not 0 <= resolution < np.inf:
-            raise InputError(f"resolution is {resolution}: choose a finite number, 0 or more.")
+            raise InputError(f"resolution is {resolution}: it must be a finite number of at least 0.")
     if n_neighbors < 1:
-        raise InputError(f"n_neighbors is {n_neighbors}: choose at least one neighbour.")
-    edges = sparse.triu(neighbors.nearest(n_neighbors).connectivities, format="coo")  # each edge once
+        raise InputError(f"n_neighbors is {n_neighbors}: it must be at least 1.")
+    edges = sparse.triu(
+        neighbors.nearest(n_neighbors).connectivities, format="coo"
+    )  # each edge once, not in both directions
     graph = igraph.Graph(neighbors.n_cells, np.stack([edges.row, edges.col], 1))
-    # Twice the weight: scanpy and scib-metrics have each edge twice, and igraph's refinement depends on the scale.
+    # Doubled as in scanpy and scib-metrics, which list each edge twice: igraph's refinement depends on the scale.
     weights = (2 * edges.data.astype(np.float64)).tolist()
     clusters = {}
     try:
@@ -136,20 +139,20 @@ def leiden_sweep(
 
 
 def name_clusters(clusters: ArrayLike, label: ArrayLike) -> np.ndarray:
-    """Name each cluster after the label that most of its cells have.
+    """Name each cluster after the most common label of its cells.
 
     Parameters
     ----------
     clusters
-        Cluster of each cell.
+        Cluster of each cell, (n,).
     label
-        Cell type of each cell.
+        Cell type of each cell, (n,).
 
     Returns
     -------
     numpy.ndarray
-        Name of each cell's cluster, (n,) strings; of labels equally frequent, the first in sorted order. Clusters may
-        share a name, and a label may name none.
+        Name of each cell's cluster, (n,) strings. Where labels are equally common, the first in sorted order. Several
+        clusters may share a name, and some labels may name no cluster.
 
     Raises
     ------
@@ -162,7 +165,7 @@ def name_clusters(clusters: ArrayLike, label: ArrayLike) -> np.ndarray:
     ['beta', 'beta', 'beta', 'alpha', 'alpha']
     """
     label = np.asarray(label, dtype=object)
-    codes, names = encode(label, "label", len(label))
-    cluster, found = encode(clusters, "clusters", len(label))
-    counts = sparse.coo_matrix((np.ones(len(codes)), (cluster, codes)), shape=(len(found), len(names)))
-    return names[counts.toarray().argmax(1)][cluster]
+    codes, names = encode_categories(label, "label", len(label))
+    cluster_codes, clusters_found = encode_categories(clusters, "clusters", len(label))
+    counts = sparse.coo_matrix((np.ones(len(codes)), (cluster_codes, codes)), shape=(len(clusters_found), len(names)))
+    return names[counts.toarray().argmax(1)][cluster_codes]

@@ -1,4 +1,4 @@
-"""Whether the activity of gene sets still varies smoothly within cell types after integration."""
+"""Preservation of the variation of gene set activity within cell types."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from sysvi._core.checks import check_obs_column, check_unique_names, get_express
 from sysvi._core.compilation import ensure_numba_cache
 from sysvi._core.errors import InputError
 from sysvi.data.row_blocks import row_sliceable
+from sysvi.metrics._labels import read_labels_with_warning
 from sysvi.metrics._latent import get_embedding
 from sysvi.metrics._moran import (
     N_NEIGHBORS,
+    detected_genes,
+    expression_neighbor_graph,
     group_expression,
     mean_ratio,
     morans_i,
-    own_graph,
-    sample_groups,
-    seen_genes,
+    type_and_sample_groups,
 )
 from sysvi.metrics._neighbors import nearest_neighbors
 
@@ -35,15 +36,16 @@ class GeneSetPreservation:
     Parameters
     ----------
     ratio
-        A value for each gene set: the column of the same name averaged over samples, then over types. 1 is kept,
-        some 0.7 is lost; NaN where it could not be measured.
+        Value of each gene set: the column ``ratio`` of the table averaged over samples, then over types. 1 means that
+        the variation is preserved, about 0.7 that it is lost; NaN where it could not be measured.
     table
-        A row for each gene set and group: ``gene_set``, ``label``, ``system``, ``batch``, ``n_cells``, ``n_genes``
-        (of the set, in the data), Moran's I of the score ``before`` and ``after``, and ``ratio``, that of (I + 1) / 2.
+        One row per gene set and group: ``gene_set``, ``label``, ``system``, ``batch``, ``n_cells``, ``n_genes`` (genes
+        of the set in the data), Moran's I of the score ``before`` and ``after`` integration, and ``ratio``, that of
+        (I + 1) / 2.
     missing
         Genes of each set that are not in the data.
     reason
-        Why nothing could be measured, in a sentence, or None.
+        Sentence that says why nothing could be measured, or None.
     """
 
     ratio: pd.Series
@@ -66,49 +68,56 @@ def gene_set_preservation(
     n_pcs: int = 15,
     seed: int = 0,
 ) -> GeneSetPreservation:
-    """How much of the variation of gene sets' activity within types, in each sample, an embedding keeps.
+    """Measure how much of the variation of gene set activity within cell types an embedding preserves.
 
-    In each type of each sample of at least `min_cells` cells, each set is scored by ``scanpy.tl.score_genes`` (mean
-    expression of the set less that of genes of like expression, drawn from all genes of the data). Moran's I of the
-    score among the group's own neighbours (a PCA of the genes seen in `min_share` of its cells, as in
-    :func:`sysvi.metrics._moran.moran_reference`) is compared with the one among its neighbours in the embedding.
+    Each group of at least `min_cells` cells of one type in one sample is treated separately. Gene sets are scored by
+    ``scanpy.tl.score_genes`` (mean expression of the set minus that of random genes of similar expression). Moran's I
+    of the score among the group's neighbours in a PCA of its expression (of the genes detected in a share `min_share`
+    of its cells, as in :func:`sysvi.metrics.moran_reference`) is compared with Moran's I among its neighbours in the
+    embedding.
 
     Parameters
     ----------
     adata
-        Log-normalised expression, in memory or backed; not changed. A group's rows are read at a time.
+        Log-normalised expression, in memory or backed; not changed. The rows of one group are read at a time.
     embedding_key
-        The embedding, in ``adata.obsm``.
+        Key of the embedding in ``adata.obsm``.
     gene_sets
-        Names of genes, as in ``adata.var_names``, of each set.
-    label_key, batch_key
-        Columns of ``adata.obs`` with cell types and samples.
+        Genes of each set, by name of the set; genes are named as in ``adata.var_names``.
+    label_key
+        Column of ``adata.obs`` with the cell types. Unlabelled cells are left out, with a warning.
+    batch_key
+        Column of ``adata.obs`` with the samples.
     system_key
-        Column with the systems, for data where systems use the same names for their samples.
+        Column of ``adata.obs`` with the systems; needed if systems use the same names for their samples.
     layer
         Layer with the expression; ``adata.X`` by default.
-    min_cells, min_share, n_pcs
-        Fewest cells of a group, least share of them in which a gene of the PCA is seen, and its components.
+    min_cells
+        Minimum number of cells of a group.
+    min_share
+        Minimum share of a group's cells in which a gene of the PCA is detected.
+    n_pcs
+        Number of principal components.
     seed
-        Of the genes that scores are compared with, and of the PCA.
+        Random seed of the genes that scores are compared with, and of the PCA.
 
     Returns
     -------
     GeneSetPreservation
-        A set of which no gene is in the data gets NaN and stands in ``missing``; so does, as a row, one whose score is
-        the same in all cells of a group.
+        A set without a gene in the data has the value NaN. So has a row of the table if the score is the same in all
+        cells of the group.
 
     Raises
     ------
     InputError
-        If a column, the layer or the embedding is missing, the expression is counts, no set has a gene in the data,
-        or no genes are left to compare a set with.
+        If a column, the layer or the embedding is missing, the expression looks like counts, no set has a gene in the
+        data, or no genes are left to compare a set with.
 
     Examples
     --------
     >>> import numpy as np, pandas as pd, anndata
     >>> rng = np.random.default_rng(0)
-    >>> state = rng.uniform(size=(80, 1))  # of each cell: how active the first ten genes are
+    >>> state = rng.uniform(size=(80, 1))  # activity of the first ten genes in each cell
     >>> mean = np.where(np.arange(100) < 10, 20 * state, 2.0)
     >>> obs = pd.DataFrame({"type": "beta", "donor": "d1"}, index=[f"cell{i}" for i in range(80)])
     >>> adata = anndata.AnnData(np.log1p(rng.poisson(mean)), obs=obs, obsm={"X_state": state})
@@ -120,20 +129,23 @@ def gene_set_preservation(
     """
     check_unique_names(adata)
     points = get_embedding(adata, embedding_key)
-    label, batch = check_obs_column(adata, label_key, "label_key"), check_obs_column(adata, batch_key, "batch_key")
-    system = None if system_key is None else check_obs_column(adata, system_key, "system_key")
+    label, labelled = read_labels_with_warning(adata, label_key)
+    batch = check_obs_column(adata, batch_key, "batch_key")
+    system = None if system_key is None else check_obs_column(adata, system_key, "system_key")[labelled]
+    rows = np.flatnonzero(labelled)
     matrix = row_sliceable(get_expression(adata, layer)[1])
-    sets, missing = _split(gene_sets, adata.var_names)
-    groups, reason = sample_groups(label, batch, system, adata.n_obs, min_cells)
-    rows = []
+    sets, missing = _genes_in_data(gene_sets, adata.var_names)
+    groups, reason = type_and_sample_groups(label[rows], batch[rows], system, len(rows), min_cells)
+    records = []
     for group in groups:
-        x = group_expression(matrix, group.cells)  # (m, genes)
+        cells = rows[group.cells]
+        x = group_expression(matrix, cells)  # (m, genes)
         scores = np.column_stack([_score(x, adata.var_names, sets[name], name, seed) for name in sets])  # (m, sets)
-        own = own_graph(x[:, seen_genes(x, min_share)], n_pcs, seed)
-        before = np.full(len(sets), np.nan) if own is None else morans_i(own, scores)
-        after = morans_i(nearest_neighbors(points[group.cells], N_NEIGHBORS).connectivities, scores)
+        graph = expression_neighbor_graph(x[:, detected_genes(x, min_share)], n_pcs, seed)
+        before = np.full(len(sets), np.nan) if graph is None else morans_i(graph, scores)
+        after = morans_i(nearest_neighbors(points[cells], N_NEIGHBORS).connectivities, scores)
         for name, b, a in zip(sets, before, after, strict=True):
-            rows.append(
+            records.append(
                 {
                     "gene_set": name,
                     "label": group.label,
@@ -147,20 +159,20 @@ def gene_set_preservation(
                 }
             )
     columns = ["gene_set", "label", "system", "batch", "n_cells", "n_genes", "before", "after", "ratio"]
-    table = pd.DataFrame(rows, columns=columns).sort_values("gene_set", kind="stable", ignore_index=True)
+    table = pd.DataFrame(records, columns=columns).sort_values("gene_set", kind="stable", ignore_index=True)
     ratio = {name: mean_ratio(table[table["gene_set"] == name]).value for name in map(str, gene_sets)}
     return GeneSetPreservation(pd.Series(ratio, name="ratio", dtype=np.float64), table, missing, reason)
 
 
-def _split(
+def _genes_in_data(
     gene_sets: Mapping[str, Sequence[str]], var_names: pd.Index
 ) -> tuple[dict[str, list[str]], dict[str, tuple[str, ...]]]:
-    """Genes of each set that are in the data (sets without any left out), and those that are not."""
+    """Split each set into genes that are in the data (without sets that have none) and genes that are missing."""
     present: dict[str, list[str]] = {}
     missing: dict[str, tuple[str, ...]] = {}
     for name, genes in gene_sets.items():
         if isinstance(genes, str):
-            raise InputError(f"Gene set {name!r} is the text {genes!r}; give a list of genes.")
+            raise InputError(f"Gene set {name!r} is the string {genes!r}: give a list of genes.")
         unique = list(dict.fromkeys(map(str, genes)))
         present[str(name)] = [gene for gene in unique if gene in var_names]
         missing[str(name)] = tuple(gene for gene in unique if gene not in var_names)
@@ -168,31 +180,31 @@ def _split(
     if not sets:
         raise InputError(
             f"No gene of the gene sets ({listing(present, 5)}) is in adata.var_names ({listing(var_names, 5)}): "
-            "use the same names, and mind that genes which are not variable may have been left out."
+            "use the same gene names, and keep these genes in the selection of variable genes."
         )
     return sets, missing
 
 
 def _score(x: sparse.csr_matrix, var_names: pd.Index, genes: list[str], name: str, seed: int) -> np.ndarray:
-    """Score by scanpy of a gene set in the cells of a group, (m,)."""
+    """Score a gene set in each cell of a group by scanpy, (m,)."""
     ensure_numba_cache()
     import scanpy as sc
 
     cells = AnnData(x, var=pd.DataFrame(index=var_names))
-    n_bins = min(25, max(2, len(var_names) // 2 + 1))  # scanpy's, unless its bins would be smaller than two genes
-    with _kept_numpy_state():
+    n_bins = min(25, max(2, len(var_names) // 2 + 1))  # scanpy's default, but at least two genes per bin
+    with _restore_numpy_random_state():
         try:
             sc.tl.score_genes(cells, genes, n_bins=n_bins, random_state=seed, use_raw=False)
         except RuntimeError as error:
             raise InputError(
-                f"No genes are left to compare gene set {name!r} with: make the set smaller or keep more genes."
+                f"No genes are left to compare gene set {name!r} with: use a smaller set or keep more genes."
             ) from error
     return cells.obs["score"].to_numpy(dtype=np.float64)
 
 
 @contextmanager
-def _kept_numpy_state() -> Iterator[None]:
-    """Give NumPy's global generator its state back: scanpy seeds it."""
+def _restore_numpy_random_state() -> Iterator[None]:
+    """Restore the state of NumPy's global random generator, which scanpy seeds."""
     state = np.random.get_state()  # noqa: NPY002
     try:
         yield

@@ -1,4 +1,4 @@
-"""Graph connectivity: whether the cells of a label hang together."""
+"""Graph connectivity: whether the cells of a label form one connected component of the neighbour graph."""
 
 from __future__ import annotations
 
@@ -9,38 +9,42 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from sysvi.metrics._neighbors import Neighbors
-from sysvi.metrics._score import Score, encode
+from sysvi.metrics._score import Score, convention, encode_categories
 
 
+@convention(
+    "share of the cells of each type in its largest strongly connected component, graph of 14 other neighbours; "
+    "mean over types"
+)
 def graph_connectivity(neighbors: Neighbors, label: ArrayLike, *, n_neighbors: int = 14) -> Score:
-    """Share of a label's cells in its largest connected piece, averaged over labels: up to 1, where all hang together.
+    """Measure the share of each label's cells in its largest connected component: above 0 to 1, higher is better.
 
-    Within a label, an arrow goes from each cell to those of its nearest neighbours that have the label. Cells are in
-    one piece if arrows lead from each to each other (strong components). Systems that stay apart split their labels
-    into pieces. The measure also improves as cells draw together, and is 1 if all are on one spot.
+    Within a label, a directed edge leads from each cell to those of its nearest neighbours that have the same label;
+    components are strongly connected. Systems that stay apart split their labels into several components. The measure
+    also improves if cells merely move closer together, and is 1 if all cells coincide.
 
     Parameters
     ----------
     neighbors
-        Neighbours of n cells.
+        Nearest neighbours of n cells.
     label
         Cell type of each cell, (n,).
     n_neighbors
-        How many neighbours of each cell to take.
+        Number of nearest neighbours of each cell to use.
 
     Returns
     -------
     Score
-        The mean over labels; each label's share. A label of one cell has 1.
+        Mean over labels, with the share of each label. A label with one cell has 1.
 
     Raises
     ------
     InputError
-        If a label is missing or there is not one for each cell.
+        If a label is missing or their number is not n.
 
     Notes
     -----
-    scib-metrics' value for 15 neighbours, the cell itself among them.
+    Same values as scib-metrics with 15 neighbours, which count the cell itself.
 
     Examples
     --------
@@ -51,12 +55,12 @@ def graph_connectivity(neighbors: Neighbors, label: ArrayLike, *, n_neighbors: i
     """
     indices = neighbors.nearest(n_neighbors).indices
     n = neighbors.n_cells
-    codes, names = encode(label, "label", n)
+    codes, names = encode_categories(label, "label", n)
     same = codes[indices] == codes[:, None]  # (n, k)
     starts = np.concatenate([[0], same.sum(1).cumsum()])
-    arrows = sparse.csr_matrix((np.ones(starts[-1], np.float32), indices[same], starts), shape=(n, n))
-    _, piece = connected_components(arrows, connection="strong")  # no arrow leaves a label, so neither does a piece
+    edges = sparse.csr_matrix((np.ones(starts[-1], np.float32), indices[same], starts), shape=(n, n))
+    _, component = connected_components(edges, connection="strong")  # edges, so components, stay within a label
     largest = np.zeros(len(names))
-    np.maximum.at(largest, codes, np.bincount(piece)[piece])
+    np.maximum.at(largest, codes, np.bincount(component)[component])
     per_label = pd.Series(largest / np.bincount(codes), index=names)
     return Score(float(per_label.mean()), per_label)

@@ -1,4 +1,4 @@
-"""Isolated labels: are types that few systems have kept apart."""
+"""Isolated labels: whether cell types that occur in few systems stay separate from the others."""
 
 from __future__ import annotations
 
@@ -6,37 +6,39 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sysvi._core.errors import InputError
-from sysvi.metrics._score import Score, encode
+from sysvi.metrics._score import Score, convention, encode_categories
 from sysvi.metrics._silhouette import score_by_label
 
 
+@convention("label silhouette of the types that occur in the fewest systems; mean over types")
 def isolated_labels(silhouette: Score, label: ArrayLike, system: ArrayLike) -> Score:
-    """How well the labels found in the fewest systems (or batches) are separated: 0 to 1, higher is better.
+    """Measure how well the labels of the fewest systems (or batches) are separated: 0 to 1, higher is better.
 
     Parameters
     ----------
     silhouette
-        What `label_silhouette` gave for these cells and labels.
+        Result of `label_silhouette` for the same cells and labels.
     label
-        Cell type of each cell.
+        Cell type of each cell, (n,).
     system
-        System, or batch, of each cell.
+        System (or batch) of each cell, (n,).
 
     Returns
     -------
     Score
-        The mean over isolated labels; each of them, its mean label silhouette, (s + 1) / 2; and its cells. NaN if all
-        cells have one label.
+        Mean over the isolated labels, with the mean label silhouette (s + 1) / 2 of each of them and the values of
+        their cells. NaN if all cells have the same label.
 
     Raises
     ------
     InputError
-        If lengths differ, a label or system is missing, or the score has no value for each cell.
+        If lengths differ, a label or system is missing, or `silhouette` has no values by cell.
 
     Notes
     -----
-    Convention: scib-metrics 0.5.10 (scib itself scores an F1 of clusters). A label is isolated if no other label is
-    in fewer systems: where every label is in every system, all are, and the value is the labels' mean.
+    Same values as scib-metrics 0.5.10 (scib itself uses the F1 score of a clustering). A label is isolated if no other
+    label occurs in fewer systems. If every label occurs in every system, all labels are isolated and the value is the
+    mean label silhouette over labels.
 
     Examples
     --------
@@ -47,11 +49,11 @@ def isolated_labels(silhouette: Score, label: ArrayLike, system: ArrayLike) -> S
     {'beta': 0.944}
     """
     if silhouette.per_cell is None:
-        raise InputError("This score has no value for each cell: give isolated_labels what label_silhouette returned.")
+        raise InputError("silhouette has no value for each cell: give isolated_labels the result of label_silhouette.")
     n = len(silhouette.per_cell)
-    codes, names = encode(label, "label", n)
-    system_codes, systems = encode(system, "system", n)
-    pairs = np.unique(codes * len(systems) + system_codes)  # label and system that occur together
+    codes, names = encode_categories(label, "label", n)
+    system_codes, systems = encode_categories(system, "system", n)
+    pairs = np.unique(codes * len(systems) + system_codes)  # combinations of label and system that occur
     n_systems = np.bincount(pairs // len(systems))  # (n_labels,)
     isolated = n_systems == n_systems.min()  # (n_labels,)
     return score_by_label(np.where(isolated[codes], silhouette.per_cell, np.nan), codes, names)

@@ -1,4 +1,4 @@
-"""Jaccard index of cell types and the clusters named after them."""
+"""Jaccard index of cell type labels and the clusters named after them."""
 
 from __future__ import annotations
 
@@ -7,26 +7,28 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from sysvi.metrics._clustering import name_clusters
-from sysvi.metrics._score import Score, encode
+from sysvi.metrics._score import Score, convention, encode_categories
 
 
+@convention("cells of a type compared with the cells of the clusters named after it; mean over types")
 def jaccard(label: ArrayLike, clusters: ArrayLike) -> Score:
-    """How well clusters match cell types: 0 to 1, higher is better; low where types are mixed with others.
+    """Measure how well clusters match cell types: 0 to 1, higher is better; low where types share clusters.
 
-    Each cluster is named after its most common label. The index of a type is the number of its cells in clusters of
-    its name, over the number of cells that have the type or are in such a cluster.
+    Each cluster is named after its most common label. The index of a label is the number of its cells in clusters of
+    that name, divided by the number of cells that have the label or are in such a cluster.
 
     Parameters
     ----------
     label
-        Cell type of each cell.
+        Cell type of each cell, (n,).
     clusters
-        Cluster of each cell, as from `leiden`; whether already named (`name_clusters`) makes no difference.
+        Cluster of each cell, (n,), for example from `leiden`. Clusters that are named already (`name_clusters`) give
+        the same result.
 
     Returns
     -------
     Score
-        The mean over labels, and each label; 0 for a label that names no cluster.
+        Mean over labels, with the index of each label; 0 for a label after which no cluster is named.
 
     Raises
     ------
@@ -35,19 +37,19 @@ def jaccard(label: ArrayLike, clusters: ArrayLike) -> Score:
 
     Notes
     -----
-    Convention: the paper's macro average, with clusters from Leiden at resolution 2; scikit-learn's ``jaccard_score``
-    with ``average="macro"``. One label alone gives 1. scib-metrics has no such measure.
+    The macro average of the paper, which took Leiden clusters of resolution 2, computed by scikit-learn's
+    ``jaccard_score``. If all cells have the same label the value is 1. scib-metrics has no such metric.
 
     Examples
     --------
     >>> jaccard(["alpha", "alpha", "beta", "beta"], [0, 0, 0, 1]).per_label.round(3).to_dict()
     {'alpha': 0.667, 'beta': 0.5}
     """
+    from sklearn.metrics import jaccard_score
+
     label = np.asarray(label, dtype=object)
-    codes, names = encode(label, "label", len(label))
-    named = np.searchsorted(names, name_clusters(clusters, label))  # (n,) code of the cluster's name
-    n_labels = len(names)
-    both = np.bincount(codes[codes == named], minlength=n_labels)
-    either = np.bincount(codes, minlength=n_labels) + np.bincount(named, minlength=n_labels) - both
-    per_label = pd.Series(both / either, index=names)
+    codes, names = encode_categories(label, "label", len(label))
+    cluster_codes = np.searchsorted(names, name_clusters(clusters, label))  # (n,), label after which it is named
+    index = jaccard_score(codes, cluster_codes, labels=np.arange(len(names)), average=None)
+    per_label = pd.Series(index, index=names)
     return Score(float(per_label.mean()), per_label)

@@ -1,4 +1,4 @@
-"""kBET: whether a cell's neighbours are a fair sample of the systems (Büttner et al. 2019)."""
+"""kBET: whether the systems of a cell's neighbours have the proportions expected without batch effects."""
 
 from __future__ import annotations
 
@@ -11,37 +11,42 @@ from scipy.sparse.linalg import eigsh
 from scipy.special import chdtrc
 
 from sysvi.metrics._neighbors import Neighbors, nearest_neighbors
-from sysvi.metrics._score import Score, encode
+from sysvi.metrics._score import Score, convention, encode_categories
 
-CHUNK = 2**20  # numbers in the largest array of a chunk of cells
+CHUNK_VALUES = 2**20  # largest number of values of an array (cells x systems) of one chunk
 
 
 def kbet(neighbors: Neighbors, system: ArrayLike, *, alpha: float = 0.05) -> Score:
-    """Share of cells whose neighbourhood has the systems in the proportions of the whole, by a chi-square test.
+    """Measure the share of cells whose neighbourhood has the systems in their overall proportions (chi-square test).
 
     Parameters
     ----------
     neighbors
-        Neighbours of n cells. A cell and its k neighbours are its neighbourhood.
+        Nearest neighbours of n cells. The neighbourhood of a cell is the cell and its k neighbours.
     system
         System of each cell, (n,).
     alpha
-        A neighbourhood is accepted if the test's p-value is at least this.
+        Significance level: a neighbourhood is accepted if the p-value of the test is at least `alpha`.
 
     Returns
     -------
     Score
-        The acceptance rate, 0 to 1 (a random mix: about 1 - `alpha`, or more, since neighbours are drawn without
-        replacement); no values of labels; each cell's p-value. All NaN if there is one system only.
+        Acceptance rate, 0 to 1, with the p-value of each cell and no values by label. Randomly mixed systems have about
+        1 - `alpha` or more, since neighbours are drawn without replacement. All NaN if there is only one system.
 
     Raises
     ------
     InputError
-        If a system is missing or there is not one for each cell.
+        If a system is missing or their number is not n.
 
     Notes
     -----
-    scib-metrics' ``kbet`` for k + 1 neighbours, the cell itself among them (of one system it gives 0).
+    Same values as scib-metrics' ``kbet`` with k + 1 neighbours, which count the cell itself; for a single system
+    scib-metrics returns 0.
+
+    References
+    ----------
+    Büttner et al., A test metric for assessing single-cell RNA-seq batch correction, Nature Methods (2019).
 
     Examples
     --------
@@ -50,14 +55,14 @@ def kbet(neighbors: Neighbors, system: ArrayLike, *, alpha: float = 0.05) -> Sco
     >>> kbet(line, ["human", "mouse"] * 20).value, kbet(line, ["human"] * 20 + ["mouse"] * 20).value
     (1.0, 0.175)
     """
-    codes, names = encode(system, "system", neighbors.n_cells)
+    codes, names = encode_categories(system, "system", neighbors.n_cells)
     p_values = _p_values(neighbors, codes)
     value = float((p_values >= alpha).mean()) if len(names) > 1 else np.nan
     return Score(value, None, p_values)
 
 
 def _p_values(neighbors: Neighbors, codes: np.ndarray) -> np.ndarray:
-    """P-value of each neighbourhood (n,): Pearson's chi-square of its systems against their shares among all cells."""
+    """Compute the p-value of each neighbourhood, (n,): chi-square test of its systems against their overall shares."""
     n, k = neighbors.indices.shape
     _, codes, sizes = np.unique(codes, return_inverse=True, return_counts=True)
     n_systems = len(sizes)
@@ -65,19 +70,23 @@ def _p_values(neighbors: Neighbors, codes: np.ndarray) -> np.ndarray:
     p_values = np.full(n, np.nan)
     if n_systems == 1:
         return p_values
-    rows = max(1, CHUNK // n_systems)
+    rows = max(1, CHUNK_VALUES // n_systems)
     for start in range(0, n, rows):
         part = slice(start, start + rows)
-        own = codes[part]
-        cells = np.arange(len(own))
-        observed = np.zeros((len(own), n_systems))
-        observed[cells, own] = 1
-        for nearest in neighbors.indices[part].T:  # a neighbour of each cell at a time
+        own_system = codes[part]
+        cells = np.arange(len(own_system))
+        observed = np.zeros((len(own_system), n_systems))
+        observed[cells, own_system] = 1
+        for nearest in neighbors.indices[part].T:  # one neighbour of every cell at a time
             observed[cells, codes[nearest]] += 1
         p_values[part] = chdtrc(n_systems - 1, ((observed - expected) ** 2 / expected).sum(1))
     return p_values
 
 
+@convention(
+    "share of cells accepted by a chi-square test of the systems at level 0.05, neighbours on a diffusion map of each "
+    "type; mean over types"
+)
 def kbet_per_label(
     neighbors: Neighbors,
     system: ArrayLike,
@@ -89,49 +98,51 @@ def kbet_per_label(
     min_cells: int = 10,
     seed: int = 0,
 ) -> Score:
-    """Share of neighbourhoods inside a label that are a fair sample of the systems, averaged over labels: 0 to 1.
+    """Measure mixing of systems within each label by kBET: 0 to 1, higher is better.
 
-    For one label at a time, the graph of its cells (UMAP's connectivities) is mapped by diffusion, and `kbet` applied
-    to the nearest neighbours on that map: a quarter of the label's mean number of cells of a system, from 10 to 70.
-    If the graph is in several pieces, those of at least three times as many cells are mapped together; if they have
-    less than three quarters of the cells, or are of one system, the label's value is 0.
+    For each label, a diffusion map is computed from the neighbour graph of its cells (UMAP's connectivities), and
+    `kbet` is applied to the nearest neighbours on that map. Their number is a quarter of the label's mean number of
+    cells per system, at least 10 and at most 70. If the graph has several connected components, those with at least
+    three times as many cells as there are neighbours are mapped together; if they hold less than three quarters of the
+    label's cells, or cells of one system only, the label has the value 0.
 
     Parameters
     ----------
     neighbors
-        Neighbours of n cells.
+        Nearest neighbours of n cells.
     system
         System of each cell, (n,).
     label
         Cell type of each cell, (n,).
     n_neighbors
-        How many neighbours of each cell to take for the graph.
+        Number of nearest neighbours of each cell in the graph.
     n_components
-        Dimensions of the diffusion map, or the label's cells less one where that is not as many.
+        Number of dimensions of the diffusion map; at most one less than the number of cells of the label.
     alpha
-        A neighbourhood is accepted if the test's p-value is at least this.
+        Significance level: a neighbourhood is accepted if the p-value of the test is at least `alpha`.
     min_cells
-        Fewest cells of a label; smaller labels and labels of one system are not measured.
+        Minimum number of cells of a label; smaller labels and labels of one system are not measured.
     seed
-        Of the eigenvectors' starting point; the result hardly depends on it.
+        Random seed of the eigenvectors' starting point; the result hardly depends on it.
 
     Returns
     -------
     Score
-        The mean over measured labels (NaN without any); each one's acceptance rate; each cell's p-value, NaN where it
-        was not tested. A label of few cells is accepted easily: in one of 11, each neighbourhood is the whole label.
+        Mean over the measured labels (NaN if there are none), with the acceptance rate of each label and the p-value of
+        each cell (NaN where not tested). Small labels are accepted easily: in a label of 11 cells each neighbourhood is
+        the whole label.
 
     Raises
     ------
     InputError
-        If a system or label is missing or there is not one for each cell.
+        If a system or label is missing or their number is not n.
 
     Notes
     -----
-    The convention of scib-metrics' ``kbet_per_label`` for 50 neighbours, the cell itself among them, with two
-    differences: neighbours on the map are exact up to 200,000 cells of a label; and all labels have `n_components`
-    dimensions, while in scib-metrics 0.5.10 a label of fewer cells lowers them for all labels after it. Pieces are
-    mapped together as there, so a neighbour may be of another piece.
+    Defined as scib-metrics' ``kbet_per_label`` with 50 neighbours, which count the cell itself, but for two
+    differences: neighbours on the map are exact up to 200,000 cells of a label, and all labels have `n_components`
+    dimensions, while in scib-metrics 0.5.10 a label with fewer cells lowers their number for all labels after it. As
+    there, components of the graph are mapped together, so that a neighbour may belong to another component.
 
     Examples
     --------
@@ -144,8 +155,8 @@ def kbet_per_label(
     (1.0, 0.1)
     """
     n = neighbors.n_cells
-    systems, _ = encode(system, "system", n)
-    labels, names = encode(label, "label", n)
+    systems, _ = encode_categories(system, "system", n)
+    labels, names = encode_categories(label, "label", n)
     graph = neighbors.nearest(n_neighbors).connectivities
     values: dict[str, float] = {}
     p_values = np.full(n, np.nan)
@@ -155,15 +166,15 @@ def kbet_per_label(
         if len(cells) < min_cells or n_systems == 1:
             continue
         k = min(max(len(cells) // n_systems // 4, 10), 70)
-        own = graph[cells][:, cells]
-        n_pieces, piece = connected_components(own, directed=False)
-        if n_pieces > 1:
-            kept = np.bincount(piece)[piece] >= 3 * k
-            cells, own = cells[kept], own[kept][:, kept]
+        label_graph = graph[cells][:, cells]
+        n_components_found, component = connected_components(label_graph, directed=False)
+        if n_components_found > 1:
+            kept = np.bincount(component)[component] >= 3 * k
+            cells, label_graph = cells[kept], label_graph[kept][:, kept]
             if kept.mean() < 0.75 or len(np.unique(systems[cells])) == 1:
                 values[name] = 0.0
                 continue
-        nearest = nearest_neighbors(_diffusion_map(own, n_components, seed), k, seed=seed)
+        nearest = nearest_neighbors(_diffusion_map(label_graph, n_components, seed), k, seed=seed)
         p_values[cells] = _p_values(nearest, systems[cells])
         values[name] = float((p_values[cells] >= alpha).mean())
     per_label = pd.Series(values, dtype=float)
@@ -171,16 +182,17 @@ def kbet_per_label(
 
 
 def _diffusion_map(graph: sparse.csr_matrix, n_components: int, seed: int) -> np.ndarray:
-    """Coordinates (n, components) in which distance is diffusion distance, summed over all numbers of steps."""
+    """Compute coordinates, (n, components), in which distances are diffusion distances summed over all steps."""
     n = graph.shape[0]
-    kernel = _divide(graph.astype(np.float64), 1)  # of cells whatever their density (Coifman & Lafon 2006, alpha 1)
+    # Normalised for the density of cells (alpha = 1 of Coifman & Lafon 2006).
+    kernel = _normalise_by_degree(graph.astype(np.float64), 1)
     start = np.random.default_rng(seed).normal(size=n)
-    values, vectors = eigsh(_divide(kernel, 0.5), k=min(n_components, n - 1), v0=start)
-    trivial = values > 1 - 1e-7  # one for each piece of the graph; scib-metrics leaves these as they are
+    values, vectors = eigsh(_normalise_by_degree(kernel, 0.5), k=min(n_components, n - 1), v0=start)
+    trivial = values > 1 - 1e-7  # one per connected component; not weighted, as in scib-metrics
     return vectors * np.where(trivial, 1, values / np.where(trivial, 1, 1 - values))
 
 
-def _divide(graph: sparse.csr_matrix, power: float) -> sparse.csr_matrix:
-    """Each entry divided by the sums of its row and its column to a power."""
-    by_sum = sparse.diags(np.asarray(graph.sum(1)).ravel() ** -power)
-    return by_sum @ graph @ by_sum
+def _normalise_by_degree(graph: sparse.csr_matrix, power: float) -> sparse.csr_matrix:
+    """Divide each entry by the sums of its row and its column, raised to `power`."""
+    factors = sparse.diags(np.asarray(graph.sum(1)).ravel() ** -power)
+    return factors @ graph @ factors

@@ -1,4 +1,4 @@
-"""kNN purity: how many of a cell's neighbours are of its type."""
+"""kNN purity: share of a cell's nearest neighbours that have its cell type."""
 
 from __future__ import annotations
 
@@ -7,38 +7,40 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from sysvi.metrics._neighbors import Neighbors
-from sysvi.metrics._score import Score, encode
+from sysvi.metrics._score import Score, convention, encode_categories
 
 
+@convention("share of the 30 nearest other cells that have the type of the cell; mean over types")
 def knn_purity(neighbors: Neighbors, label: ArrayLike, *, n_neighbors: int = 30) -> Score:
-    """Share of a cell's neighbours that have its label: 1 where types are apart, near a label's share where mixed.
+    """Measure the share of each cell's neighbours that have its label: 0 to 1, higher is better.
 
-    Averaged over the cells of a label, then over labels, so that rare types count as much as common ones.
+    It is 1 where types are separate, and near a label's share of all cells where types are mixed. The mean over the
+    cells of a label is averaged over labels, so that rare types count as much as common ones.
 
     Parameters
     ----------
     neighbors
-        Neighbours of n cells.
+        Nearest neighbours of n cells.
     label
         Cell type of each cell, (n,).
     n_neighbors
-        How many neighbours of each cell to take.
+        Number of nearest neighbours of each cell to use.
 
     Returns
     -------
     Score
-        The mean over labels; the mean of each label's cells; each cell's share. A label of fewer than
-        `n_neighbors` + 1 cells cannot reach 1, a label of one cell has 0.
+        Mean over labels, with the mean of each label and the share of each cell. A label with at most `n_neighbors`
+        cells cannot reach 1; a label with one cell has 0.
 
     Raises
     ------
     InputError
-        If a label is missing or there is not one for each cell.
+        If a label is missing or their number is not n.
 
     Notes
     -----
-    The paper's measure and number of neighbours; scib-metrics has none. The paper's code left neighbours at distance
-    0 (duplicated cells) out; here they count.
+    Metric and number of neighbours of the paper, whose code ignored neighbours at distance 0 (duplicated cells); here
+    they count. scib-metrics has no such metric.
 
     Examples
     --------
@@ -48,9 +50,9 @@ def knn_purity(neighbors: Neighbors, label: ArrayLike, *, n_neighbors: int = 30)
     {'a': 0.83, 'b': 0.67}
     """
     indices = neighbors.nearest(n_neighbors).indices
-    codes, names = encode(label, "label", neighbors.n_cells)
+    codes, names = encode_categories(label, "label", neighbors.n_cells)
     hits = np.zeros(neighbors.n_cells)
-    for nearest in indices.T:  # a neighbour of each cell at a time
+    for nearest in indices.T:  # one neighbour of every cell at a time
         hits += codes[nearest] == codes
     per_cell = hits / indices.shape[1]
     per_label = pd.Series(per_cell).groupby(names[codes]).mean()

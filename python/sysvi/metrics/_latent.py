@@ -1,4 +1,4 @@
-"""Embeddings themselves: how far their dimensions spread, and the same embedding with equal spread."""
+"""Latent dimensions of an embedding: their spread, collapsed dimensions, and the standardised embedding."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sysvi.metrics._score import check_embedding
 
 
 def get_embedding(adata: AnnData, key: str) -> np.ndarray:
-    """The embedding ``adata.obsm[key]``, checked: float, cells x dimensions.
+    """Read the embedding ``adata.obsm[key]`` as a float array, (n, dimensions), and check it.
 
     Raises
     ------
     InputError
-        If there is none of that name, or it holds values that are not finite.
+        If there is no embedding of that name, or it is not a matrix of finite numbers.
 
     Examples
     --------
@@ -27,7 +27,7 @@ def get_embedding(adata: AnnData, key: str) -> np.ndarray:
     (2, 1)
     """
     if key not in adata.obsm:
-        raise InputError(f"adata.obsm has no embedding {key!r}: choose one of it ({listing(adata.obsm)}).")
+        raise InputError(f"adata.obsm has no embedding {key!r}: choose one of its keys ({listing(adata.obsm)}).")
     try:
         return check_embedding(adata.obsm[key])
     except InputError as error:
@@ -35,32 +35,33 @@ def get_embedding(adata: AnnData, key: str) -> np.ndarray:
 
 
 def latent_spread(embedding: ArrayLike, *, collapsed_below: float = 0.05) -> pd.DataFrame:
-    """How much each dimension of an embedding spreads, and which have collapsed.
+    """Measure the spread of each latent dimension, and find dimensions that have collapsed.
 
-    An embedding may mix systems by shrinking the dimensions that tell them apart instead of aligning cells: strong
-    weights of a prior or an adversary do so (the paper's Fig. 2). Distances, and with them nearly all metrics, no
-    longer see such a dimension, though a decoder or a later scaling still does. So look at the spread, and evaluate
-    the standardised embedding (:func:`standardise`) beside the raw one: mixing that is gone there was faked.
+    An embedding may mix systems by shrinking the dimensions that separate them instead of aligning cells; a strong
+    weight of the KL divergence or of an adversary does so (Fig. 2 of the paper). Such a dimension hardly contributes to
+    distances, and so to nearly all metrics, although a decoder or a later scaling still uses it. Therefore look at
+    the spread, and evaluate the standardised embedding (:func:`standardise`) as well as the raw one: mixing that is
+    absent in the standardised embedding was an artefact of scale.
 
     Parameters
     ----------
     embedding
-        Cells x dimensions.
+        Embedding, (n, dimensions).
     collapsed_below
-        A dimension counts as collapsed if its standard deviation is below this share of the largest one. At 0.05 it
-        adds less than 1/400 of what the widest dimension adds to a squared distance. Multiplying the whole embedding
-        by a number changes nothing.
+        Threshold, as a share of the largest standard deviation, below which a dimension counts as collapsed. At 0.05
+        such a dimension contributes less than 1/400 of what the widest dimension contributes to squared distances. The
+        scale of the whole embedding does not matter.
 
     Returns
     -------
     pandas.DataFrame
-        A row for each dimension, counted from 0: ``std`` (over cells, divisor n), ``share`` of the total variance, and
-        ``collapsed``. If all cells are in one place, shares are 0 and all dimensions have collapsed.
+        One row per dimension, counted from 0: ``std`` (over cells, divisor n), ``share`` of the total variance, and
+        ``collapsed``. If all cells coincide, all shares are 0 and all dimensions have collapsed.
 
     Raises
     ------
     InputError
-        If the embedding is not cells x dimensions, or not finite.
+        If the embedding is not a matrix of finite numbers.
 
     Examples
     --------
@@ -71,7 +72,7 @@ def latent_spread(embedding: ArrayLike, *, collapsed_below: float = 0.05) -> pd.
     2          2  0.00  0.0000       True
     """
     points = check_embedding(embedding)
-    std = _std(points)  # (d,)
+    std = _standard_deviations(points)  # (d,)
     variance = std**2
     return pd.DataFrame(
         {
@@ -84,26 +85,27 @@ def latent_spread(embedding: ArrayLike, *, collapsed_below: float = 0.05) -> pd.
 
 
 def standardise(embedding: ArrayLike) -> np.ndarray:
-    """The embedding with mean 0 and variance 1 in each dimension, so that all count the same in a distance.
+    """Scale each dimension of an embedding to mean 0 and variance 1, so that all contribute equally to distances.
 
-    Evaluate it beside the raw embedding: a dimension that was only shrunk, with the systems still apart in it, is
-    back to full size here (see :func:`latent_spread`). A dimension of mere noise is, too, so the raw embedding's
-    values are not replaced by these. ``scanpy.pp.scale`` but for its divisor, n - 1, which scales all dimensions alike.
+    Evaluate the standardised embedding as well as the raw one: a dimension that separates the systems but was shrunk
+    has full weight again (see :func:`latent_spread`). So has a dimension that holds nothing but noise; therefore
+    metrics of the standardised embedding do not replace those of the raw one. Like ``scanpy.pp.scale``, but with
+    divisor n in place of n - 1.
 
     Parameters
     ----------
     embedding
-        Cells x dimensions.
+        Embedding, (n, dimensions).
 
     Returns
     -------
     numpy.ndarray
-        The same shape and type of float; dimensions in which all cells are equal become 0.
+        Standardised embedding of the same shape and floating-point type; dimensions that do not vary become 0.
 
     Raises
     ------
     InputError
-        If the embedding is not cells x dimensions, or not finite.
+        If the embedding is not a matrix of finite numbers.
 
     Examples
     --------
@@ -112,12 +114,12 @@ def standardise(embedding: ArrayLike) -> np.ndarray:
            [ 1.,  0.]])
     """
     points = check_embedding(embedding)
-    std = _std(points)
+    std = _standard_deviations(points)
     centred = points - points.mean(0, dtype=np.float64)  # float64
     return (centred / np.where(std > 0, std, 1.0) * (std > 0)).astype(points.dtype)
 
 
-def _std(points: np.ndarray) -> np.ndarray:
-    """Standard deviation of each dimension in float64, exactly 0 where all cells are equal: (n, d) -> (d,)."""
+def _standard_deviations(points: np.ndarray) -> np.ndarray:
+    """Compute the standard deviation of each dimension, (d,) float64; exactly 0 where all cells are equal."""
     varies = (points != points[0]).any(0)
     return np.where(varies, points.std(0, dtype=np.float64), 0.0)

@@ -1,4 +1,8 @@
-"""LISI: how many groups of cells meet in a neighbourhood (local inverse Simpson index, Korsunsky et al. 2019)."""
+"""LISI, the local inverse Simpson index: effective number of groups (systems, cell types) around each cell.
+
+Reference: Korsunsky et al., Fast, sensitive and accurate integration of single-cell data with Harmony, Nature Methods
+(2019).
+"""
 
 from __future__ import annotations
 
@@ -13,51 +17,52 @@ from sysvi._core.device import float64_device
 from sysvi._core.errors import InputError
 from sysvi._core.parallel import single_thread_pool
 from sysvi.metrics._neighbors import Neighbors, nearest_neighbors
-from sysvi.metrics._score import Score, check_embedding, encode
+from sysvi.metrics._score import Score, check_embedding, convention, encode_categories
 
-CHUNK = 2**18  # numbers in the largest array of a chunk of cells: few enough for the caches
-TOLERANCE = 1e-8  # of the entropy
-MOST_STEPS = 50
+CHUNK_VALUES = 2**18  # largest number of values of an array of one chunk of cells; fits the CPU's caches
+ENTROPY_TOLERANCE = 1e-8
+MAX_ITERATIONS = 50
 
 
 def lisi(
     neighbors: Neighbors, groups: ArrayLike, *, perplexity: float | None = None, device: str = "cpu"
 ) -> np.ndarray:
-    """Effective number of groups around each cell, from 1 (its neighbours are of one group) to the number of groups.
+    """Compute the effective number of groups around each cell: 1 (one group only) to the number of groups.
 
-    The inverse Simpson index of the groups of a cell's neighbours: 1 / (sum over groups of their share squared).
-    A neighbour at distance d counts exp(-beta d), with each cell's beta such that the entropy of these weights is
-    log(perplexity): about `perplexity` neighbours count.
+    This is the inverse Simpson index of the groups of a cell's neighbours: 1 / (sum over groups of the squared share).
+    A neighbour at distance d has weight exp(-beta d), where the beta of each cell is chosen such that the entropy of
+    the weights is log(perplexity). About `perplexity` neighbours count.
 
     Parameters
     ----------
     neighbors
-        Neighbours of n cells, 89 by custom.
+        Nearest neighbours of n cells; customary are 89.
     groups
-        Group of each cell, (n,), such as its system or its label.
+        Group of each cell, (n,), such as its system or label.
     perplexity
-        Effective number of neighbours, at least 1; by default a third of the neighbours, the cell itself counted:
-        30 of 89. From `neighbors.n_neighbors` on, all neighbours count the same.
+        Effective number of neighbours, at least 1. By default a third of the neighbours, counting the cell itself: 30
+        for 89 neighbours. If it is at least the number of neighbours, all have the same weight.
     device
-        Where to compute, in double precision: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        Device of the computation, in double precision: ``"auto"``, ``"cpu"`` or ``"cuda"``.
 
     Returns
     -------
     numpy.ndarray
-        (n,), float64.
+        LISI of each cell, (n,) float64.
 
     Raises
     ------
     InputError
-        If a group is missing, there is not one for each cell, or the perplexity is below 1.
+        If a group is missing, their number is not n, or the perplexity is below 1.
 
     Notes
     -----
-    scib-metrics' and harmony's index, for the same neighbours (their 90 with the cell itself are these 89). They
-    bisect from beta = 1 to a tolerance of 1e-5; the iteration here starts at the distances' own scale, so it is
-    independent of the embedding's units, and goes on to 1e-8. Where so many neighbours are equally near that the
-    perplexity cannot be reached (duplicated cells), these alone count, all the same: the limit of a growing beta.
-    For such cells scib-metrics gives the same or, where its weights underflow, -1.
+    Same index as in scib-metrics and harmony for the same neighbours (their 90 count the cell itself). Those tools
+    bisect from beta = 1 to a tolerance of 1e-5. Here Newton's method starts from the scale of the distances, so that
+    the result does not depend on the units of the embedding, and ends at a tolerance of 1e-8. Where more than
+    `perplexity` neighbours are equally near (duplicated cells), no beta reaches the perplexity; these neighbours alone
+    count, with equal weights, which is the limit of a growing beta. For such cells scib-metrics returns the same value
+    or, where its weights underflow, -1.
 
     Examples
     --------
@@ -67,58 +72,69 @@ def lisi(
     array([1., 1., 1., 1., 2., 2.])
     """
     n, k = neighbors.indices.shape
-    codes, names = encode(groups, "groups", n)
+    codes, names = encode_categories(groups, "groups", n)
     perplexity = max(1, (k + 1) // 3) if perplexity is None else perplexity
     if not perplexity >= 1:
-        raise InputError(f"perplexity is {perplexity}: the effective number of neighbours is at least 1.")
-    where = float64_device(device)
-    rows = max(1, CHUNK // max(k, len(names)))
+        raise InputError(f"perplexity is {perplexity}: it must be at least 1.")
+    torch_device = float64_device(device)
+    rows = max(1, CHUNK_VALUES // max(k, len(names)))
 
-    def chunk(start: int) -> np.ndarray:
+    def lisi_of_chunk(start: int) -> np.ndarray:
         part = slice(start, start + rows)
-        weights = _weights(torch.from_numpy(neighbors.distances[part]).to(where, torch.float64), perplexity)
-        group = torch.from_numpy(codes[neighbors.indices[part]]).to(where)  # (rows, k)
+        weights = _weights(torch.from_numpy(neighbors.distances[part]).to(torch_device, torch.float64), perplexity)
+        group = torch.from_numpy(codes[neighbors.indices[part]]).to(torch_device)  # (rows, k)
         share = weights.new_zeros(len(group), len(names)).scatter_add_(1, group, weights)  # (rows, groups)
-        index = share.sum(1) ** 2 / share.square().sum(1)  # exactly 1 where all are of one group
+        index = share.sum(1) ** 2 / share.square().sum(1)  # exactly 1 if there is one group
         return index.clamp(max=len(names)).cpu().numpy()
 
-    with single_thread_pool(where) as pool:
-        return np.concatenate(list(pool.map(chunk, range(0, n, rows))))
+    with single_thread_pool(torch_device) as pool:
+        return np.concatenate(list(pool.map(lisi_of_chunk, range(0, n, rows))))
 
 
 def _weights(distances: torch.Tensor, perplexity: float) -> torch.Tensor:
-    """Weights exp(-beta d) with the entropy log(perplexity) in each row, by Newton's method on log(beta), bracketed.
+    """Compute weights exp(-beta d) with entropy log(perplexity) in each row (bracketed Newton's method on log(beta)).
 
-    Of `distances`, (rows, k) float64, nearest first; so are the weights, of which the first is 1.
+    Parameters
+    ----------
+    distances
+        Distances to the neighbours, nearest first, (rows, k) float64.
+    perplexity
+        Effective number of neighbours.
+
+    Returns
+    -------
+    torch.Tensor
+        Weights, (rows, k) float64, scaled such that the nearest neighbour has weight 1.
     """
     if perplexity >= distances.shape[1]:
         return torch.ones_like(distances)
-    d = distances - distances[:, :1]  # the nearest weighs 1: no sum vanishes
-    weights = (d == 0).to(d)  # the limit of a growing beta
-    scale = d[:, math.ceil(perplexity) - 1]  # about as far as weights should reach
-    left = scale.nonzero().squeeze(1)  # rows to be found: of the others, `perplexity` neighbours or more are nearest
-    d = d[left] / scale[left, None]
+    d = distances - distances[:, :1]  # the nearest neighbour gets weight 1, so that no sum underflows
+    weights = (d == 0).to(d)  # limit of a growing beta, kept for rows that cannot reach the perplexity
+    scale = d[:, math.ceil(perplexity) - 1]  # distance at which weights should fall off
+    unsolved = scale.nonzero().squeeze(1)  # elsewhere `perplexity` neighbours or more are equally near
+    d = d[unsolved] / scale[unsolved, None]
     log_beta = d.new_zeros(len(d), 1)
     low, high = torch.full_like(log_beta, -torch.inf), torch.full_like(log_beta, torch.inf)
-    for step in range(MOST_STEPS):
-        beta = log_beta.exp()  # (left, 1), like all but d, w and wd
-        w = torch.exp(-beta * d)  # (left, k)
+    for step in range(MAX_ITERATIONS):
+        beta = log_beta.exp()  # (unsolved, 1), like everything but d, w and wd
+        w = torch.exp(-beta * d)  # (unsolved, k)
         wd = w * d
         total = w.sum(1, keepdim=True)
         mean = wd.sum(1, keepdim=True) / total
-        gap = total.log() + beta * mean - math.log(perplexity)  # entropy beyond the one wanted; falls with beta
-        found = (gap.abs() < TOLERANCE).squeeze(1) | (step == MOST_STEPS - 1)
-        weights[left[found]] = w[found]
-        if found.all():
+        gap = total.log() + beta * mean - math.log(perplexity)  # entropy minus its target; decreases with beta
+        solved = (gap.abs() < ENTROPY_TOLERANCE).squeeze(1) | (step == MAX_ITERATIONS - 1)
+        weights[unsolved[solved]] = w[solved]
+        if solved.all():
             break
-        slope = beta**2 * ((wd * d).sum(1, keepdim=True) / total - mean**2).clamp(min=0)  # fall per log(beta)
+        slope = beta**2 * ((wd * d).sum(1, keepdim=True) / total - mean**2).clamp(min=0)  # -d(entropy)/d(log beta)
         low, high = torch.where(gap > 0, log_beta, low), torch.where(gap > 0, high, log_beta)
         new = log_beta + (gap / slope).clamp(-2, 2)
         log_beta = torch.where((new <= low) | (new >= high), (low + high) / 2, new)
-        left, d, log_beta, low, high = (t[~found] for t in (left, d, log_beta, low, high))
+        unsolved, d, log_beta, low, high = (t[~solved] for t in (unsolved, d, log_beta, low, high))
     return weights
 
 
+@convention("LISI of systems, 89 other neighbours, perplexity 30; (median - 1) / (systems - 1)")
 def ilisi(
     neighbors: Neighbors,
     system: ArrayLike,
@@ -127,32 +143,33 @@ def ilisi(
     perplexity: float | None = None,
     device: str = "cpu",
 ) -> Score:
-    """Mixing of systems, iLISI: 0 where each cell's neighbours are of one system, 1 where all systems meet equally.
+    """Measure mixing of systems (iLISI): 0 (neighbours from one system only) to 1 (equal shares of all systems).
 
-    The median over cells of (LISI of systems - 1) / (number of systems - 1), as in the paper and scib-metrics
-    (89 neighbours, 90 with the cell itself; perplexity 30). It can reach 1 only where the systems are equally large.
+    The value is the median over cells of (LISI of systems - 1) / (number of systems - 1), as in the paper and in
+    scib-metrics (89 neighbours, 90 with the cell itself; perplexity 30). It can reach 1 only if all systems have the
+    same number of cells.
 
     Parameters
     ----------
     neighbors
-        Neighbours of n cells.
+        Nearest neighbours of n cells.
     system
-        System of each cell, (n,); batches do as well.
+        System (or batch) of each cell, (n,).
     label
-        Cell type of each cell, (n,).
+        Cell type of each cell, (n,); optional, for the values by label.
     perplexity, device
-        As of `lisi`.
+        As in `lisi`.
 
     Returns
     -------
     Score
-        The median; with `label` the median of each label's cells (their mean is the paper's macro-average); each
-        cell's scaled value. All NaN if there is one system only.
+        Median over cells, with the value of each cell and, if `label` is given, the median of each label (their mean
+        is the macro average of the paper). All NaN if there is only one system.
 
     Raises
     ------
     InputError
-        If a system or label is missing or there is not one for each cell.
+        If a system or label is missing or their number is not n.
 
     Examples
     --------
@@ -161,37 +178,38 @@ def ilisi(
     >>> round(ilisi(ring, ["human", "mouse", "mouse", "human"], perplexity=3).value, 3)
     0.8
     """
-    n_systems = len(encode(system, "system", neighbors.n_cells)[1])
+    n_systems = len(encode_categories(system, "system", neighbors.n_cells)[1])
     per_cell = lisi(neighbors, system, perplexity=perplexity, device=device) - 1
     per_cell = per_cell / (n_systems - 1) if n_systems > 1 else np.full(len(per_cell), np.nan)
     return _medians(per_cell, label)
 
 
+@convention("LISI of types, 89 other neighbours, perplexity 30; (types - median) / (types - 1)")
 def clisi(neighbors: Neighbors, label: ArrayLike, *, perplexity: float | None = None, device: str = "cpu") -> Score:
-    """Purity of neighbourhoods, cLISI: 1 where each cell's neighbours are of one label, 0 where all meet equally.
+    """Measure purity of neighbourhoods (cLISI): 1 (neighbours of one label only) to 0 (equal shares of all labels).
 
-    The median over cells of (number of labels - LISI of labels) / (number of labels - 1), as in the paper and
-    scib-metrics (89 neighbours, 90 with the cell itself; perplexity 30). Pure neighbourhoods of the wrong label
-    count as pure; and with many labels it is close to 1 on most embeddings.
+    The value is the median over cells of (number of labels - LISI of labels) / (number of labels - 1), as in the paper
+    and in scib-metrics (89 neighbours, 90 with the cell itself; perplexity 30). A cell among neighbours that all have
+    another label counts as pure, too. With many labels most embeddings are close to 1.
 
     Parameters
     ----------
     neighbors
-        Neighbours of n cells.
+        Nearest neighbours of n cells.
     label
         Cell type of each cell, (n,).
     perplexity, device
-        As of `lisi`.
+        As in `lisi`.
 
     Returns
     -------
     Score
-        The median; the median of each label's cells; each cell's scaled value. All NaN if there is one label only.
+        Median over cells, with the median of each label and the value of each cell. All NaN if there is only one label.
 
     Raises
     ------
     InputError
-        If a label is missing or there is not one for each cell.
+        If a label is missing or their number is not n.
 
     Examples
     --------
@@ -200,12 +218,15 @@ def clisi(neighbors: Neighbors, label: ArrayLike, *, perplexity: float | None = 
     >>> clisi(line, ["alpha", "alpha", "beta", "beta"]).per_label.to_dict()
     {'alpha': 1.0, 'beta': 1.0}
     """
-    n_labels = len(encode(label, "label", neighbors.n_cells)[1])
+    n_labels = len(encode_categories(label, "label", neighbors.n_cells)[1])
     per_cell = n_labels - lisi(neighbors, label, perplexity=perplexity, device=device)
     per_cell = per_cell / (n_labels - 1) if n_labels > 1 else np.full(len(per_cell), np.nan)
     return _medians(per_cell, label)
 
 
+@convention(
+    "LISI of systems within each type, 30 other neighbours; (LISI - 1) / (systems of the type - 1), mean over cells"
+)
 def cilisi(
     embedding: ArrayLike,
     system: ArrayLike,
@@ -216,44 +237,44 @@ def cilisi(
     min_cells: int = 10,
     device: str = "cpu",
 ) -> Score:
-    """Mixing of systems inside each cell type, CiLISI: 0 is none, 1 is full.
+    """Measure mixing of systems within each cell type (CiLISI): 0 (none) to 1 (complete).
 
-    iLISI asks for mixing even of cells that should stay apart. Here neighbours are searched among the cells of the
-    same label, and LISI is scaled by the systems that occur in it: (LISI - 1) / (systems of the label - 1).
+    iLISI rewards mixing even of cell types that should stay separate. Here neighbours are searched among the cells of
+    the same label, and LISI is scaled by the systems that occur in the label: (LISI - 1) / (systems of the label - 1).
 
     Parameters
     ----------
     embedding
-        Cells x dimensions, n cells.
+        Embedding, (n, dimensions).
     system
         System of each cell, (n,).
     label
         Cell type of each cell, (n,).
     n_neighbors
-        Neighbours of a cell within its label, or all others where there are not as many.
+        Number of neighbours of each cell within its label; all other cells of the label if there are fewer.
     perplexity
-        Effective number of neighbours. By default that is all of them: they count the same, whatever their distance.
+        Effective number of neighbours. By default it equals `n_neighbors`, so that all neighbours have the same weight.
     min_cells
-        Fewest cells of a label; smaller labels and labels of one system are not measured.
+        Minimum number of cells of a label; smaller labels and labels of one system are not measured.
     device
-        Where to compute: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        Device of the computation: ``"auto"``, ``"cpu"`` or ``"cuda"``.
 
     Returns
     -------
     Score
-        The mean over the cells of all measured labels (NaN without any); the mean of each measured label; each
-        cell's value, NaN where its label is not measured. `per_label.mean()` is the mean over types, in which rare
-        types count as much as common ones.
+        Mean over the cells of all measured labels (NaN if there are none), with the mean of each measured label and the
+        value of each cell (NaN where its label is not measured). ``per_label.mean()`` is the mean over types, in which
+        rare types count as much as common ones.
 
     Raises
     ------
     InputError
-        If a system or label is missing, there is not one for each cell, or the embedding is not finite.
+        If a system or label is missing, their number is not n, or the embedding is not finite.
 
     Notes
     -----
-    The convention, defaults included, of scIntegrationMetrics 1.2 (``CiLISI``; the mean over types is its
-    ``CiLISI_means``). scib-metrics has no CiLISI.
+    Definition and defaults of scIntegrationMetrics 1.2 (``CiLISI``; its ``CiLISI_means`` is the mean over types).
+    scib-metrics has no CiLISI.
 
     Examples
     --------
@@ -263,8 +284,8 @@ def cilisi(
     {'a': 0.994, 'b': 0.994}
     """
     points = check_embedding(embedding)
-    systems, _ = encode(system, "system", len(points))
-    labels, names = encode(label, "label", len(points))
+    systems, _ = encode_categories(system, "system", len(points))
+    labels, names = encode_categories(label, "label", len(points))
     per_cell = np.full(len(points), np.nan)
     for code in range(len(names)):
         members = np.flatnonzero(labels == code)
@@ -278,37 +299,39 @@ def cilisi(
     return Score(float(column.mean()), column.groupby(names[labels]).mean().dropna(), per_cell)
 
 
+@convention("iLISI of batches, neighbours searched within each system; mean over systems")
 def ilisi_within(
     embedding: ArrayLike, batch: ArrayLike, system: ArrayLike, *, n_neighbors: int = 89, device: str = "cpu"
 ) -> Score:
-    """Mixing of batches inside each system: 0 where each cell's neighbours are of one batch, 1 where all meet equally.
+    """Measure mixing of batches within each system: 0 (neighbours from one batch only) to 1 (equal shares of all).
 
-    iLISI of batches among the cells of one system, with neighbours searched inside it, as in the paper: over all
-    cells it would be confounded by the system, since batches belong to systems.
+    iLISI of batches is computed among the cells of each system, with neighbours searched within the system, as in the
+    paper. Over all cells it would be confounded with the system, since each batch belongs to one system.
 
     Parameters
     ----------
     embedding
-        Cells x dimensions, n cells.
+        Embedding, (n, dimensions).
     batch
         Batch of each cell, (n,).
     system
         System of each cell, (n,).
     n_neighbors
-        Neighbours of a cell within its system, or all others where there are not as many. Perplexity as of `lisi`.
+        Number of neighbours of each cell within its system; all other cells of the system if there are fewer. The
+        perplexity is the default of `lisi`.
     device
-        Where to compute: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        Device of the computation: ``"auto"``, ``"cpu"`` or ``"cuda"``.
 
     Returns
     -------
     Score
-        The mean over systems with at least two batches (NaN without any); as `per_label` the median of each of these
-        systems; each cell's value, NaN in other systems.
+        Mean over the systems with at least two batches (NaN if there are none), with the median of each of these
+        systems (as `per_label`) and the value of each cell (NaN in other systems).
 
     Raises
     ------
     InputError
-        If a batch or system is missing, there is not one for each cell, or the embedding is not finite.
+        If a batch or system is missing, their number is not n, or the embedding is not finite.
 
     Examples
     --------
@@ -318,8 +341,8 @@ def ilisi_within(
     {'human': 0.69}
     """
     points = check_embedding(embedding)
-    batches, _ = encode(batch, "batch", len(points))
-    systems, names = encode(system, "system", len(points))
+    batches, _ = encode_categories(batch, "batch", len(points))
+    systems, names = encode_categories(system, "system", len(points))
     per_cell, medians = np.full(len(points), np.nan), {}
     for code, name in enumerate(names):
         members = np.flatnonzero(systems == code)
@@ -333,9 +356,9 @@ def ilisi_within(
 
 
 def _medians(per_cell: np.ndarray, label: ArrayLike | None) -> Score:
-    """Median over the cells, and over those of each label."""
+    """Summarise values of cells, (n,), by their median over all cells and over the cells of each label."""
     column = pd.Series(per_cell)
     if label is None:
         return Score(float(np.median(per_cell)), None, per_cell)
-    codes, names = encode(label, "label", len(column))
+    codes, names = encode_categories(label, "label", len(column))
     return Score(float(np.median(per_cell)), column.groupby(names[codes]).median().dropna(), per_cell)

@@ -1,4 +1,4 @@
-"""Nearest neighbours of cells, computed once and shared by all graph metrics."""
+"""Nearest neighbours of cells in an embedding, computed once and used by all metrics of the neighbour graph."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from sysvi._core.errors import InputError
 from sysvi._core.parallel import restore_thread_count
 from sysvi.metrics._score import check_embedding
 
-BLOCK = 2**26  # distances that the search on a card holds at a time
-FEWEST_APPROXIMATE = 4096  # cells; below it the exact search is faster, and the approximate one may find too few
-MOST_EXACT = 200_000  # cells; above it an exact search on two CPU cores takes minutes (benchmarks/README.md)
+GPU_BLOCK_DISTANCES = 2**26  # distances that the search on a GPU holds at a time
+MIN_CELLS_APPROXIMATE = 4096  # below, the exact search is faster and the approximate one may find too few neighbours
+MAX_CELLS_EXACT = 200_000  # above, the exact search takes minutes on two CPU cores (benchmarks/README.md)
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Neighbors:
     Parameters
     ----------
     indices
-        (n, k) integers, nearest first, the cell itself not among them.
+        Positions of the neighbours, (n, k) integers, nearest first, without the cell itself.
     distances
-        (n, k) Euclidean distances.
+        Euclidean distances to the neighbours, (n, k).
 
     Notes
     -----
-    Here k counts *other* cells. scanpy and scib-metrics count the cell itself too: their 90 neighbours are our 89.
+    k counts *other* cells. scanpy and scib-metrics also count the cell itself: their 90 neighbours are 89 here.
 
     Examples
     --------
@@ -51,8 +51,8 @@ class Neighbors:
     def __post_init__(self) -> None:
         if self.indices.ndim != 2 or self.indices.shape != self.distances.shape:
             raise InputError(
-                f"Neighbours need indices and distances of one shape, cells x neighbours; "
-                f"these have {self.indices.shape} and {self.distances.shape}."
+                f"indices and distances of Neighbors must be matrices of the same shape, cells x neighbours; "
+                f"these have the shapes {self.indices.shape} and {self.distances.shape}."
             )
 
     @property
@@ -62,18 +62,18 @@ class Neighbors:
 
     @property
     def n_neighbors(self) -> int:
-        """Number of neighbours of each, k."""
+        """Number of neighbours of each cell, k."""
         return self.indices.shape[1]
 
     def nearest(self, k: int) -> Neighbors:
-        """The k nearest of these neighbours; all of them where fewer were searched."""
+        """Select the k nearest of these neighbours; all of them if there are fewer than k."""
         if k < 1:
-            raise InputError(f"k is {k}: ask for at least one neighbour.")
+            raise InputError(f"k is {k}: choose at least one neighbour.")
         return Neighbors(self.indices[:, :k], self.distances[:, :k])
 
     @cached_property
     def graph(self) -> sparse.csr_matrix:
-        """Directed graph, (n, n): a stored 1 from each cell to each of its neighbours."""
+        """Directed neighbour graph, (n, n): entry (i, j) is 1 if cell j is a neighbour of cell i."""
         n, k = self.indices.shape
         starts = np.arange(0, n * k + 1, k)
         return sparse.csr_matrix((np.ones(n * k, np.float32), self.indices.ravel(), starts), shape=(n, n))
@@ -81,18 +81,18 @@ class Neighbors:
     @cached_property
     @restore_thread_count()
     def connectivities(self) -> sparse.csr_matrix:
-        """UMAP's fuzzy union of the neighbourhoods, (n, n), symmetric: scanpy's ``connectivities`` for k + 1."""
+        """UMAP's weighted neighbour graph, (n, n), symmetric: scanpy's ``connectivities`` for k + 1 neighbours."""
         ensure_numba_cache()
         from umap.umap_ import fuzzy_simplicial_set
 
         n, k = self.indices.shape
-        own = np.arange(n, dtype=np.int32)[:, None]  # UMAP expects each cell as its own first neighbour
+        self_indices = np.arange(n, dtype=np.int32)[:, None]  # UMAP expects each cell as its own first neighbour
         graph, *_ = fuzzy_simplicial_set(
             sparse.coo_matrix((n, 1)),
             n_neighbors=k + 1,
             random_state=None,
             metric=None,
-            knn_indices=np.hstack([own, self.indices.astype(np.int32)]),
+            knn_indices=np.hstack([self_indices, self.indices.astype(np.int32)]),
             knn_dists=np.hstack([np.zeros((n, 1), np.float32), self.distances.astype(np.float32)]),
         )
         return sparse.csr_matrix(graph)
@@ -107,28 +107,28 @@ def nearest_neighbors(
     device: str = "cpu",
     seed: int = 0,
 ) -> Neighbors:
-    """Find the k nearest other cells of each cell, by Euclidean distance.
+    """Find the k nearest other cells of each cell by Euclidean distance.
 
     Parameters
     ----------
     embedding
-        Cells x dimensions.
+        Embedding, (n, dimensions).
     k
-        Neighbours of a cell, itself not counted; n - 1 where there are not as many.
+        Number of neighbours of each cell, not counting the cell itself; at most n - 1.
     method
-        ``"exact"``: brute force in chunks, by scikit-learn on the CPU, by torch on CUDA.
-        ``"approximate"``: pynndescent, for 4,096 cells or more. ``"auto"``: exact up to 200,000 cells and on CUDA,
-        approximate above.
+        ``"exact"``: brute-force search in chunks, by scikit-learn on the CPU and by torch on CUDA devices.
+        ``"approximate"``: pynndescent (exact below 4,096 cells). ``"auto"``: exact up to 200,000 cells and on CUDA
+        devices, otherwise approximate.
     device
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     seed
-        Of the approximate search.
+        Random seed of the approximate search.
 
     Returns
     -------
     Neighbors
-        Cells at the same distance come in the order of their index; which of them are left out where the k-th and
-        the next are equally far is not defined, but the same each time.
+        Neighbours at the same distance are ordered by index. If the k-th and the next neighbour are equally far, it is
+        not defined which of them is returned, but it is the same in every call.
 
     Raises
     ------
@@ -143,65 +143,68 @@ def nearest_neighbors(
     points = check_embedding(embedding)
     n = len(points)
     if n < 2:
-        raise InputError(f"{n} cell has no neighbours: give at least two cells.")
+        raise InputError(f"The embedding has {n} cell, which has no neighbours: give at least two cells.")
     if method not in ("auto", "exact", "approximate"):
-        raise InputError(f"method {method!r} is not known; use 'auto', 'exact' or 'approximate'.")
+        raise InputError(f"method {method!r} is not known: use 'auto', 'exact' or 'approximate'.")
     if k < 1:
-        raise InputError(f"k is {k}: ask for at least one neighbour.")
+        raise InputError(f"k is {k}: choose at least one neighbour.")
     k = min(k, n - 1)
-    where = float64_device(device)
-    approximate = method == "approximate" or (method == "auto" and where.type == "cpu" and n > MOST_EXACT)
-    if approximate and n >= FEWEST_APPROXIMATE:
+    torch_device = float64_device(device)
+    approximate = method == "approximate" or (method == "auto" and torch_device.type == "cpu" and n > MAX_CELLS_EXACT)
+    if approximate and n >= MIN_CELLS_APPROXIMATE:
         return _approximate(points, k, seed)
-    return _brute_force(points, k, where) if where.type == "cuda" else _exact(points, k)
+    return _brute_force(points, k, torch_device) if torch_device.type == "cuda" else _exact(points, k)
 
 
 def _exact(points: np.ndarray, k: int) -> Neighbors:
+    """Search exactly on the CPU."""
     from sklearn.neighbors import NearestNeighbors
 
-    points = points - points.mean(0)  # far from the origin the search would lose digits
-    search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(points)  # trees lose above a few dimensions
-    indices = search.kneighbors(return_distance=False)  # without an argument: each cell's own place is left out
-    return _in_order(points, indices)
+    points = points - points.mean(0)  # far from the origin the search would lose precision
+    search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(points)  # faster than trees in embeddings
+    indices = search.kneighbors(return_distance=False)  # called without points it leaves out the cell itself
+    return _sort_by_distance(points, indices)
 
 
-def _in_order(points: np.ndarray, indices: np.ndarray, rows: int = 4096) -> Neighbors:
-    """Distances in float64, nearest first, cells at the same distance in order of their index."""
+def _sort_by_distance(points: np.ndarray, indices: np.ndarray, rows: int = 4096) -> Neighbors:
+    """Compute distances in float64 and sort neighbours by distance, then by index; `indices` are sorted in place."""
     distances = np.empty(indices.shape)
     for start in range(0, len(points), rows):
-        here = slice(start, start + rows)
-        difference = points[indices[here]].astype(np.float64) - points[here, None]  # (rows, k, d)
-        exact = np.sqrt(np.einsum("nkd,nkd->nk", difference, difference))
-        order = np.lexsort((indices[here], exact), axis=1)
-        indices[here] = np.take_along_axis(indices[here], order, 1)
-        distances[here] = np.take_along_axis(exact, order, 1)
+        part = slice(start, start + rows)
+        difference = points[indices[part]].astype(np.float64) - points[part, None]  # (rows, k, d)
+        exact = np.sqrt(np.einsum("nkd,nkd->nk", difference, difference))  # (rows, k)
+        order = np.lexsort((indices[part], exact), axis=1)
+        indices[part] = np.take_along_axis(indices[part], order, 1)
+        distances[part] = np.take_along_axis(exact, order, 1)
     return Neighbors(indices, distances)
 
 
 def _approximate(points: np.ndarray, k: int, seed: int) -> Neighbors:
+    """Search approximately with pynndescent; exactly if it misses neighbours of a cell."""
     ensure_numba_cache()
     from pynndescent import NNDescent
 
     index = NNDescent(points, n_neighbors=k + 1, random_state=seed, n_jobs=torch.get_num_threads())
-    indices, _ = index.neighbor_graph  # (n, k + 1), usually with the cell itself first
-    if (indices < 0).any():  # it found too few of some cells
+    indices, _ = index.neighbor_graph  # (n, k + 1), usually the cell itself first
+    if (indices < 0).any():  # too few neighbours of some cells were found
         return _exact(points, k)
     other = indices != np.arange(len(points))[:, None]
-    other[other.all(1), -1] = False  # where it was not found, the farthest goes
+    other[other.all(1), -1] = False  # if the cell itself is not among them, drop the farthest neighbour
     shape = (len(points), k)
-    return _in_order(points, indices[other].reshape(shape).astype(np.int64))
+    return _sort_by_distance(points, indices[other].reshape(shape).astype(np.int64))
 
 
 def _brute_force(points: np.ndarray, k: int, device: torch.device) -> Neighbors:
+    """Search exactly with torch, a block of rows of the distance matrix at a time."""
     all_points = torch.from_numpy((points - points.mean(0)).astype(np.float32)).to(device)  # (n, d)
     n = len(all_points)
-    rows = max(1, BLOCK // n)
+    rows = max(1, GPU_BLOCK_DISTANCES // n)
     indices = np.empty((n, k), np.int64)
     for start in range(0, n, rows):
         block = torch.cdist(
             all_points[start : start + rows], all_points, compute_mode="donot_use_mm_for_euclid_dist"
         )  # (rows, n)
-        own = torch.arange(len(block), device=device)
-        block[own, start + own] = torch.inf
+        row = torch.arange(len(block), device=device)
+        block[row, start + row] = torch.inf  # leave out the cell itself
         indices[start : start + rows] = block.topk(k, dim=1, largest=False).indices.cpu().numpy()
-    return _in_order(points, indices)
+    return _sort_by_distance(points, indices)

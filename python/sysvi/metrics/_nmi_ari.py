@@ -1,11 +1,11 @@
-"""Agreement of clusters with labels: normalised mutual information and adjusted Rand index.
+"""Agreement of clusters with cell type labels: normalised mutual information (NMI) and adjusted Rand index (ARI).
 
-Three ways to cluster are in use, all from `sysvi.metrics._clustering`; cluster once and use the result for all:
+Three clusterings are common, all in `sysvi.metrics`:
 
-- k-means with as many clusters as labels (scib-metrics' default): ``kmeans(embedding, n_labels)``;
+- k-means with as many clusters as labels (default of scib-metrics): ``kmeans(embedding, n_labels)``;
 - Leiden at the best of ten resolutions (scib): ``best_clusters(label, leiden_sweep(neighbors))``;
-- fixed: Leiden at resolution 2, clusters named after their most common label (the paper):
-  ``name_clusters(leiden(neighbors, 2.0), label)``, which `jaccard` uses as well.
+- Leiden at resolution 2, clusters named after their most common label (the paper):
+  ``name_clusters(leiden(neighbors, 2.0), label)``; `jaccard` uses the same.
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sysvi.metrics._score import Score, encode
+from sysvi.metrics._score import Score, convention, encode_categories
 
 
+@convention("normalised mutual information of types and clusters, arithmetic mean of the entropies")
 def nmi(label: ArrayLike, clusters: ArrayLike) -> Score:
-    """Normalised mutual information of labels and clusters: 0 (none) to 1 (the same up to names).
+    """Compute the normalised mutual information of labels and clusters: 0 (none) to 1 (the same partition).
 
     Parameters
     ----------
     label
-        Cell type of each cell.
+        Cell type of each cell, (n,).
     clusters
-        Cluster of each cell.
+        Cluster of each cell, (n,).
 
     Returns
     -------
     Score
-        The value only.
+        Value only, without values by label or by cell.
 
     Raises
     ------
@@ -40,8 +41,8 @@ def nmi(label: ArrayLike, clusters: ArrayLike) -> Score:
 
     Notes
     -----
-    Convention: scikit-learn's, normalised by the arithmetic mean of both entropies, as in scib and scib-metrics. One
-    label in one cluster gives 1; one label in several clusters, or several labels in one, 0.
+    Computed by scikit-learn and normalised by the arithmetic mean of both entropies, as in scib and scib-metrics. One
+    label in one cluster gives 1; one label in several clusters, or several labels in one cluster, gives 0.
 
     Examples
     --------
@@ -53,20 +54,21 @@ def nmi(label: ArrayLike, clusters: ArrayLike) -> Score:
     return Score(float(normalized_mutual_info_score(*_codes(label, clusters), average_method="arithmetic")))
 
 
+@convention("adjusted Rand index of types and clusters")
 def ari(label: ArrayLike, clusters: ArrayLike) -> Score:
-    """Adjusted Rand index of labels and clusters: 1 is the same up to names, 0 as by chance; at least -0.5.
+    """Compute the adjusted Rand index of labels and clusters: 1 (the same partition), 0 (as by chance), at least -0.5.
 
     Parameters
     ----------
     label
-        Cell type of each cell.
+        Cell type of each cell, (n,).
     clusters
-        Cluster of each cell.
+        Cluster of each cell, (n,).
 
     Returns
     -------
     Score
-        The value only.
+        Value only, without values by label or by cell.
 
     Raises
     ------
@@ -75,8 +77,8 @@ def ari(label: ArrayLike, clusters: ArrayLike) -> Score:
 
     Notes
     -----
-    Convention: scikit-learn's, as in scib and scib-metrics. One label in one cluster gives 1; one label in several
-    clusters, or several labels in one, 0.
+    Computed by scikit-learn, as in scib and scib-metrics. One label in one cluster gives 1; one label in several
+    clusters, or several labels in one cluster, gives 0.
 
     Examples
     --------
@@ -89,14 +91,14 @@ def ari(label: ArrayLike, clusters: ArrayLike) -> Score:
 
 
 def best_clusters(label: ArrayLike, clusterings: Mapping[float, np.ndarray]) -> np.ndarray:
-    """The clusters, of several resolutions, that agree best with the labels by NMI; the first of equals.
+    """Select the clustering that agrees best with the labels by NMI; the first one in case of ties.
 
     Parameters
     ----------
     label
-        Cell type of each cell.
+        Cell type of each cell, (n,).
     clusterings
-        For each resolution the cluster of each cell, as from `leiden_sweep`.
+        Cluster of each cell, (n,), by resolution, as from `leiden_sweep`.
 
     Returns
     -------
@@ -105,8 +107,8 @@ def best_clusters(label: ArrayLike, clusterings: Mapping[float, np.ndarray]) -> 
 
     Notes
     -----
-    Convention: scib-metrics 0.5.10 reports NMI and ARI of these clusters; the paper's optimised ARI is the best over
-    resolutions by itself. Choosing by the labels flatters: compare only with values chosen the same way.
+    scib-metrics 0.5.10 reports NMI and ARI of these clusters; the paper maximised ARI over resolutions separately. A
+    clustering chosen by the labels gives higher values: compare only with values chosen in the same way.
 
     Examples
     --------
@@ -117,5 +119,6 @@ def best_clusters(label: ArrayLike, clusterings: Mapping[float, np.ndarray]) -> 
 
 
 def _codes(label: ArrayLike, clusters: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Check labels and clusters, and represent both by integers, (n,)."""
     label = np.asarray(label, dtype=object)
-    return encode(label, "label", len(label))[0], encode(clusters, "clusters", len(label))[0]
+    return encode_categories(label, "label", len(label))[0], encode_categories(clusters, "clusters", len(label))[0]

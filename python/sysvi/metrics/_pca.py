@@ -1,4 +1,4 @@
-"""Principal components of sparse expression."""
+"""Principal components of sparse expression matrices."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from sysvi._core.errors import InputError
 
 
 def principal_components(expression: Any, n_components: int, *, seed: int = 0) -> np.ndarray:
-    """Coordinates of cells on the first principal components of their expression.
+    """Compute the first principal components of the expression of cells.
 
-    Genes are centred inside the products (ARPACK), so a sparse matrix is never made dense: ``scanpy.pp.pca`` with its
-    default solver. To give genes the same variance, divide the columns by their standard deviation first.
+    The solver (ARPACK) centres genes implicitly, so that a sparse matrix is never made dense. The result is that of
+    ``scanpy.pp.pca`` with its default solver. Genes are not scaled: divide columns by their standard deviation first if
+    all genes should have the same variance.
 
     Parameters
     ----------
     expression
-        Cells x genes, sparse or dense; its type of float is kept.
+        Expression, (n, genes), sparse or dense; its floating-point type is kept.
     n_components
-        How many; one less than the number of cells or genes where there are not as many.
+        Number of components; at most one less than the number of cells and of varying genes.
     seed
-        Of the solver's starting vector.
+        Random seed of the solver's starting vector.
 
     Returns
     -------
     numpy.ndarray
-        (n, components), components in order of falling variance; a component's sign means nothing.
+        Coordinates of the cells, (n, components), in order of decreasing variance. Signs are arbitrary.
 
     Raises
     ------
@@ -40,11 +41,13 @@ def principal_components(expression: Any, n_components: int, *, seed: int = 0) -
     >>> principal_components(np.array([[0.0, 0.0], [3.0, 0.1], [6.0, 0.2]]), 5).shape
     (3, 1)
     """
-    from sklearn.decomposition import PCA  # slow to import
+    from sklearn.decomposition import PCA
 
     varies = _varies(expression) if expression.shape[0] else np.zeros(0, bool)
     if varies.sum() < 2:
-        raise InputError("Principal components need at least two cells and two genes that vary among them.")
+        raise InputError(
+            "Principal components need at least two cells and two genes that vary among them: give more cells or genes."
+        )
     if not varies.all():
         expression = expression[:, np.flatnonzero(varies)]
     n_components = min(n_components, min(expression.shape) - 1)
@@ -52,14 +55,14 @@ def principal_components(expression: Any, n_components: int, *, seed: int = 0) -
 
 
 def _varies(expression: Any) -> np.ndarray:
-    """Whether the cells differ in each gene, (genes,)."""
+    """Find genes whose expression differs between cells, (genes,) bool."""
     if not sparse.issparse(expression):
         return (expression != expression[:1]).any(0)
     n, n_genes = expression.shape
     expression = expression.tocsr()
     stored = np.bincount(expression.indices[expression.data != 0], minlength=n_genes)
     varies = (stored > 0) & (stored < n)
-    everywhere = np.flatnonzero(stored == n)  # few genes
+    everywhere = np.flatnonzero(stored == n)  # the few genes expressed in all cells
     columns = expression[:, everywhere].tocsc()
     varies[everywhere] = (columns.max(axis=0) != columns.min(axis=0)).toarray().ravel()
     return varies

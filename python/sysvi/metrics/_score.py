@@ -1,8 +1,10 @@
-"""What every metric returns, and how it reads labels."""
+"""The result of a metric, the statement of how it is defined, and the checks of its inputs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -10,19 +12,21 @@ from numpy.typing import ArrayLike
 
 from sysvi._core.errors import InputError
 
+MetricFunction = TypeVar("MetricFunction", bound=Callable[..., Any])
+
 
 @dataclass(frozen=True)
 class Score:
-    """A metric's value, with the parts it was made from where there are any.
+    """Result of a metric: its value and, where it has them, the values by label and by cell.
 
     Parameters
     ----------
     value
-        The aggregate; NaN where the metric is not defined on these cells (its docstring says when).
+        Aggregate over the cells; NaN where the metric is not defined for them (see the metric's docstring).
     per_label
-        A value for each label it could be measured on, in sorted order.
+        Value of each label that could be measured, indexed by label in sorted order; None if the metric has none.
     per_cell
-        A value for each cell, (n,); NaN for cells it could not be measured on.
+        Value of each cell, (n,); NaN for cells that could not be measured. None if the metric has none.
 
     Examples
     --------
@@ -38,24 +42,45 @@ class Score:
         return float(self.value)
 
 
-def encode(values: ArrayLike, what: str, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Categories as integers.
+def convention(text: str) -> Callable[[MetricFunction], MetricFunction]:
+    """Decorate a metric with one line that defines its number, for the column ``convention`` of an evaluation.
+
+    Values of the same name differ between tools, so that a number means little without it.
+
+    Examples
+    --------
+    >>> @convention("share of cells of the first label")
+    ... def share(label):
+    ...     return Score(float(np.mean(np.asarray(label) == label[0])))
+    >>> share.convention
+    'share of cells of the first label'
+    """
+
+    def add_convention(function: MetricFunction) -> MetricFunction:
+        function.convention = text  # type: ignore[attr-defined]
+        return function
+
+    return add_convention
+
+
+def encode_categories(values: ArrayLike, name: str, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Represent categories by integers.
 
     Parameters
     ----------
     values
-        A category for each cell: strings, numbers, or a pandas column.
-    what
-        What they are, for the message, such as ``"label"``.
+        Category of each cell: strings, numbers, or a pandas column.
+    name
+        Name of the argument for error messages, such as ``"label"``.
     n
-        Number of cells there must be.
+        Number of cells that `values` must have.
 
     Returns
     -------
     codes
-        (n,) int64, each an index of `names`.
+        (n,) int64, position of each cell's category in `names`.
     names
-        The categories that occur, as strings in sorted order.
+        Categories that occur, as strings in sorted order.
 
     Raises
     ------
@@ -64,28 +89,28 @@ def encode(values: ArrayLike, what: str, n: int) -> tuple[np.ndarray, np.ndarray
 
     Examples
     --------
-    >>> encode(["beta", "alpha", "beta"], "label", 3)
+    >>> encode_categories(["beta", "alpha", "beta"], "label", 3)
     (array([1, 0, 1]), array(['alpha', 'beta'], dtype=object))
     """
     array = np.asarray(values, dtype=object)
     if array.shape != (n,):
         shape = f"{len(array)} values" if array.ndim == 1 else f"the shape {array.shape}"
-        raise InputError(f"{what} has {shape} for {n} cells: give one for each cell.")
+        raise InputError(f"{name} has {shape} for {n} cells: give one value per cell.")
     column = pd.Series(array)
     missing = int(column.isna().sum())
     if missing:
-        raise InputError(f"{what} is missing for {missing} of {n} cells: leave these cells out or fill it in.")
+        raise InputError(f"{name} is missing for {missing} of {n} cells: remove these cells or fill in the values.")
     names, codes = np.unique(column.astype(str).to_numpy(dtype=object), return_inverse=True)
     return codes.astype(np.int64), names
 
 
 def check_embedding(embedding: ArrayLike) -> np.ndarray:
-    """Coordinates as a float array of shape (n, dimensions).
+    """Convert an embedding to a float array of shape (n, dimensions) and check it.
 
     Raises
     ------
     InputError
-        If it is not cells x dimensions, has no cells, or holds a value that is not finite.
+        If it is not a matrix of cells x dimensions, has no cells, or holds a value that is not finite.
 
     Examples
     --------
@@ -96,10 +121,10 @@ def check_embedding(embedding: ArrayLike) -> np.ndarray:
     if points.dtype.kind != "f":
         points = points.astype(np.float64)
     if points.ndim != 2 or 0 in points.shape:
-        raise InputError(f"An embedding is cells x dimensions; this has the shape {points.shape}.")
+        raise InputError(
+            f"An embedding must be a matrix of cells x dimensions that is not empty; this one has shape {points.shape}."
+        )
     bad = int((~np.isfinite(points)).any(1).sum())
     if bad:
-        raise InputError(
-            f"The embedding of {bad} of {len(points)} cells is not finite: repair or leave these cells out."
-        )
+        raise InputError(f"The embedding of {bad} of {len(points)} cells is not finite: repair or remove these cells.")
     return points

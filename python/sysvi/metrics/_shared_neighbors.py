@@ -1,4 +1,4 @@
-"""How many of a cell's neighbours come from other systems."""
+"""Share of a cell's nearest neighbours that come from other systems."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pandas as pd
 
 from sysvi._core.errors import InputError
 from sysvi.metrics._neighbors import nearest_neighbors
+from sysvi.metrics._score import encode_categories
 
 
 def shared_neighbors(
@@ -17,37 +18,37 @@ def shared_neighbors(
     n_neighbors: int = 15,
     min_cells: int = 20,
 ) -> pd.Series:
-    """Share of neighbours from other systems, relative to full mixing: 0 is none, 1 is fully mixed.
+    """Measure the share of neighbours from other systems relative to complete mixing: 0 (none) to about 1 (complete).
 
-    For a cell, the share of its `n_neighbors` nearest cells (Euclidean, among all cells, itself not counted) that
-    belong to another system and have its label, divided by the share of other systems among all cells of that label.
-    Neighbours of another label do not count: putting the wrong types together is no mixing. Averaged over the cells
-    of a system, then over the systems of the label, so that systems count the same whatever their size. Without
-    labels all cells have the same one.
+    For each cell, take the share of its `n_neighbors` nearest cells (Euclidean distance, among all cells, without the
+    cell itself) that belong to another system and have the same label, and divide it by the share of other systems
+    among all cells of that label. Neighbours with another label do not count, since mixing different cell types is
+    wrong. Values are averaged over the cells of each system, then over the systems of the label, so that systems count
+    equally whatever their size. Without labels all cells are treated as one type.
 
     Parameters
     ----------
     embedding
-        Cells x dimensions.
+        Embedding, (n, dimensions).
     system
         System of each cell, (n,).
     label
-        Cell type of each cell, (n,). Only labels with at least `min_cells` cells in two or more systems are measured
-        (systems with fewer of them are left out of that label's average, not of its cells).
+        Cell type of each cell, (n,). Only labels with at least `min_cells` cells in each of two or more systems are
+        measured. Smaller systems are left out of the average of that label, but their cells still count as neighbours.
     n_neighbors
-        Neighbours of a cell.
+        Number of nearest neighbours of each cell.
     min_cells
-        Fewest cells of a label in a system.
+        Minimum number of cells of a label in a system.
 
     Returns
     -------
     pandas.Series
-        A value for each measured label, in sorted order; without labels one value, named "all".
+        Value of each measured label, in sorted order; without labels one value, named "all".
 
     Raises
     ------
     InputError
-        If lengths differ, there are too few cells, or no group is measurable.
+        If lengths differ, a label is missing, there are too few cells, or no label can be measured.
 
     Examples
     --------
@@ -58,27 +59,43 @@ def shared_neighbors(
     """
     system = np.asarray(system)
     n = len(embedding)
-    label = np.full(n, "all") if label is None else np.asarray(label).astype(str)
-    if not len(system) == len(label) == n:
-        raise InputError(f"embedding has {n} cells, system {len(system)} and label {len(label)}: give one per cell.")
+    if len(system) != n or (label is not None and len(label) != n):
+        labels = "" if label is None else f" and label {len(label)} values"
+        raise InputError(f"embedding has {n} cells, system {len(system)}{labels}: give one value per cell.")
+    codes, names = encode_categories(np.full(n, "all") if label is None else label, "label", n)
     if n <= n_neighbors:
-        raise InputError(f"{n} cells are too few for {n_neighbors} neighbours each.")
-    near = nearest_neighbors(embedding, n_neighbors).indices  # (n, k)
-    foreign = ((system[near] != system[:, None]) & (label[near] == label[:, None])).mean(1)  # (n,)
+        raise InputError(f"{n} cells are too few for {n_neighbors} neighbours each: lower n_neighbors.")
+    nearest = nearest_neighbors(embedding, n_neighbors).indices  # (n, k)
+    foreign = ((system[nearest] != system[:, None]) & (codes[nearest] == codes[:, None])).mean(1)  # (n,)
     values = {}
-    for name in np.unique(label):
-        members = label == name
+    for code, name in enumerate(names):
+        members = codes == code
         sizes = pd.Series(system[members]).value_counts()
         sizes = sizes[sizes >= min_cells]
         if len(sizes) < 2:
             continue
-        values[str(name)] = float(over_full_mixing(foreign[members], system[members], sizes).mean())
+        values[str(name)] = float(relative_to_full_mixing(foreign[members], system[members], sizes).mean())
     if not values:
-        raise InputError(f"No label has {min_cells} cells in each of two systems; lower min_cells.")
+        raise InputError(f"No label has {min_cells} cells in each of two systems: lower min_cells.")
     return pd.Series(values, name="shared_neighbors")
 
 
-def over_full_mixing(foreign: np.ndarray, system: np.ndarray, sizes: pd.Series) -> pd.Series:
-    """Of each system in `sizes`, its cells' mean share of foreign neighbours, over that of other systems' cells."""
+def relative_to_full_mixing(foreign: np.ndarray, system: np.ndarray, sizes: pd.Series) -> pd.Series:
+    """Divide the share of foreign neighbours by the share expected under complete mixing, for each system.
+
+    Parameters
+    ----------
+    foreign
+        Share of each cell's neighbours that come from other systems, (n,).
+    system
+        System of each cell, (n,).
+    sizes
+        Number of cells of each system to be measured, indexed by system.
+
+    Returns
+    -------
+    pandas.Series
+        Mean over the cells of each system in `sizes`, divided by the share of other systems among all n cells.
+    """
     observed = pd.Series({s: foreign[system == s].mean() for s in sizes.index}, dtype=float)
     return observed / (1 - sizes / len(system))

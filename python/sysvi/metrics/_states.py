@@ -1,7 +1,7 @@
-"""States: groups of cells found without labels, in each system by itself, and which of them systems share.
+"""Cell states found without labels: clusters of each system, matched between systems.
 
-Cell types that nobody has named yet, good enough to ask an embedding the questions that are else asked with labels: do
-the systems mix where they share a state, do states stay apart, does a state that one system has alone stay alone?
+States replace cell type labels where there are none, to evaluate an embedding: whether systems mix within the states
+that they share, whether different states stay separate, and whether a state of one system only stays unmixed.
 
 Shapes: n cells, G genes, C clusters of all systems.
 """
@@ -24,23 +24,24 @@ from sysvi.data.row_blocks import row_sliceable
 from sysvi.metrics._clustering import leiden
 from sysvi.metrics._neighbors import nearest_neighbors
 from sysvi.metrics._pca import principal_components
-from sysvi.metrics._score import encode
+from sysvi.metrics._score import encode_categories
 
-NEAR_BEST, LEAST_SIMILARITY = 0.8, 0.2
+MIN_SHARE_OF_BEST = 0.8  # of the highest correlation that either cluster has with the other's system
+MIN_CORRELATION = 0.2
 
 
 @dataclass(frozen=True)
 class States:
-    """States of cells.
+    """Result of :func:`find_states`.
 
     Parameters
     ----------
     state
-        State of each cell, (n,) strings; empty where its cluster is too small to say.
+        State of each cell, (n,) strings; empty for cells of clusters that are too small.
     counts
-        Cells: a row a state, its name as index, a column a system.
+        Number of cells, (states, systems), with the names of states as index and of systems as columns.
     similarity
-        Correlation of the profiles of all clusters, (C, C), named "system: cluster".
+        Correlation of the expression profiles of all clusters, (C, C); clusters are named "system: number".
     """
 
     state: np.ndarray
@@ -49,12 +50,12 @@ class States:
 
     @property
     def shared(self) -> pd.Index:
-        """States of two or more systems."""
+        """States that occur in two or more systems."""
         return self.counts.index[(self.counts > 0).sum(axis=1) > 1]
 
     @property
     def private(self) -> pd.Index:
-        """States of one system only."""
+        """States that occur in one system only."""
         return self.counts.index[(self.counts > 0).sum(axis=1) == 1]
 
 
@@ -68,14 +69,18 @@ def find_states(
     min_cells: int = 10,
     seed: int = 0,
 ) -> States:
-    """Cluster each system by itself, and find the clusters of other systems that are the same state.
+    """Cluster each system separately and match clusters of different systems that are the same cell state.
 
-    Each system is clustered on its own principal components (Leiden), so the difference between systems plays no part.
-    A cluster's profile is its mean expression less the mean over its system's clusters, each counted once: what sets
-    it apart at home. Two clusters of different systems are linked if the correlation of their profiles over genes is
-    at least 0.8 of the highest that either has with any cluster of the other's system, at least half of what such
-    highest ones typically are (their median), and at least 0.2. Linked clusters, directly or through others, are one
-    state; a cluster without a link is a state of its system alone.
+    Each system is clustered on its own principal components (Leiden), so that differences between systems have no
+    influence. The profile of a cluster is its mean expression minus the mean over the clusters of its system, each of
+    which counts once. Two clusters of different systems are linked if the correlation of their profiles over genes is
+
+    - at least 0.8 times the highest correlation that either of them has with any cluster of the other's system,
+    - at least half the median of these highest correlations over the clusters of both systems, and
+    - at least 0.2.
+
+    Clusters that are linked, directly or through other clusters, form one state. A cluster without a link is a state
+    of its system only.
 
     Parameters
     ----------
@@ -84,29 +89,30 @@ def find_states(
     system
         System of each cell, (n,).
     resolution
-        Of Leiden: more makes more, smaller clusters. Several clusters of one state do no harm, they are linked.
+        Resolution of Leiden; a higher one gives more and smaller clusters. Several clusters of one state do no harm,
+        since they are linked.
     n_pcs, n_neighbors
-        Principal components, and neighbours of a cell (itself not counted), for the clusters of a system.
+        Number of principal components and of neighbours of each cell (without the cell itself) for clustering.
     min_cells
-        Smaller clusters get no state.
+        Minimum number of cells of a cluster; cells of smaller clusters get no state.
     seed
-        Of PCA and Leiden.
+        Random seed of PCA and Leiden.
 
     Returns
     -------
     States
-        Named ``"state 1"``, ... by falling number of cells.
+        States named ``"state 1"``, ``"state 2"``, ... in order of decreasing number of cells.
 
     Raises
     ------
     InputError
-        If there are fewer than two systems, systems are missing, values not finite, or a system has too few cells to
-        be clustered.
+        If there are fewer than two systems, a system is missing for a cell, a value is not finite, or a system has too
+        few cells for clustering.
 
     Notes
     -----
-    The rule was made on Baron's islets, stimulated blood cells and simulations; benchmarks/criterion.py shows how well
-    its states stand in for labels there.
+    The thresholds were chosen on pancreatic islets (Baron), stimulated blood cells and simulations;
+    benchmarks/criterion.py shows how well states replace labels on these data.
 
     Examples
     --------
@@ -118,15 +124,15 @@ def find_states(
     (2, 2)
     """
     x = row_sliceable(expression)
-    codes, names = encode(system, "system", x.shape[0])
+    codes, names = encode_categories(system, "system", x.shape[0])
     whole_number("min_cells", min_cells, 1)
     if len(names) < 2:
-        raise InputError(f"States are compared between systems, and there is one only ({names[0]}).")
+        raise InputError(f"system has one value only ({names[0]}): states are matched between at least two systems.")
     if not np.isfinite(x.data if sparse.issparse(x) else x[:]).all():
-        raise InputError("The expression has values that are not finite: remove or repair such cells or genes.")
-    cluster, home = _cluster_systems(x, codes, names, resolution, n_pcs, n_neighbors, min_cells, seed)
-    similarity = _similarity(x, cluster, home)  # (C, C)
-    _, component = connected_components(_links(similarity, home), directed=False)  # (C,)
+        raise InputError("The expression has values that are not finite: remove or repair these cells or genes.")
+    cluster, cluster_system = _cluster_systems(x, codes, names, resolution, n_pcs, n_neighbors, min_cells, seed)
+    similarity = _correlate_profiles(x, cluster, cluster_system)  # (C, C)
+    _, component = connected_components(_link_clusters(similarity, cluster_system), directed=False)  # (C,)
     by_size = np.argsort(-np.bincount(component[cluster[cluster >= 0]]), kind="stable")
     rank = np.argsort(by_size)[component]  # (C,)
     state = np.full(len(cluster), "", dtype=object)
@@ -135,8 +141,8 @@ def find_states(
     counts = pd.crosstab(state[known], names[codes[known]])
     counts = counts.loc[[f"state {k + 1}" for k in range(len(counts))], :]
     counts.index.name = counts.columns.name = None
-    number = np.arange(len(home)) - np.searchsorted(home, home)  # within the system
-    labels = [f"{names[s]}: {k}" for s, k in zip(home, number, strict=True)]
+    number = np.arange(len(cluster_system)) - np.searchsorted(cluster_system, cluster_system)  # within the system
+    labels = [f"{names[s]}: {k}" for s, k in zip(cluster_system, number, strict=True)]
     return States(state, counts, pd.DataFrame(similarity, labels, labels))
 
 
@@ -150,13 +156,18 @@ def _cluster_systems(
     min_cells: int,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cluster of each cell, numbered over all systems, -1 in small ones, (n,); and each cluster's system, (C,)."""
+    """Cluster each system: cluster of each cell, (n,), numbered over all systems, and system of each cluster, (C,).
+
+    Cells of clusters with fewer than `min_cells` cells have -1; a system keeps its largest cluster in any case.
+    """
     cluster = np.full(len(system), -1)
-    home: list[int] = []
+    cluster_system: list[int] = []
     for s, name in enumerate(names):
         cells = np.flatnonzero(system == s)
         if len(cells) < max(min_cells, 3):
-            raise InputError(f"System {name} has {len(cells)} cells, too few to find its states.")
+            raise InputError(
+                f"System {name} has {len(cells)} cells, which are too few to find states: remove the system."
+            )
         found = leiden(
             nearest_neighbors(principal_components(x[cells], n_pcs, seed=seed), n_neighbors, seed=seed),
             resolution,
@@ -168,23 +179,28 @@ def _cluster_systems(
         if not len(large):
             large = np.array([sizes.argmax()])
         renamed = np.full(len(sizes), -1)
-        renamed[large] = len(home) + np.arange(len(large))
+        renamed[large] = len(cluster_system) + np.arange(len(large))
         cluster[cells] = renamed[found]
-        home += [s] * len(large)
-    return cluster, np.array(home)
+        cluster_system += [s] * len(large)
+    return cluster, np.array(cluster_system)
 
 
-def _similarity(x: Any, cluster: np.ndarray, home: np.ndarray) -> np.ndarray:
-    """Correlation over genes of what sets each cluster apart in its system, (C, C)."""
+def _correlate_profiles(x: Any, cluster: np.ndarray, cluster_system: np.ndarray) -> np.ndarray:
+    """Correlate the profiles of clusters over genes, (C, C); a profile is relative to the mean of its system.
+
+    In place of NumPy's corrcoef, which gives NaN for a constant profile; here its correlations are 0.
+    """
     known = np.flatnonzero(cluster >= 0)
     sizes = np.bincount(cluster[known])  # (C,)
-    members = sparse.csr_matrix((1 / sizes[cluster[known]], (cluster[known], known)), shape=(len(home), len(cluster)))
+    members = sparse.csr_matrix(
+        (1 / sizes[cluster[known]], (cluster[known], known)), shape=(len(cluster_system), len(cluster))
+    )
     means = members @ x  # (C, G)
     means = np.asarray(means.todense() if sparse.issparse(means) else means, np.float64)
     profiles = means.copy()
-    for s in np.unique(home):
-        own = home == s
-        # With one cluster there is no mean of others at home: that of the other systems must do.
+    for s in np.unique(cluster_system):
+        own = cluster_system == s
+        # A system with one cluster has no other clusters to compare with: use the clusters of the other systems.
         profiles[own] -= means[own if own.sum() > 1 else ~own].mean(0)
     profiles -= profiles.mean(1, keepdims=True)
     length = np.linalg.norm(profiles, axis=1, keepdims=True)
@@ -192,15 +208,17 @@ def _similarity(x: Any, cluster: np.ndarray, home: np.ndarray) -> np.ndarray:
     return profiles @ profiles.T
 
 
-def _links(similarity: np.ndarray, home: np.ndarray) -> np.ndarray:
-    """Which clusters are the same state, (C, C) bool."""
+def _link_clusters(similarity: np.ndarray, cluster_system: np.ndarray) -> np.ndarray:
+    """Decide which clusters of different systems are the same state, (C, C) bool; the rule is in `find_states`."""
     links = np.zeros(similarity.shape, bool)
-    for s, t in combinations(np.unique(home), 2):
-        rows, columns = np.flatnonzero(home == s), np.flatnonzero(home == t)
+    for s, t in combinations(np.unique(cluster_system), 2):
+        rows, columns = np.flatnonzero(cluster_system == s), np.flatnonzero(cluster_system == t)
         r = similarity[np.ix_(rows, columns)]
-        of_row, of_column = r.max(1, keepdims=True), r.max(0, keepdims=True)
-        typical = np.median(np.concatenate([of_row.ravel(), of_column.ravel()]))
+        row_best, column_best = r.max(1, keepdims=True), r.max(0, keepdims=True)
+        typical_best = np.median(np.concatenate([row_best.ravel(), column_best.ravel()]))
         links[np.ix_(rows, columns)] = (
-            (r >= NEAR_BEST * of_row) & (r >= NEAR_BEST * of_column) & (r >= max(LEAST_SIMILARITY, typical / 2))
+            (r >= MIN_SHARE_OF_BEST * row_best)
+            & (r >= MIN_SHARE_OF_BEST * column_best)
+            & (r >= max(MIN_CORRELATION, typical_best / 2))
         )
     return links

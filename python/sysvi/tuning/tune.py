@@ -24,7 +24,7 @@ from sysvi.api.sysvi import SysVI
 from sysvi.api.train_many import Combination, Run, check_only_lists, combinations, train_each
 from sysvi.data.labels import read_labels, stratified_sample
 from sysvi.data.row_blocks import row_blocks, row_sliceable
-from sysvi.evaluation.scores import BIOLOGY, best_setting, paper_scores
+from sysvi.evaluation.scores import BIOLOGY_METRICS, best_setting, paper_scores
 from sysvi.tuning.criterion import N_NEIGHBORS, Criterion
 from sysvi.tuning.run_store import RunStore
 
@@ -266,7 +266,7 @@ class _Results:
         mixing = self.criterion.mixing
         if mixing not in rows or rows[mixing].isna().all():
             raise InputError("No run ended with an embedding: there is nothing to choose from. " + _how(rows))
-        runs = paper_scores(rows, batch=[mixing], biology=BIOLOGY)
+        runs = paper_scores(rows, batch=[mixing], biology=BIOLOGY_METRICS)
         best = best_setting(runs, SETTING)
         representative = str(best.index[0])
         runs["chosen"], runs["representative"] = runs.index.isin(best.index), runs.index == representative
@@ -381,7 +381,15 @@ def _how(rows: pd.DataFrame) -> str:
 def _means(runs: pd.DataFrame, mixing: str) -> pd.DataFrame:
     """A row a setting, best first: means and standard deviations over its seeds."""
     groups = runs[runs["overall"].notna()].groupby(SETTING)
-    columns = [mixing, *BIOLOGY, "biology", "batch", "overall", f"{mixing}, standardised", "collapsed dimensions"]
+    columns = [
+        mixing,
+        *BIOLOGY_METRICS,
+        "biology",
+        "batch",
+        "overall",
+        f"{mixing}, standardised",
+        "collapsed dimensions",
+    ]
     table = groups[columns].mean()
     table["overall SD"] = groups["overall"].std()
     table["runs"] = groups.size()
@@ -395,7 +403,7 @@ def _why(settings: pd.DataFrame, mixing: str) -> str:
     what = _setting(settings.index[0], settings)
     kept = [
         f"{name} {best[name]:.2f} ({settings[name].min():.2f} to {settings[name].max():.2f})"
-        for name in BIOLOGY
+        for name in BIOLOGY_METRICS
         if not np.isnan(best[name])
     ]
     second = (

@@ -261,7 +261,7 @@ def test_evaluate_without_expression_leaves_out_what_needs_it(evaluated):
     scores = table_of(answer["table"], out["table"]).set_index("metric")["wide"]
     assert scores.isna()[["PCR comparison", "Moran"]].all()
     assert scores.notna().sum() > 10
-    assert "What needs expression is left out. There is no expression." in answer["notes"]
+    assert "Metrics that need expression are left out. There is no expression." in answer["notes"]
 
 
 def test_evaluate_takes_chosen_genes_as_they_are(evaluated):

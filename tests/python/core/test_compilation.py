@@ -11,7 +11,7 @@ import sysvi
 CHECK = """
 import sysvi
 from numba import njit
-from sysvi.kernels.layers import kernel
+from sysvi.kernels.cpu_backend import kernel
 
 @njit(cache=True)  # as packages do whose folder cannot be written either
 def double(x):
@@ -56,7 +56,7 @@ def test_package_works_where_neither_its_folder_nor_the_home_folder_can_be_writt
 
 @pytest.mark.parametrize("chosen", [False, True])
 def test_usual_cache_is_kept_where_it_can_be_written(tmp_path, chosen):
-    code = "import os, sysvi.kernels.layers; print(os.environ.get('NUMBA_CACHE_DIR'))"
+    code = "import os, sysvi.kernels.cpu_backend; print(os.environ.get('NUMBA_CACHE_DIR'))"
     script = tmp_path / "check.py"
     script.write_text(code)
     environment = {k: v for k, v in os.environ.items() if k != "NUMBA_CACHE_DIR"}

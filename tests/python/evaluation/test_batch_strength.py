@@ -10,7 +10,8 @@ from statsmodels.stats.multitest import multipletests
 
 import sysvi
 from sysvi import InputError
-from sysvi.evaluation.batch_strength import batch_strength, plot_batch_strength
+from sysvi.evaluation.batch_strength import batch_strength
+from sysvi.evaluation.plots import plot_batch_strength
 
 KEYS = ("system", "batch", "cell_type")
 
@@ -35,7 +36,7 @@ def baron(data_dir):
 
 
 def by_scanpy(adata, system_key, batch_key, label_key, min_cells):
-    """The paper's recipe: distances and tests of each type and system."""
+    """The procedure of the paper with scanpy: distances and tests of each type and system."""
     scaled = anndata.AnnData(adata.X.toarray().astype(np.float64), obs=adata.obs)
     sc.pp.scale(scaled)
     sc.pp.pca(scaled, n_comps=15)
@@ -84,7 +85,7 @@ def test_is_the_papers_recipe(adata):
     strength = batch_strength(adata, *KEYS, min_cells=30)
     assert_is_papers(adata, strength, KEYS, 30)
     assert strength.table["p"].notna().sum() >= 2
-    assert strength.table["p"].isna().any()  # the private types
+    assert strength.table["p"].isna().any()  # types of one system only
 
 
 def test_species_are_substantial_on_baron_and_halves_of_one_are_not(baron):
@@ -112,7 +113,7 @@ def test_strength_follows_the_effect():
 
 
 def test_a_sure_but_small_effect_is_not_substantial():
-    """More samples make any effect significant; the ratio stays."""
+    """More samples make any effect significant but do not change the ratio."""
     small = {"n_types": 2, "n_private": 0, "n_samples": 8, "n_markers": 10, "n_programme_genes": 10}
     effects = {"system_effect": 0.1, "interaction": 0, "sample_effect": 0.2}
     adata = sysvi.datasets.simulate_systems(1600, 120, **small, **effects, seed=1)
@@ -204,6 +205,35 @@ def test_it_prints_and_draws(adata, tmp_path):
         plot_batch_strength(batch_strength(adata, *KEYS, min_cells=5000), tmp_path / "b.png")
 
 
+def test_unlabelled_cells_are_left_out(adata, tmp_path):
+    """The result is that of the labelled cells alone, whatever marks a cell as unlabelled."""
+    labelled = np.random.default_rng(0).random(adata.n_obs) > 0.2
+    wanted = batch_strength(adata[labelled].copy(), *KEYS, min_cells=30)
+    some = adata.copy()
+    label = some.obs["cell_type"].astype(object)
+    names = np.resize(np.array(["Unknown", "unassigned", np.nan, None, ""], dtype=object), (~labelled).sum())
+    label[~labelled] = names
+    some.obs["cell_type"] = label
+    with pytest.warns(UserWarning, match=rf"{(~labelled).sum()} of {adata.n_obs} cells have no label .*left out"):
+        strength = batch_strength(some, *KEYS, min_cells=30)
+    pd.testing.assert_frame_equal(strength.table, wanted.table)
+    pd.testing.assert_frame_equal(strength.distances, wanted.distances)
+    assert strength.advice == wanted.advice
+    some.obs["cell_type"] = "unknown"
+    with pytest.raises(InputError, match="labels no cell"):
+        batch_strength(some, *KEYS)
+
+
+def test_genes_are_scaled_as_by_scanpy(adata):
+    from sysvi.evaluation.batch_strength import _scaled_expression
+
+    scaled = _scaled_expression(adata, None, np.ones(adata.n_obs, bool))
+    by_scanpy = adata.copy()
+    by_scanpy.X = by_scanpy.X.toarray().astype(np.float64)
+    sc.pp.scale(by_scanpy, zero_center=False)
+    np.testing.assert_allclose(scaled.toarray(), by_scanpy.X, rtol=1e-6)
+
+
 def test_bad_input_is_named(adata):
     counts = adata.copy()
     counts.X = sparse.csr_matrix(np.random.default_rng(0).poisson(1.0, adata.shape).astype(np.float32))
@@ -227,7 +257,7 @@ def test_bad_input_is_named(adata):
 
 
 def test_too_few_distances_for_any_p_below_005_are_not_tested(adata):
-    """Three samples against one: even if all distances within are smaller, p is 1 / 20."""
+    """With three samples against one, p is at least 1 / 20 even if all distances within the system are smaller."""
     batches = sorted(adata.obs["batch"].astype(str).unique())
     first = [b for b in batches if b.startswith(str(adata.obs["system"].iloc[0]))]
     second = [b for b in batches if b not in first]

@@ -69,8 +69,21 @@ def test_against_scipy_and_the_procedure_itself(seed, n_methods, family, alpha):
         np.testing.assert_allclose(part["p_adjusted"], two_stages(part["p"], alpha), rtol=1e-9)
 
 
+def test_welch_is_the_closed_form_to_rounding():
+    """SciPy's test against the formulas of Welch and Satterthwaite in double precision."""
+    runs = draw(7, 4)
+    for row in compare_runs(runs, alpha=0.1).itertuples():
+        a, b = (runs.loc[runs["method"] == name, row.metric].to_numpy() for name in (row.method_a, row.method_b))
+        error_a, error_b = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)
+        difference, scale = a.mean() - b.mean(), np.sqrt(error_a + error_b)
+        df = (error_a + error_b) ** 2 / (error_a**2 / (len(a) - 1) + error_b**2 / (len(b) - 1))
+        t, half = difference / scale, stats.t.isf(0.05, df) * scale
+        expected = [t, df, 2 * stats.t.sf(abs(t), df), difference - half, difference + half]
+        np.testing.assert_allclose([row.t, row.df, row.p, row.low, row.high], expected, rtol=1e-12)
+
+
 def test_correction_counts_the_true_hypotheses():
-    """Of ten metrics nine differ: the second stage corrects for one, not for ten."""
+    """Nine of ten metrics differ, so that the second stage corrects for one hypothesis and not for ten."""
     rng = np.random.default_rng(0)
     scores = {f"m{i}": np.r_[rng.normal(size=5), rng.normal(5 * (i > 0), size=5)] for i in range(10)}
     table = compare_runs(pd.DataFrame({"method": ["a"] * 5 + ["b"] * 5, **scores}), family="all")
@@ -139,7 +152,7 @@ def test_swapping_names_turns_the_sign():
     [
         ({"method": "model"}, "no column 'model'"),
         ({"metrics": ["ARI"]}, "no metric ARI"),
-        ({"metrics": "NMI"}, "metrics is the text 'NMI'"),
+        ({"metrics": "NMI"}, "metrics is the string 'NMI'"),
         ({"metrics": []}, "has no metric"),
         ({"family": "none"}, "family is 'none'"),
         ({"alpha": 0}, "alpha is 0"),

@@ -13,7 +13,7 @@ SIMILAR, DISSIMILAR = ("organoid", "periphery"), ("organoid", "fovea")
 
 
 def example(shift=1.5, sizes=(120, 120, 120), seed=0):
-    """Cells of three regions and two types; the fovea's lie `shift` away from the others."""
+    """Cells of three regions and two types; cells of the fovea are shifted by `shift`."""
     rng = np.random.default_rng(seed)
     region = np.repeat(["organoid", "periphery", "fovea"], sizes)
     n = len(region)
@@ -25,7 +25,7 @@ def example(shift=1.5, sizes=(120, 120, 120), seed=0):
 
 
 def simpson(points, group, k):
-    """Median over cells of the scaled inverse Simpson index, by scib-metrics."""
+    """iLISI computed by scib-metrics."""
     import scib_metrics
 
     distances, indices = NearestNeighbors(n_neighbors=k + 1).fit(points).kneighbors(points)
@@ -37,7 +37,9 @@ def test_is_ilisi_of_the_cells_of_the_pair_by_scib_metrics():
     adata = example()
     mueller = adata[adata.obs["label"] == "Mueller cell"]
     size = mueller.obs["region"].value_counts().min()
-    equal = mueller[mueller.obs.groupby("region").cumcount() < size].copy()  # no cell is left to drop
+    equal = mueller[
+        mueller.obs.groupby("region").cumcount() < size
+    ].copy()  # groups of equal size, so that no cell is dropped
     mixing = condition_mixing(equal, "X", "region", SIMILAR, DISSIMILAR)
     for name, pair in (("similar", SIMILAR), ("dissimilar", DISSIMILAR)):
         cells = equal[equal.obs["region"].isin(pair)]
@@ -68,7 +70,7 @@ def test_the_farther_the_dissimilar_pair_the_larger_the_difference():
 
 
 def test_sizes_do_not_decide():
-    """Ten times as many cells of the fovea: unequal pairs would have different ranges."""
+    """With ten times as many cells of the fovea, pairs of unequal size would have different ranges."""
     mixing = condition_mixing(example(0, (100, 100, 1000)), "X", "region", SIMILAR, DISSIMILAR)
     assert abs(mixing.difference) < 0.1
     assert mixing.table["ilisi"].min() > 0.8
@@ -95,6 +97,24 @@ def test_within_one_type_only_its_cells_count():
     pd.testing.assert_frame_equal(again.table, mixing.table)
     alone = condition_mixing(adata[adata.obs["label"] == "Mueller cell"].copy(), "X", "region", SIMILAR, DISSIMILAR)
     pd.testing.assert_frame_equal(alone.table, mixing.table)
+
+
+def test_unlabelled_cells_are_left_out():
+    adata = example()
+    where = {"label_key": "label", "label": "Mueller cell"}
+    wanted = condition_mixing(adata, "X", "region", SIMILAR, DISSIMILAR, **where)
+    label = adata.obs["label"].astype(object)
+    cones = np.flatnonzero(label == "cone")
+    label.iloc[cones[:5]], label.iloc[cones[5:9]] = np.nan, "unknown"
+    adata.obs["label"] = label
+    with pytest.warns(UserWarning, match="9 of 360 cells have no label in .*'label'.* left out"):
+        mixing = condition_mixing(adata, "X", "region", SIMILAR, DISSIMILAR, **where)
+    pd.testing.assert_frame_equal(mixing.table, wanted.table)
+    with (
+        pytest.warns(UserWarning, match="9 of 360"),
+        pytest.raises(InputError, match="no label 'unknown': choose one of Mueller cell"),
+    ):
+        condition_mixing(adata, "X", "region", SIMILAR, DISSIMILAR, label_key="label", label="unknown")
 
 
 def test_four_groups_and_few_neighbours():
@@ -124,7 +144,7 @@ def test_cells_in_one_place_count_as_mixed():
         ({"embedding_key": "X_pca"}, "no embedding 'X_pca'"),
         ({"group_key": "area"}, "group_key='area' is not a column"),
         ({"similar": ("organoid", "macula")}, "Group 'macula' of .* has 0 cells"),
-        ({"similar": "ab"}, "similar is 'ab'; give two different groups"),
+        ({"similar": "ab"}, "similar is 'ab': give two different groups"),
         ({"dissimilar": ("fovea", "fovea")}, "dissimilar is .* two different groups"),
         ({"label_key": "label"}, "give both"),
         ({"label": "cone"}, "give both"),

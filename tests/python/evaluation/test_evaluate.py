@@ -1,4 +1,4 @@
-"""The evaluation in one call: its numbers, its files, its figures, its errors."""
+"""Tests of `evaluate`: numbers, files, figures and errors."""
 
 import json
 import warnings
@@ -18,8 +18,8 @@ from sklearn.neighbors import NearestNeighbors
 import sysvi
 from sysvi.cli import main
 from sysvi.data.labels import stratified_sample
-from sysvi.evaluation.evaluate import AGGREGATE, embedding_columns
 from sysvi.evaluation.registry import METRICS
+from sysvi.evaluation.tables import AGGREGATE, embedding_columns
 
 pytestmark = pytest.mark.filterwarnings("ignore:Only .* genes remain", "ignore:System .* has fewer cells")
 KEYS = {"system_key": "system", "batch_key": "batch", "label_key": "cell_type"}
@@ -28,7 +28,7 @@ QUIET = {"progress": False, "device": "cpu"}
 
 @pytest.fixture(scope="module")
 def cells():
-    """600 prepared cells with an embedding in which systems are mixed, and one in which they are far apart."""
+    """600 prepared cells with one embedding that mixes systems and one that separates them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         counts = sysvi.datasets.simulate_systems(600, 150, n_types=3, n_private=0, n_samples=2, seed=3)
@@ -155,7 +155,7 @@ def test_without_expression_what_needs_it_is_left_out_with_the_reason(cells):
     found = sysvi.evaluate_in_detail(bare, "X_mixed", **KEYS, **QUIET)
     assert found.table.loc[["Moran", "PCR comparison"], "X_mixed"].isna().all()
     assert found.table.loc["iLISI", "X_mixed"] > 0
-    assert any("expression is left out" in note for note in found.notes)
+    assert any("need expression are left out" in note for note in found.notes)
 
 
 def test_cells_without_a_label_are_left_out_of_what_needs_labels(cells):
@@ -358,7 +358,7 @@ def test_command_as_json_and_quiet(path, tmp_path):
 
 
 def test_kang_unlabelled_cells(data_dir):
-    """1,200 cells of Kang, some unlabelled: they are not a type."""
+    """Unlabelled cells of the Kang data (1,200 cells) are not treated as a type."""
     adata = anndata.read_h5ad(data_dir / "kang_ifnb.h5ad")
     labelled = np.flatnonzero(adata.obs["labelled"])
     others = np.random.default_rng(0).choice(np.flatnonzero(~adata.obs["labelled"]), 227, replace=False)
@@ -366,4 +366,6 @@ def test_kang_unlabelled_cells(data_dir):
     found = sysvi.evaluate_in_detail(adata, "X_pca", **KEYS, **QUIET)
     assert any("227 of 1200 cells have no label" in note for note in found.notes)
     assert set(found.per_label.query("metric == 'cLISI'")["name"]) == set(adata.obs["cell_type"]) - {"unlabelled"}
-    assert 0.05 < found.per_cell["X_pca", "iLISI"].mean() < 0.6  # the data's README: partly mixed as they are
+    assert (
+        0.05 < found.per_cell["X_pca", "iLISI"].mean() < 0.6
+    )  # the data are partly mixed without integration (see their README)

@@ -1,4 +1,4 @@
-"""The paper's score of runs and its choice of a setting, against plain NumPy and scikit-learn."""
+"""Tests of the paper's score of runs and choice of a setting against NumPy and scikit-learn."""
 
 import numpy as np
 import pandas as pd

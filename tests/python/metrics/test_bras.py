@@ -16,7 +16,7 @@ def cosine_distance(x, y):
 
 
 def by_definition(points, system, label, between):
-    """1 - |s| of each cell, cell by cell and pair by pair; nan where a label is not measured."""
+    """1 - |s| of each cell, computed over all pairs of cells; NaN where a label is not measured."""
     values = np.full(len(points), np.nan)
     for name in set(label):
         cells = np.flatnonzero(label == name)
@@ -64,7 +64,7 @@ def test_is_that_of_scib_metrics(between):
 def test_on_baron(baron_pca):
     from scib_metrics.metrics import bras as reference
 
-    types = ["alpha", "gamma", "macrophage", "mast"]  # mast in human only
+    types = ["alpha", "gamma", "macrophage", "mast"]  # mast cells are human only
     adata = baron_pca[baron_pca.obs["cell_type"].isin(types)][::2]
     points, batch, label = (adata.obsm["X_pca"], *adata.obs[["batch", "cell_type"]].astype(str).to_numpy().T)
     assert bras(points, batch, label).value == pytest.approx(reference(points, label, batch), rel=1e-4)

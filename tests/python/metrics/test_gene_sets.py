@@ -128,6 +128,21 @@ def test_a_score_without_variation_is_missing():
     assert np.isfinite(result.ratio["quiet"])
 
 
+def test_unlabelled_cells_are_left_out():
+    adata = example()
+    labelled = np.random.default_rng(0).random(adata.n_obs) > 0.1
+    keys = KEYS | {"min_cells": 30}
+    wanted = gene_set_preservation(adata[labelled].copy(), "X_state", SETS, **keys)
+    label = adata.obs[KEYS["label_key"]].astype(object)
+    label[~labelled] = "unknown"
+    adata.obs[KEYS["label_key"]] = label
+    with pytest.warns(UserWarning, match=f"{(~labelled).sum()} of {adata.n_obs} cells have no label"):
+        found = gene_set_preservation(adata, "X_state", SETS, **keys)
+    assert len(wanted.table) > 0
+    pd.testing.assert_frame_equal(found.table, wanted.table)
+    pd.testing.assert_series_equal(found.ratio, wanted.ratio)
+
+
 def test_few_cells_give_no_number_and_a_reason():
     result = gene_set_preservation(example(), "X_state", SETS, **KEYS | {"min_cells": 500})
     assert result.table.empty
@@ -136,7 +151,7 @@ def test_few_cells_give_no_number_and_a_reason():
 
 
 def test_beta_cells_of_baron(data_dir):
-    """A stress programme of human beta cells varies among them, and a PCA of all cells keeps it."""
+    """A stress programme varies between human beta cells, and a PCA of all cells preserves this variation."""
     adata = sysvi.prepare(anndata.read_h5ad(data_dir / "baron_pancreas.h5ad"), "system", "batch")
     adata.obsm["X_pca"] = sc.pp.pca(adata.X, n_comps=15)
     adata.obsm["X_noise"] = np.random.default_rng(0).normal(size=(adata.n_obs, 15))
@@ -160,7 +175,7 @@ def test_beta_cells_of_baron(data_dir):
         ({"batch_key": "donor"}, "batch_key='donor' is not a column"),
         ({"system_key": "species"}, "system_key='species' is not a column"),
         ({"layer": "log"}, "no layer 'log'"),
-        ({"gene_sets": {"a": "gene1"}}, "Gene set 'a' is the text 'gene1'"),
+        ({"gene_sets": {"a": "gene1"}}, "Gene set 'a' is the string 'gene1'"),
         ({"gene_sets": {"all": list(example().var_names)}}, "No genes are left to compare gene set 'all' with"),
     ],
 )

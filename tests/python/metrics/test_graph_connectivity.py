@@ -72,7 +72,7 @@ def test_fourteen_neighbours_are_taken():
 
 
 def test_arrows_must_lead_both_ways():
-    """The outlier's nearest cells are the others, but it is nearest to none."""
+    """An outlier has the other cells as neighbours but is not a neighbour of any cell."""
     points = np.append(np.arange(20.0), 100.0)[:, None]
     assert graph_connectivity(nearest_neighbors(points, 3), ["a"] * 21).value == 20 / 21
 
@@ -97,7 +97,7 @@ def test_labels_of_one_cell_and_cells_on_one_spot():
 
 
 def test_a_label_without_arrows():
-    """Each cell's one neighbour is of the other label."""
+    """The only neighbour of each cell has the other label."""
     points = np.array([0, 1, 10, 11, 20, 21])[:, None]
     score = graph_connectivity(nearest_neighbors(points, 1), ["a", "b"] * 3)
     assert score.per_label.to_dict() == pytest.approx({"a": 1 / 3, "b": 1 / 3})

@@ -24,7 +24,7 @@ def simulate(n=600, shift=0.3, **sizes):
 
 @pytest.fixture
 def scib_searches_exactly(monkeypatch):
-    """Spare scib-metrics its approximate search on the diffusion map, the one intended difference."""
+    """Make scib-metrics search exactly on the diffusion map, which is the one intended difference."""
 
     def exact(points, n_neighbors):
         return with_self(nearest_neighbors(points, n_neighbors - 1))
@@ -88,7 +88,7 @@ def test_per_label_against_scib_metrics(shift):
 
 
 def test_per_label_against_scib_metrics_as_it_is():
-    """With its approximate search."""
+    """scib-metrics with its own approximate search."""
     points, system, label = simulate(shift=0.4)
     neighbors = nearest_neighbors(points, 49)
     value = scib_metrics.kbet_per_label(with_self(neighbors), system, label)
@@ -124,7 +124,7 @@ def test_where_scib_metrics_differs_a_small_label_before_others():
 
 @pytest.mark.usefixtures("scib_searches_exactly")
 def test_labels_in_pieces():
-    """Label a: two large pieces, both mixed; b: too many small pieces; c: one piece is too small to be tested."""
+    """Label a has two large mixed components; b has too many small components; one component of c is too small."""
     rng = np.random.default_rng(0)
     label = np.repeat(["a", "b", "c"], [600, 200, 420])
     piece = np.r_[np.repeat([0, 1], 300), 10 + np.arange(200) % 10, np.repeat([30, 31], [400, 20])]
@@ -174,7 +174,7 @@ def test_chunks_make_no_difference(monkeypatch):
     points, system, _ = simulate(200)
     neighbors = nearest_neighbors(points, 20)
     whole = kbet(neighbors, system)
-    monkeypatch.setattr(importlib.import_module("sysvi.metrics._kbet"), "CHUNK", 30)
+    monkeypatch.setattr(importlib.import_module("sysvi.metrics._kbet"), "CHUNK_VALUES", 30)
     np.testing.assert_array_equal(kbet(neighbors, system).per_cell, whole.per_cell)
 
 

@@ -76,7 +76,7 @@ def test_mixing_lowers_it():
 
 
 def test_labels_of_few_cells():
-    """Ten cells, so nine neighbours of each: the lone cell has none of its label, the three have two of nine."""
+    """Of the nine neighbours of each of ten cells, none has the label of the single cell, two that of the three."""
     label = np.repeat(["lone", "three", "six"], [1, 3, 6])
     score = knn_purity(nearest_neighbors(np.random.default_rng(0).normal(size=(10, 2)), 30), label)
     assert score.per_label.to_dict() == pytest.approx({"lone": 0, "six": 5 / 9, "three": 2 / 9})

@@ -77,7 +77,7 @@ def test_standardised_keeps_type_and_constant_dimensions():
 
 
 def test_shrinking_a_dimension_fakes_mixing_until_it_is_standardised():
-    """The paper's Fig. 2."""
+    """As in Fig. 2 of the paper."""
     rng = np.random.default_rng(0)
     system = np.repeat(["human", "mouse"], 200)
     points = rng.normal(size=(400, 3))
@@ -102,5 +102,5 @@ def test_embedding_of_finds_it_by_name():
     adata.obsm["frame"] = pd.DataFrame({"x": [1.0, 2.0]}, index=list("ab"))
     assert get_embedding(adata, "X_pca").dtype == np.float64
     assert get_embedding(adata, "frame").tolist() == [[1.0], [2.0]]
-    with pytest.raises(InputError, match=r"no embedding 'X_sysVI': choose one of it \(X_pca, frame\)"):
+    with pytest.raises(InputError, match=r"no embedding 'X_sysVI': choose one of its keys \(X_pca, frame\)"):
         get_embedding(adata, "X_sysVI")

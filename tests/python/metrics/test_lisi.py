@@ -33,7 +33,7 @@ def by_definition(distances, groups, perplexity):
 
 @pytest.fixture(scope="module")
 def baron(baron_pca):
-    """A PCA of every second cell, and what they are."""
+    """PCA of every second cell, with the system and type of these cells."""
     half = baron_pca[::2]
     return half.obsm["X_pca"], *half.obs[["system", "batch", "cell_type"]].astype(str).to_numpy().T
 
@@ -84,7 +84,7 @@ def test_the_unit_of_the_embedding_is_irrelevant(scale):
 
 
 def test_distances_may_be_far_from_zero_and_close_together():
-    """Weights would vanish in single precision, or without the shift."""
+    """Weights would underflow in single precision or if distances were not shifted."""
     points, system, _ = simulate()
     neighbors = nearest_neighbors(points, 60)
     far = Neighbors(neighbors.indices, neighbors.distances.astype(float) + 1e4)
@@ -95,7 +95,7 @@ def test_chunks_make_no_difference(monkeypatch):
     points, system, _ = simulate(300)
     neighbors = nearest_neighbors(points, 30)
     whole = lisi(neighbors, system)
-    monkeypatch.setattr(importlib.import_module("sysvi.metrics._lisi"), "CHUNK", 7 * 30)
+    monkeypatch.setattr(importlib.import_module("sysvi.metrics._lisi"), "CHUNK_VALUES", 7 * 30)
     np.testing.assert_allclose(lisi(neighbors, system), whole, rtol=1e-12)
 
 
@@ -281,7 +281,9 @@ def test_cilisi_against_scintegrationmetrics_recipe():
             simpson = by_original(distances[nearest], system[cells][nearest], k)
             per_cell[cell] = (1 / simpson - 1) / (len(set(system[cells])) - 1)
     score = cilisi(points, system, label)
-    np.testing.assert_allclose(score.per_cell, per_cell, atol=2e-3)  # its tolerance leaves weights a little unequal
+    np.testing.assert_allclose(
+        score.per_cell, per_cell, atol=2e-3
+    )  # weights are slightly unequal because of its tolerance
     assert score.value == pytest.approx(per_cell.mean(), rel=1e-3)
     assert list(score.per_label.index) == ["a", "b", "c", "few"]
     for name in score.per_label.index:
@@ -314,7 +316,7 @@ def test_cilisi_measures_what_can_be_measured():
 
 
 def test_cilisi_is_scaled_by_the_systems_of_the_type():
-    """A type of two of the three systems, fully mixed, is as good as one of three."""
+    """A completely mixed type has the value 1 whether it occurs in two or in three systems."""
     rng = np.random.default_rng(0)
     label = np.repeat(["two", "three"], 3000)
     system = np.where(label == "two", rng.integers(2, size=6000), rng.integers(3, size=6000))
@@ -324,7 +326,7 @@ def test_cilisi_is_scaled_by_the_systems_of_the_type():
 
 
 def test_cilisi_does_not_ask_for_mixing_of_types():
-    """Types of one system each, apart: iLISI is 0, and the one shared type is mixed."""
+    """Types of one system each are separate, so that iLISI is 0; the only shared type is mixed."""
     rng = np.random.default_rng(0)
     label = np.repeat(["shared", "human only", "mouse only"], 200)
     system = np.where(label == "human only", 0, np.where(label == "mouse only", 1, rng.integers(2, size=600)))

@@ -45,14 +45,16 @@ def test_moran_is_scanpys():
     graph, values = random_graph(rng, 300), sparse.random(300, 40, 0.2, format="csr", rng=rng)
     expected = sc.metrics.morans_i(graph, values.T.tocsr())
     np.testing.assert_allclose(morans_i(graph, values), expected, rtol=1e-10)
-    np.testing.assert_allclose(morans_i(graph, 1e4 + values.toarray()), expected, rtol=1e-6)  # nothing cancels
+    np.testing.assert_allclose(
+        morans_i(graph, 1e4 + values.toarray()), expected, rtol=1e-6
+    )  # no cancellation far from zero
 
 
 def test_moran_in_chunks_is_the_same(monkeypatch):
     rng = np.random.default_rng(0)
     graph, values = random_graph(rng, 50), rng.normal(size=(50, 11))
     whole = morans_i(graph, values)
-    monkeypatch.setattr(moran, "CHUNK", 150)  # three genes
+    monkeypatch.setattr(moran, "CHUNK_VALUES", 150)  # three genes
     np.testing.assert_allclose(morans_i(graph, values), whole, rtol=1e-12)
 
 
@@ -105,7 +107,7 @@ def reference_of(adata, **arguments):
 
 
 def by_scanpy(adata, embedding, min_cells, cutoff):
-    """The paper's recipe, group by group with scanpy; a row for each group."""
+    """The procedure of the paper with scanpy, one row per group."""
     rows = []
     adata = anndata.AnnData(adata.X.astype(np.float64), obs=adata.obs, obsm={"E": np.asarray(embedding)})
     for key, cells in adata.obs.groupby(["label", "system", "batch"], observed=True).groups.items():
@@ -256,7 +258,7 @@ def test_a_cutoff_that_no_gene_reaches_is_said():
 
 def test_a_collapsed_embedding_is_measured():
     adata = example()
-    score = moran_ratio(reference_of(adata), np.zeros((adata.n_obs, 2)))  # all cells in one place
+    score = moran_ratio(reference_of(adata), np.zeros((adata.n_obs, 2)))  # all cells coincide
     assert 0.4 < score.value < 0.9
 
 

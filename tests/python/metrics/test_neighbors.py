@@ -27,7 +27,7 @@ def brute_force(points, k):
 
 
 def check(neighbors, points, k, **tolerance):
-    """Nearest first, never itself, none twice, at the distances of the definition (which of equal ones is free)."""
+    """Check neighbours: sorted by distance, without the cell itself and duplicates, distances as by brute force."""
     n = len(points)
     nearest, all_distances = brute_force(points, k)
     assert neighbors.indices.shape == neighbors.distances.shape == (n, k)
@@ -77,7 +77,7 @@ def test_equally_far_cells_come_in_order():
 @settings(max_examples=30, deadline=None)
 @given(st.integers(2, 40), st.integers(1, 45), st.integers(1, 3), st.integers(0, 100))
 def test_ties_and_duplicates(n, k, values, seed):
-    """On a coarse grid most cells have twins; k may be more than there are cells."""
+    """On a coarse grid most cells have duplicates; k may exceed the number of cells."""
     points = np.random.default_rng(seed).integers(values, size=(n, 2)).astype(np.float32)
     for neighbors in (nearest_neighbors(points, k), _brute_force(points, min(k, n - 1), CPU)):
         check(neighbors, points, min(k, n - 1), atol=1e-6)
@@ -203,7 +203,7 @@ def test_neighbors_of_two_shapes_are_refused():
 def test_brute_force_in_several_blocks(monkeypatch):
     points = cloud(300)
     whole = _brute_force(points, 15, CPU)
-    monkeypatch.setattr(importlib.import_module("sysvi.metrics._neighbors"), "BLOCK", 7 * 300)
+    monkeypatch.setattr(importlib.import_module("sysvi.metrics._neighbors"), "GPU_BLOCK_DISTANCES", 7 * 300)
     blocks = _brute_force(points, 15, CPU)  # of 7 cells, the last of 6
     np.testing.assert_array_equal(blocks.indices, whole.indices)
     np.testing.assert_array_equal(blocks.distances, whole.distances)
@@ -215,4 +215,4 @@ def test_fewer_neighbours_than_one_are_refused():
     neighbors = nearest_neighbors(cloud(20), 5)
     with pytest.raises(InputError, match="at least one neighbour"):
         neighbors.nearest(0)
-    assert neighbors.nearest(30).n_neighbors == 5  # all that there are
+    assert neighbors.nearest(30).n_neighbors == 5  # all available neighbours

@@ -91,7 +91,7 @@ def test_three_ways_against_scib_metrics(baron_pca):
     fixed = name_clusters(leiden(neighbors, 2.0), label)
     assert ari(label, fixed).value > at_two["ari"]  # split types are joined by their name
 
-    clusters = kmeans(points, label.nunique())  # other random numbers: alike only
+    clusters = kmeans(points, label.nunique())  # similar only, since random numbers differ
     expected = nmi_ari_cluster_labels_kmeans(points, label.to_numpy())
     assert nmi(label, clusters).value == pytest.approx(expected["nmi"], abs=0.1)
     assert ari(label, clusters).value == pytest.approx(expected["ari"], abs=0.2)

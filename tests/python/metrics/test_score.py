@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sysvi import InputError
-from sysvi.metrics._score import Score, check_embedding, encode
+from sysvi.metrics._score import Score, check_embedding, encode_categories
 
 
 def test_a_score_is_a_number():
@@ -15,7 +15,7 @@ def test_a_score_is_a_number():
 
 @given(st.lists(st.sampled_from(["beta", "alpha", "T cell", ""]), min_size=1, max_size=30))
 def test_codes_spell_the_values(values):
-    codes, names = encode(values, "label", len(values))
+    codes, names = encode_categories(values, "label", len(values))
     assert list(names[codes]) == values
     assert list(names) == sorted(set(values))
 
@@ -31,31 +31,31 @@ def test_codes_spell_the_values(values):
     ],
 )
 def test_any_column_of_labels_will_do(values):
-    codes, names = encode(values, "label", 3)
+    codes, names = encode_categories(values, "label", 3)
     assert codes.tolist() == [1, 0, 1]
     assert codes.dtype == np.int64
     assert names.tolist() == ["a", "b"]
 
 
 def test_numbers_are_labels_too():
-    codes, names = encode(np.array([2, 10, 2]), "batch", 3)
+    codes, names = encode_categories(np.array([2, 10, 2]), "batch", 3)
     assert names[codes].tolist() == ["2", "10", "2"]
 
 
 @pytest.mark.parametrize("missing", [None, np.nan, pd.NA, float("nan")])
 def test_missing_labels_are_counted(missing):
     with pytest.raises(InputError, match="system is missing for 2 of 4 cells"):
-        encode(["a", missing, "b", missing], "system", 4)
+        encode_categories(["a", missing, "b", missing], "system", 4)
 
 
 def test_a_missing_category_is_missing():
     with pytest.raises(InputError, match="label is missing for 1 of 2 cells"):
-        encode(pd.Series(["a", None], dtype="category"), "label", 2)
+        encode_categories(pd.Series(["a", None], dtype="category"), "label", 2)
 
 
 def test_another_length_is_named():
     with pytest.raises(InputError, match="label has 2 values for 3 cells"):
-        encode(["a", "b"], "label", 3)
+        encode_categories(["a", "b"], "label", 3)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

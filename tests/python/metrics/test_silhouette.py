@@ -26,7 +26,7 @@ def by_definition(points, groups):
 
 @pytest.fixture
 def cells():
-    """Embedding, system and label: one label in one system only, one of one cell, unequal sizes."""
+    """Embedding, system and label, with one label in one system only, one label with one cell, and unequal sizes."""
     rng = np.random.default_rng(0)
     label = np.append(rng.choice(["alpha", "beta", "delta", "own"], 500, p=[0.5, 0.3, 0.15, 0.05]), "single")
     system = rng.choice(["human", "mouse", "fish"], 501, p=[0.6, 0.3, 0.1])
@@ -38,7 +38,7 @@ def cells():
 
 @pytest.fixture(scope="module")
 def baron(baron_pca):
-    types = ["alpha", "gamma", "macrophage", "mast"]  # mast in human only
+    types = ["alpha", "gamma", "macrophage", "mast"]  # mast cells are human only
     adata = baron_pca[baron_pca.obs["cell_type"].isin(types)][::2]
     return adata.obsm["X_pca"], adata.obs["system"].to_numpy(), adata.obs["cell_type"].astype(str).to_numpy()
 

@@ -1,4 +1,4 @@
-"""States found without labels: against the truth of simulations, and the rule against its definition."""
+"""Tests of states found without labels: against simulated cell types, and of the rule against its definition."""
 
 import anndata
 import numpy as np
@@ -11,7 +11,7 @@ from scipy import sparse
 import sysvi
 from sysvi import InputError
 from sysvi.metrics import find_states
-from sysvi.metrics._states import _links, _similarity
+from sysvi.metrics._states import _correlate_profiles, _link_clusters
 
 
 def prepared(**settings):
@@ -43,7 +43,7 @@ def test_states_of_a_simulation_are_its_types(settings):
 
 
 def test_baron_states_follow_cell_types(data_dir):
-    """Human and mouse islets: the clusters of beta cells are one state, and acinar cells, in human only, alone."""
+    """In human and mouse islets, beta cells form one state, and acinar cells, which are human only, a private one."""
     adata = anndata.read_h5ad(data_dir / "baron_pancreas.h5ad")
     adata = sysvi.prepare(adata, "system", "batch")
     found = find_states(adata.X, adata.obs["system"])
@@ -88,7 +88,7 @@ def test_similarity_is_the_correlation_of_what_sets_clusters_apart():
     profiles = means - np.stack([means[home == h].mean(0) for h in home])
     expected = np.corrcoef(profiles)
     for matrix in (x, sparse.csr_matrix(x)):
-        np.testing.assert_allclose(_similarity(matrix, cluster, home), expected, atol=1e-12)
+        np.testing.assert_allclose(_correlate_profiles(matrix, cluster, home), expected, atol=1e-12)
 
 
 def test_a_system_of_one_cluster_is_compared_with_the_other_ones_mean():
@@ -97,7 +97,7 @@ def test_a_system_of_one_cluster_is_compared_with_the_other_ones_mean():
     cluster, home = np.arange(40) % 3, np.array([0, 0, 1])
     means = np.stack([x[cluster == k].mean(0) for k in range(3)])
     expected = np.corrcoef(means - means[:2].mean(0))
-    np.testing.assert_allclose(_similarity(x, cluster, home), expected, atol=1e-12)
+    np.testing.assert_allclose(_correlate_profiles(x, cluster, home), expected, atol=1e-12)
 
 
 @given(st.integers(0, 10_000), st.integers(2, 3))
@@ -106,7 +106,7 @@ def test_links_by_definition(seed, n_systems):
     home = np.sort(np.r_[np.arange(n_systems), rng.integers(0, n_systems, 6)])
     r = rng.uniform(-1, 1, (len(home), len(home)))
     r = (r + r.T) / 2
-    links = _links(r, home)
+    links = _link_clusters(r, home)
     for s in range(n_systems):
         for t in range(s + 1, n_systems):
             rows, columns = np.flatnonzero(home == s), np.flatnonzero(home == t)
