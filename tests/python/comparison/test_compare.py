@@ -253,7 +253,7 @@ def test_everything_is_written(finished):
 
 
 def test_unlabelled_cells_are_integrated_but_not_scored_by_label(cells, folder):
-    """Missing and meaningless labels are alike, for methods and for scores; scores are those with the input's labels."""
+    """Missing and meaningless labels are treated alike, and scores are those of the input's own labels."""
     good(folder)
     label = cells.obs["cell_type"].astype(object)
     label[::11] = "Unknown"

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from sysvi._core.fingerprint import fingerprint
-from sysvi.comparison.cells import prepared_cells, write_cells
+from sysvi.comparison.cells import fingerprint_cells, prepared_cells, write_cells
 from sysvi.comparison.environments import MethodNotAvailable, default_folder, get_environment, satisfied_here
 from sysvi.comparison.methods import ADAPTERS, Method
 from sysvi.comparison.runs import MethodRun, RunFailed, Runner
@@ -70,7 +69,7 @@ def _without_uv(monkeypatch):
 
 
 def fake_uv(folder, monkeypatch, failing=None):
-    """Put a `uv` on the PATH that lists its arguments in uv.log and calls venv and pip; `failing` is a command of it."""
+    """Put a `uv` on the PATH that logs its arguments and calls venv and pip; its command `failing` fails."""
     (folder / "bin").mkdir()
     script = folder / "bin" / "uv"
     script.write_text(FAKE_UV.format(python=sys.executable, log=str(folder / "uv.log"), failing=failing))
@@ -260,7 +259,7 @@ def test_what_identifies_a_run():
         tiny = method(script, settings=settings or {"k": 1, "m": 2}, **arguments)
         return MethodRun(tiny, parameter, value, seed, epochs, cells, version).name
 
-    assert name() == name(parameter="", value=None) == name(epochs=5)  # epochs mean nothing to it
+    assert name() == name(parameter="", value=None) == name(epochs=5)  # a method without epochs
     others = [name(value=2), name(seed=1), name(cells="d"), name(version="2"), name(settings={"k": 1, "m": 3})]
     others += [name(script=ADAPTERS / "own.py"), name(value=1.5)]
     assert len({name(), *others}) == len(others) + 1
@@ -294,8 +293,8 @@ def test_counts_in_a_layer_of_expression_that_was_normalised_elsewhere(make_adat
 
 
 def test_fingerprint_tells_cells_apart(cells):
-    first = fingerprint(cells)
-    assert fingerprint(cells.copy()) == first
+    first = fingerprint_cells(cells)
+    assert fingerprint_cells(cells.copy()) == first
     changed = [cells[::-1].copy(), cells[:, ::-1].copy(), cells[:-1].copy(), cells.copy(), cells.copy(), cells.copy()]
     changed[3].X.data[7] += 0.5
     changed[4].obs["label"] = changed[4].obs["label"].astype(str).to_numpy()[::-1]
@@ -304,7 +303,7 @@ def test_fingerprint_tells_cells_apart(cells):
         other.X = sparse.csr_matrix(other.X)
         if "counts" in other.layers:
             other.layers["counts"] = sparse.csr_matrix(other.layers["counts"])
-    assert len({first, *map(fingerprint, changed)}) == 1 + len(changed)
+    assert len({first, *map(fingerprint_cells, changed)}) == 1 + len(changed)
 
 
 @pytest.fixture(scope="module")
