@@ -103,8 +103,8 @@ def conclude(name: str, table: pd.DataFrame, components: pd.DataFrame) -> None:
         share = of_prior["share"]
         mixing, purity = ((of_prior[what] * share).sum() / share.sum() for what in ("system_mixing", "purity"))
         print(
-            f"{TITLE[prior]}: the components' cells have a purity of {purity:.2f} in cell types and a mixing of systems of "
-            f"{mixing:.2f}."
+            f"{TITLE[prior]}: the components' cells have a purity of {purity:.2f} in cell types and a mixing of "
+            f"systems of {mixing:.2f}."
         )
     none = table[table["prior"] == "standard_normal"]
     trained = table[(table["start"] == "random cells") & (table["trainable"] == True)]  # noqa: E712 (it has NaN)
