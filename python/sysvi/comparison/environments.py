@@ -143,10 +143,10 @@ def get_environment(
     """
     for name, content in method.paths.items():
         if name not in os.environ:
-            raise MethodNotAvailable(f"the environment variable {name} is not set: set it to the path of {content}")
+            raise MethodNotAvailable(f"the environment variable {name} is not set; set it to the path of {content}")
         if not Path(os.environ[name]).exists():
             raise MethodNotAvailable(
-                f"{name}={os.environ[name]} does not exist: set this environment variable to the path of {content}"
+                f"{name}={os.environ[name]} does not exist; set this environment variable to the path of {content}"
             )
     try:
         if method.is_r:

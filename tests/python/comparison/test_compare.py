@@ -177,7 +177,7 @@ def test_failures_are_listed_with_their_reason_and_do_not_end_the_comparison(fin
         "silent": "wrote no embedding",
         "short": r"shape \(239, 8\); it must have one row for each of the 240 cells",
         "nan": "not finite",
-        "homeless": "NOWHERE is not set: set it to the path of a map",
+        "homeless": "NOWHERE is not set; set it to the path of a map",
     }
     for name, reason in expected.items():
         assert pd.Series(methods.loc[name, "reason"]).str.contains(reason).all(), (name, methods.loc[name, "reason"])

@@ -185,7 +185,7 @@ def fail(*arguments):
 def test_paths_that_a_method_needs(tmp_path, monkeypatch):
     needy = method("a.py", paths={"TINY_CODE": "its code"})
     monkeypatch.delenv("TINY_CODE", raising=False)
-    with pytest.raises(MethodNotAvailable, match="TINY_CODE is not set: set it to the path of its code"):
+    with pytest.raises(MethodNotAvailable, match="TINY_CODE is not set; set it to the path of its code"):
         get_environment(needy, tmp_path, None, print)
     monkeypatch.setenv("TINY_CODE", str(tmp_path / "nowhere"))
     with pytest.raises(MethodNotAvailable, match="nowhere does not exist"):
