@@ -1,4 +1,4 @@
-"""What the benchmarks share: folders, the peers' environment, and scripts that run in processes of their own."""
+"""Shared by the benchmarks: folders, the environment of the peers, and running scripts in separate processes."""
 
 import json
 import os
@@ -17,23 +17,23 @@ from pathlib import Path
 HERE = Path(__file__).parent
 CACHE, RESULTS, PEERS = HERE / ".cache", HERE / "results", HERE / "peers"
 PEER_PYTHON = HERE.parent / ".venv-bench" / "bin" / "python"
-# torch comes first and alone, so that no later package chooses another build of it.
+# torch is installed first and alone, so that no later package replaces it by another build.
 REQUIREMENTS = ("torch==2.13.0", "scvi-tools==1.4.2", "scib-metrics==0.5.10", "harmonypy==2.1.0")
 
 
 class Failed(RuntimeError):
-    """A script that was run ended with an error; the message holds the end of what it said."""
+    """A script ended with an error; the message holds the end of its output."""
 
 
 def make_peer_environment() -> None:
-    """The peers in an environment of their own, made or completed where need be.
+    """Create or complete the environment of the peers (scvi-tools, scib-metrics, harmonypy).
 
     Raises
     ------
     subprocess.CalledProcessError
         If they cannot be installed.
     """
-    installed = PEER_PYTHON.parents[1] / "installed.txt"  # written last: a failed installation is tried again
+    installed = PEER_PYTHON.parents[1] / "installed.txt"  # written last, so that a failed installation is repeated
     if installed.exists() and installed.read_text().split() == list(REQUIREMENTS):
         return
     if not PEER_PYTHON.exists():
@@ -45,12 +45,12 @@ def make_peer_environment() -> None:
 
 
 def ours(script: str, *arguments: object, threads: int | None = None) -> dict:
-    """Run a script of this folder in our environment; its last line is its result."""
+    """Run a script of this folder in the current environment; its result is the JSON in its last line of output."""
     return _run(sys.executable, HERE / script, arguments, threads)
 
 
 def peer(script: str, *arguments: object, threads: int | None = None) -> dict:
-    """Run a peer's script in the peers' environment; its last line is its result."""
+    """Run a script of peers/ in the environment of the peers; its result is the JSON in its last line of output."""
     return _run(PEER_PYTHON, PEERS / script, arguments, threads)
 
 
@@ -60,64 +60,65 @@ def _run(python: str | Path, script: Path, arguments: tuple[object, ...], thread
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
         environment |= dict.fromkeys(names, str(threads))
     command = [str(python), str(script), *map(str, arguments)]
-    with standstills() as still:
+    with standstills() as stalls:
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode != 0:
-        how = "was killed (out of memory?)" if done.returncode == -9 else f"ended with {done.returncode}"
-        raise Failed(f"{script.name} {how}.\n{done.stderr[-2000:]}")
+        end = "was killed (out of memory?)" if done.returncode == -9 else f"ended with status {done.returncode}"
+        raise Failed(f"{script.name} {end}.\n{done.stderr[-2000:]}")
     result = json.loads(done.stdout.strip().splitlines()[-1])
-    return result | _durations(result, still)
+    return result | _durations(result, stalls)
 
 
-def _durations(result: dict, still: list[tuple[float, float]]) -> dict:
-    """Seconds between the readings of the clock that a script gives, without those that the machine stood still."""
+def _durations(result: dict, stalls: list[tuple[float, float]]) -> dict:
+    """Seconds between the clock readings of a script, without the time that the whole machine stood still."""
 
-    def lasted(start: float, end: float) -> float:
-        return end - start - sum(max(0.0, min(end, b) - max(start, a)) for a, b in still)
+    def duration(start: float, end: float) -> float:
+        return end - start - sum(max(0.0, min(end, b) - max(start, a)) for a, b in stalls)
 
     seconds: dict = {}
     if "span" in result:
         start, end = result["span"]
-        seconds = {"total_seconds": lasted(start, end), "still_seconds": end - start - lasted(start, end)}
+        seconds = {"total_seconds": duration(start, end), "still_seconds": end - start - duration(start, end)}
     if "marks" in result:
-        epochs = [lasted(start, end) for start, end in pairwise(result["marks"])]
+        epochs = [duration(start, end) for start, end in pairwise(result["marks"])]
         seconds |= {"epoch_seconds": epochs, "seconds_per_epoch": statistics.mean(epochs)}
     return seconds
 
 
 @contextmanager
 def standstills(tick: float = 0.05, longest: float = 0.5) -> Iterator[list[tuple[float, float]]]:
-    """Start and end of each time that the whole machine stands still, as a virtual one does when its host stops it.
+    """List the start and end of each period in which the whole machine stands still, as a virtual one does at times.
 
-    A thread that only sleeps wakes late, by more than `longest` seconds, only then.
+    They are recognised by a thread that only sleeps, `tick` seconds at a time: only then does it wake more than
+    `longest` seconds late.
     """
-    found: list[tuple[float, float]] = []
-    over = threading.Event()
+    stalls: list[tuple[float, float]] = []
+    finished = threading.Event()
 
     def watch() -> None:
         last = time.perf_counter()
-        while not over.wait(tick):
+        while not finished.wait(tick):
             now = time.perf_counter()
             if now - last > longest:
-                found.append((last + tick / 2, now))
+                stalls.append((last + tick / 2, now))
             last = now
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        yield found
+        yield stalls
     finally:
-        over.set()
+        finished.set()
         watcher.join()
 
 
 def n_cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine(threads: int) -> str:
-    """Processor, threads and versions, for the head of a table."""
+    """Processor, threads and versions, as a heading for a table."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]

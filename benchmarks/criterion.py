@@ -1,15 +1,15 @@
-"""Whether tune chooses without labels what it chooses with them.
+"""Whether `sysvi.tune` chooses the same setting without labels as with them.
 
     python benchmarks/criterion.py [--sets baron kang hard] [--reuse]
 
-On each of three data sets 42 models: cycle weights (0, 2, 5, 10, 20, 50) x KL weights (1, 3) x three seeds, and KL
-weight 10, which shrinks dimensions, with cycle weights (0, 5); the VampPrior is the prior from the first step. Training
-is shorter than by default: what counts is that runs differ. Each gets its score with the cell types (the paper's rule)
-and without (tune's). Spearman's correlation over runs and over settings, what either chooses, and what the choice
-without labels is worth when measured with them: results/criterion.csv; the runs: results/criterion_runs.csv; the
-figure: docs/criterion.png.
+On each of three data sets, 42 models are trained: cycle weights (0, 2, 5, 10, 20, 50) x KL weights (1, 3) x three
+seeds, and KL weight 10, which shrinks dimensions, with cycle weights (0, 5). The VampPrior is the prior from the first
+step. Training is shorter than by default, as it is enough that the runs differ. Each run gets a score with the cell
+types (the paper's rule) and one without (that of `tune`). Writes results/criterion.csv (Spearman's correlation of the
+two scores over runs and over settings, the setting that each chooses, and the score with labels of the one chosen
+without), results/criterion_runs.csv (a row for each run) and docs/criterion.png.
 
-Embeddings are kept in .cache; with --reuse, those that are there are taken.
+Embeddings are kept in benchmarks/.cache; --reuse takes those that are there.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from sysvi.evaluation.scores import paper_scores
 from sysvi.tuning.criterion import Criterion
 
 EPOCHS = 80
-MIN_CELLS = {"baron": 200, "kang": 60, "hard": 100}  # of a group for Moran's I
+MIN_CELLS = {"baron": 200, "kang": 60, "hard": 100}  # fewest cells of a group for Moran's I
 TITLES = {"baron": "Baron islets, human and mouse", "kang": "Kang, control and stimulated", "hard": "hard simulation"}
 GRID = [*itertools.product((0, 2, 5, 10, 20, 50), (1, 3)), (0, 10), (5, 10)]
 SEEDS = (0, 1, 2)
@@ -37,12 +37,12 @@ FOLDER, FIGURE = CACHE / "criterion", HERE.parent / "docs" / "criterion.png"
 
 
 def main() -> None:
-    """Train what is missing, measure all, compare."""
+    """Train missing models, measure all, compare the scores."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--sets", nargs="+", choices=[*TITLES], default=[*TITLES], help="the others keep their old rows"
+        "--sets", nargs="+", choices=[*TITLES], default=[*TITLES], help="data sets; the rows of others are kept"
     )
-    parser.add_argument("--reuse", action="store_true", help="take the embeddings that the cache has")
+    parser.add_argument("--reuse", action="store_true", help="reuse embeddings from the cache")
     args = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
     tables = []
@@ -50,12 +50,12 @@ def main() -> None:
         adata = anndata.read_h5ad(getattr(data, name)())
         train(name, adata, args.reuse)
         tables.append(measure(name, adata))
-    known = RESULTS / "criterion_runs.csv"
-    if known.exists():
-        old = pd.read_csv(known)
+    path = RESULTS / "criterion_runs.csv"
+    if path.exists():
+        old = pd.read_csv(path)
         tables.append(old[~old["data"].isin(args.sets)])
     runs = pd.concat(tables, ignore_index=True)
-    runs.to_csv(known, index=False, float_format="%.4f")
+    runs.to_csv(path, index=False, float_format="%.4f")
     names = [name for name in TITLES if (runs["data"] == name).any()]
     table = pd.DataFrame([agreement(runs[runs["data"] == name]) for name in names], index=names)
     table.to_csv(RESULTS / "criterion.csv", index_label="data", float_format="%.3f")
@@ -63,42 +63,48 @@ def main() -> None:
     plot(runs, FIGURE)
 
 
-def path_of(name: str, cycle_weight: float, kl_weight: float, seed: int) -> Path:
-    """Where a run's embedding is kept."""
+def embedding_path(name: str, cycle_weight: float, kl_weight: float, seed: int) -> Path:
+    """File with the embedding of a run."""
     return FOLDER / f"{name}_{EPOCHS}_{cycle_weight:g}_{kl_weight:g}_{seed}.npy"
 
 
 def train(name: str, adata: anndata.AnnData, reuse: bool) -> None:
-    """Embeddings of all runs."""
+    """Train all models and write their embeddings."""
 
-    def keep(run: sysvi.Run) -> None:
-        path = path_of(name, run.cycle_weight, run.kl_weight, run.seed)
+    def write_embedding(run: sysvi.Run) -> None:
+        path = embedding_path(name, run.cycle_weight, run.kl_weight, run.seed)
         np.save(path, run.model.get_latent_representation())
         print(f"{path.stem} {run.status}", flush=True)
 
     for kl_weight in dict.fromkeys(kl for _, kl in GRID):
         for seed in SEEDS:
             wanted = [c for c, kl in GRID if kl == kl_weight]
-            missing = [c for c in wanted if not (reuse and path_of(name, c, kl_weight, seed).exists())]
+            missing = [c for c in wanted if not (reuse and embedding_path(name, c, kl_weight, seed).exists())]
             if missing:
-                settings = {"max_epochs": EPOCHS, "progress": False, "on_run": keep, "mixture_share": sysvi.Ramp(1.0)}
+                settings = {
+                    "max_epochs": EPOCHS,
+                    "progress": False,
+                    "on_run": write_embedding,
+                    "mixture_share": sysvi.Ramp(1.0),
+                }
                 weights = {"cycle_weights": missing, "kl_weights": [kl_weight], "seeds": [seed]}
                 sysvi.train_many(adata, "system", "batch", **weights, **settings)
 
 
 def measure(name: str, adata: anndata.AnnData) -> pd.DataFrame:
-    """A row a run: measures and scores with and without labels."""
+    """One row for each run: metrics and scores with and without labels."""
     system, batch, label = (adata.obs[key].to_numpy().astype(str) for key in ("system", "batch", "cell_type"))
     rows = np.arange(adata.n_obs)
     tables = {}
-    for kind, known in (("with labels", label.astype(object)), ("without labels", None)):
-        criterion = Criterion.of(adata.X, rows, system, batch, known, min_cells=MIN_CELLS[name])
+    for kind, given in (("with labels", label.astype(object)), ("without labels", None)):
+        criterion = Criterion.from_cells(adata.X, rows, system, batch, given, min_cells=MIN_CELLS[name])
         print(f"{name}, {kind}: {criterion.describe()}", flush=True)
         measured = [
-            {"cycle_weight": c, "kl_weight": kl, "seed": seed} | criterion.measure(np.load(path_of(name, c, kl, seed)))
+            {"cycle_weight": c, "kl_weight": kl, "seed": seed}
+            | criterion.measure(np.load(embedding_path(name, c, kl, seed)))
             for (c, kl), seed in itertools.product(GRID, SEEDS)
         ]
-        tables[kind] = paper_scores(pd.DataFrame(measured), batch=[criterion.mixing])
+        tables[kind] = paper_scores(pd.DataFrame(measured), batch=[criterion.mixing_metric])
     ours, paper = tables["without labels"], tables["with labels"]
     runs = paper[[*SETTING, "seed", "iLISI", "NMI", "Moran"]].assign(**{"with labels": paper["overall"]})
     states = {"shared mixing": ours["shared mixing"], "NMI of states": ours["NMI"], "Moran of states": ours["Moran"]}
@@ -106,12 +112,12 @@ def measure(name: str, adata: anndata.AnnData) -> pd.DataFrame:
 
 
 def agreement(runs: pd.DataFrame) -> dict:
-    """How well the two scores agree on a data set."""
+    """How well the scores with and without labels agree on a data set."""
     both = ["with labels", "without labels"]
     means = runs.groupby(SETTING)[both].mean()
     chosen = {kind: means[kind].idxmax() for kind in both}
-    first = [runs[runs["seed"] == seed].set_index(SETTING)[both].rank() for seed in SEEDS]
-    between = [a["with labels"].corr(b["with labels"]) for a, b in itertools.combinations(first, 2)]
+    ranks = [runs[runs["seed"] == seed].set_index(SETTING)[both].rank() for seed in SEEDS]
+    between = [a["with labels"].corr(b["with labels"]) for a, b in itertools.combinations(ranks, 2)]
     return {
         "runs": len(runs),
         "correlation over runs": runs[both].corr("spearman").iloc[0, 1],
@@ -127,7 +133,7 @@ def agreement(runs: pd.DataFrame) -> dict:
 
 
 def plot(runs: pd.DataFrame, path: Path) -> None:
-    """Score without labels against score with them, a panel a data set."""
+    """Draw the score without labels against the score with labels, a panel for each data set."""
     from matplotlib import colormaps
 
     names = [name for name in TITLES if (runs["data"] == name).any()]
@@ -137,11 +143,11 @@ def plot(runs: pd.DataFrame, path: Path) -> None:
     figure = Figure(figsize=(4.0 * len(names) + 1.2, 4.0), layout="constrained")
     axes = figure.subplots(1, len(names), squeeze=False)[0]
     for ax, name in zip(axes, names, strict=True):
-        of_set = runs[runs["data"] == name]
-        for (cycle_weight, kl_weight), points in of_set.groupby(SETTING):
+        subset = runs[runs["data"] == name]
+        for (cycle_weight, kl_weight), points in subset.groupby(SETTING):
             style = {"color": colors[cycle_weight], "marker": markers[kl_weight], "alpha": 0.75, "linewidths": 0}
             ax.scatter(points["with labels"], points["without labels"], 36, **style)
-        rank = of_set[["with labels", "without labels"]].corr("spearman").iloc[0, 1]
+        rank = subset[["with labels", "without labels"]].corr("spearman").iloc[0, 1]
         ax.set_title(f"{TITLES[name]}\nrank correlation {rank:.2f}", fontsize=10)
         ax.set(xlabel="score with labels", ylabel="score without labels", xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
         ax.grid(color="0.92")

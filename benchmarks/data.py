@@ -1,7 +1,9 @@
-"""Prepared data sets for the benchmarks, each made once and kept in benchmarks/.cache.
+"""Prepared data sets for the benchmarks; each is made once and kept in benchmarks/.cache.
 
-`python benchmarks/data.py baron` makes one, `python benchmarks/data.py simulated 20000 3000` another; `kang`, `hard`,
-`held_out` and `demo` are the others.
+    python benchmarks/data.py baron                   a data set by name: baron, kang, hard, held_out or demo
+    python benchmarks/data.py simulated 20000 3000    simulated cells of two systems, by number of cells and of genes
+
+baron and kang need SYSVI_DATA.
 """
 
 import os
@@ -16,55 +18,55 @@ from common import CACHE
 BARON, KANG, HARD, HELD_OUT, DEMO = (
     CACHE / f"{name}_prepared.h5ad" for name in ("baron", "kang", "hard", "held_out", "demo")
 )
-COUNTS_PER_GENE = 0.22  # of a cell on average: 11 % of the values are above zero
+COUNTS_PER_GENE = 0.22  # mean number of counts per cell and gene, which makes 11 % of the values non-zero
 
 
 class Size(NamedTuple):
-    """How large a prepared set is."""
+    """Size of a prepared data set."""
 
     cells: int
     genes: int
-    density: float  # share of values above zero
-    csr_mb: float  # values and columns, as the engine is given them
+    density: float  # share of non-zero values
+    csr_mb: float  # size of the CSR matrix (values and column indices), MB
 
 
 def baron() -> Path:
-    """Human and mouse islets of SYSVI_DATA, prepared as in the paper."""
-    return _made(BARON, "baron")
+    """Baron's human and mouse islets (from SYSVI_DATA), prepared as in the paper."""
+    return _ensure_made(BARON, "baron")
 
 
 def has_baron() -> bool:
-    """Whether `baron` can be had."""
+    """Whether the data set `baron` is available."""
     return BARON.exists() or _counts("baron_pancreas").exists()
 
 
 def kang() -> Path:
-    """The labelled blood cells of SYSVI_DATA, control and stimulated, prepared as in the paper."""
-    return _made(KANG, "kang")
+    """Kang's labelled blood cells (from SYSVI_DATA), control and stimulated, prepared as in the paper."""
+    return _ensure_made(KANG, "kang")
 
 
 def hard() -> Path:
-    """Simulated: a private type in each system, tenfold imbalance, programmes in one type of one system only."""
-    return _made(HARD, "hard")
+    """Hard simulation: private cell types, tenfold imbalance, gene programmes in one cell type of one system."""
+    return _ensure_made(HARD, "hard")
 
 
 def held_out() -> Path:
-    """Simulated, as difficult as `hard` and of three systems: methods are compared on it, nothing is chosen on it."""
-    return _made(HELD_OUT, "held_out")
+    """Held-out simulation of three systems, as difficult as `hard`; no setting is chosen on it."""
+    return _ensure_made(HELD_OUT, "held_out")
 
 
 def demo() -> Path:
-    """The cells of `sysvi demo`: types far apart, one private to each system."""
-    return _made(DEMO, "demo")
+    """The cells of `sysvi demo`: well separated cell types, one of them private to each system."""
+    return _ensure_made(DEMO, "demo")
 
 
 def simulated(cells: int, genes: int) -> Path:
-    """Log-normalised cells of two systems; sets of the same number of genes are of the same systems."""
-    return _made(_simulated_path(cells, genes), "simulated", str(cells), str(genes))
+    """Simulated log-normalised cells of two systems, which are the same for all sizes with the same number of genes."""
+    return _ensure_made(_simulated_path(cells, genes), "simulated", str(cells), str(genes))
 
 
 def size(path: Path) -> Size:
-    """How large a prepared set is, without reading it."""
+    """Size of a prepared data set, without reading its values."""
     with h5py.File(path) as file:
         cells, genes = map(int, file["X"].attrs["shape"])
         values = file["X/data"]
@@ -72,9 +74,9 @@ def size(path: Path) -> Size:
         return Size(cells, genes, values.size / (cells * genes), n_bytes / 1e6)
 
 
-def _made(path: Path, *what: str) -> Path:
-    if not path.exists():  # in a new process: what one starts later counts its peak memory as theirs
-        subprocess.run([sys.executable, __file__, *what], check=True)
+def _ensure_made(path: Path, *arguments: str) -> Path:
+    if not path.exists():  # in a new process: processes started later would inherit its peak memory
+        subprocess.run([sys.executable, __file__, *arguments], check=True)
     return path
 
 
@@ -118,10 +120,10 @@ def _make_demo() -> None:
     _prepare_simulated(DEMO, 2000, N_GENES, system_effect=SYSTEM_EFFECT)
 
 
-def _prepare_simulated(path: Path, cells: int, genes: int, seed: int = 0, **kind: Any) -> None:
+def _prepare_simulated(path: Path, cells: int, genes: int, seed: int = 0, **options: Any) -> None:
     import sysvi
 
-    adata = sysvi.datasets.simulate_systems(cells, genes, seed=seed, **kind)
+    adata = sysvi.datasets.simulate_systems(cells, genes, seed=seed, **options)
     prepared = sysvi.prepare(adata, "system", "batch")
     del prepared.varm, prepared.uns["simulation"]
     _write(prepared, path)

@@ -1,9 +1,9 @@
-"""Embedding many cells with a trained model, beside the floor of its operations on this machine.
+"""Time to embed many cells with a trained model, compared with the least time that its matrix products need.
 
     python benchmarks/embedding.py [--cells 1000000] [--genes 2000]
 
-Simulated cells; medians of 3 runs. Ceilings as in floor.py, for float32 (embeddings are always float32). Writes
-benchmarks/results/embedding.csv.
+Simulated cells; median of 3 runs. The speed of this machine's matrix products is measured as in floor.py, in float32
+(embeddings are always computed in float32). Writes benchmarks/results/embedding.csv.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import sysvi
 
 
 def main() -> None:
-    """Train one epoch on a part, embed all."""
+    """Train one epoch on some of the cells, then embed all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=1_000_000)
     parser.add_argument("--genes", type=int, default=2_000)
@@ -31,7 +31,7 @@ def main() -> None:
     model = sysvi.integrate(few, "system", "batch", max_epochs=1, device="cpu", progress=False)
     cells = model._cells_for(adata)
     size = model.model_settings
-    model.module.embed(cells, torch.arange(5_000))  # warms up
+    model.module.embed(cells, torch.arange(5_000))  # warm-up: compiles kernels
     seconds = []
     for _ in range(3):
         start = time.perf_counter()

@@ -1,15 +1,15 @@
-"""From an h5ad file of counts to one with the embedding: time of each stage and peak memory.
+"""Time of each stage and peak memory, from an h5ad file of counts to one with the embedding.
 
     python benchmarks/in_and_out.py [--cells 100000] [--genes 20000] [--epochs 2 | --full]
 
-Simulated counts of two systems with four batches each, 10 % of the values above zero, plain and compressed by gzip. Two
-ways in and out: "sysvi" calls what `sysvi integrate` calls; "scanpy" is what one does without it (the whole file in
-memory, scanpy's functions, a copy of each system for its variable genes). Both must choose the same genes. Training is
-the same for both and measured in the first only: over a few epochs, reckoned for as many as the default has
-("extrapolated" in the table), or whole with --full.
+Simulated counts of two systems with four batches each, 10 % of the values non-zero, in an uncompressed file and in one
+compressed with gzip. Two pipelines are compared: "sysvi" calls the functions that `sysvi integrate` calls; "scanpy"
+does the same by scanpy's functions (the whole file in memory, a copy of each system to find its variable genes). Both
+must choose the same genes. Training is the same for both and measured in the first only: over a few epochs,
+extrapolated to the default number ("extrapolated" in the table), or completely with --full.
 
-Each way runs in a process of its own. Peak memory is that of the process until the end of the stage, over what it held
-after its imports. Times that the whole machine stood still are taken off. Writes results/in_and_out.csv.
+Each pipeline runs in a separate process. Peak memory is that of the process until the end of the stage, minus what it
+held after its imports. Time in which the whole machine stood still is subtracted. Writes results/in_and_out.csv.
 """
 
 import argparse
@@ -31,21 +31,21 @@ FILES = {"plain": None, "gzip": "gzip"}  # name -> compression
 
 
 def main() -> None:
-    """Both ways on both files."""
+    """Run both pipelines on both files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=100_000)
     parser.add_argument("--genes", type=int, default=20_000)
     parser.add_argument("--epochs", type=int, default=2, help="epochs to measure")
-    parser.add_argument("--full", action="store_true", help="train to the end")
+    parser.add_argument("--full", action="store_true", help="train for the default number of epochs")
     parser.add_argument("--threads", type=int, default=n_cores(), help="default: all cores")
-    parser.add_argument("--run", nargs=2, metavar=("WHAT", "FILE"), help=argparse.SUPPRESS)  # in a process of its own
+    parser.add_argument("--run", nargs=2, metavar=("TASK", "FILE"), help=argparse.SUPPRESS)  # in a separate process
     args = parser.parse_args()
     if args.run:
-        what, path = args.run[0], Path(args.run[1])
-        if what == "make":
+        task, path = args.run[0], Path(args.run[1])
+        if task == "make":
             make(path, args.cells, args.genes)
         else:
-            result = {"sysvi": by_sysvi, "scanpy": by_scanpy}[what](path, None if args.full else args.epochs)
+            result = {"sysvi": by_sysvi, "scanpy": by_scanpy}[task](path, None if args.full else args.epochs)
             print(json.dumps(result))
         return
 
@@ -56,28 +56,28 @@ def main() -> None:
         path = CACHE / f"counts_{args.cells}_{args.genes}_{file}.h5ad"
         if not path.exists():
             run("make", path, args)
-        found = {way: run(way, path, args) for way in ("sysvi", "scanpy")}
-        if found["sysvi"]["genes"] != found["scanpy"]["genes"]:
-            raise SystemExit("The two ways chose different genes.")
-        for way, result in found.items():
+        results = {pipeline: run(pipeline, path, args) for pipeline in ("sysvi", "scanpy")}
+        if results["sysvi"]["genes"] != results["scanpy"]["genes"]:
+            raise SystemExit("The two pipelines chose different genes.")
+        for pipeline, result in results.items():
             table = pd.DataFrame(result["stages"], columns=["stage", "peak_mb", "epochs", "of_epochs"])
             table.insert(1, "seconds", result["epoch_seconds"])
             table["seconds"] *= table["of_epochs"] / table["epochs"]
             table["extrapolated"] = table.pop("of_epochs") != table.pop("epochs")
-            tables.append(table.assign(file=file, way=way, prepared_mb=result["prepared_mb"]))
+            tables.append(table.assign(file=file, way=pipeline, prepared_mb=result["prepared_mb"]))
     table = pd.concat(tables)[["file", "way", "stage", "seconds", "extrapolated", "peak_mb", "prepared_mb"]]
     table.to_csv(TABLE, index=False, float_format="%.2f")
     print(table.round(1).to_string(index=False))
 
 
-def run(what: str, path: Path, args: argparse.Namespace) -> dict:
-    """Run this script in a process of its own."""
+def run(task: str, path: Path, args: argparse.Namespace) -> dict:
+    """Run this script in a separate process, for one pipeline or to make the file."""
     options = ["--cells", args.cells, "--genes", args.genes, "--epochs", args.epochs, *["--full"] * args.full]
-    return ours("in_and_out.py", "--run", what, path, *options, threads=args.threads)
+    return ours("in_and_out.py", "--run", task, path, *options, threads=args.threads)
 
 
 class Stages:
-    """What is done when: readings of the clock at the ends of the stages, and the peak memory until then."""
+    """Clock readings and peak memory at the ends of the stages."""
 
     def __init__(self) -> None:
         self.base = peak_mb()
@@ -85,13 +85,13 @@ class Stages:
         self.stages: list[tuple[str, float, int, int]] = []
 
     def done(self, stage: str, epochs: int = 1, of_epochs: int = 1) -> None:
-        """A stage ends here; of its epochs, some were measured."""
+        """Note the end of a stage, in which `epochs` of its `of_epochs` epochs were measured."""
         self.marks.append(time.perf_counter())
         self.stages.append((stage, peak_mb() - self.base, epochs, of_epochs))
 
 
 def by_sysvi(path: Path, epochs: int | None) -> dict:
-    """What `sysvi integrate` does."""
+    """The pipeline of `sysvi integrate`."""
     import sysvi
     from sysvi.data.ensure_prepared import ensure_prepared
     from sysvi.data.h5ad import read_h5ad, write_with_embedding
@@ -124,11 +124,11 @@ def by_sysvi(path: Path, epochs: int | None) -> dict:
     write_with_embedding(path, target, {"X_sysVI": prepared.obsm["X_sysVI"]}, {"sysvi": model.record()})
     stages.done("write")
     target.unlink()
-    return answer(stages, prepared)
+    return result_of(stages, prepared)
 
 
 def by_scanpy(path: Path, epochs: int | None) -> dict:
-    """What one does without it; training is left out."""
+    """The same by scanpy's functions, without training."""
     import anndata
     import scanpy as sc
 
@@ -154,16 +154,16 @@ def by_scanpy(path: Path, epochs: int | None) -> dict:
     adata.write_h5ad(target, compression=FILES[path.stem.split("_")[-1]])
     stages.done("write")
     target.unlink()
-    return answer(stages, prepared)
+    return result_of(stages, prepared)
 
 
 def systems_of(adata) -> list:
-    """Masks of the cells of each system."""
+    """Boolean mask of the cells of each system."""
     return [(adata.obs["system"] == name).to_numpy() for name in sorted(adata.obs["system"].unique())]
 
 
-def answer(stages: Stages, prepared) -> dict:
-    """What a process tells."""
+def result_of(stages: Stages, prepared) -> dict:
+    """The result of a process, for JSON."""
     n_bytes = sum(part.nbytes for part in (prepared.X.data, prepared.X.indices, prepared.X.indptr))
     return {
         "marks": stages.marks,
@@ -174,10 +174,10 @@ def answer(stages: Stages, prepared) -> dict:
 
 
 def make(path: Path, n_cells: int, n_genes: int) -> None:
-    """A file of counts, written block by block."""
+    """Write a file of simulated counts, a block of cells at a time."""
     rng = np.random.default_rng(0)
     n_systems, n_batches, n_types = 2, 4, 10
-    types = rng.normal(0, 1, (n_types, n_genes)) * (rng.random((n_types, n_genes)) < 0.1)  # a tenth mark a type
+    types = rng.normal(0, 1, (n_types, n_genes)) * (rng.random((n_types, n_genes)) < 0.1)  # markers: a tenth
     batches = rng.normal(0, 0.3, (n_systems * n_batches, n_genes))
     batches += np.repeat(rng.normal(0, 0.5, (n_systems, n_genes)), n_batches, axis=0)
     profile = np.exp(rng.normal(0, 2, n_genes) + types + batches[:, None])  # (batches, types, genes)
@@ -187,14 +187,14 @@ def make(path: Path, n_cells: int, n_genes: int) -> None:
 
     def blocks(n_rows: int = 1000) -> Iterator[sparse.csr_matrix]:
         for start in range(0, n_cells, n_rows):
-            of = slice(start, start + n_rows)
-            depth = rng.lognormal(np.log(4000), 0.35, len(batch[of]))
-            counts = rng.poisson(profile[batch[of], cell_type[of]] * depth[:, None])
+            rows = slice(start, start + n_rows)
+            depth = rng.lognormal(np.log(4000), 0.35, len(batch[rows]))
+            counts = rng.poisson(profile[batch[rows], cell_type[rows]] * depth[:, None])
             yield sparse.csr_matrix(counts, dtype=np.float32)
 
     path.parent.mkdir(exist_ok=True)
     unfinished = path.with_suffix(".part")
-    # chunks as long as h5py makes them of a matrix of this size that is written whole
+    # the chunk length that h5py chooses for a matrix of this size when it is written at once
     storage = {"compression": FILES[path.stem.split("_")[-1]], "chunks": (24_000,)}
     with h5py.File(unfinished, "w") as file:
         for block in blocks():

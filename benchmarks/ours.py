@@ -1,9 +1,9 @@
-"""Train ours at its defaults on prepared data, on the CPU; the counterpart of peers/scvi_sysvi.py.
+"""Train sysvi at its defaults on prepared data, on the CPU; the counterpart of peers/scvi_sysvi.py.
 
 python benchmarks/ours.py prepared.h5ad embedding.npy [--seed 0] [--epochs N]
 
-Prints one JSON line: readings of the clock when the data is in memory and when the embedding is ("span"), and when
-training begins and each epoch ends ("marks"); the minibatch; seconds of all threads; peak memory.
+Prints one line of JSON: clock readings when the data are in memory and when the embedding is computed ("span"), at the
+start of training and at the end of each epoch ("marks"); the minibatch size; CPU seconds of all threads; peak memory.
 """
 
 import argparse
@@ -20,14 +20,14 @@ parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("prepared")
 parser.add_argument("embedding")
 parser.add_argument("--seed", type=int, default=0)
-parser.add_argument("--epochs", type=int, help="default: what sysvi chooses")
+parser.add_argument("--epochs", type=int, help="number of epochs; default: chosen by sysvi")
 args = parser.parse_args()
 
 marks: list[float] = []
 
 
 def mark(event: sysvi.Event) -> None:
-    """Take the time at the start of training and at the end of each epoch."""
+    """Read the clock at the start of training and at the end of each epoch."""
     if event.stage in ("plan", "epoch"):
         marks.append(time.perf_counter())
 

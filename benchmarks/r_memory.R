@@ -1,16 +1,16 @@
-# Peak memory of RunSysVI() on 100,000 cells x 3,000 genes, over that of the session before the matrix is there.
-# Linux only: asks /proc. Writes benchmarks/results/r_memory.csv.
+# Peak memory that RunSysVI() adds to an R session, on 100,000 cells x 3,000 genes; the matrix itself is included.
+# Linux only, as it reads /proc. Writes benchmarks/results/r_memory.csv.
 #
 #   Rscript benchmarks/r_memory.R
 
 library(sysVI)
 
-megabytes <- function(what) {
-  line <- grep(what, readLines("/proc/self/status"), value = TRUE)
+megabytes <- function(field) {
+  line <- grep(field, readLines("/proc/self/status"), value = TRUE)
   as.numeric(gsub("[^0-9]", "", line)) / 1024
 }
 
-forget_peak <- function() {
+reset_peak <- function() {
   invisible(gc())
   writeLines("5", "/proc/self/clear_refs")
 }
@@ -28,12 +28,12 @@ integrate <- function(x, features) {
 
 measure <- function(genes) {
   pick <- function(x) if (genes == "given") rownames(x)
-  integrate(small, pick(small)) # Python, torch and the rest are loaded now
-  forget_peak()
+  integrate(small, pick(small)) # loads Python, torch and other libraries
+  reset_peak()
   before <- megabytes("VmRSS")
   x <- random_cells(1e5)
   matrix <- as.numeric(object.size(x)) / 2^20
-  forget_peak()
+  reset_peak()
   seconds <- system.time(integrate(x, pick(x)))[["elapsed"]]
   added <- megabytes("VmHWM") - before
   data.frame(

@@ -1,7 +1,8 @@
-"""Time that calling the engine from R adds to calling it from Python: 20,000 cells x 2,000 genes, interleaved.
+"""Time that a call from R takes in addition to the same call from Python: 20,000 cells x 2,000 genes.
 
-Both calls choose genes and train for a few epochs in the same process, on one thread; the embeddings must be equal.
-Training at the default length is reckoned from the measured epochs. Writes benchmarks/results/r_overhead.csv.
+Both calls choose genes and train for a few epochs, in turn, in the same process and on one thread; the embeddings must
+be equal. The time of training of default length is extrapolated from the measured epochs. Writes
+benchmarks/results/r_overhead.csv.
 
     OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 .venv/bin/python benchmarks/r_overhead.py
 """
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import scanpy as sc
-import torch  # noqa: F401 (before R: otherwise R's BLAS would answer torch's calls)
+import torch  # noqa: F401 (must be loaded before R; otherwise torch would call R's BLAS)
 from rpy2 import robjects
 from rpy2.robjects import numpy2ri
 
@@ -24,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def hand_to_r(adata):
-    """The object in R: a genes x cells dgCMatrix `x` and the vectors `system` and `batch`."""
+    """Create in R a dgCMatrix `x` (genes x cells) and the vectors `system` and `batch`."""
     x = adata.X.sorted_indices()
     r = robjects.globalenv
     r["i"], r["p"] = robjects.IntVector(x.indices), robjects.IntVector(x.indptr)
@@ -57,7 +58,7 @@ def main():
     hand_to_r(adata)
     default = decide(sysvi.TrainSettings(), N_CELLS).max_epochs
     rows = []
-    for round_ in range(ROUNDS + 1):  # the first round warms up
+    for round_ in range(ROUNDS + 1):  # the first round is a warm-up
         start = time.perf_counter()
         of_python, training = in_python(adata)
         middle = time.perf_counter()

@@ -1,16 +1,16 @@
-"""Seconds an epoch of training on the CPU: ours beside scvi-tools 1.4.2's SysVI, each at its defaults.
+"""Seconds per epoch of training on the CPU: sysvi and scvi-tools 1.4.2's SysVI, each at its defaults.
 
     python benchmarks/training.py            all data sets, about 15 minutes; writes results/training.csv
     python benchmarks/training.py --quick    the smaller ones in fewer rounds, under 5 minutes; only prints
 
 Both train on all cells of the same prepared file, in turns, each time in a new process and with the same number of
-threads. An epoch lasts from the end of the one before to its own end. The first, with all that is done only once, is
-left out on both sides; a round's value is the median of the others (of ours these are epochs with the cycle, which is
-off in the first tenth of training). Ratios are of the two processes of a round. Where the whole machine stood still for
-a while (a virtual one that its host stopped), that is taken off and said.
+threads. An epoch is timed from the end of the previous one to its own end. The first epoch, which includes everything
+done only once, is left out for both; the value of a round is the median of the others. (For sysvi these are epochs with
+the cycle loss, which is off in the first tenth of training.) Ratios are between the two processes of a round. Time in
+which the whole machine stood still (a virtual one whose host stopped it) is subtracted and reported.
 
-Baron islets need SYSVI_DATA and are left out without it. The peers' environment (.venv-bench) is made on demand; where
-it cannot be made, --quick shows ours alone.
+Baron's islets need SYSVI_DATA and are left out without it. The environment of the peers (.venv-bench) is created if
+need be; where it cannot be created, --quick shows sysvi alone.
 """
 
 import argparse
@@ -29,7 +29,7 @@ OURS, THEIRS = "sysvi", "scvi-tools SysVI"
 
 @dataclass(frozen=True)
 class Case:
-    """A data set and how long it is trained on: epochs by method, the first of which is left out."""
+    """A data set, the number of rounds, and the number of epochs of each method (the first one is left out)."""
 
     name: str
     prepared: Callable[[], Path]
@@ -45,12 +45,14 @@ QUICK_ROUNDS = 2
 
 
 def main() -> None:
-    """Measure the data sets one after the other and print a table."""
+    """Measure the data sets in turn and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", nargs="+", choices=[*CASES], default=[*CASES], help="the others keep their old rows")
+    parser.add_argument(
+        "--sets", nargs="+", choices=[*CASES], default=[*CASES], help="data sets; the rows of others are kept"
+    )
     parser.add_argument("--quick", action="store_true", help="the smaller data sets in fewer rounds; only prints")
-    parser.add_argument("--rounds", type=int, help="of each data set")
-    parser.add_argument("--threads", type=int, default=n_cores(), help="default: all cores")
+    parser.add_argument("--rounds", type=int, help="number of rounds for each data set")
+    parser.add_argument("--threads", type=int, default=n_cores(), help="number of threads; default: all cores")
     args = parser.parse_args()
     methods = [OURS, THEIRS]
     try:
@@ -58,27 +60,27 @@ def main() -> None:
     except (OSError, subprocess.CalledProcessError) as error:
         if not args.quick:
             raise
-        print(f"scvi-tools could not be installed, so ours is measured alone: {error}")
+        print(f"scvi-tools could not be installed, so sysvi is measured alone: {error}")
         methods = [OURS]
     cases = [CASES[name] for name in args.sets if not (args.quick and CASES[name] is LARGE)]
     if BARON in cases and not data.has_baron():
         cases.remove(BARON)
-        print("Baron islets are left out: SYSVI_DATA does not hold them.")
+        print("Baron's islets are left out: SYSVI_DATA does not contain them.")
     print(machine(args.threads), flush=True)
     rows: list[dict] = []
     for case in cases:
         rounds = args.rounds or (QUICK_ROUNDS if args.quick else case.rounds)
         rows += measure(case, methods, rounds, args.threads)
-        if not args.quick:  # after each data set: what is measured is kept if the rest is interrupted
-            keep(pd.DataFrame(rows))
+        if not args.quick:  # after each data set, so that an interrupt loses little
+            write_rows(pd.DataFrame(rows))
     table = pd.DataFrame(rows)
     print(summary(table).to_string(index=False))
     if still := table["stood still, s"].sum():
-        print(f"The machine stood still for {still:.0f} s prefetch, which is taken off.")
+        print(f"The machine stood still for {still:.0f} s in total, which is subtracted.")
 
 
-def keep(rows: pd.DataFrame) -> None:
-    """Write the rows, in place of older ones of the same data sets."""
+def write_rows(rows: pd.DataFrame) -> None:
+    """Write the rows; older ones of the same data sets are replaced."""
     path = RESULTS / "training.csv"
     if path.exists():
         old = pd.read_csv(path)
@@ -88,7 +90,7 @@ def keep(rows: pd.DataFrame) -> None:
 
 
 def measure(case: Case, methods: list[str], rounds: int, threads: int) -> list[dict]:
-    """Seconds an epoch of each method in each round: one row a round."""
+    """Measure the seconds per epoch of each method; one row for each round."""
     prepared = case.prepared()
     size = data.size(prepared)
     rows = []
@@ -103,13 +105,13 @@ def measure(case: Case, methods: list[str], rounds: int, threads: int) -> list[d
         if THEIRS in methods:
             row["times as fast"] = row[THEIRS] / row[OURS]
         times = ", ".join(f"{method} {row[method]:.3f} s" for method in methods)
-        print(f"{case.name}, {size.cells:,} x {size.genes:,}, round {i + 1} of {rounds}: {times} an epoch", flush=True)
+        print(f"{case.name}, {size.cells:,} x {size.genes:,}, round {i + 1} of {rounds}: {times} per epoch", flush=True)
         rows.append(row)
     return rows
 
 
 def train(method: str, prepared: Path, epochs: int, threads: int) -> dict:
-    """Train one of the two on all cells, for a number of epochs, in a process of its own."""
+    """Train one of the methods on all cells in a separate process."""
     arguments = (prepared, CACHE / "embedding.npy", "--epochs", epochs)
     if method == OURS:
         return ours("ours.py", *arguments, threads=threads)
@@ -117,20 +119,20 @@ def train(method: str, prepared: Path, epochs: int, threads: int) -> dict:
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """One line a data set: medians over the rounds, with the smallest and the largest value."""
+    """One row for each data set: medians over the rounds, with the smallest and the largest value."""
 
     def spread(values: pd.Series, digits: int) -> str:
         return f"{values.median():.{digits}f} ({values.min():.{digits}f} - {values.max():.{digits}f})"
 
     table = []
-    for (name, cells, genes), of_case in rows.groupby(["data", "cells", "genes"], sort=False):
-        line = {"data": f"{name}, {cells:,} x {genes:,}, {of_case['density'].iloc[0]:.0%} non-zero"}
+    for (name, cells, genes), of_set in rows.groupby(["data", "cells", "genes"], sort=False):
+        line = {"data": f"{name}, {cells:,} x {genes:,}, {of_set['density'].iloc[0]:.0%} non-zero"}
         for method in (OURS, THEIRS):
-            if method in of_case:
-                minibatch = of_case[f"minibatch of {method}"].iloc[0]
-                line[f"{method}, s an epoch"] = f"{spread(of_case[method], 3)}, minibatch {minibatch}"
-        if "times as fast" in of_case:
-            line["times as fast"] = spread(of_case["times as fast"], 1)
+            if method in of_set:
+                minibatch = of_set[f"minibatch of {method}"].iloc[0]
+                line[f"{method}, s per epoch"] = f"{spread(of_set[method], 3)}, minibatch {minibatch}"
+        if "times as fast" in of_set:
+            line["times as fast"] = spread(of_set["times as fast"], 1)
         table.append(line)
     return pd.DataFrame(table)
 

@@ -1,18 +1,18 @@
-"""Finding 2 (Figs. 2c, 4): an adversary mixes unrelated types as its weight grows; cycle-consistency does not.
+"""Finding 2 (Figs. 2c, 4): an adversary mixes unrelated cell types as its weight grows; the cycle loss does not.
 
     python benchmarks/paper/adversary.py [--sets baron hard]
 
 ADV (standard normal prior, no cycle) with adversarial weights 1, 50, 200, and VAMP+CYC with cycle weights 2, 10, 50, on
 Baron, where acinar cells are human only, and on the hard simulation, two seeds, the KL weight rising over the first
-tenth of training. Private types mixed is the share of their neighbours that are of the other system, relative to full
-mixing; types kept is the mean over types of the Jaccard index of a type's cells and the clusters named after it. Writes
-results/paper_adversary.csv and figures/adversary.png.
+tenth of training. "private mixed" is the share of the private types' neighbours from the other system, relative to
+full mixing; "types kept" is the mean over cell types of the Jaccard index of the type and the clusters named after it.
+Writes results/paper_adversary.csv and figures/adversary.png.
 """
 
 import argparse
 
 import pandas as pd
-from runs import AT_ONCE, KL_RAMP, TITLES, DataSet, draw, panels, save
+from runs import AT_ONCE, KL_RAMP, TITLES, DataSet, panels, save_figure, save_table
 
 from sysvi.metrics import jaccard, leiden, name_clusters, nearest_neighbors
 
@@ -25,7 +25,7 @@ COLORS = {"ADV": "#d55e00", "VAMP+CYC": "#0072b2"}
 
 
 def main() -> None:
-    """Train, measure, draw, conclude."""
+    """Train the models, measure them, draw the figure and print the conclusion."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", choices=["baron", "hard"], default=["baron", "hard"])
     rows = []
@@ -36,28 +36,27 @@ def main() -> None:
                 settings = {**others, setting: weight, "kl_weight": KL_RAMP}
                 measured = cells.measured(SEEDS, {"model": model, "weight": weight}, **settings)
                 for row, z in zip(measured, cells.embeddings(SEEDS, **settings), strict=True):
-                    private = cells.criterion.private_groups(z)
-                    row["private mixed"] = (private["foreign"] * private["cells"]).sum() / private["cells"].sum()
+                    row["private mixed"] = cells.private_mixed(z)
                     named = name_clusters(leiden(nearest_neighbors(z), 2.0), cells.label)
                     row["types kept"] = jaccard(cells.label, named).value
                 rows += measured
-    table = save(rows, "adversary")
+    table = save_table(rows, "adversary")
     plot(table)
     columns = ["iLISI", "private mixed", "types kept", "NMI"]
-    for name, of_set in table.groupby("data"):
-        means = of_set.groupby(["model", "weight"])[columns].mean()
+    for name, subset in table.groupby("data"):
+        means = subset.groupby(["model", "weight"])[columns].mean()
         print(name, means.round(2).to_string(), sep="\n")
         adversary, cycle = (grows(means.loc[model]["private mixed"]) for model in MODELS)
         print(f"{TITLES[name]}: {'holds' if adversary and not cycle else 'does not hold'}.\n")
 
 
 def grows(values: pd.Series) -> bool:
-    """Whether a larger weight takes it well above its value at the smallest."""
+    """Whether a value at a larger weight is clearly above the one at the smallest weight."""
     return values.max() > values.iloc[0] + 0.02
 
 
 def plot(table: pd.DataFrame) -> None:
-    """What private types and types in general suffer, against mixing."""
+    """Draw the mixing of private types, and the types kept, against mixing."""
     names = list(dict.fromkeys(table["data"]))
     figure, axes = panels(names, 2, height=6.4, sharex="col")
     for pair, name in zip(axes.T, names, strict=True):
@@ -71,7 +70,7 @@ def plot(table: pd.DataFrame) -> None:
             ax.set(ylabel={"private mixed": "private types mixed", "types kept": "types kept (Jaccard)"}[column])
         pair[1].set_xlabel("mixing (iLISI)")
     axes[0, 0].legend(frameon=False, fontsize=9)
-    draw(figure, "adversary")
+    save_figure(figure, "adversary")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Finding 5: the cycle on the other system's decoding, against the form that never uses it.
+"""Finding 5: the cycle loss on the decoding in the other system, compared with a form that does not use it.
 
     python benchmarks/paper/cycle_form.py [--sets baron hard]
 
-The paper decodes a cell in another system and encodes that. In scvi-tools (1.4.2, 1.5) the reconstruction in the cell's
-*own* system is encoded under the other's label, so no gradient of the cycle passes through the decoder's translation.
-Everything else is the same here: our training, the KL weight rising over its first tenth, cycle weights 2, 10, 50, two
-seeds, on Baron and the hard simulation. Writes results/paper_cycle_form.csv and figures/cycle_form.png.
+The paper decodes a cell in another system and encodes the result. scvi-tools (1.4.2, 1.5) encodes the reconstruction in
+the cell's *own* system under the label of the other system, so no gradient of the cycle loss passes through the
+decoding in the other system. Everything else is the same here: our training, the KL weight rising over the first tenth
+of it, cycle weights 2, 10, 50, two seeds, on Baron and the hard simulation. Writes results/paper_cycle_form.csv and
+figures/cycle_form.png.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pandas as pd
-from runs import AT_ONCE, KL_RAMP, TITLES, DataSet, draw, mark, panels, save
+from runs import AT_ONCE, KL_RAMP, TITLES, DataSet, panels, save_figure, save_table, set_log_ticks
 
 from sysvi.model.objective import Objective
 
@@ -23,7 +24,7 @@ FORMS = {"decoded in the other system": "#0072b2", "decoded in its own (faulty)"
 
 @contextmanager
 def faulty() -> Iterator[None]:
-    """Encode the reconstruction of a cell's own system under the other's label."""
+    """Let the cycle loss encode the reconstruction in the cell's own system under the label of the other system."""
     paper = Objective.forward
 
     def forward(self, batch, weights, training):
@@ -44,7 +45,7 @@ def faulty() -> Iterator[None]:
 
 
 def main() -> None:
-    """Train, measure, draw, conclude."""
+    """Train the models, measure them, draw the figure and print the conclusion."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", choices=["baron", "hard"], default=["baron", "hard"])
     rows = []
@@ -56,17 +57,17 @@ def main() -> None:
             rows += cells.measured(SEEDS, right, **settings)
             with faulty():
                 rows += cells.measured(SEEDS, wrong, variant="faulty", **settings)
-    table = save(rows, "cycle_form")
+    table = save_table(rows, "cycle_form")
     plot(table)
-    for name, of_set in table.groupby("data"):
-        means = of_set.groupby(["form", "cycle_weight"])[["iLISI", "NMI", "Moran"]].mean()
+    for name, subset in table.groupby("data"):
+        means = subset.groupby(["form", "cycle_weight"])[["iLISI", "NMI", "Moran"]].mean()
         print(name, means.round(2).to_string(), sep="\n")
         right, wrong = (means.loc[form]["iLISI"].mean() for form in FORMS)
         print(f"{TITLES[name]}: mixing over all weights {right:.2f} as in the paper, {wrong:.2f} in the faulty form.\n")
 
 
 def plot(table: pd.DataFrame) -> None:
-    """Mixing and biology against the weight."""
+    """Draw mixing and biology against the cycle weight."""
     names = list(dict.fromkeys(table["data"]))
     figure, axes = panels(names, 2, height=6.0, sharex=True)
     for pair, name in zip(axes.T, names, strict=True):
@@ -78,9 +79,9 @@ def plot(table: pd.DataFrame) -> None:
                 ax.plot(means.index, means, color=color, label=form)
             ax.set(ylabel={"iLISI": "mixing (iLISI)", "NMI": "types kept (NMI)"}[column])
         pair[1].set_xlabel("cycle weight")
-        mark(pair[1], WEIGHTS)
+        set_log_ticks(pair[1], WEIGHTS)
     axes[0, 0].legend(frameon=False, fontsize=9)
-    draw(figure, "cycle_form")
+    save_figure(figure, "cycle_form")
 
 
 if __name__ == "__main__":

@@ -7,23 +7,23 @@ half the default training. Writes results/paper_kl_weight.csv and figures/kl_wei
 """
 
 import pandas as pd
-from runs import TITLES, DataSet, draw, mark, panels, save
+from runs import TITLES, DataSet, panels, save_figure, save_table, set_log_ticks
 
 WEIGHTS, SEEDS = (0.5, 1, 2, 5, 10), (0, 1)
 
 
 def main() -> None:
-    """Train, measure, draw, conclude."""
+    """Train the models, measure them, draw the figure and print the conclusion."""
     rows = []
     for name in ("baron", "hard"):
         cells = DataSet(name)
         for weight in WEIGHTS:
             model = {"prior": "standard_normal", "cycle_weight": 0, "kl_weight": weight, "length": 0.5}
             rows += cells.measured(SEEDS, {"kl_weight": weight}, **model)
-    table = save(rows, "kl_weight")
+    table = save_table(rows, "kl_weight")
     plot(table)
-    for name, of_set in table.groupby("data"):
-        means = of_set.groupby("kl_weight")[["iLISI", "iLISI, standardised", "NMI", "collapsed dimensions"]].mean()
+    for name, subset in table.groupby("data"):
+        means = subset.groupby("kl_weight")[["iLISI", "iLISI, standardised", "NMI", "collapsed dimensions"]].mean()
         print(name, means.round(2).to_string(), sep="\n")
         raised = means.loc[2:]
         rises = (raised["iLISI"] > means.loc[1, "iLISI"] + 0.05).any()
@@ -35,24 +35,24 @@ def main() -> None:
 
 
 def plot(table: pd.DataFrame) -> None:
-    """Mixing before and after standardising, and dimensions that collapsed, against the KL weight."""
+    """Draw mixing before and after standardising, and the number of collapsed dimensions, against the KL weight."""
     names = list(dict.fromkeys(table["data"]))
     figure, axes = panels(names, 2, height=5.2, sharex=True, height_ratios=(2, 1))
     for (top, bottom), name in zip(axes.T, names, strict=True):
-        of_set = table[table["data"] == name]
-        means = of_set.groupby("kl_weight").mean(numeric_only=True)
+        subset = table[table["data"] == name]
+        means = subset.groupby("kl_weight").mean(numeric_only=True)
         for column, label, color in (
             ("iLISI", "as it is", "#0072b2"),
             ("iLISI, standardised", "dimensions standardised", "#d55e00"),
         ):
-            top.scatter(of_set["kl_weight"], of_set[column], 14, color=color, alpha=0.5, linewidths=0)
+            top.scatter(subset["kl_weight"], subset[column], 14, color=color, alpha=0.5, linewidths=0)
             top.plot(means.index, means[column], color=color, label=label)
         top.set(ylabel="mixing (iLISI)", ylim=(-0.03, 1))
         bottom.plot(means.index, means["collapsed dimensions"], "o-", color="0.3", markersize=4)
         bottom.set(xlabel="KL weight", ylabel="collapsed\ndimensions", ylim=(-0.5, 15.5))
-        mark(bottom, WEIGHTS)
+        set_log_ticks(bottom, WEIGHTS)
     axes[0, 0].legend(frameon=False, fontsize=9)
-    draw(figure, "kl_weight")
+    save_figure(figure, "kl_weight")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""Finding 4 (Fig. 5): VAMP+CYC against VAMP, CYC, cVAE and established methods, each at its defaults.
+"""Finding 4 (Fig. 5): VAMP+CYC compared with VAMP, CYC, cVAE and established methods, each at its defaults.
 
     python benchmarks/paper/methods.py [--methods sysvi,scvi,...] [--seeds 5] [--sets baron hard held_out]
                                        [--environments FOLDER] [--constraint FILE] [--jobs 2]
 
-`sysvi compare` on Baron, on the hard simulation and on a held-out one, which nothing was chosen on; one thread a run,
-`jobs` runs at a time: read times as ratios only. Runs are kept in benchmarks/.cache/compare and reused as long as the
-version of sysvi is the same, so remove the folder after a change of the engine. Rows of methods and seeds that were not
-asked for stay, and the figure shows them too: `--seeds 1` with all methods is enough for the UMAPs. Writes
-results/paper_methods_<set>.csv (a row a run),
-figures/methods_<set>.png and, with all methods, figures/umaps_<set>.png (the median run of those asked for).
+Runs `sysvi compare` on Baron, on the hard simulation and on a held-out one, on which nothing was chosen. Each run has
+one thread and `jobs` runs are made at the same time, so read times as ratios only. Runs are kept in
+benchmarks/.cache/compare and reused as long as the version of sysvi is the same: remove the folder after a change of
+the engine. Rows of other methods and seeds in the table are kept and drawn too, so `--seeds 1` with all methods is
+enough for the UMAPs. Writes results/paper_methods_<set>.csv (one row for each run), figures/methods_<set>.png and, with
+all methods, figures/umaps_<set>.png (the run of median score among those asked for).
 """
 
 import argparse
@@ -20,19 +20,21 @@ import numpy as np
 import pandas as pd
 from runs import CACHE, FIGURES, MIN_CELLS, RESULTS, TITLES, DataSet
 
-from sysvi.comparison.compare import DRAWN, Comparison, compare
+from sysvi.comparison.compare import compare
 from sysvi.comparison.figures import plot_comparison
-from sysvi.comparison.tables import USAGE, scored_runs, summary
+from sysvi.comparison.files import DRAWN_METRICS
+from sysvi.comparison.result import Comparison
+from sysvi.comparison.tables import USAGE, scored_runs, summary_table
 from sysvi.evaluation.scores import paper_scores
 
 SETS = ["baron", "hard", "held_out"]
 METHODS = "sysvi,vamp,cyc,cvae,scvi-sysvi,scvi,harmony,pca"
-NO_METRIC = ("overall", *USAGE)
+NOT_METRICS = ("overall", *USAGE)
 MEASURES = ["overall", "iLISI", "NMI", "Moran"]
 
 
 def main() -> None:
-    """Run, measure, conclude."""
+    """Run the comparison on each data set, write table and figures, print the conclusion."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", default=METHODS)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
@@ -41,11 +43,11 @@ def main() -> None:
     parser.add_argument("--constraint", type=Path)
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
-    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")  # of the runs
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")  # for each run
     keys = {"system_key": "system", "batch_key": "batch", "label_key": "cell_type"}
     for name in args.sets:
         folder, cells = CACHE / "compare" / name, DataSet(name)
-        found = compare(
+        comparison = compare(
             cells.adata,
             folder,
             **keys,
@@ -57,12 +59,14 @@ def main() -> None:
             environments=args.environments,
             constraint=args.constraint,
         )
-        for row, run in found.runs.loc[found.runs["status"] == "finished", "run"].items():
+        for row, run in comparison.runs.loc[comparison.runs["status"] == "finished", "run"].items():
             z = np.load(folder / "runs" / run / "embedding.npy")
-            found.runs.loc[row, "private mixed"] = cells.private_mixed(z)
-        runs, table = with_known(found, RESULTS / f"paper_methods_{name}.csv")
+            comparison.runs.loc[row, "private mixed"] = cells.private_mixed(z)
+        runs, table = merge_known_runs(comparison, RESULTS / f"paper_methods_{name}.csv")
         FIGURES.mkdir(exist_ok=True)
-        plot_comparison(runs, table, ["overall", *DRAWN], FIGURES / f"methods_{name}.png", note=" ".join(found.notes))
+        plot_comparison(
+            runs, table, ["overall", *DRAWN_METRICS], FIGURES / f"methods_{name}.png", note=" ".join(comparison.notes)
+        )
         if args.methods == METHODS:
             shutil.copy(folder / "umaps.png", FIGURES / f"umaps_{name}.png")
         table = table.set_index("method")
@@ -71,26 +75,30 @@ def main() -> None:
         scores = paper_scores(runs, batch=["CiLISI"]).groupby(runs["method"])["overall"].mean()
         print("Overall score with mixing measured within cell types (CiLISI):", scores.round(2).to_dict())
         print("Private types mixed:", runs.groupby("method")["private mixed"].mean().round(2).to_dict())
-        print(f"iLISI where types lie apart and are fully mixed: {perfect_mixing(cells):.2f}.")
+        print(f"iLISI of separate, fully mixed cell types: {ilisi_of_ideal_embedding(cells):.2f}.")
         better = table.index[table["overall"] > table.loc["sysvi", "overall"]]
-        print(f"Of a higher overall score than sysVI's defaults: {', '.join(better) or 'none'}.")
+        print(f"Methods with a higher overall score than sysVI: {', '.join(better) or 'none'}.")
 
 
-def with_known(found: Comparison, path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """All runs, those of other methods and seeds that `path` holds too, scored and written; and a row a method."""
-    runs, run = found.runs, ["method", "seed"]
+def merge_known_runs(comparison: Comparison, path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Add the runs of other methods and seeds in the table at `path`, which is updated; all runs, and their summary."""
+    runs, identity = comparison.runs, ["method", "seed"]
     if path.exists():
         old = pd.read_csv(path, keep_default_na=False, na_values=[""]).fillna({"parameter": "", "reason": ""})
-        again = old.set_index(run).index.isin(runs.set_index(run).index)
-        runs = pd.concat([runs, old[~again]], ignore_index=True)
+        replaced = old.set_index(identity).index.isin(runs.set_index(identity).index)
+        runs = pd.concat([runs, old[~replaced]], ignore_index=True)
     runs = scored_runs(runs)
     runs.to_csv(path, index=False)
-    metrics = [name for name in found.table if name in runs and f"{name} sd" in found.table and name not in NO_METRIC]
-    return runs, summary(runs, metrics)
+    metrics = [
+        name
+        for name in comparison.table
+        if name in runs and f"{name} sd" in comparison.table and name not in NOT_METRICS
+    ]
+    return runs, summary_table(runs, metrics)
 
 
-def perfect_mixing(cells: DataSet) -> float:
-    """The iLISI of a made-up embedding without fault: types far apart, each with its systems mixed at random."""
+def ilisi_of_ideal_embedding(cells: DataSet) -> float:
+    """The iLISI of an ideal embedding: cell types far apart, the systems of each mixed at random."""
     rng = np.random.default_rng(0)
     types, of_cell = np.unique(cells.label, return_inverse=True)
     z = rng.normal(size=(len(types), 15))[of_cell] * 10 + rng.normal(size=(len(of_cell), 15))

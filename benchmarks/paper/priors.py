@@ -1,20 +1,21 @@
-"""Finding 3 (Figs. 3, S7): VampPrior against Gaussian mixture against standard normal, over numbers of components.
+"""Finding 3 (Figs. 3, S7): VampPrior, Gaussian mixture and standard normal prior, by number of prior components.
 
     python benchmarks/paper/priors.py [--largest]
 
-No cycle, so that mixing is the prior's; 1, 2, 5, 10 and 100 components, trainable and frozen, starting at random cells;
-5 components starting at cells of one system, at as many of each, and (the Gaussian mixture) at noise. Baron and the
-hard simulation, two seeds, half the default training. The paper's largest number, 5,000, takes long, as all
-components are compared with all cells of a minibatch, dimension by dimension: on Baron, trainable, one seed. With
---largest these alone are measured, and the rest of the table stays. Writes results/paper_priors.csv,
-results/paper_prior_components.csv (who shares each component) and figures/priors.png.
+Without a cycle loss, so that the prior alone causes mixing. 1, 2, 5, 10 and 100 components, trainable and frozen, are
+initialised at random cells; 5 components also at cells of one system, at equally many cells of each system, and (the
+Gaussian mixture) at noise. Baron and the hard simulation, two seeds, half the default length of training. The paper's
+largest number of components, 5,000, takes long, as all components are compared with all cells of a minibatch in every
+latent dimension; it is run on Baron only, trainable, with one seed. With --largest only these runs are made, and the
+other rows are kept. Writes results/paper_priors.csv, results/paper_prior_components.csv (which cells each component
+represents) and figures/priors.png.
 """
 
 import argparse
 import itertools
 
 import pandas as pd
-from runs import AT_ONCE, RESULTS, TITLES, DataSet, draw, mark, panels, save
+from runs import AT_ONCE, RESULTS, TITLES, DataSet, panels, save_figure, save_table, set_log_ticks
 
 SETS, COUNTS, SEEDS, LENGTH = ("baron", "hard"), (1, 2, 5, 10, 100), (0, 1), 0.5
 MANY = 5_000
@@ -24,28 +25,28 @@ MEASURES = ["iLISI", "iLISI, standardised", "NMI", "Moran"]
 
 
 def main() -> None:
-    """Train, measure, draw, conclude."""
+    """Train the models, measure them, draw the figure and print the conclusion."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--largest", action="store_true", help="measure only the largest number of components")
     if parser.parse_args().largest:
-        table, of_components = (pd.read_csv(RESULTS / f"paper_{name}.csv") for name in ("priors", "prior_components"))
+        table, component_table = (pd.read_csv(RESULTS / f"paper_{name}.csv") for name in ("priors", "prior_components"))
         others = table[table["components"] != MANY]
-        table = save(pd.concat([others, pd.DataFrame(measure_largest(DataSet("baron")))]), "priors")
+        table = save_table(pd.concat([others, pd.DataFrame(measure_largest(DataSet("baron")))]), "priors")
     else:
         rows, components = [], []
         for name in SETS:
             cells = DataSet(name)
             rows += measure(cells) + (measure_largest(cells) if name == "baron" else [])
             components += measure_components(cells)
-        table = save(rows, "priors")
-        of_components = save(pd.concat(components), "prior_components")
+        table = save_table(rows, "priors")
+        component_table = save_table(pd.concat(components), "prior_components")
     plot(table)
     for name in SETS:
-        conclude(name, table[table["data"] == name], of_components[of_components["data"] == name])
+        conclude(name, table[table["data"] == name], component_table[component_table["data"] == name])
 
 
 def measure(cells: DataSet) -> list[dict]:
-    """A row a model."""
+    """One row for each model."""
     none = {"prior": "standard_normal"}
     rows = cells.measured(SEEDS, none, length=LENGTH, cycle_weight=0, **none)
     for prior, trainable, count in itertools.product(TITLE, (True, False), COUNTS):
@@ -64,7 +65,7 @@ def measure(cells: DataSet) -> list[dict]:
 
 
 def measure_largest(cells: DataSet) -> list[dict]:
-    """A row a prior, with as many components as there are cells, nearly."""
+    """One row for each prior, with 5,000 components (nearly as many as there are cells)."""
     rows = []
     for prior in TITLE:
         named = {"prior": prior, "start": "random cells", "trainable": True, "components": MANY}
@@ -73,7 +74,7 @@ def measure_largest(cells: DataSet) -> list[dict]:
 
 
 def measure_components(cells: DataSet) -> list[pd.DataFrame]:
-    """A row a component of the trained priors."""
+    """One row for each component of the trained priors."""
     tables = []
     for prior, count in itertools.product(TITLE, COUNTS[1:]):
         found = cells.components(SEEDS, **settings(prior, True, count))
@@ -83,7 +84,7 @@ def measure_components(cells: DataSet) -> list[pd.DataFrame]:
 
 
 def settings(prior: str, trainable: bool, count: int) -> dict:
-    """Of a model whose components start at random cells."""
+    """Settings of a model whose prior components are initialised at random cells."""
     return {
         **AT_ONCE,
         "length": LENGTH,
@@ -95,13 +96,16 @@ def settings(prior: str, trainable: bool, count: int) -> dict:
 
 
 def conclude(name: str, table: pd.DataFrame, components: pd.DataFrame) -> None:
-    """Means, what components hold, and where the VampPrior is ahead."""
+    """Print means, the purity of components, and for which numbers of components the VampPrior is ahead."""
     groups = table.groupby(["prior", "start", "trainable", "components"], dropna=False)
     print(f"\n{TITLES[name]}", groups[MEASURES].mean().round(2).to_string(), sep="\n")
     for prior, of_prior in components[components["n_cells"] > 0].groupby("prior"):
         share = of_prior["share"]
         mixing, purity = ((of_prior[what] * share).sum() / share.sum() for what in ("system_mixing", "purity"))
-        print(f"{TITLE[prior]}: components' cells are of one type to {purity:.2f}, mixed over systems to {mixing:.2f}.")
+        print(
+            f"{TITLE[prior]}: the components' cells have a purity of {purity:.2f} in cell types and a mixing of "
+            f"systems of {mixing:.2f}."
+        )
     none = table[table["prior"] == "standard_normal"]
     trained = table[(table["start"] == "random cells") & (table["trainable"] == True)]  # noqa: E712 (it has NaN)
     for measure in ("iLISI", "NMI"):
@@ -112,14 +116,14 @@ def conclude(name: str, table: pd.DataFrame, components: pd.DataFrame) -> None:
 
 
 def plot(table: pd.DataFrame) -> None:
-    """Mixing and biology against the number of components."""
+    """Draw mixing and biology against the number of components."""
     figure, axes = panels([*SETS], 2, height=6.4, sharex="col")
     for j, name in enumerate(SETS):
-        of_set = table[table["data"] == name]
-        none = of_set[of_set["prior"] == "standard_normal"]
+        subset = table[table["data"] == name]
+        none = subset[subset["prior"] == "standard_normal"]
         for ax, column in zip(axes[:, j], ("iLISI", "NMI"), strict=True):
             for (prior, color), (trainable, line) in itertools.product(COLORS.items(), ((True, "-"), (False, "--"))):
-                points = of_set[(of_set["prior"] == prior) & (of_set["start"] == "random cells")]
+                points = subset[(subset["prior"] == prior) & (subset["start"] == "random cells")]
                 points = points[points["trainable"] == trainable]
                 means = points.groupby("components")[column].mean()
                 label = f"{TITLE[prior]}, {'trainable' if trainable else 'frozen'}"
@@ -127,11 +131,11 @@ def plot(table: pd.DataFrame) -> None:
                 ax.plot(means.index, means, line, color=color, label=label)
             ax.axhline(none[column].mean(), color="0.3", linestyle=":", label="standard normal")
         axes[1, j].set_xlabel("components")
-        mark(axes[1, j], (*COUNTS, MANY) if name == "baron" else COUNTS)
+        set_log_ticks(axes[1, j], (*COUNTS, MANY) if name == "baron" else COUNTS)
     axes[0, 0].set_ylabel("mixing (iLISI)")
     axes[1, 0].set_ylabel("types kept (NMI)")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    draw(figure, "priors")
+    save_figure(figure, "priors")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the scripts of the paper's findings share: models trained once, embeddings kept, measures, and panels."""
+"""Shared by the scripts of the paper's findings: data sets with cached embeddings, metrics, tables and figures."""
 
 import hashlib
 import sys
@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the other benchmarks' modules
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for the modules of the other benchmarks
 
 import data
 from common import CACHE, RESULTS
@@ -24,8 +24,14 @@ from sysvi.tuning.criterion import Criterion
 
 FOLDER, FIGURES = CACHE / "paper", Path(__file__).parent / "figures"
 KL_RAMP = sysvi.Ramp(1.0, 0.0, 0.1)  # the KL weight rises over the first tenth of training
-AT_ONCE = {"mixture_share": sysvi.Ramp(1.0)}  # the prior is the mixture from the first step, as in the paper
-MIN_CELLS = {"baron": 200, "kang": 60, "hard": 100, "held_out": 100, "demo": 50}  # of a group for Moran's I
+AT_ONCE = {"mixture_share": sysvi.Ramp(1.0)}  # the mixture prior from the first step, as in the paper
+MIN_CELLS = {
+    "baron": 200,
+    "kang": 60,
+    "hard": 100,
+    "held_out": 100,
+    "demo": 50,
+}  # fewest cells of a group for Moran's I
 TITLES = {
     "baron": "Baron islets, human and mouse",
     "kang": "Kang, control and stimulated",
@@ -36,7 +42,7 @@ TITLES = {
 
 
 class DataSet:
-    """A data set, its labels, and models of it."""
+    """A data set, its labels, and the embeddings of models trained on it (cached)."""
 
     def __init__(self, name: str):
         self.name = name
@@ -45,16 +51,17 @@ class DataSet:
             self.adata.obs[key].to_numpy().astype(str).astype(object) for key in ("system", "batch", "cell_type")
         )
         rows = np.arange(self.adata.n_obs)
-        self.criterion = Criterion.of(
+        self.criterion = Criterion.from_cells(
             self.adata.X, rows, self.system, self.batch, self.label, min_cells=MIN_CELLS[name]
         )
 
     def embeddings(
         self, seeds: tuple[int, ...], variant: str = "", length: float = 1.0, **settings: Any
     ) -> list[np.ndarray]:
-        """One embedding a seed, trained side by side where the cache has none.
+        """Embeddings (cells x latent dimensions) of models with some settings, one for each seed.
 
-        `variant` names what settings do not; `length` is that of training, over the default.
+        Models that the cache lacks are trained, several at a time. `variant` distinguishes models that differ in more
+        than their settings; `length` is the number of epochs relative to the default.
         """
         paths = self._paths(seeds, variant, length, settings)
         missing = [seed for seed, path in paths.items() if not path.exists()]
@@ -65,19 +72,19 @@ class DataSet:
                 f"{name}s": [others.pop(name)] for name in ("cycle_weight", "kl_weight", "prior") if name in others
             }
 
-            def keep(run: sysvi.Run) -> None:
+            def write_run(run: sysvi.Run) -> None:
                 if not isinstance(run.model.module.prior, StandardNormal):
-                    found = sysvi.prior_components(run.model, self.adata, "cell_type")
-                    found.table.to_csv(paths[run.seed].with_suffix(".csv"))
+                    components = sysvi.prior_components(run.model, self.adata, "cell_type")
+                    components.table.to_csv(paths[run.seed].with_suffix(".csv"))
                 np.save(paths[run.seed], run.model.get_latent_representation())
 
             sysvi.train_many(
-                self.adata, "system", "batch", seeds=missing, progress=False, on_run=keep, **weights, **others
+                self.adata, "system", "batch", seeds=missing, progress=False, on_run=write_run, **weights, **others
             )
         return [np.load(path) for path in paths.values()]
 
     def components(self, seeds: tuple[int, ...], length: float = 1.0, **settings: Any) -> list[pd.DataFrame]:
-        """Of each model of `embeddings`, a row for each component of its prior."""
+        """For each model of `embeddings`, a table with a row for each component of its prior."""
         self.embeddings(seeds, "", length, **settings)
         return [pd.read_csv(path.with_suffix(".csv")) for path in self._paths(seeds, "", length, settings).values()]
 
@@ -88,19 +95,19 @@ class DataSet:
 
     def _paths(self, seeds: tuple[int, ...], variant: str, length: float, settings: dict[str, Any]) -> dict[int, Path]:
         settings = {**settings, "max_epochs": self._epochs(length, settings)}
-        of_model = {name: value for name, value in settings.items() if name in ModelSettings.__dataclass_fields__}
-        of_training = {name: value for name, value in settings.items() if name not in of_model}
-        everything = variant, ModelSettings(**of_model), TrainSettings(**of_training)  # so that a new default is seen
-        what = hashlib.sha256(repr(everything).encode()).hexdigest()[:10]
-        return {seed: FOLDER / f"{self.name}_{what}_{seed}.npy" for seed in seeds}
+        model = {name: value for name, value in settings.items() if name in ModelSettings.__dataclass_fields__}
+        training = {name: value for name, value in settings.items() if name not in model}
+        everything = variant, ModelSettings(**model), TrainSettings(**training)  # with defaults, which may change
+        digest = hashlib.sha256(repr(everything).encode()).hexdigest()[:10]
+        return {seed: FOLDER / f"{self.name}_{digest}_{seed}.npy" for seed in seeds}
 
     def private_mixed(self, z: np.ndarray) -> float:
-        """Neighbours from other systems of cells whose type is in one system only: 1 is full mixing, 0 is right."""
+        """How far private cell types are mixed with other systems: 0 (not at all, as they should) to 1 (fully)."""
         private = self.criterion.private_groups(z)
-        return float((private["foreign"] * private["cells"]).sum() / max(private["cells"].sum(), 1))
+        return float((private["foreign_neighbors"] * private["n_cells"]).sum() / max(private["n_cells"].sum(), 1))
 
     def measured(self, seeds: tuple[int, ...], named: dict[str, Any], **settings: Any) -> list[dict[str, Any]]:
-        """A row a seed: what the row is called by, and its measures."""
+        """One row for each seed: data set, the columns `named`, seed and metrics."""
         embeddings = self.embeddings(seeds, **settings)
         rows = []
         for seed, z in zip(seeds, embeddings, strict=True):
@@ -110,7 +117,7 @@ class DataSet:
 
 
 def panels(names: list[str], n_rows: int, **options: Any) -> tuple[Figure, np.ndarray]:
-    """A figure with a column of axes for each data set, titled; axes are (n_rows, sets)."""
+    """A figure with a titled column of axes for each data set; the axes have shape (n_rows, data sets)."""
     height = options.pop("height", 2.9 * n_rows)
     figure = Figure(figsize=(4.2 * len(names), height), layout="constrained")
     axes = figure.subplots(n_rows, len(names), squeeze=False, **options)
@@ -123,21 +130,21 @@ def panels(names: list[str], n_rows: int, **options: Any) -> tuple[Figure, np.nd
     return figure, axes
 
 
-def mark(ax: Axes, weights: tuple[float, ...]) -> None:
-    """Ticks at the weights and nowhere else, on a logarithmic scale."""
+def set_log_ticks(ax: Axes, values: tuple[float, ...]) -> None:
+    """Use a logarithmic x axis with ticks at the given values only."""
     ax.set_xscale("log")
-    ax.set_xticks(weights, [f"{w:g}" for w in weights])
+    ax.set_xticks(values, [f"{value:g}" for value in values])
     ax.set_xticks([], minor=True)
 
 
-def draw(figure: Figure, name: str) -> None:
+def save_figure(figure: Figure, name: str) -> None:
     """Write figures/<name>.png."""
     FIGURES.mkdir(exist_ok=True)
     figure.savefig(FIGURES / f"{name}.png", dpi=110)
 
 
-def save(rows: list[dict[str, Any]] | pd.DataFrame, name: str) -> pd.DataFrame:
-    """Write results/paper_<name>.csv, a row a run."""
+def save_table(rows: list[dict[str, Any]] | pd.DataFrame, name: str) -> pd.DataFrame:
+    """Write results/paper_<name>.csv, one row for each run."""
     table = pd.DataFrame(rows)
     table.to_csv(RESULTS / f"paper_{name}.csv", index=False, float_format="%.4f")
     return table

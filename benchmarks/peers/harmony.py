@@ -1,9 +1,9 @@
-"""30 principal components corrected by Harmony (harmonypy 2). Runs in the peers' own environment.
+"""Correct 30 principal components by Harmony (harmonypy 2); runs in the environment of the peers.
 
 python benchmarks/peers/harmony.py prepared.h5ad embedding.npy [--threads N]
 
-Prints one JSON line: readings of the clock when the data is in memory and when the embedding is ("span"); seconds of
-all threads; peak memory.
+Prints one line of JSON: clock readings when the data are in memory and when the embedding is computed ("span"); CPU
+seconds of all threads; peak memory.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from usage import Usage
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("prepared")
 parser.add_argument("embedding")
-parser.add_argument("--threads", type=int, default=0, help="default: harmonypy's, one a physical core")
+parser.add_argument("--threads", type=int, default=0, help="number of threads; default: that of harmonypy")
 args = parser.parse_args()
 
 usage = Usage()

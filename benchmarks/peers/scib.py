@@ -1,9 +1,9 @@
-"""Measure embeddings with scib-metrics, which the development environment has.
+"""Measure embeddings with scib-metrics, which is part of the development environment.
 
 python benchmarks/peers/scib.py prepared.h5ad name=embedding.npy [name=embedding.npy ...]
 
-Prints one JSON line: for each name iLISI, cLISI (k = 90 as the package's Benchmarker takes it), NMI and ARI (k-means),
-of the cells whose type lies in both systems, and of all cells ("_all").
+Prints one line of JSON: for each name iLISI, cLISI (90 neighbours, as in the package's Benchmarker), NMI and ARI
+(k-means clusters), for the cells whose cell type is in all systems, and for all cells ("_all").
 """
 
 import json

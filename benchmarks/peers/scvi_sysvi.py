@@ -1,9 +1,9 @@
-"""Train scvi-tools' SysVI at its defaults on prepared data. Runs in the peers' own environment.
+"""Train scvi-tools' SysVI at its defaults on prepared data; runs in the environment of the peers.
 
 python benchmarks/peers/scvi_sysvi.py prepared.h5ad embedding.npy [--seed 0] [--epochs N] [--threads N] [--train-size F]
 
-Prints one JSON line: readings of the clock when the data is in memory and when the embedding is ("span"), and when
-training begins and each epoch ends ("marks"); the minibatch; seconds of all threads; peak memory.
+Prints one line of JSON: clock readings when the data are in memory and when the embedding is computed ("span"), at the
+start of training and at the end of each epoch ("marks"); the minibatch size; CPU seconds of all threads; peak memory.
 """
 
 import argparse
@@ -23,24 +23,24 @@ parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("prepared")
 parser.add_argument("embedding")
 parser.add_argument("--seed", type=int, default=0)
-parser.add_argument("--epochs", type=int, help="default: what scvi-tools chooses")
+parser.add_argument("--epochs", type=int, help="number of epochs; default: chosen by scvi-tools")
 parser.add_argument("--threads", type=int)
-parser.add_argument("--train-size", type=float, help="default: scvi-tools' 0.9")
+parser.add_argument("--train-size", type=float, help="share of the cells to train on; default: 0.9, as in scvi-tools")
 args = parser.parse_args()
 
 
 class Marks(Callback):
-    """Takes the time at the start of training and at the end of each epoch."""
+    """Reads the clock at the start of training and at the end of each epoch."""
 
     def __init__(self):
         self.marks = []
 
     def on_train_start(self, trainer, module):
-        """Training begins."""
+        """Note the start of training."""
         self.marks.append(time.perf_counter())
 
     def on_train_epoch_end(self, trainer, module):
-        """An epoch is over."""
+        """Note the end of an epoch."""
         self.marks.append(time.perf_counter())
 
 

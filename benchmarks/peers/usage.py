@@ -1,4 +1,4 @@
-"""What a process uses; the standard library only, for ours and the peers alike."""
+"""Time and memory of a process; uses the standard library only, so that it works in every environment."""
 
 import resource
 import sys
@@ -6,21 +6,22 @@ import time
 
 
 class Usage:
-    """Time and memory of this process: made after the imports, started when the data is in memory.
+    """Time and memory of this process.
 
-    Memory counts from the making, so that the data is part of it; time counts from the start. Times are readings of the
-    system's clock: who runs this process takes off what the machine stood still (`common.standstills`).
+    Create it after the imports: memory counts from there, so that it includes the data. Call `start` when the data are
+    in memory: time counts from there. Times are readings of the system's clock, so that the process that started this
+    one can subtract the time in which the machine stood still (`common.standstills`).
     """
 
     def __init__(self) -> None:
         self.peak_before = peak_mb()
 
     def start(self) -> None:
-        """The data is in memory, the work begins."""
+        """Start the clock: the data are in memory."""
         self.began, self.cpu = time.perf_counter(), time.process_time()
 
     def stop(self) -> dict:
-        """The work is done: its start and end, seconds of all threads, peak memory over the imports and in all."""
+        """Clock readings at start and end, CPU seconds of all threads, peak memory (MB) over imports and in total."""
         ended, cpu, peak = time.perf_counter(), time.process_time(), peak_mb()
         return {
             "span": (self.began, ended),
@@ -32,5 +33,5 @@ class Usage:
 
 def peak_mb() -> float:
     """Peak memory of this process so far, MB."""
-    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, bytes
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes in a unit of ru_maxrss
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

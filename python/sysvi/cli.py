@@ -362,7 +362,7 @@ def compare(
     Methods: sysvi, cvae, vamp, cyc, adv, pca, harmony, scvi, scvi-sysvi, glue, seurat-cca, seurat-rpca, harmony-r,
     scmgca, scgen, saturn.
     """
-    from sysvi.comparison.tables import printed
+    from sysvi.comparison.tables import format_comparison
     from sysvi.data.h5ad import read_h5ad
 
     with reporting(as_json, quiet) as on_event:
@@ -390,7 +390,7 @@ def compare(
         except KeyboardInterrupt:
             sys.exit(130)
         if not (as_json or quiet):
-            click.echo(printed(found.table, found.methods, found.notes))
+            click.echo(format_comparison(found.table, found.methods, found.notes))
 
 
 @main.command()

@@ -1,11 +1,11 @@
-"""What tests share that compare with scib-metrics: embeddings, and neighbours as it has them."""
+"""Shared by tests that compare with scib-metrics: simulated embeddings, and neighbours in its format."""
 
 import numpy as np
 from scib_metrics.nearest_neighbors import NeighborsResults
 
 
 def simulate(n=400, n_systems=2, n_labels=4, shift=1.0, seed=0):
-    """An embedding of labelled cells, systems `shift` apart: points, system, label."""
+    """Simulate an embedding (n x 6), systems and labels (both n) of cells; each system is moved by `shift` more."""
     rng = np.random.default_rng(seed)
     system, label = rng.integers(n_systems, size=n), rng.integers(n_labels, size=n)
     points = rng.normal(size=(n, 6)) + shift * system[:, None] + 3 * rng.normal(size=(n_labels, 6))[label]
@@ -17,7 +17,7 @@ def simulate(n=400, n_systems=2, n_labels=4, shift=1.0, seed=0):
 
 
 def with_self(neighbors):
-    """The neighbours as scib-metrics has them: each cell is its own first."""
+    """The neighbours in the format of scib-metrics, in which each cell is its own first neighbour."""
     own = np.arange(neighbors.n_cells)[:, None]
     return NeighborsResults(
         indices=np.hstack([own, neighbors.indices]).astype(np.int32),

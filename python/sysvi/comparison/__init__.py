@@ -1,1 +1,1 @@
-"""Comparing methods of integration."""
+"""Comparison of integration methods, each run in an environment of its own."""

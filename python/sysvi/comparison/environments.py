@@ -1,4 +1,4 @@
-"""Environments that methods run in: this one if it has what they need, else one of their own, made on demand."""
+"""The environments that methods run in: the current one if it has what a method needs, else one made for the method."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from sysvi._core.events import Event, OnEvent
 from sysvi.comparison.methods import Method
 
-INSTALLED = "installed.json"  # name and version of each package; written last
-NAMED = "import importlib, sys\nfor name in sys.argv[1:]:\n    importlib.import_module(name)"
-R_VERSIONS = """
+VERSIONS_FILE = "installed.json"  # version of each package; written last, so that it marks a complete environment
+IMPORT_MODULES = "import importlib, sys\nfor name in sys.argv[1:]:\n    importlib.import_module(name)"
+R_PACKAGE_VERSIONS = """
 given <- commandArgs(trailingOnly = TRUE)
 .libPaths(c(given[1], .libPaths()))
 for (name in given[-1]) {
@@ -38,21 +39,21 @@ utils::install.packages(given[-1], lib = given[1])
 
 
 class MethodNotAvailable(Exception):
-    """A method cannot be run here; the message is the reason in one line."""
+    """A method cannot be run on this machine; the message is the reason in one line."""
 
 
 @dataclass(frozen=True)
 class Environment:
-    """Where an adapter runs.
+    """An interpreter with packages, in which an adapter runs.
 
     Parameters
     ----------
     command
-        The interpreter with its options; the adapter and its arguments follow.
+        Interpreter and its options; the adapter and its arguments follow.
     versions
-        Of its packages, by name in lower case.
+        Version of each installed package, by its name in lower case.
     variables
-        For the process, over those of this one; None removes one.
+        Environment variables of the process that differ from those of the current one; None removes a variable.
     """
 
     command: tuple[str, ...]
@@ -60,7 +61,7 @@ class Environment:
     variables: dict[str, str | None]
 
     def version_of(self, package: str) -> str:
-        """Version of a package, empty if it is not there."""
+        """Version of a package; empty if it is not installed."""
         return self.versions.get(package.lower(), "")
 
     def process_variables(self) -> dict[str, str]:
@@ -70,67 +71,103 @@ class Environment:
 
 
 def default_folder() -> Path:
-    """Where environments are kept: the user's cache."""
+    """Folder that environments are kept in by default: the user's cache.
+
+    These are the folders that the package platformdirs would name; it is not worth a further dependency.
+    """
     home = Path.home()
-    system = {"darwin": home / "Library/Caches", "win32": Path(os.environ.get("LOCALAPPDATA", home / "AppData/Local"))}
-    base = os.environ.get("XDG_CACHE_HOME") or system.get(sys.platform, home / ".cache")
-    return Path(base) / "sysvi" / "environments"
+    by_platform = {
+        "darwin": home / "Library/Caches",
+        "win32": Path(os.environ.get("LOCALAPPDATA", home / "AppData/Local")),
+    }
+    cache = os.environ.get("XDG_CACHE_HOME") or by_platform.get(sys.platform, home / ".cache")
+    return Path(cache) / "sysvi" / "environments"
+
+
+def get_environments(
+    methods: Sequence[Method], has_counts: bool, folder: Path, constraint: Path | None, on_event: OnEvent
+) -> tuple[dict[str, Environment], dict[str, str]]:
+    """The environments of the methods that can be run, and the reasons why the others cannot, both by method name.
+
+    Methods with the same requirements share an environment. The other parameters are those of `get_environment`.
+    """
+    environments: dict[str, Environment] = {}
+    reasons: dict[str, str] = {}
+    by_requirements: dict[tuple[tuple[str, ...], ...], Environment | str] = {}  # environment, or why there is none
+    for method in methods:
+        requirements = (method.dependencies, method.imports, tuple(method.paths))
+        if method.counts and not has_counts:
+            found: Environment | str = "it needs counts, and the input has none"
+        else:
+            if requirements not in by_requirements:
+                try:
+                    by_requirements[requirements] = get_environment(
+                        method, folder, constraint, lambda line: on_event(Event("environment", line))
+                    )
+                except MethodNotAvailable as error:
+                    by_requirements[requirements] = str(error)
+            found = by_requirements[requirements]
+        if isinstance(found, Environment):
+            environments[method.name] = found
+        else:
+            reasons[method.name] = found
+            values = {"method": method.name, "reason": found}
+            on_event(Event("environment", f"{method.name} is not available: {found}", values))
+    return environments, reasons
 
 
 def get_environment(
     method: Method, folder: Path, constraint: Path | None, report: Callable[[str], None]
 ) -> Environment:
-    """The environment of a method, made if need be.
+    """The environment of a method, created if there is none yet.
+
+    A Python environment is created by uv where a ``uv`` executable is on the PATH, as it is much faster, and otherwise
+    (or if uv fails) by venv and pip. uv reads its own settings and ``UV_`` variables: it knows neither pip's
+    configuration and ``PIP_`` variables nor its ``find-links``.
 
     Parameters
     ----------
     method
-        What its adapter declares.
+        Method with the requirements that its adapter declares.
     folder
-        Where environments are kept.
+        Folder in which environments are kept.
     constraint
-        pip's constraint file, for example with the build of torch to take. pip's own settings and PIP_ variables hold
-        too.
+        File with version constraints in pip's format, for example with the build of torch to install.
     report
-        Called with a line of text before what takes long.
+        Function that is called with a line of text before each step that takes long.
 
     Raises
     ------
     MethodNotAvailable
-        With the tool's last line where it cannot be had.
+        If the environment cannot be created; the message is what the installer gives as the reason.
     """
     for name, content in method.paths.items():
         if name not in os.environ:
-            raise MethodNotAvailable(f"the environment variable {name} is not set; it must hold {content}")
+            raise MethodNotAvailable(f"the environment variable {name} is not set; set it to the path of {content}")
         if not Path(os.environ[name]).exists():
-            raise MethodNotAvailable(f"{name}={os.environ[name]} does not exist; it must hold {content}")
+            raise MethodNotAvailable(
+                f"{name}={os.environ[name]} does not exist; set this environment variable to the path of {content}"
+            )
     try:
-        return _r(method, folder, report) if method.is_r else _python(method, folder, constraint, report)
+        if method.is_r:
+            return _r_environment(method, folder, report)
+        return _python_environment(method, folder, constraint, report)
     except OSError as error:
         raise MethodNotAvailable(
-            f"its environment cannot be made or read in {folder} ({error.strerror or error})"
+            f"its environment cannot be created or read in {folder} ({error.strerror or error})"
         ) from error
 
 
-def _python(method: Method, folder: Path, constraint: Path | None, report: Callable[[str], None]) -> Environment:
-    """Python with what the method needs."""
-    python, versions = _interpreter(method, folder, constraint, report)
-    own = python == Path(sys.executable)
-    environment = Environment((str(python),), versions, {} if own else {"PYTHONPATH": None, "PYTHONHOME": None})
-    _run(environment, ["-P", "-c", NAMED, *method.imports])
-    return Environment((str(python), "-P"), versions, environment.variables)  # -P: an adapter may be called scvi.py
-
-
 def satisfied_here(dependencies: Sequence[str]) -> bool:
-    """Whether this environment has these packages in these versions.
+    """Whether the current environment has these packages in these versions.
 
     Examples
     --------
     >>> satisfied_here(["numpy>=1.0"]), satisfied_here(["numpy<1.0"]), satisfied_here(["no-such-package"])
     (True, False, False)
     """
-    for text in dependencies:
-        requirement = Requirement(text)
+    for dependency in dependencies:
+        requirement = Requirement(dependency)
         try:
             if importlib.metadata.version(requirement.name) not in requirement.specifier:
                 return False
@@ -139,96 +176,148 @@ def satisfied_here(dependencies: Sequence[str]) -> bool:
     return True
 
 
-def _interpreter(
+def _python_environment(
+    method: Method, folder: Path, constraint: Path | None, report: Callable[[str], None]
+) -> Environment:
+    """The current environment or one of the method's own, after a check that its modules can be imported."""
+    if satisfied_here(method.dependencies):
+        python, variables = Path(sys.executable), dict[str, str | None]()
+        versions = {name.lower(): found.version for found in importlib.metadata.distributions() if (name := found.name)}
+    else:
+        python, versions = _python_of_its_own(method, folder, constraint, report)
+        variables = {"PYTHONPATH": None, "PYTHONHOME": None}
+    # -P: the adapter's folder is no place to import from, as an adapter may be called scvi.py
+    environment = Environment((str(python), "-P"), versions, variables)
+    _run(environment, ["-c", IMPORT_MODULES, *method.imports])
+    return environment
+
+
+def _python_of_its_own(
     method: Method, folder: Path, constraint: Path | None, report: Callable[[str], None]
 ) -> tuple[Path, dict[str, str]]:
-    """Interpreter and versions of a Python environment."""
-    if satisfied_here(method.dependencies):
-        here = {name.lower(): found.version for found in importlib.metadata.distributions() if (name := found.name)}
-        return Path(sys.executable), here
-    asked = [f"python {platform.python_version()}", *sorted(method.dependencies)]
-    asked += constraint.read_text().splitlines() if constraint else []
-    place = folder / f"{method.package}-{_digest(asked)}"
-    python = place / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-    versions = _installed(place) if python.exists() else None
+    """Interpreter and package versions of the method's own environment, which is created if need be."""
+    requirements = [f"python {platform.python_version()}", *sorted(method.dependencies)]
+    requirements += constraint.read_text().splitlines() if constraint else []
+    location = folder / f"{method.package}-{_digest(requirements)}"
+    versions = _read_versions(location) if _python_in(location).exists() else None
     if versions is None:
-        shutil.rmtree(place, ignore_errors=True)  # a damaged one, or of a Python that is gone
-        report(f"Installing {', '.join(method.dependencies)} into {place}")
-        began = time.perf_counter()
-        with _in_the_making(place) as part:
-            maker = part / python.relative_to(place)
-            plain = Environment((sys.executable,), {}, {})
-            _run(plain, ["-m", "venv", str(part)])
-            pip = Environment((str(maker), "-m", "pip", "--disable-pip-version-check"), {}, {"PYTHONPATH": None})
-            limits = ["--constraint", str(constraint)] if constraint else []
-            _run(pip, ["install", "--quiet", *limits, *method.dependencies])
-            listed = json.loads(_run(pip, ["list", "--format", "json"]))
-            versions = {package["name"].lower(): package["version"] for package in listed}
-            (part / INSTALLED).write_text(json.dumps(versions, indent=1) + "\n")
-        seconds = time.perf_counter() - began
+        shutil.rmtree(location, ignore_errors=True)  # damaged, or of a Python that was removed
+        report(f"Installing {', '.join(method.dependencies)} into {location}")
+        start = time.perf_counter()
+        versions = _create(location, method.dependencies, constraint, report)
+        seconds = time.perf_counter() - start
         report(f"Installed {method.package} {versions.get(method.package.lower(), '')} in {seconds:.0f} s")
-    return python, versions
+    return _python_in(location), versions
 
 
-def _installed(place: Path) -> dict[str, str] | None:
-    """Versions of the packages of an environment; None if it is not there or damaged."""
+def _create(
+    location: Path, dependencies: Sequence[str], constraint: Path | None, report: Callable[[str], None]
+) -> dict[str, str]:
+    """Create a Python environment; its package versions.
+
+    It is made in a temporary folder and moved to its place when it is complete, so that no other process sees an
+    incomplete one.
+    """
+    location.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix=f".{location.name}.", dir=location.parent, ignore_cleanup_errors=True
+    ) as temporary:
+        unfinished = Path(temporary) / "environment"
+        if uv := shutil.which("uv"):
+            try:
+                _install_with_uv(uv, unfinished, dependencies, constraint)
+            except MethodNotAvailable as error:
+                report(f"uv failed ({error}); trying pip")
+                _install_with_pip(unfinished, dependencies, constraint)
+        else:
+            _install_with_pip(unfinished, dependencies, constraint)
+        listed = json.loads(_run(_pip(unfinished), ["list", "--format", "json"]))
+        versions = {package["name"].lower(): package["version"] for package in listed}
+        (unfinished / VERSIONS_FILE).write_text(json.dumps(versions, indent=1) + "\n")
+        if not (location / VERSIONS_FILE).is_file():  # another process may have been faster
+            unfinished.rename(location)
+    return versions
+
+
+def _install_with_uv(uv: str, location: Path, dependencies: Sequence[str], constraint: Path | None) -> None:
+    """Create a virtual environment with pip in it (``--seed``) and install packages, all by uv."""
+    command = Environment((uv,), {}, {"PYTHONPATH": None, "VIRTUAL_ENV": None})
+    _run(command, ["venv", "--seed", "--quiet", "--python", sys.executable, str(location)])
+    python = str(_python_in(location))
+    _run(command, ["pip", "install", "--quiet", "--python", python, *_constrained(constraint), *dependencies])
+
+
+def _install_with_pip(location: Path, dependencies: Sequence[str], constraint: Path | None) -> None:
+    """Create a virtual environment by venv, in place of one that may be there, and install packages by pip."""
+    _run(Environment((sys.executable,), {}, {}), ["-m", "venv", "--clear", str(location)])
+    _run(_pip(location), ["install", "--quiet", *_constrained(constraint), *dependencies])
+
+
+def _pip(location: Path) -> Environment:
+    """The pip of a virtual environment."""
+    command = (str(_python_in(location)), "-m", "pip", "--disable-pip-version-check")
+    return Environment(command, {}, {"PYTHONPATH": None})
+
+
+def _constrained(constraint: Path | None) -> list[str]:
+    """The option with the constraint file, the same for pip and uv."""
+    return ["--constraint", str(constraint)] if constraint else []
+
+
+def _python_in(location: Path) -> Path:
+    """The interpreter of a virtual environment."""
+    return location / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+
+
+def _read_versions(location: Path) -> dict[str, str] | None:
+    """Package versions of an environment; None if it is incomplete or damaged."""
     try:
-        return dict(json.loads((place / INSTALLED).read_text()))
+        return dict(json.loads((location / VERSIONS_FILE).read_text()))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def _r(method: Method, folder: Path, report: Callable[[str], None]) -> Environment:
-    """R, with the packages that its library lacks in one of the method's own."""
+def _r_environment(method: Method, folder: Path, report: Callable[[str], None]) -> Environment:
+    """R with the method's packages; those that the user's libraries lack are installed into one of the method's own."""
     rscript = shutil.which("Rscript")
     if rscript is None:
         raise MethodNotAvailable("Rscript is not on the PATH: install R")
-    plain = Environment((rscript,), {}, {})  # with the user's profile, which may name libraries and a repository
-    version = _run(plain, ["-e", 'cat("\\n", as.character(getRversion()), sep = "")']).splitlines()[-1]
-    library = folder / f"R-{version}-{method.package}-{_digest(sorted(method.dependencies))}"
-    versions = _r_versions(plain, library, method.dependencies)
+    r = Environment((rscript,), {}, {})  # reads the user's profile, which may set libraries and a repository
+    r_version = _run(r, ["-e", 'cat("\\n", as.character(getRversion()), sep = "")']).splitlines()[-1]
+    library = folder / f"R-{r_version}-{method.package}-{_digest(sorted(method.dependencies))}"
+    versions = _r_package_versions(r, library, method.dependencies)
     missing = [name for name in method.dependencies if name not in versions]
     if missing:
         report(f"Installing {', '.join(missing)} into {library}")
         library.mkdir(parents=True, exist_ok=True)
         try:
-            said = _run(plain, ["-e", R_INSTALL, str(library), *missing], with_errors=True)
+            output = _run(r, ["-e", R_INSTALL, str(library), *missing], with_errors=True)
         except MethodNotAvailable as error:
-            said = str(error)
-        versions = _r_versions(plain, library, method.dependencies)
-        if still := [name for name in missing if name not in versions]:
-            raise MethodNotAvailable(f"{', '.join(still)} cannot be installed: {_reason(said)}")
+            output = str(error)
+        versions = _r_package_versions(r, library, method.dependencies)
+        if still_missing := [name for name in missing if name not in versions]:
+            raise MethodNotAvailable(f"{', '.join(still_missing)} cannot be installed: {_reason(output)}")
     variables: dict[str, str | None] = {
         "R_LIBS": os.pathsep.join(filter(None, [str(library), os.environ.get("R_LIBS")]))
     }
-    named = {"r": version} | {name.lower(): found for name, found in versions.items()}
-    return Environment((rscript,), named, variables)
+    by_lower_case = {"r": r_version} | {name.lower(): version for name, version in versions.items()}
+    return Environment((rscript,), by_lower_case, variables)
 
 
-def _r_versions(r: Environment, library: Path, names: Sequence[str]) -> dict[str, str]:
-    lines = [line.split() for line in _run(r, ["-e", R_VERSIONS, str(library), *names]).splitlines()]
+def _r_package_versions(r: Environment, library: Path, names: Sequence[str]) -> dict[str, str]:
+    """Versions of those R packages that can be loaded."""
+    lines = [line.split() for line in _run(r, ["-e", R_PACKAGE_VERSIONS, str(library), *names]).splitlines()]
     return {line[1]: line[2] for line in lines if len(line) == 3 and line[0] == "has"}
 
 
-class _in_the_making:
-    """A temporary folder beside `place` that takes its name when all went well: nobody sees half an environment."""
-
-    def __init__(self, place: Path):
-        self.place = place
-
-    def __enter__(self) -> Path:
-        self.place.parent.mkdir(parents=True, exist_ok=True)
-        self.part = Path(tempfile.mkdtemp(prefix=f".{self.place.name}.", dir=self.place.parent))
-        return self.part
-
-    def __exit__(self, kind: object, *rest: object) -> None:
-        if kind is None and not (self.place / INSTALLED).is_file():  # another process may have been faster
-            self.part.rename(self.place)
-        shutil.rmtree(self.part, ignore_errors=True)
-
-
 def _run(environment: Environment, arguments: Sequence[str], with_errors: bool = False) -> str:
-    """What a command prints (with what it says of errors, if asked for); MethodNotAvailable if it fails."""
+    """Standard output of a command (with its standard error, if asked for).
+
+    Raises
+    ------
+    MethodNotAvailable
+        If the command fails; the message is the line of its output that tells why.
+    """
     command = [*environment.command, *arguments]
     done = subprocess.run(
         command, capture_output=True, text=True, env=environment.process_variables(), stdin=subprocess.DEVNULL
@@ -238,11 +327,11 @@ def _run(environment: Environment, arguments: Sequence[str], with_errors: bool =
     return done.stdout + done.stderr if with_errors else done.stdout
 
 
-def _reason(said: str) -> str:
-    """The line of an output that says why: the last one of an error, else the last one."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    telling = [line for line in lines if line.lower().startswith(("error", "warning: unable", "cannot open"))]
-    return ((telling or lines or ["no reason given"])[-1])[:300]
+def _reason(output: str) -> str:
+    """The line of a command's output that tells why it failed: the last error message, else the last line."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if line.lower().startswith(("error", "warning: unable", "cannot open"))]
+    return ((errors or lines or ["no reason given"])[-1])[:300]
 
 
 def _digest(lines: Sequence[str]) -> str:

@@ -1,9 +1,9 @@
-"""Run a command and write how long it took and how much memory it had at most. Needs the standard library only.
+"""Run a command; write its run time and peak memory to a JSON file. Uses the standard library only.
 
 python launch.py USAGE.json COMMAND...
 
-A process of its own, and a small one: what the system counts as the peak memory of a child is never below what its
-parent held when it was started.
+This is a separate, small process because the operating system counts the memory that a parent process held when it
+started a child as part of the child's peak memory.
 """
 
 import json
@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 
 
-def main(report: str, command: list[str]) -> int:
-    """Run the command; its exit status. Should the process that started this one die, everything here ends with it."""
-    parent, began = os.getppid(), time.perf_counter()
+def main(usage_file: str, command: list[str]) -> int:
+    """Run the command and return its exit status; if the process that started this one dies, end the command too."""
+    parent, start = os.getppid(), time.perf_counter()
     process = subprocess.Popen(command)
     while True:
         try:
@@ -26,20 +26,20 @@ def main(report: str, command: list[str]) -> int:
         except subprocess.TimeoutExpired:
             if os.getppid() != parent:
                 process.kill()
-                os.killpg(0, signal.SIGKILL)  # the command's own processes too, and this one
-    seconds = time.perf_counter() - began
-    Path(report).write_text(json.dumps({"seconds": seconds, "peak_mb": _peak_mb()}))
+                os.killpg(0, signal.SIGKILL)  # the whole process group: what the command started, and this process
+    seconds = time.perf_counter() - start
+    Path(usage_file).write_text(json.dumps({"seconds": seconds, "peak_mb": _peak_mb()}))
     return status if status >= 0 else 128 - status
 
 
 def _peak_mb() -> float | None:
-    """Of the largest process that the command was or started; None where the system does not say (Windows)."""
+    """Peak memory (MB) of the largest among the command's processes; None where it is unknown (Windows)."""
     try:
         import resource
     except ImportError:
         return None
-    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, bytes
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 1e6
+    bytes_per_unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes on macOS, kilobytes elsewhere
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * bytes_per_unit / 1e6
 
 
 if __name__ == "__main__":

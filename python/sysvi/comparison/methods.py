@@ -1,31 +1,33 @@
-"""The methods that can be compared: what the adapters in a folder declare of themselves.
+"""The methods that can be compared, as declared in the headers of their adapters.
 
-An adapter is a script, Python or R, that is run by the interpreter of its own environment, which need not have sysvi:
+An adapter is a Python or R script that integrates the cells with one or several methods. It is run by the interpreter
+of its own environment, which need not contain sysvi:
 
     adapter INPUT OUTPUT RUN
 
-INPUT is what `sysvi.comparison.cells` writes (Python: an h5ad, R: a folder), OUTPUT the .npy to write (cells x
-dimensions), RUN a JSON text: "settings", "seed" and "epochs" (null: the method's own number). It declares itself in
-comment lines at its head, as Python's inline script metadata (PEP 723):
+INPUT is what `sysvi.comparison.cells.write_cells` writes (an h5ad file for Python, a folder for R). OUTPUT is the .npy
+file to write the embedding to (cells x latent dimensions). RUN is a JSON object with "settings", "seed" and "epochs"
+(null: the method's own number of epochs). Comment lines at the head of the script describe it, in the format of
+Python's inline script metadata (PEP 723):
 
     # /// script
-    # dependencies = ["harmonypy==2.1.0"]     what its environment must have; none: this one
+    # dependencies = ["harmonypy==2.1.0"]     packages that its environment must have; empty: the current environment
     #
     # [tool.sysvi]
-    # package = "harmonypy"                   whose version is reported
-    # imports = ["harmonypy"]                 must be loadable, or the method is not available
+    # package = "harmonypy"                   package whose version is reported
+    # imports = ["harmonypy"]                 modules that must be importable, or the method is not available
     #
-    # [tool.sysvi.paths]                      environment variables with files that no registry has
-    # NAME = "what it must hold"
+    # [tool.sysvi.paths]                      environment variables that name files which no package registry offers
+    # NAME = "what it is the path of"
     #
     # [tool.sysvi.methods.harmony]
     # title = "Harmony"
-    # settings = { theta = 2 }                the paper's
-    # grid = { theta = [1, 2, 5] }            values that are tried, a parameter at a time
-    # counts = false                          whether it needs counts
-    # labels = false                          whether it is given the cell types
-    # epochs = false                          whether it is trained
-    # deterministic = false                   whether one seed is enough
+    # settings = { theta = 2 }                default settings (those of the paper)
+    # grid = { theta = [1, 2, 5] }            values to try, one parameter varied at a time
+    # counts = false                          whether the method needs counts
+    # labels = false                          whether the method uses the cell type labels
+    # epochs = false                          whether the method is trained in epochs
+    # deterministic = false                   whether the result is the same for every seed
     # ///
 """
 
@@ -44,14 +46,15 @@ from sysvi._core.checks import listing
 from sysvi._core.errors import InputError
 
 ADAPTERS = Path(__file__).parent / "adapters"
-ORDER = ["sysvi", "cvae", "vamp", "cyc", "adv", "pca", "harmony", "scvi", "scvi-sysvi", "glue"]
-ORDER += ["seurat-cca", "seurat-rpca", "harmony-r", "scmgca", "scgen", "saturn"]  # further methods follow
+# The order of tables; methods of other adapters follow.
+METHOD_ORDER = ["sysvi", "cvae", "vamp", "cyc", "adv", "pca", "harmony", "scvi", "scvi-sysvi", "glue"]
+METHOD_ORDER += ["seurat-cca", "seurat-rpca", "harmony-r", "scmgca", "scgen", "saturn"]
 HEADER = re.compile(r"^# /// script$(.*?)^# ///$", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True, eq=False)
 class Method:
-    """A method as its adapter declares it; the fields are those of the header."""
+    """A method as its adapter declares it; the module's docstring describes the fields."""
 
     name: str
     script: Path
@@ -73,13 +76,17 @@ class Method:
         return self.script.suffix == ".R"
 
     @property
-    def digest(self) -> str:
-        """Of the adapter's text, and of what it shares with others: another text, another run."""
-        texts = [self.script, *self.script.parent.glob(f"common{self.script.suffix}")]
-        return hashlib.sha256(b"".join(text.read_bytes() for text in texts)).hexdigest()[:16]
+    def adapter_digest(self) -> str:
+        """Digest of the source of the adapter and of what it shares with others; other digests are other runs."""
+        sources = [self.script, *self.script.parent.glob(f"common{self.script.suffix}")]
+        return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
 
-    def points(self, grid: Literal["full", "default"]) -> list[tuple[str, Any]]:
-        """Parameter and value of each point of the grid; the first parameter at its default, or ("", None)."""
+    def grid_points(self, grid: Literal["full", "default"]) -> list[tuple[str, Any]]:
+        """The varied parameter and its value, for each setting to run.
+
+        ``"full"`` gives all values of the grid, ``"default"`` the first parameter at its default value. A method
+        without a grid has the single point ``("", None)``.
+        """
         if not self.grid:
             return [("", None)]
         if grid == "default":
@@ -89,62 +96,72 @@ class Method:
 
 
 def read_methods(folders: Sequence[Path] = (ADAPTERS,)) -> dict[str, Method]:
-    """Methods by name, in their usual order; an adapter of a later folder takes the place of an earlier one's.
+    """Read the methods that the adapters in some folders declare.
+
+    Parameters
+    ----------
+    folders
+        Folders with adapters. A method of a later folder replaces one of the same name of an earlier folder.
+
+    Returns
+    -------
+    dict
+        Methods by name, in the order of tables.
 
     Raises
     ------
     InputError
-        If a folder does not exist or a header cannot be read.
+        If a folder does not exist or an adapter's header is invalid.
     """
-    found: dict[str, Method] = {}
+    methods: dict[str, Method] = {}
     for folder in folders:
         if not folder.is_dir():
-            raise InputError(f"There is no folder {folder} with adapters.")
+            raise InputError(f"The folder {folder} (adapters) does not exist.")
         for script in sorted([*folder.glob("*.py"), *folder.glob("*.R")]):
-            found |= {method.name: method for method in _declared(script)}
-    names = [name for name in ORDER if name in found] + [name for name in found if name not in ORDER]
-    return {name: found[name] for name in names}
+            methods |= {method.name: method for method in _read_header(script)}
+    names = [name for name in METHOD_ORDER if name in methods] + [name for name in methods if name not in METHOD_ORDER]
+    return {name: methods[name] for name in names}
 
 
 def choose_methods(known: dict[str, Method], names: str | Sequence[str]) -> list[Method]:
-    """The methods asked for, each once; ``"all"`` for all.
+    """The methods of the given names, each once; ``"all"`` gives all.
 
     Raises
     ------
     InputError
-        If there is no such method.
+        If a name is unknown or none is given.
     """
     if names == "all":
         return list(known.values())
     wanted = [names] if isinstance(names, str) else list(names)
     if unknown := [name for name in wanted if name not in known]:
-        raise InputError(f"There is no method {listing(unknown)}; choose of: {listing(known, len(known))}.")
+        raise InputError(f"There is no method {listing(unknown)}: choose from {listing(known, len(known))}.")
     if not wanted:
-        raise InputError("methods is empty: name at least one, or 'all'.")
+        raise InputError("methods is empty: name at least one method, or use 'all'.")
     return [known[name] for name in dict.fromkeys(wanted)]
 
 
-def _declared(script: Path) -> Iterator[Method]:
-    """The methods of an adapter; none of a script without a header."""
+def _read_header(script: Path) -> Iterator[Method]:
+    """The methods that a script declares; none if it has no header."""
     header = HEADER.search(script.read_text())
     if header is None:
         return
     try:
         table = tomllib.loads(re.sub(r"^# ?", "", header.group(1), flags=re.MULTILINE))
-        own = table["tool"]["sysvi"]
-        for name, declared in own["methods"].items():
+        declaration = table["tool"]["sysvi"]
+        for name, declared in declaration["methods"].items():
             method = Method(
                 name,
                 script,
-                package=own["package"],
+                package=declaration["package"],
                 dependencies=tuple(table.get("dependencies", ())),
-                imports=tuple(own.get("imports", ())),
-                paths=own.get("paths", {}),
+                imports=tuple(declaration.get("imports", ())),
+                paths=declaration.get("paths", {}),
                 **{"title": name, **declared},
             )
             if missing := set(method.grid) - set(method.settings):
-                raise InputError(f"the grid of {name} has {listing(missing)}, which its settings do not have.")
-            json.dumps(method.settings)
+                raise InputError(f"the grid of {name} varies {listing(missing)}, which its settings lack.")
+            json.dumps(method.settings)  # fails for settings that cannot be passed on
             yield method
     except (tomllib.TOMLDecodeError, KeyError, TypeError, InputError) as error:
-        raise InputError(f"The header of the adapter {script} cannot be read: {error}") from error
+        raise InputError(f"The header of the adapter {script} is invalid: {error}") from error

@@ -1,4 +1,4 @@
-"""One run of a method: its name, where it is kept, how it is made."""
+"""One run of a method: what identifies it, the folder it is kept in, and the process that makes it."""
 
 from __future__ import annotations
 
@@ -22,98 +22,114 @@ from sysvi._core.files import write_atomically
 from sysvi.comparison.environments import Environment
 from sysvi.comparison.methods import Method
 
-PROTOCOL = 1  # of how adapters are called; runs of another one are not taken up
-EMBEDDING, RECORD, LOG = "embedding.npy", "run.json", "log.txt"
+PROTOCOL = 1  # version of the adapters' arguments; runs of another version are not reused
+EMBEDDING, RECORD, LOG, USAGE = "embedding.npy", "run.json", "log.txt", "usage.json"
 LAUNCHER = Path(__file__).with_name("launch.py")
 
 
 class RunFailed(Exception):
-    """A run gave no embedding; the message is the reason in one line."""
+    """A run gave no usable embedding; the message is the reason in one line."""
 
 
 class RunStopped(Exception):
-    """A run was ended by `Runner.stop`, or did not start for it."""
+    """A run was ended, or not started, because of `Runner.stop`."""
 
 
 @dataclass(frozen=True)
-class Run:
-    """A method at one point of its grid with one seed, on certain cells."""
+class MethodRun:
+    """A method with one setting and one seed, on given cells.
+
+    Parameters
+    ----------
+    method
+        Method to run.
+    parameter, value
+        Parameter that the grid varies (empty if there is none) and its value in this run.
+    seed
+        Random seed.
+    epochs
+        Number of epochs in place of the method's own; None for the method's own.
+    cells
+        Fingerprint of the cells.
+    version
+        Version of the method's package.
+    """
 
     method: Method
-    parameter: str  # of the grid; empty where there is none
+    parameter: str
     value: Any
     seed: int
-    epochs: int | None  # in place of the method's own number
-    cells: str  # their fingerprint
-    version: str  # of the method's package
+    epochs: int | None
+    cells: str
+    version: str
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All settings of the method, the varied one among them."""
+        """All settings of the method, including the varied one."""
         return self.method.settings | ({self.parameter: self.value} if self.parameter else {})
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that decides the result: a finished run with the same identity need not be repeated."""
+        """Everything that determines the result: a finished run of the same identity is reused."""
         return {
             "method": self.method.name,
             "settings": self.settings,
             "seed": self.seed,
             "epochs": self.epochs if self.method.epochs else None,
             "cells": self.cells,
-            "adapter": self.method.digest,
+            "adapter": self.method.adapter_digest,
             "version": self.version,
             "protocol": PROTOCOL,
         }
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Name of the run's folder: method, seed and a digest of the identity."""
         digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:10]
         return f"{self.method.name}-seed{self.seed}-{digest}"
 
     def __str__(self) -> str:
-        at = f", {self.parameter} {self.value}" if self.parameter else ""
-        return f"{self.method.name}{at}, seed {self.seed}"
+        setting = f", {self.parameter} {self.value}" if self.parameter else ""
+        return f"{self.method.name}{setting}, seed {self.seed}"
 
 
-def read_record(folder: Path, run: Run) -> dict[str, Any] | None:
-    """What is known of a finished run; None if it is not there."""
+def read_record(folder: Path, run: MethodRun) -> dict[str, Any] | None:
+    """Record of a finished run: identity, jobs, seconds, peak_mb and, once measured, scores. None if not finished."""
     try:
         record = json.loads((folder / run.name / RECORD).read_text())
     except (OSError, ValueError):
         return None
-    same = isinstance(record, dict) and record.get("identity") == run.identity
-    finished = same and (folder / run.name / EMBEDDING).is_file()
+    same_run = isinstance(record, dict) and record.get("identity") == run.identity
+    finished = same_run and (folder / run.name / EMBEDDING).is_file()
     return record if finished else None
 
 
-def write_record(folder: Path, run: Run, record: Mapping[str, Any]) -> None:
-    """Write what is known of a finished run, whole or not at all."""
+def write_record(folder: Path, run: MethodRun, record: Mapping[str, Any]) -> None:
+    """Replace the record of a finished run; the file is never incomplete."""
     text = json.dumps(record, indent=1, allow_nan=False) + "\n"
     write_atomically(folder / run.name / RECORD, lambda path: path.write_text(text))
 
 
-def read_embedding(folder: Path, run: Run) -> np.ndarray:
-    """The embedding of a finished run, (n, dimensions)."""
+def read_embedding(folder: Path, run: MethodRun) -> np.ndarray:
+    """Embedding of a finished run, n cells x latent dimensions."""
     return np.load(folder / run.name / EMBEDDING, allow_pickle=False)
 
 
 class Runner:
-    """Makes runs in processes of their own, and can stop those under way.
+    """Makes runs, each in a process of its own, and can stop those under way.
 
     Parameters
     ----------
     folder
-        Gets a folder a run: embedding.npy, run.json and log.txt. It appears when all is in it.
+        Folder that gets a subfolder for each finished run, with embedding.npy, run.json and log.txt.
     source
-        What `write_cells` wrote.
+        Folder with the cells, as `write_cells` writes it.
     n_cells
-        Rows that an embedding must have.
+        Number of cells: an embedding must have as many rows.
     timeout
-        Seconds that a run may take.
+        Longest time that a run may take, in seconds; None for no limit.
     jobs
-        Runs that are made at a time, for the record.
+        Number of runs made at the same time, which is noted in the records.
     """
 
     def __init__(self, folder: Path, source: Path, n_cells: int, timeout: float | None, jobs: int = 1):
@@ -121,53 +137,62 @@ class Runner:
         self.processes: set[subprocess.Popen[bytes]] = set()
         self.stopped = threading.Event()
 
-    def make(self, run: Run, environment: Environment) -> dict[str, Any]:
-        """Make a run and keep it.
+    def make(self, run: MethodRun, environment: Environment) -> dict[str, Any]:
+        """Make a run and keep its result.
+
+        Files are written to a temporary folder, which is moved to its place when they are complete.
 
         Returns
         -------
         dict
-            Its record: identity, jobs, seconds, peak_mb.
+            Record of the run: identity, jobs, seconds, peak_mb.
 
         Raises
         ------
         RunFailed
-            With the last line that it said; all of it is in <name>.log beside the folders.
+            If there is no usable embedding. The message is the last line of the output; the whole output is kept in
+            <name>.log.
         RunStopped
             If `stop` was called.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        for remains in self.folder.glob(f".{run.name}.*"):  # of a run that was killed
-            shutil.rmtree(remains, ignore_errors=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{run.name}.", dir=self.folder))
-        try:
-            usage = self._process(run, environment, part)
-            self._check(part / EMBEDDING)
+        for leftover in self.folder.glob(f".{run.name}.*"):  # of a process that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
+        with tempfile.TemporaryDirectory(
+            prefix=f".{run.name}.", dir=self.folder, ignore_cleanup_errors=True
+        ) as temporary:
+            unfinished = Path(temporary) / "run"
+            unfinished.mkdir()
+            try:
+                usage = self._run_adapter(run, environment, unfinished)
+                self._check_embedding(unfinished / EMBEDDING)
+            except RunFailed:
+                (unfinished / LOG).replace(self._failure_log(run))
+                raise
             record = {"identity": run.identity, "jobs": self.jobs, **usage}
-            (part / RECORD).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+            (unfinished / RECORD).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
             shutil.rmtree(self.folder / run.name, ignore_errors=True)  # a damaged one
-            part.rename(self.folder / run.name)
-            (self.folder / f"{run.name}.log").unlink(missing_ok=True)  # of an attempt that failed
-            return record
-        except RunFailed:
-            (part / LOG).replace(self.folder / f"{run.name}.log")
-            raise
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+            unfinished.rename(self.folder / run.name)
+        self._failure_log(run).unlink(missing_ok=True)  # of an earlier attempt
+        return record
 
     def stop(self) -> None:
-        """End the runs under way; no further one starts."""
+        """End the runs under way and start no further one."""
         self.stopped.set()
         for process in list(self.processes):
-            _end(process)
+            _kill(process)
 
-    def _process(self, run: Run, environment: Environment, part: Path) -> dict[str, Any]:
-        """Seconds and peak memory of the adapter's process."""
+    def _failure_log(self, run: MethodRun) -> Path:
+        """File with the output of a run that failed."""
+        return self.folder / f"{run.name}.log"
+
+    def _run_adapter(self, run: MethodRun, environment: Environment, folder: Path) -> dict[str, Any]:
+        """Run the adapter in a process; its seconds and peak memory (MB)."""
         source = self.source if run.method.is_r else self.source / "cells.h5ad"
-        order = json.dumps({"settings": run.settings, "seed": run.seed, "epochs": run.epochs})
-        adapter = [*environment.command, str(run.method.script), str(source), str(part / EMBEDDING), order]
-        command = [sys.executable, "-I", "-S", str(LAUNCHER), str(part / "usage.json"), *adapter]
-        with open(part / LOG, "wb") as log:
+        arguments = json.dumps({"settings": run.settings, "seed": run.seed, "epochs": run.epochs})
+        adapter = [*environment.command, str(run.method.script), str(source), str(folder / EMBEDDING), arguments]
+        command = [sys.executable, "-I", "-S", str(LAUNCHER), str(folder / USAGE), *adapter]
+        with open(folder / LOG, "wb") as log:
             if self.stopped.is_set():
                 raise RunStopped
             process = subprocess.Popen(
@@ -176,41 +201,43 @@ class Runner:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 env=environment.process_variables(),
-                start_new_session=True,
+                start_new_session=True,  # a process group of its own, which can be ended as a whole
             )
             self.processes.add(process)
+            if self.stopped.is_set():  # `stop` may have listed the processes before this one was added
+                _kill(process)
             try:
                 status = process.wait(self.timeout)
             except subprocess.TimeoutExpired:
                 raise RunFailed(f"took longer than {self.timeout:g} s") from None
             finally:
-                _end(process)
+                _kill(process)
                 self.processes.discard(process)
         if self.stopped.is_set():
             raise RunStopped
         if status != 0:
-            raise RunFailed(_why(status, (part / LOG).read_text(errors="replace")))
-        usage = json.loads((part / "usage.json").read_text())
-        (part / "usage.json").unlink()
+            raise RunFailed(_failure_reason(status, (folder / LOG).read_text(errors="replace")))
+        usage = json.loads((folder / USAGE).read_text())
+        (folder / USAGE).unlink()
         return usage
 
-    def _check(self, path: Path) -> None:
-        """An embedding must have a row a cell, all finite."""
+    def _check_embedding(self, path: Path) -> None:
+        """An embedding must have a row for each cell and finite values only."""
         try:
             embedding = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise RunFailed("it ended well but wrote no embedding") from error
+            raise RunFailed("the adapter ended without an error but wrote no embedding") from error
         if not isinstance(embedding, np.ndarray) or embedding.dtype.kind not in "iuf":
-            raise RunFailed("what it wrote is not an array of numbers")
+            raise RunFailed("the embedding is not an array of numbers")
         if embedding.ndim != 2 or embedding.shape[0] != self.n_cells or embedding.shape[1] == 0:
             raise RunFailed(
-                f"its embedding has the shape {embedding.shape}, not a row for each of {self.n_cells} cells"
+                f"the embedding has shape {embedding.shape}; it must have one row for each of the {self.n_cells} cells"
             )
         if not np.isfinite(embedding).all():
-            raise RunFailed("its embedding has values that are not finite")
+            raise RunFailed("the embedding contains values that are not finite")
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _kill(process: subprocess.Popen[bytes]) -> None:
     """End a process and those that it started."""
     if process.poll() is None:
         if hasattr(os, "killpg"):
@@ -220,10 +247,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _why(status: int, log: str) -> str:
-    """One line: what ended a process."""
+def _failure_reason(status: int, log: str) -> str:
+    """Why a process failed, in one line: its last error message, else the last line of its output."""
     if status == 128 + signal.SIGKILL:
         return "was killed (out of memory?)"
     lines = [line.strip() for line in log.splitlines() if line.strip() and set(line.strip()) - set("~^-=")]
     errors = [line for line in lines if line.startswith("Error") or ("Error" in line.split(":")[0] and ":" in line)]
-    return ((errors or lines or [f"ended with status {status}"])[-1])[:300]
+    return ((errors or lines or [f"ended with exit status {status}"])[-1])[:300]

@@ -2,39 +2,134 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
 
-from sysvi.evaluation.compare_runs import compare_runs
+from sysvi.comparison.environments import Environment
+from sysvi.comparison.methods import Method
+from sysvi.comparison.runs import MethodRun, read_record
 from sysvi.evaluation.scores import best_setting, paper_scores
 
-FACTS = ["method", "title", "parameter", "value", "seed", "epochs", "status", "reason", "seconds", "peak_mb", "run"]
-SCORE = ("iLISI", "NMI", "Moran")
+# Columns of the table of runs that are not metrics.
+RUN_COLUMNS = ["method", "title", "parameter", "value", "seed", "epochs"]
+RUN_COLUMNS += ["status", "reason", "seconds", "peak_mb", "run"]
+SCORED_METRICS = ("iLISI", "NMI", "Moran")  # metrics that the paper's score consists of
 USAGE = ("seconds", "peak_mb")
 
 
-def scored_runs(runs: pd.DataFrame) -> pd.DataFrame:
-    """Runs with the paper's score, and the setting of each method that it chooses.
+def runs_table(runs: Sequence[MethodRun], folder: Path, failures: Mapping[str, str]) -> tuple[pd.DataFrame, list[str]]:
+    """The table of runs and the names of the metrics in it.
 
     Parameters
     ----------
     runs
-        A row a run: `FACTS`, then a column a metric.
+        All runs of the comparison.
+    folder
+        Folder of the runs.
+    failures
+        Reasons why runs failed, by the run's name.
+
+    Returns
+    -------
+    table
+        One row for each run: `RUN_COLUMNS`, one column for each metric, and the columns of `scored_runs`.
+    metrics
+        Names of the metrics.
+    """
+    rows = []
+    for run in runs:
+        record = read_record(folder, run) or {}
+        finished = "scores" in record and run.name not in failures
+        row = {
+            "method": run.method.name,
+            "title": run.method.title,
+            "parameter": run.parameter,
+            "value": run.value,
+            "seed": run.seed,
+            "epochs": run.epochs if run.method.epochs else None,
+            "status": "finished" if finished else "failed" if run.name in failures else "not run",
+            "reason": failures.get(run.name, ""),
+            "seconds": record.get("seconds"),
+            "peak_mb": record.get("peak_mb"),
+            "run": run.name,
+        }
+        rows.append(row | (record["scores"] if finished else {}))
+    metrics = list(dict.fromkeys(name for row in rows for name in row if name not in RUN_COLUMNS))
+    table = pd.DataFrame(rows, columns=[*RUN_COLUMNS, *metrics])
+    table = table.astype(dict.fromkeys([*USAGE, *metrics], float))
+    table["value"] = pd.Series([run.value for run in runs], dtype=object)  # as declared: 1 and 1.5, not 1.0 and 1.5
+    return scored_runs(table), metrics
+
+
+def methods_table(
+    methods: Sequence[Method],
+    environments: Mapping[str, Environment],
+    reasons: Mapping[str, str],
+    runs: pd.DataFrame,
+) -> pd.DataFrame:
+    """The table of methods: whether each is available, its version and how its runs ended.
+
+    Parameters
+    ----------
+    methods
+        Methods that were asked for.
+    environments
+        Environments of the available methods, by method name.
+    reasons
+        Why the other methods are not available, by method name.
+    runs
+        Table of runs.
+    """
+    rows = []
+    for method in methods:
+        status = runs.loc[runs["method"] == method.name, "status"]
+        failed = status == "failed"
+        reason = reasons.get(method.name, "")
+        if not failed.empty and failed.all():
+            reason = f"all runs failed: {runs.loc[status.index[0], 'reason']}"
+        environment = environments.get(method.name)
+        rows.append(
+            {
+                "method": method.name,
+                "title": method.title,
+                "available": environment is not None,
+                "version": "" if environment is None else environment.version_of(method.package),
+                "reason": reason,
+                "finished": int((status == "finished").sum()),
+                "failed": int(failed.sum()),
+                "labels": method.labels,
+                "settings": json.dumps(method.settings),
+                "grid": json.dumps(method.grid),
+                "dependencies": " ".join(method.dependencies),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def scored_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Add the paper's score of each run and the setting that it chooses for each method.
+
+    Parameters
+    ----------
+    runs
+        One row for each run: `RUN_COLUMNS` and one column for each metric.
 
     Returns
     -------
     pandas.DataFrame
-        With further columns ``score`` (scaled over the runs of the method), ``chosen`` (of the setting with the highest
-        mean over seeds), ``representative`` (of the chosen setting the run of median score) and ``overall`` (scaled
-        over the chosen runs of all methods, which ranks methods; missing in the others).
+        The table with further columns. ``score`` is scaled over the runs of the method. ``chosen`` marks the runs of
+        the setting with the highest mean score over seeds, ``representative`` the one of them with the median score.
+        ``overall`` is scaled over the chosen runs of all methods and ranks the methods; it is missing in other runs.
 
     Notes
     -----
-    Where a method has no overall score (nothing of biology or of mixing could be measured), its first setting is taken.
+    A method without any score (if nothing of biology or of mixing could be measured) gets its first setting chosen.
     """
     runs = runs.assign(score=float("nan"), chosen=False, representative=False, overall=float("nan"))
-    for name in SCORE:
+    for name in SCORED_METRICS:
         if name not in runs:
             runs[name] = float("nan")
     for _, rows in runs[runs["status"] == "finished"].groupby("method", sort=False):
@@ -52,67 +147,65 @@ def scored_runs(runs: pd.DataFrame) -> pd.DataFrame:
     return runs
 
 
-def summary(runs: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """A row a method at its chosen setting, best overall score first.
+def summary_table(runs: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """Summarise each method at its chosen setting, best overall score first.
 
     Returns
     -------
     pandas.DataFrame
-        ``method``, ``title``, ``parameter``, ``value``, ``runs`` (seeds), ``epochs``; then the mean over seeds of
-        ``overall``, of each metric, of ``seconds`` and of ``peak_mb``, and the standard deviation of each in
-        ``<name> sd``.
+        One row for each method: ``method``, ``title``, ``parameter``, ``value``, ``runs`` (number of seeds) and
+        ``epochs``; then, for ``overall``, each metric, ``seconds`` and ``peak_mb``, the mean over seeds and the
+        standard deviation (``<name> sd``).
     """
     chosen = runs[runs["chosen"]]
     columns = ["method", "title", "parameter", "value", "runs", "epochs"]
-    measured = ["overall", *metrics, *USAGE]
-    columns += [f"{name}{end}" for name in measured for end in ("", " sd")]
+    averaged = ["overall", *metrics, *USAGE]
+    columns += [f"{name}{suffix}" for name in averaged for suffix in ("", " sd")]
     if chosen.empty:
         return pd.DataFrame(columns=columns)
     rows = []
     for _, part in chosen.groupby("method", sort=False):
         first = part.iloc[0]
         row = {name: first[name] for name in ("method", "title", "parameter", "value", "epochs")} | {"runs": len(part)}
-        for name in measured:
+        for name in averaged:
             row |= {name: part[name].mean(), f"{name} sd": part[name].std()}
         rows.append(row)
     table = pd.DataFrame(rows)[columns]
-    table["value"] = pd.Series([row["value"] for row in rows], dtype=object)  # 1 and 1.5, not 1.0
+    table["value"] = pd.Series([row["value"] for row in rows], dtype=object)  # as declared: 1 and 1.5, not 1.0 and 1.5
     return table.sort_values("overall", ascending=False, kind="stable", ignore_index=True)
 
 
-def welch(runs: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """Welch's tests between the chosen settings of the methods; no rows where fewer than two methods have runs."""
+def tests_table(runs: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """Welch's tests between the chosen settings of the methods; no rows if fewer than two methods have runs."""
+    from sysvi.evaluation.compare_runs import compare_runs
+
     chosen = runs[runs["chosen"]]
     if chosen["method"].nunique() < 2:
         return pd.DataFrame(columns=["metric", "method_a", "method_b"])
-    names = [name for name in metrics if chosen[name].notna().any()]
-    return compare_runs(chosen[["method", "seed", *names]], metrics=names)
+    measured = [name for name in metrics if chosen[name].notna().any()]
+    return compare_runs(chosen[["method", "seed", *measured]], metrics=measured)
 
 
-def printed(table: pd.DataFrame, methods: pd.DataFrame, notes: Sequence[str]) -> str:
-    """For a terminal: a line a method, then the methods without a result and why, then the notes."""
-    metrics = {"overall": "overall", **{name: name for name in SCORE}, "seconds": "seconds", "peak_mb": "peak MB"}
-    titles = [len(title) for title in table["title"]]
-    width = max([*titles, 12]) + 2
-    settings = [_setting(row) for _, row in table.iterrows()]
-    wide = max([*map(len, settings), 10]) + 2
-    lines = [
-        "method".ljust(width) + "setting".ljust(wide) + "runs" + "".join(name.rjust(10) for name in metrics.values())
-    ]
+def format_comparison(table: pd.DataFrame, methods: pd.DataFrame, notes: Sequence[str]) -> str:
+    """Text for a terminal: one line for each method, then why other methods have no result, then the notes."""
+    shown = {name: name for name in ("overall", *SCORED_METRICS, "seconds")} | {"peak_mb": "peak MB"}
+    settings = [_format_setting(row) for _, row in table.iterrows()]
+    title_width = max([*map(len, table["title"]), 12]) + 2
+    setting_width = max([*map(len, settings), 10]) + 2
+    header = "method".ljust(title_width) + "setting".ljust(setting_width) + "runs"
+    lines = [header + "".join(name.rjust(10) for name in shown.values())]
     for (_, row), setting in zip(table.iterrows(), settings, strict=True):
-        values = (_number(row[name], 0 if name in USAGE else 3) for name in metrics)
-        lines.append(
-            row["title"].ljust(width) + setting.ljust(wide) + f"{row['runs']:4d}" + "".join(v.rjust(10) for v in values)
-        )
-    for _, method in methods.iterrows():
-        if method["reason"]:
-            lines.append(f"{method['title']}: {method['reason']}")
+        values = (_format_number(row[name], 0 if name in USAGE else 3) for name in shown)
+        line = row["title"].ljust(title_width) + setting.ljust(setting_width) + f"{row['runs']:4d}"
+        lines.append(line + "".join(value.rjust(10) for value in values))
+    for _, method in methods[methods["reason"] != ""].iterrows():
+        lines.append(f"{method['title']}: {method['reason']}")
     return "\n".join([*lines, "", *notes])
 
 
-def _setting(row: pd.Series) -> str:
+def _format_setting(row: pd.Series) -> str:
     return f"{row['parameter']} {row['value']}" if row["parameter"] else ""
 
 
-def _number(value: float, digits: int) -> str:
+def _format_number(value: float, digits: int) -> str:
     return "-" if pd.isna(value) else f"{value:,.{digits}f}"

@@ -1,1 +1,1 @@
-"""Choosing the strength of integration."""
+"""Choosing the integration strength."""

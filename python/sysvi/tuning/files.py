@@ -1,4 +1,4 @@
-"""A tuning as a figure and as files."""
+"""Draw a tuning and write it to files."""
 
 from __future__ import annotations
 
@@ -6,55 +6,58 @@ import json
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from sysvi._core.figures import save_figure
 from sysvi._core.files import write_atomically
-from sysvi.tuning.tune import SETTING, Tuning
+from sysvi.tuning.results import SETTING
+from sysvi.tuning.tune import Tuning
 
 RUNS, SETTINGS, CHOICE, MODEL = "runs.csv", "settings.csv", "tuning.json", "model"
 
 
 def plot_tuning(tuning: Tuning, path: str | Path) -> None:
-    """Draw what the settings keep against what they mix, the chosen one marked.
+    """Draw the biology that each setting preserves against its mixing of the systems; the chosen one is marked.
 
     Parameters
     ----------
     tuning
-        What :func:`sysvi.tune` returned.
+        Result of :func:`sysvi.tune`.
     path
-        Where the picture goes: PNG, PDF or SVG by its name.
+        File to write; its name ends in .png, .pdf or .svg.
 
     Examples
     --------
     >>> import sysvi, tempfile
     >>> adata = sysvi.prepare(sysvi.datasets.simulate_systems(300, 200, seed=1), "system", "batch", min_cells=3)
-    >>> found = sysvi.tune(adata, "system", "batch", cycle_weights=[0, 5], seeds=2, max_epochs=1, progress=False)
+    >>> tuning = sysvi.tune(adata, "system", "batch", cycle_weights=[0, 5], seeds=2, max_epochs=1, progress=False)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     sysvi.plot_tuning(found, f"{folder}/tuning.png")
+    ...     sysvi.plot_tuning(tuning, f"{folder}/tuning.png")
     """
-    runs, settings = tuning.runs[tuning.runs["overall"].notna()], tuning.settings.reset_index()
+    from matplotlib.figure import Figure
+
+    from sysvi._core.figures import save_figure
+
+    mixing = tuning.mixing
+    runs = tuning.runs[tuning.runs["overall"].notna()].groupby(SETTING[1:])
+    settings = tuning.settings.reset_index()
+    lines = settings.sort_values("cycle_weight").groupby(SETTING[1:])  # a line for each KL weight and prior
     figure = Figure(figsize=(6.4, 5.0), layout="constrained")
     ax = figure.subplots()
-    lines = settings.sort_values("cycle_weight").groupby(SETTING[1:])
-    single = runs.groupby(SETTING[1:])
-    for (line, of_line), color in zip(lines, _colors(lines.ngroups), strict=True):
-        kl_weight, prior = line
-        points = single.get_group(line)
-        ax.scatter(points[tuning.mixing], points["biology"], 14, color=color, alpha=0.4, linewidths=0)
-        style = {"color": color, "linewidth": 1.2, "markersize": 6, "label": f"prior {prior}, KL weight {kl_weight:g}"}
-        ax.plot(of_line[tuning.mixing], of_line["biology"], "o-", **style)
-        for _, row in of_line.iterrows():
-            place = (row[tuning.mixing], row["biology"])
-            ax.annotate(f"{row['cycle_weight']:g}", place, (5, 5), textcoords="offset points", fontsize=9)
+    for ((kl_weight, prior), means), color in zip(lines, _line_colors(lines.ngroups), strict=True):
+        points = runs.get_group((kl_weight, prior))
+        ax.scatter(points[mixing], points["biology"], 14, color=color, alpha=0.4, linewidths=0)
+        label = f"prior {prior}, KL weight {kl_weight:g}"
+        ax.plot(means[mixing], means["biology"], "o-", color=color, linewidth=1.2, markersize=6, label=label)
+        for _, row in means.iterrows():
+            position = (row[mixing], row["biology"])
+            ax.annotate(f"{row['cycle_weight']:g}", position, (5, 5), textcoords="offset points", fontsize=9)
     chosen = settings[settings["chosen"]].iloc[0]
-    place = (chosen[tuning.mixing], chosen["biology"])
-    ax.plot(*place, "o", markersize=14, markerfacecolor="none", markeredgecolor="black", markeredgewidth=1.6)
-    ax.annotate("chosen", place, (11, -13), textcoords="offset points", fontsize=9, weight="bold")
+    position = (chosen[mixing], chosen["biology"])
+    ax.plot(*position, "o", markersize=14, markerfacecolor="none", markeredgecolor="black", markeredgewidth=1.6)
+    ax.annotate("chosen", position, (11, -13), textcoords="offset points", fontsize=9, weight="bold")
     ax.set(
-        xlabel=f"mixing of the systems ({tuning.mixing})",
-        ylabel="biology kept (NMI and Moran, scaled over the runs)",
-        title="Cycle weights, means over seeds; small dots are runs",
+        xlabel=f"mixing of the systems ({mixing})",
+        ylabel="biology preserved (NMI and Moran's I, scaled over the runs)",
+        title="Cycle weights: means over seeds; small dots are runs",
     )
     ax.title.set_fontsize(10)
     ax.grid(color="0.92")
@@ -66,22 +69,22 @@ def plot_tuning(tuning: Tuning, path: str | Path) -> None:
 
 
 def write_tuning(tuning: Tuning, folder: str | Path, figures: str = "png") -> list[Path]:
-    """Write a tuning into a folder, each file whole or not at all.
+    """Write a tuning to a folder; no file is ever incomplete.
 
     Parameters
     ----------
     tuning
-        What :func:`sysvi.tune` returned.
+        Result of :func:`sysvi.tune`.
     folder
-        Made if it is missing; may be the one that the runs are kept in.
+        Folder to write to; it is created if missing, and may be the one in which the runs are kept.
     figures
-        ``"png"``, ``"pdf"`` or ``"svg"``.
+        Format of the figure: ``"png"``, ``"pdf"`` or ``"svg"``.
 
     Returns
     -------
     list of Path
-        runs.csv, settings.csv, tuning.json (the choice, why, warnings, how many runs have no result), the figure
-        tuning, the folder model.
+        What was written: runs.csv, settings.csv, tuning.json (the choice, its explanation, warnings, number of runs
+        without a result), the figure tuning.png, and the folder model.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -95,8 +98,8 @@ def write_tuning(tuning: Tuning, folder: str | Path, figures: str = "png") -> li
     return [folder / name for name in (RUNS, SETTINGS, CHOICE, f"tuning.{figures}", MODEL)]
 
 
-def _colors(n: int) -> np.ndarray:
-    """Distinct colours, (n, 4)."""
+def _line_colors(n: int) -> np.ndarray:
+    """Distinct colours as RGBA, shape (n, 4)."""
     from matplotlib import colormaps
 
     return colormaps["viridis"](np.linspace(0.15, 0.8, n)) if n > 1 else np.array([[0.0, 0.447, 0.698, 1.0]])

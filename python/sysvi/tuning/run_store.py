@@ -1,4 +1,4 @@
-"""A folder with the finished runs of a tuning: what was killed goes on from there."""
+"""A folder that keeps the finished runs of a tuning, so that an interrupted tuning continues from there."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ from sysvi._core.errors import InputError
 from sysvi._core.files import write_atomically
 from sysvi.api.sysvi import SysVI
 
-STORE, RUN, EMBEDDING = "runs.json", "run.json", "embedding.npy"
+DESCRIPTION, RUN, EMBEDDING = "runs.json", "run.json", "embedding.npy"
 
 
-class Finished(NamedTuple):
-    """A finished run: its embedding, how training ended, and its measures if they are of the same criterion."""
+class StoredRun(NamedTuple):
+    """A finished run: its embedding, how training ended, and its metrics, if measured by the same criterion."""
 
     embedding: np.ndarray
     status: str
-    measures: dict[str, float] | None
+    metrics: dict[str, float] | None
 
 
 class RunStore:
-    """Runs in folders of their own, each with model, embedding and measures; run.json comes last and makes it count.
+    """A folder with a subfolder for each run: model, embedding and run.json.
+
+    run.json is written last and marks the run as finished.
 
     Parameters
     ----------
     folder
-        Made if missing.
-    made_of
-        What all runs have in common: data and settings. Runs of anything else are not mixed in.
+        Folder of the runs; it is created if missing.
+    description
+        What all runs have in common (data, columns, settings); the folder is refused for others.
 
     Raises
     ------
@@ -41,62 +43,70 @@ class RunStore:
         If the folder holds runs of other data or settings, or cannot be written.
     """
 
-    def __init__(self, folder: str | Path, made_of: Mapping[str, Any]):
+    def __init__(self, folder: str | Path, description: Mapping[str, Any]):
         self.folder = Path(folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"Cannot make the folder {self.folder} ({error.strerror}).") from error
-        description = json.loads(json.dumps(made_of))  # as it comes back
-        path = self.folder / STORE
+            raise InputError(f"The folder {self.folder} cannot be created ({error.strerror}).") from error
+        wanted = json.loads(json.dumps(description))  # as it is when read from the file: lists, not tuples
+        path = self.folder / DESCRIPTION
         if not path.exists():
-            write_atomically(path, lambda temporary: temporary.write_text(json.dumps(description, indent=1) + "\n"))
-        before = _read(path)
-        if before is None:
+            write_atomically(path, lambda temporary: temporary.write_text(json.dumps(wanted, indent=1) + "\n"))
+        stored = _read_json(path)
+        if stored is None:
             raise InputError(f"{path} cannot be read: remove it, or choose another folder.")
-        if before != description:
-            other = [name for name in {**description, **before} if before.get(name) != description.get(name)]
-            raise InputError(f"{self.folder} holds runs with other {', '.join(other)}: choose another folder.")
+        if stored != wanted:
+            different = [name for name in {**wanted, **stored} if stored.get(name) != wanted.get(name)]
+            raise InputError(f"{self.folder} holds runs with other {', '.join(different)}: choose another folder.")
 
-    def forget_if_empty(self) -> None:
-        """Let the folder be used for other data or settings, if no run of these has finished."""
+    def release_if_empty(self) -> None:
+        """If no run has finished, let the folder be used for other data or settings."""
         if not any(self.folder.glob(f"*/{RUN}")):
-            (self.folder / STORE).unlink(missing_ok=True)
+            (self.folder / DESCRIPTION).unlink(missing_ok=True)
 
-    def find(self, name: str, measured_by: str) -> Finished | None:
-        """A finished run; None if it is not there, or damaged: then it is to be made anew."""
-        record = _read(self.folder / name / RUN) or {}
+    def read(self, name: str, criterion: str) -> StoredRun | None:
+        """A finished run; None if there is none or it is damaged.
+
+        Parameters
+        ----------
+        name
+            Name of the run.
+        criterion
+            Fingerprint of the criterion; metrics of another one are left out.
+        """
+        record = _read_json(self.folder / name / RUN) or {}
         try:
             embedding = np.load(self.folder / name / EMBEDDING, allow_pickle=False)
-            same = record["measured_by"] == measured_by
-            return Finished(embedding, record["status"], record["measures"] if same else None)
+            same_criterion = record["measured_by"] == criterion
+            return StoredRun(embedding, record["status"], record["measures"] if same_criterion else None)
         except (OSError, ValueError, EOFError, KeyError):
             return None
 
-    def keep(self, name: str, model: SysVI, embedding: np.ndarray) -> None:
-        """Write a run's model and embedding."""
+    def write_model(self, name: str, model: SysVI, embedding: np.ndarray) -> None:
+        """Write model and embedding of a run."""
         model.save(self.folder / name, overwrite=True)
-        write_atomically(self.folder / name / EMBEDDING, lambda temporary: _save(temporary, embedding))
+        write_atomically(self.folder / name / EMBEDDING, lambda temporary: _save_array(temporary, embedding))
 
-    def finish(self, name: str, status: str, measured_by: str, measures: Mapping[str, float]) -> None:
-        """Write how a run ended and its measures; from now on it counts as finished."""
-        record = {"status": status, "measured_by": measured_by, "measures": measures}
+    def write_result(self, name: str, status: str, criterion: str, metrics: Mapping[str, float]) -> None:
+        """Write how a run ended and its metrics, which marks it as finished."""
+        record = {"status": status, "measured_by": criterion, "measures": metrics}
         write_atomically(self.folder / name / RUN, lambda temporary: temporary.write_text(json.dumps(record) + "\n"))
 
-    def load(self, name: str, adata: AnnData) -> tuple[SysVI, np.ndarray]:
+    def load_model(self, name: str, adata: AnnData) -> tuple[SysVI, np.ndarray]:
         """Model and embedding of a finished run."""
         return SysVI.load(self.folder / name, adata), np.load(self.folder / name / EMBEDDING, allow_pickle=False)
 
 
-def _save(path: Path, array: np.ndarray) -> None:
-    with path.open("wb") as file:  # np.save would add .npy to the temporary name
+def _save_array(path: Path, array: np.ndarray) -> None:
+    with path.open("wb") as file:  # given a path, np.save would append .npy to the temporary name
         np.save(file, array, allow_pickle=False)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """A file that was written here; None if there is no such file, or another."""
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """Content of a JSON file with an object; None if it is missing or invalid."""
     try:
-        found = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return content if isinstance(content, dict) else None

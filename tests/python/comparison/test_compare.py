@@ -1,4 +1,4 @@
-"""`sysvi compare` with small adapters made here: what runs, fails, is interrupted and taken up; tables, figures."""
+"""`sysvi compare` with small adapters written here: runs that finish, fail, are interrupted and reused; its files."""
 
 import json
 import os
@@ -19,7 +19,7 @@ import sysvi
 from sysvi import InputError
 from sysvi.cli import main
 from sysvi.comparison.methods import ADAPTERS, choose_methods, read_methods
-from sysvi.comparison.tables import scored_runs, summary
+from sysvi.comparison.tables import scored_runs, summary_table
 
 pytestmark = pytest.mark.filterwarnings("ignore:Only .* genes remain")
 
@@ -69,9 +69,9 @@ def cells():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Folder for adapters and results; COUNTER in it gets a line for each time that the good adapter ran."""
+    """Folder for adapters and results; its file `counter` gets a line for each run of the adapter `good`."""
     monkeypatch.setenv("COUNTER", str(tmp_path / "counter"))
-    monkeypatch.setattr(sys.modules["sysvi.comparison.compare"], "plot_umaps", lambda *given: None)  # takes seconds
+    monkeypatch.setattr("sysvi.comparison.figures.plot_umaps", lambda *arguments: None)  # takes seconds
     (tmp_path / "adapters").mkdir()
     return tmp_path
 
@@ -107,17 +107,17 @@ def test_the_adapters_declare_the_methods_of_the_paper():
     assert list(known) == names.split()
     for method in known.values():
         assert all(method.grid.values())
-        assert len(method.points("default")) == 1
-    assert known["glue"].points("full") == [
+        assert len(method.grid_points("default")) == 1
+    assert known["glue"].grid_points("full") == [
         (parameter, value) for parameter, values in known["glue"].grid.items() for value in values
     ]
-    assert len(known["glue"].points("full")) == 12
-    assert known["pca"].points("full") == [("", None)]
-    assert known["sysvi"].points("default") == [("cycle_weight", 10)]
+    assert len(known["glue"].grid_points("full")) == 12
+    assert known["pca"].grid_points("full") == [("", None)]
+    assert known["sysvi"].grid_points("default") == [("cycle_weight", 10)]
 
 
 def test_adapters_read_arguments_and_write_what_they_are_told():
-    """What no installation can be tested for here: each script can be parsed and has the three arguments."""
+    """Most methods cannot be installed here, so only this is tested: each script compiles and takes three arguments."""
     for script in ADAPTERS.glob("*.py"):
         compile(script.read_text(), script, "exec")
         assert "main(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]))" in script.read_text()
@@ -146,7 +146,7 @@ def test_a_header_that_cannot_be_read_is_named(folder, further):
 
 @pytest.fixture(scope="module")
 def finished(cells, tmp_path_factory):
-    """A comparison with one adapter that works and several that do not, each in its own way."""
+    """A comparison with one adapter that works and several that fail, each for another reason."""
     folder = tmp_path_factory.mktemp("compare")
     (folder / "adapters").mkdir()
     with pytest.MonkeyPatch.context() as patch:
@@ -166,7 +166,7 @@ def finished(cells, tmp_path_factory):
         return compare(cells, folder, names, seeds=2, jobs=2), folder
 
 
-def test_what_fails_is_listed_with_the_reason_and_stops_nothing(finished):
+def test_failures_are_listed_with_their_reason_and_do_not_end_the_comparison(finished):
     found, _ = finished
     runs, methods = found.runs, found.methods.set_index("method")
     assert (runs.loc[runs["method"] == "good", "status"] == "finished").all()
@@ -175,9 +175,9 @@ def test_what_fails_is_listed_with_the_reason_and_stops_nothing(finished):
         "good": "",
         "raises": "ValueError: no mass",
         "silent": "wrote no embedding",
-        "short": r"shape \(239, 8\), not a row for each of 240 cells",
+        "short": r"shape \(239, 8\); it must have one row for each of the 240 cells",
         "nan": "not finite",
-        "homeless": "NOWHERE is not set; it must hold a map",
+        "homeless": "NOWHERE is not set; set it to the path of a map",
     }
     for name, reason in expected.items():
         assert pd.Series(methods.loc[name, "reason"]).str.contains(reason).all(), (name, methods.loc[name, "reason"])
@@ -188,7 +188,7 @@ def test_what_fails_is_listed_with_the_reason_and_stops_nothing(finished):
     }
 
 
-def test_a_run_is_a_setting_with_a_seed(finished):
+def test_every_setting_is_run_with_every_seed(finished):
     found, folder = finished
     runs = found.runs[found.runs["method"] == "good"]
     assert runs[["parameter", "value", "seed"]].values.tolist() == [
@@ -244,12 +244,41 @@ def test_everything_is_written(finished):
         assert len(written) == len(getattr(found, name))
     assert (out / "tests.csv").exists()
     assert json.loads((out / "versions.json").read_text())["good"]["numpy"] == np.__version__
-    assert "2 runs at a time" in (out / "notes.txt").read_text()
+    assert "Up to 2 runs were made at the same time" in (out / "notes.txt").read_text()
     for name in ("comparison", "umaps"):
         image = matplotlib.image.imread(out / f"{name}.png")
         assert 0.002 < (image[..., :3].min(-1) < 0.9).mean() < 0.5  # neither empty nor black
     assert not [path for path in (out / "runs").iterdir() if path.name.startswith(".")]
     assert {path.suffix for path in (out / "runs").iterdir() if path.is_file()} == {".log"}  # of what failed
+
+
+def test_unlabelled_cells_are_integrated_but_not_scored_by_label(cells, folder):
+    """Missing and meaningless labels are treated alike, and scores are those of the input's own labels."""
+    good(folder)
+    label = cells.obs["cell_type"].astype(object)
+    label[::11] = "Unknown"
+    label[5::11] = np.nan
+    label[7::11] = ""
+    adata = cells.copy()
+    adata.obs["cell_type"] = label
+    found = compare(adata, folder, ["good"], grid="default", seeds=1)
+    [path] = (folder / "out" / "cells").glob("*/cells.h5ad")
+    written = anndata.read_h5ad(path)
+    unlabelled = label.isna() | label.isin(["Unknown", ""])
+    assert (written.obs["label"][unlabelled.to_numpy()] == "unlabelled").all()
+    assert (written.obs["label"][~unlabelled.to_numpy()].astype(str) == label[~unlabelled]).all()
+    run = found.runs.iloc[0]
+    written.obsm["X"] = np.load(folder / "out" / "runs" / run["run"] / "embedding.npy")
+    assert len(written.obsm["X"]) == cells.n_obs
+    written.obs["cell_type"] = label
+    table = sysvi.evaluate(written, "X", system_key="system", batch_key="batch", label_key="cell_type", **QUICK)
+    for metric, value in table["X"].items():
+        assert run[metric] == pytest.approx(value, rel=1e-6, nan_ok=True), metric
+
+
+def test_importing_compare_imports_no_figures():
+    probe = "import sys; from sysvi.comparison.compare import compare; print('sysvi.comparison.figures' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", probe], text=True).strip() == "False"
 
 
 def test_methods_are_ranked_and_tested(cells, folder):
@@ -264,19 +293,19 @@ def test_methods_are_ranked_and_tested(cells, folder):
     tested = found.tests.set_index(["metric", "method_a", "method_b"])
     assert tested.loc[("iLISI", "apart", "good"), "difference"] < 0
     assert tested.loc[("iLISI", "apart", "steady"), "note"] == "fewer than two runs"
-    assert any("default of its tuned parameter" in note for note in found.notes)
+    assert any("default value of its tuned parameter" in note for note in found.notes)
 
 
 # -- runs are kept ----------------------------------------------------------------------------------------------------
 
 
-def test_finished_runs_are_taken_up_again(cells, folder):
+def test_finished_runs_are_reused(cells, folder):
     good(folder)
     first = compare(cells, folder, ["good"], grid="default", seeds=2)
     assert times_run(folder) == 2
-    again = compare(cells, folder, ["good"], grid="default", seeds=2)
+    second = compare(cells, folder, ["good"], grid="default", seeds=2)
     assert times_run(folder) == 2
-    pd.testing.assert_frame_equal(first.runs, again.runs)
+    pd.testing.assert_frame_equal(first.runs, second.runs)
     compare(cells, folder, ["good"], grid="default", seeds=3)  # one more seed
     assert times_run(folder) == 3
     good(folder, "# another text\n" + GOOD)
@@ -286,19 +315,19 @@ def test_finished_runs_are_taken_up_again(cells, folder):
     assert times_run(folder) == 5
 
 
-def test_comparisons_of_other_cells_in_the_folder_do_not_meet(cells, folder):
-    """Not even while the first is under way."""
+def test_comparisons_of_different_cells_in_one_folder_do_not_interfere(cells, folder):
+    """Not even while the first one is under way."""
     body = "np.save(sys.argv[2], np.eye(8)[label] + len(label))\n"
     adapter(folder, "steady", body, "settings = { k = 1 }\n# grid = { k = [1, 2] }")
     begun = []
 
-    def prefetch(event):
+    def start_another_comparison(event):
         if event.message.endswith("since the start)"):
             begun.append(event)
             if len(begun) == 2:
                 compare(cells[::-1].copy(), folder, ["steady"], seeds=1)
 
-    runs = compare(cells, folder, ["steady"], seeds=1, progress=prefetch).runs["run"]
+    runs = compare(cells, folder, ["steady"], seeds=1, progress=start_another_comparison).runs["run"]
     one, two = (np.load(folder / "out" / "runs" / run / "embedding.npy") for run in runs)
     assert len(begun) == 2
     np.testing.assert_array_equal(one, two)
@@ -319,18 +348,20 @@ def test_interrupted_while_measuring(cells, folder):
     assert found.runs["status"].tolist() == ["finished", "finished"]
 
 
-def test_old_figures_and_notes(cells, folder):
+def test_figures_of_an_earlier_comparison_are_removed_and_notes_are_kept(cells, folder):
     good(folder)
     adapter(folder, "raises", "raise ValueError('no mass')\n")
     compare(cells, folder, ["good"], grid="default", seeds=2, jobs=2)
-    assert "Up to 2 runs at a time" in compare(cells, folder, ["good"], grid="default", seeds=2).notes[-1]
-    assert not any("at a time" in note for note in compare(cells[1:].copy(), folder, ["good"], seeds=1).notes)
+    assert (
+        "Up to 2 runs were made at the same time" in compare(cells, folder, ["good"], grid="default", seeds=2).notes[-1]
+    )
+    assert not any("at the same time" in note for note in compare(cells[1:].copy(), folder, ["good"], seeds=1).notes)
     assert (folder / "out" / "comparison.png").exists()
     compare(cells, folder, ["raises"], seeds=1)
     assert not (folder / "out" / "comparison.png").exists()
 
 
-def test_half_a_run_does_not_count(cells, folder):
+def test_incomplete_runs_are_made_again(cells, folder):
     good(folder)
     runs = compare(cells, folder, ["good"], grid="default", seeds=4).runs["run"]
     places = [folder / "out" / "runs" / run for run in runs]
@@ -370,7 +401,7 @@ def ended(pid, patience=30):
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_interrupted_and_taken_up_again(cells, folder, how):
+def test_an_interrupted_comparison_continues(cells, folder, how):
     good(folder, SLOW + GOOD)
     cells.write_h5ad(folder / "cells.h5ad")
     command = [sys.executable, "-m", "sysvi", "compare", folder / "cells.h5ad", *OPTIONS, "--methods", "good"]
@@ -433,11 +464,12 @@ def test_command_line(cells, folder):
         ({"grid": "half"}, "grid is 'half'"),
         ({"epochs": 0}, "epochs is 0"),
         ({"timeout": 0}, "timeout is 0"),
-        ({"constraint": "nowhere.txt"}, "no constraint file nowhere.txt"),
-        ({"adapters": "nowhere"}, "no folder nowhere"),
+        ({"constraint": "nowhere.txt"}, "constraint file nowhere.txt does not exist"),
+        ({"adapters": "nowhere"}, "folder nowhere \\(adapters\\) does not exist"),
         ({"label_key": "colour"}, "label_key='colour' is not a column"),
+        ({"label_key": None}, "label_key=None"),
         ({"figures": "bmp"}, "figures is 'bmp'"),
-        ({"output": __file__}, "Cannot make the folder .*test_compare.py"),
+        ({"output": __file__}, "The folder .*test_compare.py cannot be created"),
     ],
 )
 def test_bad_input(cells, tmp_path, arguments, message):
@@ -455,9 +487,9 @@ def test_without_counts_methods_that_need_them_say_so(cells, folder):
     assert found.methods["reason"].tolist() == ["it needs counts, and the input has none", ""]
 
 
-def test_where_nothing_can_be_scored_the_first_setting_is_taken():
+def test_a_method_without_a_score_gets_its_first_setting_chosen():
     runs = pd.DataFrame({"method": "a", "title": "a", "parameter": "k", "value": [2, 2, 1], "seed": [0, 1, 0]})
     runs = scored_runs(runs.assign(status="finished", epochs=None, seconds=1.0, peak_mb=1.0, iLISI=[0.1, 0.2, 0.9]))
     assert runs["chosen"].tolist() == [True, True, False]
     assert runs["score"].isna().all()
-    assert summary(runs, ["iLISI"])["iLISI"].tolist() == [pytest.approx(0.15)]
+    assert summary_table(runs, ["iLISI"])["iLISI"].tolist() == [pytest.approx(0.15)]

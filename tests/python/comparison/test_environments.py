@@ -1,7 +1,8 @@
-"""Environments of methods: this one, one made on demand, R's; and what a run is said to have taken."""
+"""Environments of methods (the current one, one created by pip or uv, R), runs in them, and the cells they read."""
 
 import base64
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -13,11 +14,10 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from sysvi._core.fingerprint import fingerprint
-from sysvi.comparison.cells import prepared_cells, write_cells
+from sysvi.comparison.cells import fingerprint_cells, prepared_cells, write_cells
 from sysvi.comparison.environments import MethodNotAvailable, default_folder, get_environment, satisfied_here
 from sysvi.comparison.methods import ADAPTERS, Method
-from sysvi.comparison.runs import Run, RunFailed, Runner
+from sysvi.comparison.runs import MethodRun, RunFailed, Runner
 
 
 def method(script, **arguments):
@@ -25,7 +25,7 @@ def method(script, **arguments):
 
 
 def wheel(folder, version):
-    """A package `tiny` that needs nothing."""
+    """Write a wheel of the package `tiny`, which has no dependencies."""
     name = f"tiny-{version}.dist-info"
     files = {
         "tiny.py": f"VERSION = {version!r}\n",
@@ -42,57 +42,139 @@ def wheel(folder, version):
         file.writestr(f"{name}/RECORD", record + f"{name}/RECORD,,\n")
 
 
-def test_this_environment_is_taken_if_it_has_what_is_needed(tmp_path):
-    said = []
-    found = get_environment(method("a.py", dependencies=("numpy>=1",), imports=("numpy",)), tmp_path, None, said.append)
+FAKE_UV = """#!{python}
+import json, subprocess, sys
+
+arguments = sys.argv[1:]
+with open({log!r}, "a") as file:
+    file.write(json.dumps(arguments) + "\\n")
+if arguments[0] == {failing!r}:
+    print("error: no such option", file=sys.stderr)
+    sys.exit(2)
+place = arguments.index("--python")
+python = arguments[place + 1]
+if arguments[0] == "venv":
+    command = [python, "-m", "venv", arguments[-1]]
+else:
+    command = [python, "-m", *arguments[:place], *arguments[place + 2 :]]
+sys.exit(subprocess.run(command).returncode)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _without_uv(monkeypatch):
+    """Environments are created by pip, even where uv is installed."""
+    which = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == "uv" else which(name))
+
+
+def fake_uv(folder, monkeypatch, failing=None):
+    """Put a `uv` on the PATH that logs its arguments and calls venv and pip; its command `failing` fails."""
+    (folder / "bin").mkdir()
+    script = folder / "bin" / "uv"
+    script.write_text(FAKE_UV.format(python=sys.executable, log=str(folder / "uv.log"), failing=failing))
+    script.chmod(0o755)
+    monkeypatch.undo()  # of the fixture above
+    monkeypatch.setenv("PATH", str(folder / "bin"), prepend=os.pathsep)
+
+
+def only_local_wheels(folder, monkeypatch):
+    """Let pip install only `tiny`, of which the folder gets two versions."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    for version in ("1.0", "2.0"):
+        wheel(folder, version)
+
+
+def test_the_current_environment_is_used_if_it_has_the_requirements(tmp_path):
+    lines = []
+    found = get_environment(
+        method("a.py", dependencies=("numpy>=1",), imports=("numpy",)), tmp_path, None, lines.append
+    )
     assert found.command[0] == sys.executable
     assert found.version_of("NumPy") == np.__version__
-    assert not said
+    assert not lines
     assert not satisfied_here(["numpy>=1", "numpy<1"])
 
 
-def test_an_environment_is_made_once_and_is_whole_or_not_there(tmp_path, monkeypatch):
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+def test_an_environment_is_created_once_and_is_complete_or_missing(tmp_path, monkeypatch):
+    only_local_wheels(tmp_path, monkeypatch)
     monkeypatch.setenv("PYTHONPATH", "/of/this/environment")
-    for version in ("1.0", "2.0"):
-        wheel(tmp_path, version)
-    folder, said = tmp_path / "environments", []
+    folder, lines = tmp_path / "environments", []
     tiny = method("a.py", dependencies=("tiny",), imports=("tiny",))
     constraint = tmp_path / "constraint.txt"
     constraint.write_text("tiny==1.0\n")
-    found = get_environment(tiny, folder, constraint, said.append)
+    found = get_environment(tiny, folder, constraint, lines.append)
     assert found.version_of("tiny") == "1.0"
-    assert [line.split()[0] for line in said] == ["Installing", "Installed"]
+    assert [line.split()[0] for line in lines] == ["Installing", "Installed"]
     probe = "import sys, tiny; print(tiny.VERSION, '/of/this/environment' in sys.path)"
     command = [*found.command, "-c", probe]
     assert subprocess.check_output(command, env=found.process_variables(), text=True).split() == ["1.0", "False"]
-    said.clear()
-    assert get_environment(tiny, folder, constraint, said.append) == found
-    assert not said
+    lines.clear()
+    assert get_environment(tiny, folder, constraint, lines.append) == found
+    assert not lines
     with pytest.raises(MethodNotAvailable, match=r"No module named 'huge'"):
-        get_environment(method("a.py", dependencies=("tiny",), imports=("huge",)), folder, constraint, said.append)
+        get_environment(method("a.py", dependencies=("tiny",), imports=("huge",)), folder, constraint, lines.append)
     (place,) = folder.iterdir()
     for damage in ("cut", "gone"):
-        said.clear()
+        lines.clear()
         if damage == "cut":
             (place / "installed.json").write_text("{")
         else:
             python = next(path for path in place.rglob("python*") if path.name in ("python", "python.exe"))
             python.unlink()
             python.symlink_to(tmp_path / "a python that is gone")
-        assert get_environment(tiny, folder, constraint, said.append) == found
-        assert said
+        assert get_environment(tiny, folder, constraint, lines.append) == found
+        assert lines
     monkeypatch.setattr(sys.modules["sysvi.comparison.environments"], "_run", fail)
     (place / "installed.json").unlink()  # as if it had not been finished
     with pytest.raises(MethodNotAvailable, match="no network"):
-        get_environment(tiny, folder, constraint, said.append)
+        get_environment(tiny, folder, constraint, lines.append)
     assert not [path for path in folder.iterdir() if path != place]  # nothing of the attempt is left
 
 
-def test_a_folder_that_cannot_be_written_is_a_reason(tmp_path):
+def test_uv_creates_environments_where_it_is_on_the_path(tmp_path, monkeypatch):
+    fake_uv(tmp_path, monkeypatch)
+    only_local_wheels(tmp_path, monkeypatch)
+    constraint = tmp_path / "constraint.txt"
+    constraint.write_text("tiny==1.0\n")
+    tiny = method("a.py", dependencies=("tiny>=0.5", "tiny<3"), imports=("tiny",))
+    lines = []
+    found = get_environment(tiny, tmp_path / "environments", constraint, lines.append)
+    assert [line.split()[0] for line in lines] == ["Installing", "Installed"]
+    assert found.version_of("tiny") == "1.0"
+    assert found.version_of("pip")
+    created, installed = (json.loads(line) for line in (tmp_path / "uv.log").read_text().splitlines())
+    assert created[:2] == ["venv", "--seed"]
+    assert created[created.index("--python") + 1] == sys.executable
+    unfinished = Path(created[-1])
+    assert installed[:2] == ["pip", "install"]
+    assert Path(installed[installed.index("--python") + 1]).is_relative_to(unfinished)
+    assert installed[installed.index("--constraint") + 1] == str(constraint)
+    assert installed[-2:] == ["tiny>=0.5", "tiny<3"]
+    assert not unfinished.parent.exists()
+    assert list((tmp_path / "environments").iterdir()) == [Path(found.command[0]).parents[1]]
+    assert get_environment(tiny, tmp_path / "environments", constraint, lines.append) == found
+    assert len((tmp_path / "uv.log").read_text().splitlines()) == 2  # it is not created again
+
+
+@pytest.mark.parametrize("failing", ["venv", "pip"])
+def test_where_uv_fails_pip_is_used(tmp_path, monkeypatch, failing):
+    fake_uv(tmp_path, monkeypatch, failing)
+    only_local_wheels(tmp_path, monkeypatch)
+    lines = []
+    tiny = method("a.py", dependencies=("tiny==2.0",), imports=("tiny",))
+    found = get_environment(tiny, tmp_path / "environments", None, lines.append)
+    assert lines[1] == "uv failed (error: no such option); trying pip"
+    assert [line.split()[0] for line in lines] == ["Installing", "uv", "Installed"]
+    assert found.version_of("tiny") == "2.0"
+    command = [*found.command, "-c", "import tiny; print(tiny.VERSION)"]
+    assert subprocess.check_output(command, env=found.process_variables(), text=True).strip() == "2.0"
+
+
+def test_a_folder_that_cannot_be_written_makes_a_method_unavailable(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(MethodNotAvailable, match=r"cannot be made or read in .*file"):
+    with pytest.raises(MethodNotAvailable, match=r"cannot be created or read in .*file"):
         get_environment(method("a.py", dependencies=("no-such-package",)), tmp_path / "file", None, print)
 
 
@@ -103,7 +185,7 @@ def fail(*arguments):
 def test_paths_that_a_method_needs(tmp_path, monkeypatch):
     needy = method("a.py", paths={"TINY_CODE": "its code"})
     monkeypatch.delenv("TINY_CODE", raising=False)
-    with pytest.raises(MethodNotAvailable, match="TINY_CODE is not set; it must hold its code"):
+    with pytest.raises(MethodNotAvailable, match="TINY_CODE is not set; set it to the path of its code"):
         get_environment(needy, tmp_path, None, print)
     monkeypatch.setenv("TINY_CODE", str(tmp_path / "nowhere"))
     with pytest.raises(MethodNotAvailable, match="nowhere does not exist"):
@@ -122,11 +204,11 @@ def test_default_folder_is_in_the_cache(monkeypatch, tmp_path):
 
 def make(tmp_path, script, n_cells=4, **arguments):
     environment = get_environment(method(script), tmp_path, None, print)
-    run = Run(method(script, **arguments), "", None, 0, None, "cells", "1")
+    run = MethodRun(method(script, **arguments), "", None, 0, None, "cells", "1")
     return Runner(tmp_path / "runs", tmp_path, n_cells, None).make(run, environment), tmp_path / "runs" / run.name
 
 
-def test_time_and_memory_are_those_of_the_method_not_of_this_process(tmp_path):
+def test_time_and_memory_are_those_of_the_method(tmp_path):
     ballast = np.ones(40_000_000)  # 320 MB here
     script = tmp_path / "lean.py"
     script.write_text("import sys, time, numpy as np\ntime.sleep(0.5)\nnp.save(sys.argv[2], np.ones((4, 2)))\n")
@@ -144,7 +226,7 @@ def test_time_and_memory_are_those_of_the_method_not_of_this_process(tmp_path):
     [
         ("raise MemoryError('of a box')", "MemoryError: of a box"),
         ("sys.stderr.write('first\\nlast words\\n'); sys.exit(3)", "last words"),
-        ("sys.exit(3)", "ended with status 3"),
+        ("sys.exit(3)", "ended with exit status 3"),
         ("import os; os.kill(os.getpid(), 9)", "was killed"),
         ("np.save(sys.argv[2], np.ones(4))", r"shape \(4,\)"),
         ("open(sys.argv[2], 'w').write('text')", "wrote no embedding"),
@@ -166,16 +248,18 @@ def test_a_run_that_takes_too_long_is_ended(tmp_path):
     environment = get_environment(method(script), tmp_path, None, print)
     runner = Runner(tmp_path / "runs", tmp_path, 4, timeout=2)
     with pytest.raises(RunFailed, match="took longer than 2 s"):
-        runner.make(Run(method(script), "", None, 0, None, "cells", "1"), environment)
+        runner.make(MethodRun(method(script), "", None, 0, None, "cells", "1"), environment)
     assert not runner.processes
 
 
-def test_what_a_run_is_known_by():
-    def name(script=__file__, settings=None, parameter="k", value=1, seed=0, epochs=None, cells="c", version="1", **of):
-        tiny = method(script, settings=settings or {"k": 1, "m": 2}, **of)
-        return Run(tiny, parameter, value, seed, epochs, cells, version).name
+def test_what_identifies_a_run():
+    def name(
+        script=__file__, settings=None, parameter="k", value=1, seed=0, epochs=None, cells="c", version="1", **arguments
+    ):
+        tiny = method(script, settings=settings or {"k": 1, "m": 2}, **arguments)
+        return MethodRun(tiny, parameter, value, seed, epochs, cells, version).name
 
-    assert name() == name(parameter="", value=None) == name(epochs=5)  # epochs mean nothing to it
+    assert name() == name(parameter="", value=None) == name(epochs=5)  # a method without epochs
     others = [name(value=2), name(seed=1), name(cells="d"), name(version="2"), name(settings={"k": 1, "m": 3})]
     others += [name(script=ADAPTERS / "own.py"), name(value=1.5)]
     assert len({name(), *others}) == len(others) + 1
@@ -192,7 +276,7 @@ def cells(make_adata):
     return prepared_cells(adata, "system", "batch", "cell_type", None, lambda event: None)
 
 
-def test_cells_as_methods_get_them(make_adata, cells):
+def test_cells_given_to_methods(make_adata, cells):
     adata = make_adata()
     assert list(cells.obs) == ["system", "batch", "label"]
     assert (cells.obs["label"][:5] == "unlabelled").all()
@@ -200,7 +284,7 @@ def test_cells_as_methods_get_them(make_adata, cells):
     np.testing.assert_array_equal(cells.layers["counts"].toarray(), adata.layers["counts"].toarray())
 
 
-def test_counts_beside_expression_that_was_normalised_elsewhere(make_adata):
+def test_counts_in_a_layer_of_expression_that_was_normalised_elsewhere(make_adata):
     adata = make_adata()  # without the mark of `prepare`, counts in a layer
     cells = prepared_cells(adata, "system", "batch", "cell_type", None, lambda event: None)
     np.testing.assert_array_equal(
@@ -209,8 +293,8 @@ def test_counts_beside_expression_that_was_normalised_elsewhere(make_adata):
 
 
 def test_fingerprint_tells_cells_apart(cells):
-    first = fingerprint(cells)
-    assert fingerprint(cells.copy()) == first
+    first = fingerprint_cells(cells)
+    assert fingerprint_cells(cells.copy()) == first
     changed = [cells[::-1].copy(), cells[:, ::-1].copy(), cells[:-1].copy(), cells.copy(), cells.copy(), cells.copy()]
     changed[3].X.data[7] += 0.5
     changed[4].obs["label"] = changed[4].obs["label"].astype(str).to_numpy()[::-1]
@@ -219,7 +303,7 @@ def test_fingerprint_tells_cells_apart(cells):
         other.X = sparse.csr_matrix(other.X)
         if "counts" in other.layers:
             other.layers["counts"] = sparse.csr_matrix(other.layers["counts"])
-    assert len({first, *map(fingerprint, changed)}) == 1 + len(changed)
+    assert len({first, *map(fingerprint_cells, changed)}) == 1 + len(changed)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 import sysvi
 from sysvi.comparison.environments import satisfied_here
 from sysvi.comparison.methods import read_methods
-from sysvi.comparison.runs import Run
+from sysvi.comparison.runs import MethodRun
 
 pytestmark = pytest.mark.filterwarnings("ignore:Only .* genes remain")
 
@@ -19,7 +19,9 @@ def found(tmp_path_factory):
     counts = sysvi.datasets.simulate_systems(200, 150, n_types=3, n_private=0, n_samples=2, seed=1)
     folder = tmp_path_factory.mktemp("compare")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PIP_NO_INDEX", "1")  # no network: Harmony is there or listed
+        patch.setenv("PIP_NO_INDEX", "1")  # no network: Harmony is installed here or listed as not available
+        patch.setenv("UV_OFFLINE", "1")
+        patch.setenv("UV_NO_CACHE", "1")
         return sysvi.compare(
             counts,
             folder / "out",
@@ -50,7 +52,7 @@ def test_each_method_has_a_result_or_a_reason(found):
 
 
 def test_the_embedding_is_what_the_engine_gives(found):
-    """The same settings and seed in this process: the adapter adds nothing and forgets nothing."""
+    """The adapter passes on all settings and the seed: the same call in this process gives the same embedding."""
     import anndata
 
     [path] = (found.folder / "cells").glob("*/cells.h5ad")
@@ -67,19 +69,19 @@ def test_the_embedding_is_what_the_engine_gives(found):
     np.testing.assert_allclose(np.abs(pcs[:, :5]), np.abs(left * values)[:, :5], rtol=1e-2, atol=1e-2)
 
 
-def test_epochs_are_said_where_they_mean_something(found):
+def test_epochs_are_given_for_methods_that_are_trained(found):
     epochs = found.runs.set_index("method")["epochs"]
     assert epochs["sysvi"] == epochs["cvae"] == 2
     assert pd.isna(epochs["pca"])
 
 
 @pytest.mark.parametrize("name", ["sysvi", "cvae", "vamp", "cyc", "adv"])
-def test_settings_of_own_methods_are_settings_of_the_engine(name):
+def test_settings_of_our_methods_are_settings_of_the_engine(name):
     from sysvi.api.integrate import split_settings
 
     method = read_methods()[name]
-    for parameter, value in method.points("full"):
-        of_model, of_training = split_settings("test", Run(method, parameter, value, 0, None, "", "").settings)
+    for parameter, value in method.grid_points("full"):
+        of_model, of_training = split_settings("test", MethodRun(method, parameter, value, 0, None, "", "").settings)
         sysvi.ModelSettings(**of_model)
         sysvi.TrainSettings(**of_training)
 

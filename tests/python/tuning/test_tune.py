@@ -1,4 +1,4 @@
-"""Tuning: what is measured, what is chosen, and that no finished run is lost."""
+"""Tuning: what is measured, which setting is chosen, and that finished runs are kept and reused."""
 
 import json
 
@@ -17,7 +17,7 @@ from sysvi.evaluation.scores import paper_scores
 from sysvi.metrics import ilisi, moran_ratio, moran_reference, nearest_neighbors, shared_neighbors
 from sysvi.metrics._clustering import kmeans
 from sysvi.tuning.criterion import Criterion
-from sysvi.tuning.tune import _warnings
+from sysvi.tuning.explanation import choice_warnings
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:System .* has fewer cells", "ignore:Only .* genes remain", "ignore:The integration leaves"
@@ -42,13 +42,13 @@ def columns(adata):
     return (adata.obs[key].to_numpy().astype(str).astype(object) for key in ("system", "batch", "cell_type"))
 
 
-def yardstick_of(adata, label):
+def make_criterion(adata, label):
     system, batch, _ = columns(adata)
-    return Criterion.of(adata.X, np.arange(adata.n_obs), system, batch, label, min_cells=20)
+    return Criterion.from_cells(adata.X, np.arange(adata.n_obs), system, batch, label, min_cells=20)
 
 
 def ideal_embedding(adata, seed=0):
-    """Every type at a place of its own, whatever the system."""
+    """Each cell type has a position of its own, the same in all systems."""
     places = 10 * np.eye(adata.obs["cell_type"].nunique())
     points = places[adata.obs["cell_type"].cat.codes]
     return points + np.random.default_rng(seed).normal(size=points.shape)
@@ -65,7 +65,7 @@ def test_measures_with_labels_are_the_metrics(prepared):
         + 3 * np.eye(4)[prepared.obs["cell_type"].cat.codes % 4]
     )
     z[:, 3] /= 100
-    found = yardstick_of(prepared, label).measure(z)
+    found = make_criterion(prepared, label).measure(z)
     known = label != ""
     assert found["iLISI"] == pytest.approx(float(ilisi(nearest_neighbors(z), system)))
     clusters = kmeans(z[known], len(set(label[known])))
@@ -78,19 +78,19 @@ def test_measures_with_labels_are_the_metrics(prepared):
 
 
 def test_without_labels_neighbours_of_another_state_are_no_mixing(prepared):
-    """The labels are not given; the measures still tell right from wrong mixing."""
+    """Without labels, the metrics still distinguish right from wrong mixing."""
     system, _, _ = columns(prepared)
-    criterion = yardstick_of(prepared, None)
-    assert not criterion.labelled
+    criterion = make_criterion(prepared, None)
+    assert not criterion.has_labels
     right = ideal_embedding(prepared)
     expected = shared_neighbors(right, system, criterion.group, min_cells=10).clip(upper=1).mean()
     assert criterion.measure(right)["shared mixing"] == pytest.approx(expected)
     assert expected > 0.9
-    crossed = right.copy()  # types of system2 lie on the next type's place of system1
+    crossed = right.copy()  # cell types of system2 lie where the next cell type of system1 lies
     second = system == "system2"
     crossed[second] = crossed[second][:, [1, 2, 3, 4, 0]]
     assert criterion.measure(crossed)["shared mixing"] < 0.05
-    assert float(ilisi(nearest_neighbors(crossed), system)) > 0.3  # which a measure without states takes for mixing
+    assert float(ilisi(nearest_neighbors(crossed), system)) > 0.3  # iLISI, which ignores states, counts this as mixing
     apart = right + 30 * second[:, None]
     assert criterion.measure(apart)["shared mixing"] == 0
 
@@ -98,7 +98,7 @@ def test_without_labels_neighbours_of_another_state_are_no_mixing(prepared):
 @pytest.mark.parametrize("labelled", [True, False])
 def test_a_private_type_moved_onto_another_one_scores_lower_and_is_found(prepared, labelled):
     system, _, label = columns(prepared)
-    criterion = yardstick_of(prepared, label if labelled else None)
+    criterion = make_criterion(prepared, label if labelled else None)
     right = ideal_embedding(prepared)
     private = pd.crosstab(label, system).eq(0).any(axis=1)
     private = private.index[private][0]
@@ -106,22 +106,22 @@ def test_a_private_type_moved_onto_another_one_scores_lower_and_is_found(prepare
     shared = shared.index[shared][0]
     wrong = right.copy()
     wrong[label == private] += ideal_embedding(prepared)[label == shared].mean(0) - right[label == private].mean(0)
-    assert criterion.private_groups(right)["foreign"].max() < 0.05
+    assert criterion.private_groups(right)["foreign_neighbors"].max() < 0.05
     moved = criterion.private_groups(wrong)
-    worst = moved["foreign"].idxmax()
-    assert moved.loc[worst, "foreign"] > 0.5
+    worst = moved["foreign_neighbors"].idxmax()
+    assert moved.loc[worst, "foreign_neighbors"] > 0.5
     assert pd.Series(label[criterion.group == worst]).mode()[0] == private
-    assert pd.Series(label[criterion.group == moved.loc[worst, "among"]]).mode()[0] == shared
+    assert pd.Series(label[criterion.group == moved.loc[worst, "foreign_group"]]).mode()[0] == shared
     apart = right + 30 * (system == "system2")[:, None]
     rows = pd.DataFrame([criterion.measure(z) for z in (right, wrong, apart)])
-    assert paper_scores(rows, batch=[criterion.mixing])["overall"].idxmax() == 0
+    assert paper_scores(rows, batch=[criterion.mixing_metric])["overall"].idxmax() == 0
 
 
 # -- what is chosen ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("label_key", [None, "cell_type"])
-def test_a_tuning_holds_together(cells, label_key):
+def test_tables_choice_and_embedding_of_a_tuning_agree(cells, label_key):
     found = sysvi.tune(cells, "system", "batch", label_key, kl_weights=[1, 2], **GRID)
     runs = found.runs
     assert runs[["cycle_weight", "kl_weight", "prior", "seed"]].values.tolist() == [
@@ -152,7 +152,7 @@ def test_a_tuning_holds_together(cells, label_key):
 
 
 def test_priors_are_compared_like_weights(cells, tmp_path):
-    """Runs of one prior that are there stay, each run is that of its prior, and the sentences tell priors apart."""
+    """Finished runs of one prior are reused, each run has its own prior, and the explanation names the prior."""
     grid = {**GRID, "output": tmp_path, "seeds": 1}
     sysvi.tune(cells.copy(), "system", "batch", "cell_type", **grid)
     events = []
@@ -172,15 +172,15 @@ def test_priors_are_compared_like_weights(cells, tmp_path):
 
 
 def alone(cells, **settings):
-    """The embedding that integrate gives in one thread, of a copy of the cells."""
+    """The embedding that integrate gives for a copy of the cells, in one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        again = cells.copy()
-        sysvi.integrate(again, "system", "batch", progress=False, device="cpu", **settings)
+        adata = cells.copy()
+        sysvi.integrate(adata, "system", "batch", progress=False, device="cpu", **settings)
     finally:
         torch.set_num_threads(threads)
-    return again.obsm["X_sysVI"]
+    return adata.obsm["X_sysVI"]
 
 
 def test_the_chosen_run_is_what_integrate_gives(cells):
@@ -219,9 +219,9 @@ def test_a_sample_is_measured_and_all_cells_are_trained_on(cells):
     ],
 )
 def test_warnings(prepared, mixing, standardised, collapsed, expected):
-    criterion = yardstick_of(prepared, list(columns(prepared))[2])
+    criterion = make_criterion(prepared, list(columns(prepared))[2])
     run = pd.Series({"iLISI": mixing, "iLISI, standardised": standardised, "collapsed dimensions": collapsed})
-    found = list(_warnings(run, pd.DataFrame([run]), criterion, ideal_embedding(prepared)))
+    found = list(choice_warnings(run, pd.DataFrame([run]), criterion, ideal_embedding(prepared)))
     assert len(found) == len(expected)
     assert all(part in sentence for part, sentence in zip(expected, found, strict=True))
 
@@ -234,27 +234,27 @@ def test_a_moved_private_type_is_warned_of_by_name(prepared):
     z = ideal_embedding(prepared)
     z[label == private] += z[label == shared].mean(0) - z[label == private].mean(0)
     run = pd.Series({"iLISI": 0.6, "iLISI, standardised": 0.6, "collapsed dimensions": 0})
-    [warning] = _warnings(run, pd.DataFrame([run]), yardstick_of(prepared, label), z)
+    [warning] = choice_warnings(run, pd.DataFrame([run]), make_criterion(prepared, label), z)
     home = counts.loc[private].idxmax()
     assert warning.startswith(f"{private} ({counts.loc[private].max()} cells in {home}, in it only)")
     assert f"most of them {shared}" in warning
     label[np.flatnonzero((label == shared) & (system != home))[:2]] = private  # two cells called so elsewhere
-    [warning] = _warnings(run, pd.DataFrame([run]), yardstick_of(prepared, label), z)
+    [warning] = choice_warnings(run, pd.DataFrame([run]), make_criterion(prepared, label), z)
     assert warning.startswith(f"{private} ({counts.loc[private].max()} cells in {home}, 2 elsewhere)")
 
 
 def test_a_choice_that_leaves_systems_apart_is_warned_of(prepared):
-    """Not as mixing that vanishes: there is none."""
-    criterion = yardstick_of(prepared, list(columns(prepared))[2])
+    """There is another warning for mixing that vanishes, but here there is none that could."""
+    criterion = make_criterion(prepared, list(columns(prepared))[2])
     run = pd.Series({"iLISI": 0.003, "iLISI, standardised": 0.001, "collapsed dimensions": 0})
-    [warning] = _warnings(run, pd.DataFrame({"iLISI": [0.003, 0.3]}), criterion, ideal_embedding(prepared))
+    [warning] = choice_warnings(run, pd.DataFrame({"iLISI": [0.003, 0.3]}), criterion, ideal_embedding(prepared))
     assert "The chosen setting leaves the systems apart" in warning
 
 
-def test_labels_in_one_system_only_say_nothing_of_private_types(prepared):
+def test_labels_in_one_system_only_give_no_private_types(prepared):
     system, _, label = columns(prepared)
     label[system == "system2"] = ""
-    assert yardstick_of(prepared, label).private_groups(ideal_embedding(prepared)).empty
+    assert make_criterion(prepared, label).private_groups(ideal_embedding(prepared)).empty
 
 
 # -- no finished run is lost ------------------------------------------------------------------------------------------
@@ -305,7 +305,7 @@ def test_more_weights_and_seeds_reuse_what_is_there(prepared, tmp_path):
     assert len(found.runs) == 6
 
 
-def test_runs_are_measured_anew_by_other_labels_but_not_trained_anew(prepared, tmp_path):
+def test_with_other_labels_runs_are_measured_again_but_not_trained_again(prepared, tmp_path):
     sysvi.tune(prepared.copy(), "system", "batch", output=tmp_path, **GRID)
     events = []
     grid = {**GRID, "progress": events.append}
@@ -315,7 +315,7 @@ def test_runs_are_measured_anew_by_other_labels_but_not_trained_anew(prepared, t
     pd.testing.assert_frame_equal(found.runs, whole.runs)
 
 
-def test_a_half_written_run_does_not_count(prepared, tmp_path):
+def test_an_incomplete_run_is_made_again(prepared, tmp_path):
     sysvi.tune(prepared.copy(), "system", "batch", output=tmp_path, **GRID)
     (tmp_path / "vamp_cycle5_kl1_seed1" / "run.json").unlink()
     (tmp_path / "vamp_cycle5_kl1_seed1" / "embedding.npy").write_bytes(b"half")
@@ -324,7 +324,7 @@ def test_a_half_written_run_does_not_count(prepared, tmp_path):
     assert trained(events) == 1
 
 
-def test_settings_that_are_the_default_are_no_other_settings(prepared, tmp_path):
+def test_settings_given_at_their_default_are_not_other_settings(prepared, tmp_path):
     sysvi.tune(prepared.copy(), "system", "batch", output=tmp_path, **GRID)
     events = []
     grid = {**GRID, "progress": events.append, "n_latent": 15, "weight_decay": 1e-6}
@@ -347,7 +347,7 @@ def test_other_data_or_settings_are_refused(prepared, tmp_path):
         sysvi.tune(prepared.copy(), "system", "batch", output=tmp_path, **GRID)
 
 
-def test_data_in_a_file_are_told_apart(prepared, tmp_path):
+def test_data_in_files_are_distinguished(prepared, tmp_path):
     other = prepared.copy()
     other.X.data[0] += 0.1
     opened = []
@@ -361,7 +361,7 @@ def test_data_in_a_file_are_told_apart(prepared, tmp_path):
         sysvi.tune(opened[1], "system", "batch", **grid)
 
 
-def test_long_settings_are_told_apart(prepared, tmp_path):
+def test_long_settings_are_distinguished(prepared, tmp_path):
     index = np.random.default_rng(0).integers(0, prepared.n_obs, 1001)
     grid = {**GRID, "seeds": 1, "cycle_weights": [5], "max_epochs": 1, "output": tmp_path, "n_prior_components": 1001}
     sysvi.tune(prepared.copy(), "system", "batch", pseudoinputs_data_indices=index, **grid)
@@ -377,7 +377,7 @@ def test_weights_that_nearly_agree_are_two_settings(prepared, tmp_path):
     assert found.runs["cycle_weight"].tolist() == [1 / 3, 0.333333]
 
 
-def test_a_folder_where_nothing_was_finished_takes_other_settings(prepared, tmp_path):
+def test_a_folder_without_finished_runs_can_be_used_with_other_settings(prepared, tmp_path):
     grid = {**GRID, "seeds": 1, "cycle_weights": [5], "output": tmp_path}
     with pytest.raises(InputError, match="pseudoinputs"):
         sysvi.tune(prepared.copy(), "system", "batch", pseudoinputs="noise", **grid)
@@ -387,7 +387,7 @@ def test_a_folder_where_nothing_was_finished_takes_other_settings(prepared, tmp_
 
 
 @pytest.mark.parametrize("damage", ["no record", "cut record", "other record", "no embedding", "empty embedding"])
-def test_a_damaged_run_is_made_anew(prepared, tmp_path, damage):
+def test_a_damaged_run_is_made_again(prepared, tmp_path, damage):
     grid = {**GRID, "seeds": 1, "output": tmp_path}
     whole = sysvi.tune(prepared.copy(), "system", "batch", **grid)
     run = tmp_path / "vamp_cycle5_kl1_seed0"
@@ -398,12 +398,12 @@ def test_a_damaged_run_is_made_anew(prepared, tmp_path, damage):
     else:
         (run / {"no record": "run.json", "no embedding": "embedding.npy"}[damage]).unlink()
     events = []
-    again = sysvi.tune(prepared.copy(), "system", "batch", **{**grid, "progress": events.append})
+    repeated = sysvi.tune(prepared.copy(), "system", "batch", **{**grid, "progress": events.append})
     assert trained(events) == 1
-    pd.testing.assert_frame_equal(whole.runs, again.runs)
+    pd.testing.assert_frame_equal(whole.runs, repeated.runs)
 
 
-def test_a_run_says_how_it_ended_when_it_is_taken_up(prepared, tmp_path):
+def test_a_reused_run_keeps_its_status(prepared, tmp_path):
     early = {"early_stopping": True, "train_size": 0.9, "patience": 1, "lr": 0.5, "max_epochs": 30}
     grid = {**GRID, **early, "seeds": 1, "cycle_weights": [0], "output": tmp_path}
     first = sysvi.tune(prepared.copy(), "system", "batch", **grid)
@@ -412,7 +412,7 @@ def test_a_run_says_how_it_ended_when_it_is_taken_up(prepared, tmp_path):
 
 
 def test_states_given_as_labels_are_labels(cells, tmp_path):
-    """Also in a folder where the same states were found without labels."""
+    """Also in a folder in which the same states were found without labels."""
     grid = {**GRID, "output": tmp_path}
     sysvi.tune(cells, "system", "batch", **grid)
     cells.obs["state"] = sysvi.metrics.find_states(cells.X, cells.obs["system"]).state
@@ -421,7 +421,7 @@ def test_states_given_as_labels_are_labels(cells, tmp_path):
 
 def test_one_labelled_cell_is_too_few(cells):
     cells.obs["type"] = np.where(np.arange(cells.n_obs) == 3, "beta", "unknown")
-    with pytest.raises(InputError, match=r"adata.obs\['type'\] \(label_key\) names the type of 1 cells only"):
+    with pytest.raises(InputError, match=r"adata.obs\['type'\] \(label_key\) labels only one cell"):
         sysvi.tune(cells, "system", "batch", "type", **GRID)
 
 
@@ -465,7 +465,7 @@ def test_runs_that_fail_do_not_end_the_others(prepared, monkeypatch):
         ({"prior": "gmm"}, r"give a list, priors=\['gmm'\]"),
         ({"priors": ["normal"]}, "prior is 'normal'"),
         ({"cycle_weights": []}, "at least one"),
-        ({"cycle_weights": [sysvi.Ramp(5.0, 0.2, 0.4)]}, "plain numbers"),
+        ({"cycle_weights": [sysvi.Ramp(5.0, 0.2, 0.4)]}, "must be numbers"),
         ({"seeds": 0}, "seeds is 0"),
         ({"seeds": []}, "at least one"),
         ({"seeds": [1, 1]}, "none twice"),
@@ -487,7 +487,7 @@ def test_without_states_in_common_labels_are_asked_for():
     x[40:, 15:] = rng.gamma(1, size=(40, 15))
     system = np.array(["a"] * 40 + ["b"] * 40, dtype=object)
     with pytest.raises(InputError, match="give label_key"):
-        Criterion.of(x, np.arange(80), system, None, None, min_cells=20)
+        Criterion.from_cells(x, np.arange(80), system, None, None, min_cells=20)
 
 
 def test_the_command_line(prepared, tmp_path):
@@ -510,11 +510,11 @@ def test_the_command_line(prepared, tmp_path):
     np.testing.assert_allclose(written.obsm["X_sysVI"], model.get_latent_representation(), atol=1e-6)
     assert (out / "tuning.png").stat().st_size > 10_000
     assert choice["prior"] == "vamp"
-    again = CliRunner().invoke(main, [str(part) for part in command])
-    assert "2 of 2 runs are there already" in again.output
+    repeated = CliRunner().invoke(main, [str(part) for part in command])
+    assert "2 of 2 runs are there already" in repeated.output
     priors = ["--prior", "vamp", "--prior", "standard_normal"]
-    again = CliRunner().invoke(main, [str(part) for part in [*command, *priors]])
-    assert "2 of 4 runs are there already" in again.output
+    repeated = CliRunner().invoke(main, [str(part) for part in [*command, *priors]])
+    assert "2 of 4 runs are there already" in repeated.output
     assert set(pd.read_csv(out / "runs.csv")["prior"]) == {"vamp", "standard_normal"}
     bad = CliRunner().invoke(main, [str(part) for part in [*command, "--label", "nothing"]])
     assert bad.exit_code == 1

@@ -1,6 +1,6 @@
-# What the adapters in R share: cells in, embedding out.
+# Functions shared by the adapters in R: reading the cells and writing the embedding.
 
-# A sparse matrix, genes x cells, from the arrays of the CSR matrix of cells x genes.
+# Sparse matrix (genes x cells) from the arrays of the CSR matrix (cells x genes), four bytes a value, little-endian.
 read_matrix <- function(folder, name, genes, cells) {
   part <- function(suffix, what) {
     path <- file.path(folder, paste0(name, ".", suffix))
@@ -12,14 +12,14 @@ read_matrix <- function(folder, name, genes, cells) {
   )
 }
 
-# Log-normalised expression, genes x cells, and the columns system, batch and label.
+# List of the log-normalised `expression` (genes x cells) and `obs`, a data frame with system, batch and label.
 read_cells <- function(folder) {
   obs <- utils::read.csv(file.path(folder, "obs.csv"), row.names = 1, colClasses = "character")
   genes <- readLines(file.path(folder, "genes.txt"))
   list(obs = obs, expression = read_matrix(folder, "expression", genes, rownames(obs)))
 }
 
-# A matrix, cells x dimensions, as a NumPy file.
+# Write a matrix (cells x latent dimensions) as a NumPy file (.npy, float64).
 write_npy <- function(x, path) {
   header <- sprintf("{'descr': '<f8', 'fortran_order': True, 'shape': (%d, %d), }", nrow(x), ncol(x))
   header <- paste0(header, strrep(" ", 63 - (10 + nchar(header)) %% 64), "\n")
@@ -31,7 +31,7 @@ write_npy <- function(x, path) {
   writeBin(as.numeric(x), file, endian = "little")
 }
 
-# Input folder, output file and the run (settings, seed, epochs) from the command line.
+# Command line arguments: input folder `source`, output file `target`, and the `run` (settings, seed, epochs).
 arguments <- function() {
   given <- commandArgs(trailingOnly = TRUE)
   list(source = given[1], target = given[2], run = jsonlite::fromJSON(given[3]))

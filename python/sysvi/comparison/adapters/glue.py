@@ -5,7 +5,7 @@
 # package = "scglue"
 # imports = ["scglue"]
 #
-# # One parameter is varied at a time, the others at their defaults, as in the paper.
+# # One parameter is varied at a time and the others keep their defaults, as in the paper.
 # [tool.sysvi.methods.glue]
 # title = "GLUE"
 # counts = true
@@ -26,7 +26,7 @@
 # lam_align = [0.0005, 0.005, 0.05, 0.5]
 # lam_graph = [0.005, 0.1, 0.5, 2.0]
 # ///
-"""GLUE, each system a modality of its own; a graph joins each gene with itself in the other systems."""
+"""GLUE: each system is a modality; the guidance graph links each gene with itself in the other systems."""
 
 import json
 import sys
@@ -34,7 +34,7 @@ import tempfile
 
 
 def main(source: str, target: str, run: dict) -> None:
-    """Write the embedding of the cells in `source` to `target`."""
+    """Integrate the cells in the h5ad file `source` and write the embedding to the .npy file `target`."""
     import anndata
     import networkx as nx
     import numpy as np

@@ -5,13 +5,13 @@
 # package = "harmony"
 # imports = ["harmony", "irlba", "jsonlite"]
 #
-# # The grid is ours: theta is the weight of mixing, 2 its default.
+# # The grid is ours. theta (default 2) is the weight of mixing.
 # [tool.sysvi.methods.harmony-r]
 # title = "Harmony (R)"
 # settings = { theta = 2, n_components = 50 }
 # grid = { theta = [1, 2, 5, 10] }
 # ///
-# Harmony on principal components, for systems and batches.
+# Harmony (R package) on principal components, corrected for systems and batches.
 
 here <- dirname(sub("^--file=", "", grep("^--file=", commandArgs(), value = TRUE)))
 source(file.path(here, "common.R"))

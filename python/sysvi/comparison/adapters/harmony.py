@@ -5,20 +5,20 @@
 # package = "harmonypy"
 # imports = ["harmonypy", "anndata", "sklearn"]
 #
-# # The grid is ours: theta is Harmony's weight of mixing, 2 its default.
+# # The grid is ours. theta (default 2) is the weight of mixing.
 # [tool.sysvi.methods.harmony]
 # title = "Harmony (Python)"
 # settings = { theta = 2, n_components = 50 }
 # grid = { theta = [1, 2, 5, 10] }
 # ///
-"""Harmony on principal components, for systems and batches."""
+"""Harmony (harmonypy) on principal components, corrected for systems and batches."""
 
 import json
 import sys
 
 
 def main(source: str, target: str, run: dict) -> None:
-    """Write the embedding of the cells in `source` to `target`."""
+    """Integrate the cells in the h5ad file `source` and write the embedding to the .npy file `target`."""
     import anndata
     import harmonypy
     import numpy as np
@@ -28,10 +28,10 @@ def main(source: str, target: str, run: dict) -> None:
     adata = anndata.read_h5ad(source)
     n_components = min(settings["n_components"], min(adata.shape) - 1)
     points = PCA(n_components, svd_solver="arpack", random_state=seed).fit_transform(adata.X)  # (n, components)
-    found = harmonypy.run_harmony(
+    harmony = harmonypy.run_harmony(
         points, adata.obs, ["system", "batch"], theta=[settings["theta"]] * 2, random_state=seed, verbose=False
     )
-    corrected = np.asarray(found.Z_corr)
+    corrected = np.asarray(harmony.Z_corr)  # (n, components), transposed in some versions of harmonypy
     np.save(target, corrected if corrected.shape[0] == adata.n_obs else corrected.T)
 
 

@@ -29,21 +29,21 @@
 # settings = { prior = "standard_normal", cycle_weight = 5, kl_weight = 1 }
 # grid = { cycle_weight = [2, 5, 10, 50] }
 #
-# # The paper's configurations hold no adversarial model of its own (its kappa is GLUE's): the grid is ours.
+# # The paper's configurations contain no such adversarial model (their kappa belongs to GLUE), so the grid is ours.
 # [tool.sysvi.methods.adv]
 # title = "ADV"
 # epochs = true
 # settings = { prior = "standard_normal", cycle_weight = 0, kl_weight = 1, adversarial_weight = 1 }
 # grid = { adversarial_weight = [1, 5, 10, 50] }
 # ///
-"""The model of this package and its baselines."""
+"""sysVI and its baselines: the same model without the cycle loss, the VampPrior or both, and with an adversary."""
 
 import json
 import sys
 
 
 def main(source: str, target: str, run: dict) -> None:
-    """Write the embedding of the cells in `source` to `target`."""
+    """Integrate the cells in the h5ad file `source` and write the embedding to the .npy file `target`."""
     import anndata
     import numpy as np
 

@@ -10,14 +10,14 @@
 # deterministic = true
 # settings = { n_components = 50 }
 # ///
-"""Principal components: the cells as they are."""
+"""Principal components without any integration, for reference."""
 
 import json
 import sys
 
 
 def main(source: str, target: str, run: dict) -> None:
-    """Write the embedding of the cells in `source` to `target`."""
+    """Integrate the cells in the h5ad file `source` and write the embedding to the .npy file `target`."""
     import anndata
     import numpy as np
 

@@ -8,8 +8,8 @@
 # imports = ["scanpy", "faiss", "record_keeper"]
 #
 # [tool.sysvi.paths]
-# SATURN_CODE = "a clone of github.com/snap-stanford/SATURN, which no package registry has"
-# SATURN_EMBEDDINGS = "SATURN's protein embeddings, a file <system>_embedding.torch for each system"
+# SATURN_CODE = "a clone of github.com/snap-stanford/SATURN, which no package registry offers"
+# SATURN_EMBEDDINGS = "a folder with SATURN's protein embeddings, a file <system>_embedding.torch for each system"
 #
 # [tool.sysvi.methods.saturn]
 # title = "SATURN"
@@ -25,7 +25,7 @@
 # variable_genes = 6000
 # epochs = 50
 # ///
-"""SATURN, on clusters of each system by itself; a fifth of the epochs (the paper's 10 of 50) are pretraining."""
+"""SATURN, with clusters of each system by itself; a fifth of the epochs (the paper: 10 of 50) are pretraining."""
 
 import json
 import os
@@ -36,7 +36,7 @@ from pathlib import Path
 
 
 def main(source: str, target: str, run: dict) -> None:
-    """Write the embedding of the cells in `source` to `target`."""
+    """Integrate the cells in the h5ad file `source` and write the embedding to the .npy file `target`."""
     import anndata
     import numpy as np
     import pandas as pd
@@ -83,8 +83,8 @@ def main(source: str, target: str, run: dict) -> None:
         for option, value in options.items():
             command += [f"--{option}", str(value)]
         subprocess.run(command, cwd=code, check=True)
-        (found,) = (folder / "saturn_results").glob(f"*_seed_{seed}.h5ad")
-        np.save(target, np.asarray(anndata.read_h5ad(found)[adata.obs_names].X))
+        (result,) = (folder / "saturn_results").glob(f"*_seed_{seed}.h5ad")
+        np.save(target, np.asarray(anndata.read_h5ad(result)[adata.obs_names].X))
 
 
 if __name__ == "__main__":

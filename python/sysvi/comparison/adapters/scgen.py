@@ -9,7 +9,7 @@
 # package = "scgen"
 # imports = ["scgen"]
 #
-# # It is given the cell types; the paper ran it for systems and for batches.
+# # It uses the cell type labels; unlabelled cells form one further label. The paper integrated systems and batches.
 # [tool.sysvi.methods.scgen]
 # title = "scGEN (uses cell types)"
 # labels = true
@@ -17,14 +17,14 @@
 # settings = { integrate_by = "system", kl_weight = 0.1, max_epochs = 50 }
 # grid = { integrate_by = ["system", "batch"] }
 # ///
-"""scGEN: moves systems (or batches) onto one another cell type by cell type."""
+"""scGen: aligns systems (or batches) separately for each cell type label."""
 
 import json
 import sys
 
 
 def main(source: str, target: str, run: dict) -> None:
-    """Write the embedding of the cells in `source` to `target`."""
+    """Integrate the cells in the h5ad file `source` and write the embedding to the .npy file `target`."""
     import anndata
     import numpy as np
     import scgen
@@ -33,11 +33,11 @@ def main(source: str, target: str, run: dict) -> None:
     settings = run["settings"]
     scvi.settings.seed = run["seed"]
     read = anndata.read_h5ad(source)
-    # batch_removal() gives obsm["latent"] type by type, types of one system last, whatever its obs_names say: so the
-    # cells are handed over in that order.
+    # batch_removal() returns obsm["latent"] ordered by label, with labels found in one system only at the end, whatever
+    # its obs_names say. So the cells are passed in that order, and the embedding is put back into the original order.
     label = read.obs["label"].astype(str)
-    private = read.obs.groupby(label)[settings["integrate_by"]].nunique()[label].to_numpy() < 2
-    order = np.lexsort((label.to_numpy(str), private))
+    single = read.obs.groupby(label)[settings["integrate_by"]].nunique()[label].to_numpy() < 2
+    order = np.lexsort((label.to_numpy(str), single))
     adata = read[order].copy()
     scgen.SCGEN.setup_anndata(adata, batch_key=settings["integrate_by"], labels_key="label")
     model = scgen.SCGEN(adata, kl_weight=settings["kl_weight"])

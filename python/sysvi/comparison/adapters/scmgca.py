@@ -8,8 +8,8 @@
 # package = "scMGCA"
 # imports = ["scMGCA.scmgca", "scMGCA.preprocess", "scMGCA.graph_function"]
 #
-# # The settings of its authors' example for several batches. The graph of cells is dense: memory grows with the
-# # square of their number.
+# # Settings of its authors' example for several batches. The graph of cells is a dense matrix, so memory grows with
+# # the square of the number of cells.
 # [tool.sysvi.methods.scmgca]
 # title = "scMGCA"
 # counts = true
@@ -24,14 +24,14 @@
 # clustering_epochs = 300
 # clusters = 8
 # ///
-"""scMGCA, genes scaled within each system."""
+"""scMGCA, with genes scaled within each system."""
 
 import json
 import sys
 
 
 def main(source: str, target: str, run: dict) -> None:
-    """Write the embedding of the cells in `source` to `target`."""
+    """Integrate the cells in the h5ad file `source` and write the embedding to the .npy file `target`."""
     import anndata
     import numpy as np
     import pandas as pd
@@ -46,7 +46,7 @@ def main(source: str, target: str, run: dict) -> None:
     settings = run["settings"]
     epochs = run["epochs"] or settings["epochs"]
     clustering_epochs = min(run["epochs"] or epochs, settings["clustering_epochs"])
-    np.random.seed(run["seed"])  # noqa: NPY002 (what it draws from)
+    np.random.seed(run["seed"])  # noqa: NPY002 (scMGCA draws from this global generator)
     tf.random.set_seed(run["seed"])
     read = anndata.read_h5ad(source)
     adata = anndata.AnnData(read.layers["counts"].toarray(), obs=pd.DataFrame({"system": list(read.obs["system"])}))

@@ -12,14 +12,14 @@
 # settings = { n_layers = 2, n_hidden = 256, n_latent = 15, gene_likelihood = "nb", kl_weight = 1 }
 # grid = { kl_weight = [0.5, 1, 1.5, 2] }
 # ///
-"""scVI on counts, systems as its batch and batches as a covariate; the KL weight is reached after 1,600 steps."""
+"""scVI on counts: systems are its batches, batches a covariate; the KL weight rises over the first 1,600 steps."""
 
 import json
 import sys
 
 
 def main(source: str, target: str, run: dict) -> None:
-    """Write the embedding of the cells in `source` to `target`."""
+    """Integrate the cells in the h5ad file `source` and write the embedding to the .npy file `target`."""
     import anndata
     import numpy as np
     import scvi

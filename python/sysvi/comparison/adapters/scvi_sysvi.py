@@ -11,14 +11,14 @@
 # settings = { cycle_weight = 5, kl_weight = 1, n_prior_components = 5 }
 # grid = { cycle_weight = [2, 5, 10, 50] }
 # ///
-"""SysVI of scvi-tools, where `batch_key` is the system."""
+"""SysVI of scvi-tools; its `batch_key` is the column with the systems."""
 
 import json
 import sys
 
 
 def main(source: str, target: str, run: dict) -> None:
-    """Write the embedding of the cells in `source` to `target`."""
+    """Integrate the cells in the h5ad file `source` and write the embedding to the .npy file `target`."""
     import anndata
     import numpy as np
     import scvi

@@ -5,7 +5,7 @@
 # package = "Seurat"
 # imports = ["Seurat", "jsonlite"]
 #
-# # The grid is ours: k.anchor is Seurat's strength of integration, 5 its default.
+# # The grid is ours. k.anchor (default 5) is Seurat's strength of integration.
 # [tool.sysvi.methods.seurat-cca]
 # title = "Seurat CCA"
 # deterministic = true
@@ -18,7 +18,7 @@
 # settings = { reduction = "RPCAIntegration", k_anchor = 5, n_components = 30 }
 # grid = { k_anchor = [5, 10, 20, 50] }
 # ///
-# Seurat's anchors between systems, over all genes that were prepared.
+# Seurat's integration of systems by anchors (CCA or RPCA), on all prepared genes.
 
 here <- dirname(sub("^--file=", "", grep("^--file=", commandArgs(), value = TRUE)))
 source(file.path(here, "common.R"))
