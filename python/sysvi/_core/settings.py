@@ -40,7 +40,7 @@ class Ramp(NamedTuple):
     Examples
     --------
     >>> ramp = Ramp(4.0, start=0.25, end=0.75)
-    >>> ramp.at(0.0), ramp.at(0.5), ramp.at(1.0)
+    >>> ramp.value_at(0.0), ramp.value_at(0.5), ramp.value_at(1.0)
     (0.0, 2.0, 4.0)
     """
 
@@ -48,7 +48,7 @@ class Ramp(NamedTuple):
     start: float = 0.0
     end: float = 0.0
 
-    def at(self, progress: float) -> float:
+    def value_at(self, progress: float) -> float:
         """Weight at `progress`, the fraction of training already done."""
         if progress >= self.end:
             return self.value

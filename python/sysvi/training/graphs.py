@@ -115,7 +115,7 @@ class GraphedEpochs:
         n_steps = settings.max_epochs * len(self.sizes)
         moments = [step / n_steps for step in range(n_steps)]
         sizes = itertools.cycle(self.sizes)
-        self.kinds = [_Kind(next(sizes), settings.cycle_weight.at(moment) > 0) for moment in moments]
+        self.kinds = [_Kind(next(sizes), settings.cycle_weight.value_at(moment) > 0) for moment in moments]
         self.step = 0  # of all
 
         restore = _restorer(stepper, (*generators, seeds))

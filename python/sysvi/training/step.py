@@ -80,4 +80,4 @@ def learning_rate(settings: TrainSettings, progress: float) -> float:
 
 def loss_weights(settings: TrainSettings, progress: float) -> Weights:
     """Loss weights at `progress` in [0, 1]."""
-    return Weights(*(getattr(settings, name).at(progress) for name in RAMPS))
+    return Weights(*(getattr(settings, name).value_at(progress) for name in RAMPS))

@@ -14,19 +14,19 @@ ramps = st.builds(lambda value, ends: Ramp(value, *sorted(ends)), st.floats(0, 1
 @given(ramps, fraction, fraction)
 def test_ramp_rises_and_stays_in_bounds(ramp, a, b):
     early, late = sorted((a, b))
-    assert 0 <= ramp.at(early) <= ramp.at(late) <= ramp.value
-    assert ramp.at(1.0) == ramp.value
+    assert 0 <= ramp.value_at(early) <= ramp.value_at(late) <= ramp.value
+    assert ramp.value_at(1.0) == ramp.value
 
 
 @given(ramps, fraction)
 def test_ramp_matches_oracle(ramp, progress):
-    np.testing.assert_allclose(ramp.at(progress), oracle.ramp(progress, *ramp), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(ramp.value_at(progress), oracle.ramp(progress, *ramp), rtol=1e-9, atol=1e-9)
 
 
 def test_ramp_is_zero_up_to_start_and_constant_without_ends():
-    assert Ramp(5.0, 0.2, 0.6).at(0.2) == 0
-    assert Ramp(5.0, 0.2, 0.6).at(0.4) == pytest.approx(2.5)
-    assert Ramp(5.0).at(0.0) == 5.0
+    assert Ramp(5.0, 0.2, 0.6).value_at(0.2) == 0
+    assert Ramp(5.0, 0.2, 0.6).value_at(0.4) == pytest.approx(2.5)
+    assert Ramp(5.0).value_at(0.0) == 5.0
 
 
 def test_a_number_keeps_the_shape_of_the_default():
