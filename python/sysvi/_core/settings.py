@@ -125,7 +125,6 @@ class TrainSettings:
     train_size: float = 1.0
     early_stopping: bool = False
     patience: int = 20
-    fused: bool = True
     precision: Precision = "auto"
     seed: int = 0
 
@@ -143,8 +142,7 @@ class TrainSettings:
         for name in ("weight_decay", "eps"):
             _read(self, name, number, "a finite number of 0 or more", lambda x: 0 <= x < math.inf)
         _read(self, "train_size", number, "above 0 and at most 1", lambda x: 0 < x <= 1)
-        for name in ("early_stopping", "fused"):
-            _read(self, name, flag)
+        _read(self, "early_stopping", flag)
         if self.early_stopping and self.train_size == 1:
             raise InputError("early_stopping watches held-out cells: set train_size below 1, for example 0.9.")
         _check_choice("lr_schedule", self.lr_schedule, LearningRateSchedule)

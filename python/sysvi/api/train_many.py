@@ -100,8 +100,8 @@ def train_many(
     tried).
 
     Each model is the one that :func:`sysvi.integrate` gives with the same settings, to the bit where torch has up to
-    three threads. With more threads, or ``fused=False`` and more than one, sums are rounded otherwise: models start
-    equal to rounding, and training makes such differences larger.
+    three threads. With more threads sums are rounded otherwise: models start equal to rounding, and training makes
+    such differences larger.
 
     Parameters
     ----------

@@ -131,7 +131,7 @@ def train(
     """
     train_index, validation_index = split(cells.n_cells, settings)
     settings = decide(settings, len(train_index))
-    kernels = choose_compute_plan(cells.device, cells.density, fused=settings.fused, precision=settings.precision)
+    kernels = choose_compute_plan(cells.device, cells.density, fused=True, precision=settings.precision)
     run = TrainingRun(
         settings,
         kernels=kernels,

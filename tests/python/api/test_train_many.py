@@ -78,7 +78,6 @@ def test_few_threads_give_the_bits_of_one(adata, threads):
         ("gmm", {"pseudoinputs": "balanced_system", "weight_systems": True}),
         ("standard_normal", {"out_var_mode": "sample_feature", "adversarial_weight": 1.0}),
         ("vamp", {"early_stopping": True, "patience": 1, "max_epochs": 12, "lr": 0.05}),
-        ("vamp", {"fused": False}),
     ],
     ids=lambda given: given if isinstance(given, str) else "-".join(given),
 )
