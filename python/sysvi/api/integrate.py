@@ -12,7 +12,7 @@ from sysvi._core.checks import check_obs_column
 from sysvi._core.errors import InputError
 from sysvi._core.events import OnEvent
 from sysvi._core.settings import ModelSettings, TrainSettings
-from sysvi.api.separation import warn_if_systems_apart
+from sysvi.api.separation import warn_about_separated_systems
 from sysvi.api.sysvi import SysVI
 
 
@@ -97,7 +97,7 @@ def integrate(
     adata.uns["sysvi"] = model.record()
     run, system = model.run, check_obs_column(adata, system_key, "system_key")
     assert run is not None
-    warn_if_systems_apart(adata.obsm[key_added], system, run.n_epochs, run.usual_epochs, stacklevel=2)
+    warn_about_separated_systems(adata.obsm[key_added], system, run.n_epochs, run.usual_epochs, stacklevel=2)
     return model
 
 

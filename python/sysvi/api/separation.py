@@ -10,9 +10,10 @@ import pandas as pd
 from sysvi.metrics._neighbors import nearest_neighbors
 from sysvi.metrics._shared_neighbors import over_full_mixing
 
-MOST_CELLS, FEWEST_CELLS = 10_000, 20  # in all and of a system: more say no more, fewer say nothing
+MAX_SAMPLED_CELLS = 10_000  # neighbours are searched among at most this many cells
+MIN_CELLS_PER_SYSTEM = 20  # smaller systems are left out: they have too few cells to tell
 N_NEIGHBORS = 15
-APART = 0.05  # of full mixing; below it a system counts as lying apart
+SEPARATION_THRESHOLD = 0.05  # of full mixing; below it a system counts as lying apart
 
 
 def cross_system_neighbors(embedding: np.ndarray, system: np.ndarray) -> pd.Series:
@@ -38,11 +39,11 @@ def cross_system_neighbors(embedding: np.ndarray, system: np.ndarray) -> pd.Seri
     >>> cross_system_neighbors(embedding, np.repeat(["human", "mouse"], 50)).to_dict()
     {'human': 0.0, 'mouse': 0.0}
     """
-    if len(system) > MOST_CELLS:
-        rows = np.random.default_rng(0).choice(len(system), MOST_CELLS, replace=False)
+    if len(system) > MAX_SAMPLED_CELLS:
+        rows = np.random.default_rng(0).choice(len(system), MAX_SAMPLED_CELLS, replace=False)
         embedding, system = embedding[rows], system[rows]
     sizes = pd.Series(system).value_counts()
-    sizes = sizes[sizes >= FEWEST_CELLS].sort_index()
+    sizes = sizes[sizes >= MIN_CELLS_PER_SYSTEM].sort_index()
     if len(sizes) < 2:
         return pd.Series(dtype=float)
     near = nearest_neighbors(embedding, N_NEIGHBORS).indices  # (n, k)
@@ -50,12 +51,12 @@ def cross_system_neighbors(embedding: np.ndarray, system: np.ndarray) -> pd.Seri
     return over_full_mixing(foreign, system, sizes)
 
 
-def warn_if_systems_apart(
+def warn_about_separated_systems(
     embedding: np.ndarray, system: np.ndarray, epochs: int, usual_epochs: int, stacklevel: int
 ) -> None:
     """Warn where cells of a system have hardly any neighbours of other systems, and say what can be done."""
     mixing = cross_system_neighbors(embedding, system)
-    apart = mixing[mixing < APART]
+    apart = mixing[mixing < SEPARATION_THRESHOLD]
     if apart.empty:
         return
     longer = f"train longer ({epochs:,} of the usual {usual_epochs:,} epochs so far), " if epochs < usual_epochs else ""

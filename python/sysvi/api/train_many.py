@@ -154,7 +154,7 @@ def train_many(
     >>> runs[0].model.get_latent_representation().shape
     (300, 15)
     """
-    check_only_lists("train_many", settings)
+    refuse_single_values("train_many", settings)
     of_model, of_training = split_settings("train_many", settings)
     runs = combinations(seeds, cycle_weights, kl_weights, priors)
     categorical = with_batch(batch_key, categorical_covariate_keys)
@@ -162,7 +162,7 @@ def train_many(
     return train_each(adata, runs, of_model, of_training, device, as_callback(progress), on_run)
 
 
-def check_only_lists(function: str, settings: Mapping[str, Any]) -> None:
+def refuse_single_values(function: str, settings: Mapping[str, Any]) -> None:
     """An InputError where a setting that models differ in is given as a single one."""
     for one in Combination._fields:
         if one in settings:
@@ -210,7 +210,7 @@ def train_each(
     chosen = choose_device(device)
     runs: list[Run] = []
     trainers: list[Callable[..., None]] = []
-    at_once = models_at_once(chosen)
+    at_once = n_parallel_models(chosen)
     with single_thread_pool(chosen, at_once) as pool:
         # Models start in one thread too: a mixture's components are encoded cells.
         for seed, cycle, kl, prior in grid:
@@ -223,12 +223,12 @@ def train_each(
         return _train(pool, runs, trainers, story, on_run)
 
 
-def models_at_once(device: torch.device) -> int:
+def n_parallel_models(device: torch.device) -> int:
     """How many models train side by side on a device.
 
     Examples
     --------
-    >>> models_at_once(torch.device("cpu")) == torch.get_num_threads(), models_at_once(torch.device("cuda"))
+    >>> n_parallel_models(torch.device("cpu")) == torch.get_num_threads(), n_parallel_models(torch.device("cuda"))
     (True, 12)
     """
     return MODELS_ON_A_CARD if device.type == "cuda" else n_parallel_workers(device)

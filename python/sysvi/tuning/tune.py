@@ -19,9 +19,9 @@ from sysvi._core.progress import as_callback
 from sysvi._core.settings import ModelSettings, Prior, TrainSettings, whole_number
 from sysvi._version import __version__
 from sysvi.api.integrate import split_settings, with_batch
-from sysvi.api.separation import APART
+from sysvi.api.separation import SEPARATION_THRESHOLD
 from sysvi.api.sysvi import SysVI
-from sysvi.api.train_many import Combination, Run, check_only_lists, combinations, train_each
+from sysvi.api.train_many import Combination, Run, refuse_single_values, combinations, train_each
 from sysvi.data.labels import read_labels, stratified_sample
 from sysvi.data.row_blocks import row_blocks, row_sliceable
 from sysvi.evaluation.scores import BIOLOGY, best_setting, paper_scores
@@ -31,7 +31,7 @@ from sysvi.tuning.run_store import RunStore
 SETTING = ["cycle_weight", "kl_weight", "prior"]
 USUAL = (TrainSettings.cycle_weight, TrainSettings.kl_weight)
 Key = tuple[float, float, Prior, int]  # of a run: its setting and its seed
-LOST_MIXING, MANY_COLLAPSED, MOVED = 0.5, 0.5, 0.3  # where warnings begin, with APART
+LOST_MIXING, MANY_COLLAPSED, MOVED = 0.5, 0.5, 0.3  # where warnings begin, with SEPARATION_THRESHOLD
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def tune(
     >>> adata.obsm["X_sysVI"].shape
     (300, 15)
     """
-    check_only_lists("tune", settings)
+    refuse_single_values("tune", settings)
     if not key_added or "/" in key_added:
         raise InputError(f"key_added is {key_added!r}; a name in obsm must not be empty or contain a slash.")
     of_model, of_training = split_settings("tune", settings)
@@ -426,12 +426,12 @@ def _warnings(run: pd.Series, settings: pd.DataFrame, criterion: Criterion, embe
     """What a user must know of the chosen run."""
     mixing, standardised = run[criterion.mixing], run[f"{criterion.mixing}, standardised"]
     n_latent = embedding.shape[1]
-    if settings[criterion.mixing].max() < APART:
+    if settings[criterion.mixing].max() < SEPARATION_THRESHOLD:
         yield (
             f"The systems stay apart in every setting ({criterion.mixing} is {settings[criterion.mixing].max():.2f} at "
             "most): try longer training (max_epochs), other seeds, or the prior standard_normal."
         )
-    elif mixing < APART:
+    elif mixing < SEPARATION_THRESHOLD:
         yield (
             f"The chosen setting leaves the systems apart ({criterion.mixing} is {mixing:.2f}), as those that mix them "
             "keep less of the biology: look at these too, and try other seeds or the prior standard_normal."

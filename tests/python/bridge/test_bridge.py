@@ -97,7 +97,7 @@ def test_integrate_equals_python(make_adata):
 
 
 def test_warnings_are_told_in_words_of_r_whatever_the_filters(make_adata, monkeypatch):
-    monkeypatch.setattr(sysvi.api.separation, "APART", 10)  # everything is apart
+    monkeypatch.setattr(sysvi.api.separation, "SEPARATION_THRESHOLD", 10)  # everything is apart
     adata, heard = make_adata(), []
     values, arrays = task(adata)
     with warnings.catch_warnings():
