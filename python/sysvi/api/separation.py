@@ -1,4 +1,4 @@
-"""Whether an embedding leaves systems apart: neighbours from other systems, system by system, without labels."""
+"""Systems that stay apart in an embedding, found by their neighbours from other systems; no labels are needed."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from sysvi.metrics._shared_neighbors import over_full_mixing
 MAX_SAMPLED_CELLS = 10_000  # neighbours are searched among at most this many cells
 MIN_CELLS_PER_SYSTEM = 20  # smaller systems are left out: they have too few cells to tell
 N_NEIGHBORS = 15
-SEPARATION_THRESHOLD = 0.05  # of full mixing; below it a system counts as lying apart
+SEPARATION_THRESHOLD = 0.05  # a system with a smaller share of the neighbours of full mixing counts as apart
 
 
 def cross_system_neighbors(embedding: np.ndarray, system: np.ndarray) -> pd.Series:
-    """Of each system, the share of its cells' neighbours that are of other systems, relative to full mixing.
+    """Share of each system's neighbours that are from other systems, relative to full mixing.
 
     Parameters
     ----------
     embedding
-        Cells x dimensions.
+        Embedding, cells x latent dimensions.
     system
-        System of each cell, (n,). Of more than 10,000 cells a random sample is taken, always the same.
+        System of each cell, (n,). Of more than 10,000 cells a random sample of fixed seed is used.
 
     Returns
     -------
     pandas.Series
-        0 (no neighbour is of another system) to about 1 (as many as among all cells), by system. Systems of fewer than
-        20 cells are left out, and where fewer than two are left, all.
+        From 0 (no neighbour is from another system) to about 1 (as many as among all cells), by system. Systems of
+        fewer than 20 cells are left out; empty if fewer than two systems remain.
 
     Examples
     --------
@@ -46,15 +46,15 @@ def cross_system_neighbors(embedding: np.ndarray, system: np.ndarray) -> pd.Seri
     sizes = sizes[sizes >= MIN_CELLS_PER_SYSTEM].sort_index()
     if len(sizes) < 2:
         return pd.Series(dtype=float)
-    near = nearest_neighbors(embedding, N_NEIGHBORS).indices  # (n, k)
-    foreign = (system[near] != system[:, None]).mean(1)  # (n,)
-    return over_full_mixing(foreign, system, sizes)
+    neighbors = nearest_neighbors(embedding, N_NEIGHBORS).indices  # (n, k)
+    share_of_others = (system[neighbors] != system[:, None]).mean(1)  # (n,)
+    return over_full_mixing(share_of_others, system, sizes)
 
 
 def warn_about_separated_systems(
     embedding: np.ndarray, system: np.ndarray, epochs: int, usual_epochs: int, stacklevel: int
 ) -> None:
-    """Warn where cells of a system have hardly any neighbours of other systems, and say what can be done."""
+    """Warn if cells of a system have hardly any neighbours from other systems, and say what to try."""
     mixing = cross_system_neighbors(embedding, system)
     apart = mixing[mixing < SEPARATION_THRESHOLD]
     if apart.empty:

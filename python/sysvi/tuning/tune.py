@@ -18,10 +18,12 @@ from sysvi._core.fingerprint import fingerprint
 from sysvi._core.progress import as_callback
 from sysvi._core.settings import ModelSettings, Prior, TrainSettings, whole_number
 from sysvi._version import __version__
-from sysvi.api.integrate import split_settings, with_batch
+from sysvi.api.integrate import split_settings
 from sysvi.api.separation import SEPARATION_THRESHOLD
 from sysvi.api.sysvi import SysVI
-from sysvi.api.train_many import Combination, Run, refuse_single_values, combinations, train_each
+from sysvi.api.train_many import Combination, Run, combinations, refuse_single_values, train_each
+from sysvi.data.columns import Columns
+from sysvi.data.from_anndata import check_writable, read_data, read_vocabulary, write_setup
 from sysvi.data.labels import read_labels, stratified_sample
 from sysvi.data.row_blocks import row_blocks, row_sliceable
 from sysvi.evaluation.scores import BIOLOGY, best_setting, paper_scores
@@ -193,18 +195,27 @@ def tune(
     refuse_single_values("tune", settings)
     if not key_added or "/" in key_added:
         raise InputError(f"key_added is {key_added!r}; a name in obsm must not be empty or contain a slash.")
-    of_model, of_training = split_settings("tune", settings)
+    model_kwargs, train_kwargs = split_settings("tune", settings)
     on_event = as_callback(progress)
     each_seed = seeds if isinstance(seeds, Iterable) else range(whole_number("seeds", seeds, 1))
     grid = combinations(list(each_seed), cycle_weights, kl_weights, priors)
     if any(ramp[1:] != usual[1:] for one in grid for ramp, usual in zip(one[1:3], USUAL, strict=True)):
         raise InputError("tune compares weights that are plain numbers: a sysvi.Ramp cannot be one of them.")
-    categorical = with_batch(batch_key, categorical_covariate_keys)
-    SysVI.setup_anndata(adata, system_key, layer, categorical, continuous_covariate_keys, weight_systems)
+    columns = Columns.from_arguments(
+        system_key,
+        batch_key,
+        layer=layer,
+        categorical_covariate_keys=categorical_covariate_keys,
+        continuous_covariate_keys=continuous_covariate_keys,
+        weight_systems=weight_systems,
+    )
+    check_writable(adata)
+    read_vocabulary(adata, columns)  # for its checks, before any run is measured
+    write_setup(adata, columns)
 
     criterion = _yardstick(adata, system_key, batch_key, label_key, layer, min_cells, max_cells)
     on_event(Event("prepare", criterion.describe()))
-    store = _store(adata, layer, output, of_model, of_training)
+    store = _store(adata, columns, output, model_kwargs, train_kwargs)
     results = _Results(adata, criterion, store)
     results.take_finished(grid)
     if results.rows:
@@ -212,7 +223,8 @@ def tune(
     missing = [one for one in grid if _name(_key(one)) not in results.rows]
     try:
         if missing:
-            train_each(adata, missing, of_model, of_training, device, on_event, results.take)
+            data = read_data(adata, columns)
+            train_each(adata, data, missing, model_kwargs, train_kwargs, device, on_event, results.take)
         found = results.choose(grid)
     except BaseException:
         if store is not None:
@@ -324,24 +336,27 @@ def _yardstick(
 
 
 def _store(
-    adata: AnnData, layer: str | None, output: str | Path | None, of_model: dict[str, Any], of_training: dict[str, Any]
+    adata: AnnData,
+    columns: Columns,
+    output: str | Path | None,
+    model_kwargs: dict[str, Any],
+    train_kwargs: dict[str, Any],
 ) -> RunStore | None:
     """The folder of runs, where there is one."""
     if output is None:
         return None
-    setup = adata.uns["sysvi_setup"]
-    columns = [setup["system_key"], *setup["categorical"], *setup["continuous"]]
-    if key := of_model.get("pseudoinputs_label_key"):
+    expression, keys = get_expression(adata, columns.layer)[1], list(columns.all)
+    if key := model_kwargs.get("pseudoinputs_label_key"):
         check_obs_column(adata, key, "pseudoinputs_label_key")
-        columns.append(key)
+        keys.append(key)
     names = {f.name for f in fields(ModelSettings)}
-    model = asdict(ModelSettings(**{name: value for name, value in of_model.items() if name in names}))
+    model = asdict(ModelSettings(**{name: value for name, value in model_kwargs.items() if name in names}))
     del model["prior"]  # runs differ in it
-    others = {name: value for name, value in of_model.items() if name not in names and value is not None}
-    training = {k: v for k, v in TrainSettings(**of_training).as_dict().items() if k not in Combination._fields}
+    others = {name: value for name, value in model_kwargs.items() if name not in names and value is not None}
+    training = {k: v for k, v in asdict(TrainSettings(**train_kwargs)).items() if k not in Combination._fields}
     made_of = {
-        "data": fingerprint(get_expression(adata, layer)[1], adata.var_names, *(adata.obs[key] for key in columns)),
-        "columns": str(setup),
+        "data": fingerprint(expression, adata.var_names, *(adata.obs[key] for key in keys)),
+        "columns": str(columns.to_json()),
         "settings": {name: _in_full(value) for name, value in sorted({**model, **others, **training}.items())},
         "usual ramps": str(USUAL),
         "version of sysvi": __version__,

@@ -1,3 +1,5 @@
+from dataclasses import asdict
+
 import numpy as np
 import oracle
 import pytest
@@ -40,7 +42,7 @@ def test_settings_read_weights_as_ramps():
     default = TrainSettings().cycle_weight
     assert settings.cycle_weight == Ramp(7.0, default.start, default.end)
     assert settings.kl_weight == Ramp(1.0, 0.0, 0.5)
-    assert settings.as_dict()["lr"] == settings.lr
+    assert asdict(settings)["lr"] == settings.lr
 
 
 COUNTS = ["n_latent", "n_hidden", "n_layers", "n_prior_components", "embedding_dim"]
