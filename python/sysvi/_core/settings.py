@@ -12,8 +12,6 @@ from operator import index
 from types import NoneType
 from typing import Any, Literal, NamedTuple, cast, get_args, get_origin, get_type_hints
 
-import numpy as np
-
 from sysvi._core.errors import InputError
 
 Prior = Literal["vamp", "gmm", "standard_normal"]
@@ -330,7 +328,12 @@ def positive_number(name: str, value: Any) -> float:
 
 def flag(name: str, value: Any) -> bool:
     """The value of setting `name` as a plain bool (0 and 1 are accepted), or an InputError that names it."""
-    if not isinstance(value, (int, np.integer, np.bool_)) or value not in (0, 1):
+    try:
+        numpy_bool = getattr(value, "shape", None) == () and value.dtype == bool  # has no __index__
+        good = numpy_bool or index(value) in (0, 1)
+    except TypeError:
+        good = False
+    if not good:
         raise InputError(f"{name} is {value!r}; it must be True or False.")
     return bool(value)
 
