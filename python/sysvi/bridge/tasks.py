@@ -1,0 +1,320 @@
+"""The tasks that R can call, one function each, and their registry `TASKS`.
+
+A task is given values (a JSON object), named arrays, expression and a function for events; it returns values and named
+arrays. Shapes: n cells, G genes, L latent dimensions.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+from sysvi._core.device import choose_device, describe_device
+from sysvi._core.errors import InputError
+from sysvi._core.events import Event, OnEvent, preparation_reporter
+from sysvi._core.settings import ModelSettings, TrainSettings
+from sysvi.api.integrate import integrate
+from sysvi.api.sysvi import SysVI
+from sysvi.bridge.translation import translate_for_r
+from sysvi.bridge.transport import ExpressionBuffer
+from sysvi.data.columns import Columns
+from sysvi.data.ensure_prepared import ensure_prepared
+from sysvi.data.orthologs import join_systems, map_orthologs, read_orthologs
+from sysvi.data.prepare import ignore_few_genes_warning, prepare
+from sysvi.data.simulate import simulate_systems
+from sysvi.evaluation.batch_strength import batch_strength
+from sysvi.evaluation.evaluate import PCA_KEY, evaluate_in_detail
+from sysvi.model.checkpoint import MODEL_FILE
+from sysvi.tuning.tune import tune
+
+Values = Mapping[str, Any]
+Arrays = Mapping[str, Any]
+Answer = tuple[dict[str, Any], dict[str, np.ndarray]]
+Task = Callable[[Values, Arrays, ExpressionBuffer, OnEvent], Answer]
+
+
+def _integrate(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_event: OnEvent) -> Answer:
+    """Train a model; the answer is the embedding (n, L) and the bytes of the model's file."""
+    adata = _training_cells(values, arrays, expression, on_event)
+    model = integrate(adata, **_training_arguments(values), seed=values["seed"], progress=on_event)
+    return {}, {"embedding": adata.obsm["X_sysVI"], "model": _model_bytes(model)}
+
+
+def _tune(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_event: OnEvent) -> Answer:
+    """Compare settings; the answer is tables of runs and settings, the choice, its embedding (n, L) and its model."""
+    found = tune(
+        _training_cells(values, arrays, expression, on_event),
+        **_training_arguments(values),
+        label_key=values["label"],
+        output=values["folder"],
+        progress=on_event,
+        **values["compared"],
+    )
+    settings = found.settings.reset_index()
+    answer: dict[str, Any] = {
+        "runs": _columns(found.runs, "prior", "status", "chosen", "representative"),
+        "settings": _columns(settings, "prior", "chosen"),
+        "chosen": found.choice,
+        "mixing": found.mixing,
+        "why": found.why,
+        "warnings": list(found.warnings),
+        "n_missing": found.n_missing,
+    }
+    return answer, {
+        "runs": _numbers(found.runs, answer["runs"]),
+        "settings": _numbers(settings, answer["settings"]),
+        "embedding": found.embedding,
+        "model": _model_bytes(found.model),
+    }
+
+
+def _training_cells(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_event: OnEvent) -> AnnData:
+    """Cells with their variable genes, or with all genes if R chose the genes."""
+    adata = _anndata(values, arrays, expression)
+    if values["choose_genes"] is None:
+        return adata
+    return prepare(
+        adata,
+        values["system"],
+        values["batch"],
+        normalize=False,
+        copy=False,
+        report=preparation_reporter(on_event),
+        **values["choose_genes"],
+    )
+
+
+def _training_arguments(values: Values) -> dict[str, Any]:
+    """The arguments that `integrate` and `tune` have in common."""
+    columns = Columns.from_json({"layer": None, **values})
+    return {**columns.to_arguments(), "device": values["device"], **values["settings"]}
+
+
+def _model_bytes(model: SysVI) -> np.ndarray:
+    """The bytes of the model's saved file."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(folder)
+        return np.fromfile(Path(folder, MODEL_FILE), np.uint8)
+
+
+def _embed(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_event: OnEvent) -> Answer:
+    """Embed cells with a trained model; the answer is the embedding (n, L)."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, MODEL_FILE)
+        file.write_bytes(bytes(arrays["model"]))
+        model = SysVI.load(file, device=values["device"])
+    adata = _anndata(values, arrays, expression)
+    if model.columns.layer is not None:
+        adata.layers[model.columns.layer] = adata.X
+    return {}, {"embedding": np.asarray(model.get_latent_representation(adata))}
+
+
+def _prepare_systems(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_event: OnEvent) -> Answer:
+    """Join systems on the gene names of the reference system.
+
+    The answer is the expression as arrays of a CSR matrix, and the counts if they were normalised.
+    """
+    systems = {
+        system["name"]: AnnData(
+            expression.take_layer(i, len(system["genes"])),
+            obs=pd.DataFrame(index=pd.Index(system["cells"], dtype=object)),
+            var=pd.DataFrame(index=pd.Index(system["genes"], dtype=object)),
+        )
+        for i, system in enumerate(values["systems"])
+    }
+    if values["orthologs"] is not None:
+        systems = _map_genes(systems, values, on_event)
+    key = values["system"]
+    joined = join_systems(systems, key)
+    del systems
+    with ignore_few_genes_warning():
+        prepared = prepare(
+            joined,
+            key,
+            n_top_genes=joined.n_vars,  # all genes: variable genes are chosen when a model is trained
+            min_cells=values["min_cells"],
+            normalize=values["normalize"],
+            report=lambda line: None if "ariable" in line else preparation_reporter(on_event)(line),
+        )
+    x = prepared.X
+    if x.nnz > np.iinfo(np.int32).max:
+        raise InputError(
+            f"The joined matrix has {x.nnz:,} non-zero values, more than a sparse matrix of R holds: prepare the "
+            "systems in Python, or give fewer cells."
+        )
+    out = {"expression": x.data, "genes": x.indices.astype(np.int32), "starts": x.indptr.astype(np.int32)}
+    if values["normalize"]:
+        out["counts"] = prepared.layers["counts"].data  # stored at the same positions as the normalised values
+    return {"cells": list(prepared.obs_names), "genes": list(prepared.var_names)}, out
+
+
+def _map_genes(systems: dict[str, AnnData], values: Values, on_event: OnEvent) -> dict[str, AnnData]:
+    """Rename the genes of all systems to those of the reference system.
+
+    The names of a system are looked up in the column of the ortholog table that has most of them.
+    """
+    given = values["orthologs"]
+    table = read_orthologs(given if isinstance(given, str) else pd.DataFrame(given))
+
+    def best_column(system: str) -> str:
+        return max(table.columns, key=lambda column: int(systems[system].var_names.isin(table[column]).sum()))
+
+    target = best_column(values["reference"])
+    return {
+        name: adata
+        if best_column(name) == target
+        else map_orthologs(
+            adata,
+            table,
+            source=best_column(name),
+            target=target,
+            duplicates=values["duplicates"],
+            report=lambda line, name=name: on_event(Event("prepare", f"{name}: {line}")),  # type: ignore[misc]
+        )
+        for name, adata in systems.items()
+    }
+
+
+def _evaluate(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_event: OnEvent) -> Answer:
+    """Measure the embeddings in the arrays ``embedding0``, ...
+
+    The answer is the table, the values by label and by cell, and notes.
+
+    The value ``before`` names the embedding with the principal components before integration, if there is one.
+    """
+    adata = _anndata(values, arrays, expression)
+    for i, name in enumerate(values["embeddings"]):
+        adata.obsm[name] = np.ascontiguousarray(arrays[f"embedding{i}"])
+    if values["before"] is not None:
+        adata.obsm[PCA_KEY] = adata.obsm[values["before"]]
+    if not values["choose_genes"]:
+        adata.uns["sysvi_prepare"] = {}  # keeps `evaluate` from choosing variable genes
+    found = evaluate_in_detail(
+        adata,
+        values["measured"],
+        system_key=values["system"],
+        batch_key=values["batch"],
+        label_key=values["label"],
+        device=values["device"],
+        seed=values["seed"],
+        progress=on_event,
+        **values["settings"],
+    )
+    table = found.table.reset_index()
+    table["convention"] = [
+        translate_for_r(text).replace(f"'{PCA_KEY}'", f"'{values['before']}'") for text in table["convention"]
+    ]
+    answer: dict[str, Any] = {
+        "table": _columns(table, "metric", "group", "in_score", "convention"),
+        "per_label": _columns(found.per_label, "embedding", "metric", "by", "name"),
+        "per_cell": list(found.per_cell.columns.map(": ".join)),
+        "notes": [translate_for_r(note) for note in found.notes],
+    }
+    return answer, {
+        "table": _numbers(table, answer["table"]),
+        "per_label": _numbers(found.per_label, answer["per_label"]),
+        "per_cell": found.per_cell.to_numpy(np.float64),
+        "rows": adata.obs_names.get_indexer(found.per_cell.index).astype(np.int32),
+    }
+
+
+def _batch_strength(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_event: OnEvent) -> Answer:
+    """Compare differences between systems with those between batches; the answer is advice, table and distances."""
+    with ignore_few_genes_warning():
+        adata, layer = ensure_prepared(
+            _anndata(values, arrays, expression),
+            values["system"],
+            values["batch"],
+            all_genes=not values["choose_genes"],
+            report=preparation_reporter(on_event),
+        )
+    found = batch_strength(
+        adata,
+        values["system"],
+        values["batch"],
+        values["label"],
+        layer=layer,
+        seed=values["seed"],
+        **values["settings"],
+    )
+    table = found.table.reset_index()
+    answer: dict[str, Any] = {
+        "substantial": found.substantial,
+        "advice": found.advice,
+        "table": _columns(table, "label", "system"),
+        "distances": _columns(found.distances, "label", "kind", "system_1", "batch_1", "system_2", "batch_2"),
+    }
+    return answer, {
+        "table": _numbers(table, answer["table"]),
+        "distances": _numbers(found.distances, answer["distances"]),
+    }
+
+
+def _columns(table: pd.DataFrame, *texts: str) -> dict[str, Any]:
+    """Names of a table's columns, and the values of columns that are not numeric; `_numbers` has the numeric ones."""
+    return {"order": list(table), "texts": {name: table[name].tolist() for name in texts}}
+
+
+def _numbers(table: pd.DataFrame, described: Values) -> np.ndarray:
+    """The numeric columns of a table, (rows, columns); as an array, since JSON has no NaN."""
+    return table.drop(columns=list(described["texts"])).to_numpy(np.float64)
+
+
+def _simulate(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_event: OnEvent) -> Answer:
+    """Simulate counts; the answer is the arrays of a CSR matrix, and the columns of the cells."""
+    adata = simulate_systems(**values)
+    x = sparse.csr_matrix(adata.X)
+    columns = {name: adata.obs[name].tolist() for name in adata.obs}
+    return (
+        {"cells": list(adata.obs_names), "genes": list(adata.var_names), "columns": columns},
+        {"values": x.data, "genes": x.indices.astype(np.int32), "starts": x.indptr.astype(np.int32)},
+    )
+
+
+def _device(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_event: OnEvent) -> Answer:
+    """Describe the device that would be used."""
+    return {"device": describe_device(choose_device(values["device"]))}, {}
+
+
+def _defaults(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_event: OnEvent) -> Answer:
+    """Defaults of the settings of model and training; a ramp is a list of value, start and end."""
+    return {"model": asdict(ModelSettings()), "training": asdict(TrainSettings())}, {}
+
+
+def _anndata(values: Values, arrays: Arrays, expression: ExpressionBuffer) -> AnnData:
+    """Cells with expression and columns; without expression if no genes are given.
+
+    The array of a categorical column holds codes from 0, and -1 for a missing value; that of a continuous column holds
+    numbers.
+    """
+    genes = values["genes"] or []
+    x = expression.take_all(len(genes)) if genes else None
+    if x is not None and "order" in arrays:
+        x = x[np.asarray(arrays["order"])]
+    obs = pd.DataFrame(index=pd.Index(values["cells"], dtype=object))
+    for i, column in enumerate(values["columns"]):
+        array = np.array(arrays[f"column{i}"])
+        levels = column["levels"]
+        obs[column["name"]] = array if levels is None else pd.Categorical.from_codes(array, levels)
+    return AnnData(x, obs=obs, var=pd.DataFrame(index=pd.Index(genes, dtype=object)))
+
+
+TASKS: dict[str, Task] = {
+    "integrate": _integrate,
+    "tune": _tune,
+    "embed": _embed,
+    "prepare_systems": _prepare_systems,
+    "evaluate": _evaluate,
+    "batch_strength": _batch_strength,
+    "simulate": _simulate,
+    "device": _device,
+    "defaults": _defaults,
+}
