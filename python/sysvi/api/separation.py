@@ -11,7 +11,7 @@ from sysvi.metrics._neighbors import nearest_neighbors
 from sysvi.metrics._shared_neighbors import over_full_mixing
 
 MAX_SAMPLED_CELLS = 10_000  # neighbours are searched among at most this many cells
-MIN_CELLS_PER_SYSTEM = 20  # smaller systems are left out: they have too few cells to tell
+MIN_CELLS_PER_SYSTEM = 20  # smaller systems are left out: too few cells to judge
 N_NEIGHBORS = 15
 SEPARATION_THRESHOLD = 0.05  # a system with a smaller share of the neighbours of full mixing counts as apart
 
