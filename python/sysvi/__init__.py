@@ -1,4 +1,4 @@
-"""sysVI: integrate single-cell data sets that differ a lot.
+"""sysVI: integrate single-cell data sets with substantial batch effects.
 
 >>> import sysvi
 >>> counts = sysvi.datasets.simulate_systems(300, 200, seed=1)
@@ -12,5 +12,5 @@ import lazy_loader
 
 from sysvi._version import __version__ as __version__
 
-# Names are imported at their first use, from the modules that __init__.pyi lists: torch alone takes a second to load.
+# Names are imported when they are first used, from the modules listed in __init__.pyi: torch alone takes a second.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

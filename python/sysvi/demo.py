@@ -1,4 +1,4 @@
-"""The demonstration: simulated cells of two systems, integrated, measured and drawn."""
+"""The demonstration: simulate cells of two systems, integrate them, measure and plot the result."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 from anndata import AnnData
 
-from sysvi._core.events import Event, OnEvent, ignore_event
+from sysvi._core.events import Event, OnEvent, ignore_event, preparation_reporter
 from sysvi._core.figures import umap_before_after
 from sysvi._core.files import write_atomically
 from sysvi.api.integrate import integrate
@@ -16,40 +16,49 @@ from sysvi.data.simulate import simulate_systems
 from sysvi.metrics import shared_neighbors
 from sysvi.training.loop import TrainingRun
 
-N_GENES, SYSTEM_EFFECT = 800, 0.5  # PCA sees systems as far apart as human and mouse islets
-EPOCHS = 130  # a quarter of the default: simulated cells are quickly learnt
+N_GENES, SYSTEM_EFFECT = 800, 0.5  # gives systems that are as far apart in PCA as human and mouse islets
+EPOCHS = 130  # a quarter of the default, which is enough for simulated cells
 
 
 def run_demo(folder: Path, n_cells: int = 2000, seed: int = 0, on_event: OnEvent = ignore_event) -> pd.DataFrame:
-    """Simulate, prepare, integrate, measure and draw; write ``demo.h5ad`` and ``demo.png`` into `folder`.
+    """Simulate, prepare, integrate, measure and plot; write ``demo.h5ad`` and ``demo.png`` into `folder`.
+
+    Parameters
+    ----------
+    folder
+        Folder of the results; created if missing.
+    n_cells
+        Number of cells to simulate.
+    seed
+        Random seed of simulation and training.
+    on_event
+        Function called with each event.
 
     Returns
     -------
     pandas.DataFrame
-        What was done and measured, one row a quantity.
+        Sizes, speed and mixing before and after integration, one row for each.
     """
     import scanpy as sc
 
-    def say(line: str) -> None:
-        on_event(Event("prepare", line))
-
+    report = preparation_reporter(on_event)
     folder.mkdir(parents=True, exist_ok=True)
-    say(f"Simulating {n_cells:,} cells of two systems")
+    report(f"Simulating {n_cells:,} cells of two systems")
     adata = prepare(
-        simulate_systems(n_cells, N_GENES, system_effect=SYSTEM_EFFECT, seed=seed), "system", "batch", report=say
+        simulate_systems(n_cells, N_GENES, system_effect=SYSTEM_EFFECT, seed=seed), "system", "batch", report=report
     )
     sc.pp.pca(adata, n_comps=30, random_state=seed)
     model = integrate(adata, "system", "batch", max_epochs=EPOCHS, seed=seed, progress=on_event)
     assert model.run is not None
     table = summary(adata, "system", "cell_type", model.run, str(model.device))
     write_atomically(folder / "demo.h5ad", adata.write_h5ad)
-    on_event(Event("write", f"Drawing {folder / 'demo.png'}"))
+    on_event(Event("write", f"Plotting {folder / 'demo.png'}"))
     umap_before_after(adata, ["system", "cell_type"], folder / "demo.png", seed=seed)
     return table
 
 
 def summary(adata: AnnData, system_key: str, label_key: str, run: TrainingRun, device: str) -> pd.DataFrame:
-    """The demonstration's table."""
+    """Sizes, speed and mixing as a table of strings, one row for each."""
     system, label = adata.obs[system_key].to_numpy(), adata.obs[label_key].to_numpy()
     shared = {basis: shared_neighbors(adata.obsm[basis], system, label).mean() for basis in ("X_pca", "X_sysVI")}
     rows = {

@@ -1,5 +1,6 @@
 """The command line, end to end on files."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -16,12 +17,13 @@ from click.testing import CliRunner
 from scipy import sparse
 
 import sysvi
-from sysvi import SysVI
+from sysvi import ModelSettings, Ramp, SysVI, TrainSettings
 from sysvi._core.progress import JsonLines
 from sysvi.cli import main
 
 pytestmark = pytest.mark.filterwarnings("ignore:System .* has fewer cells", "ignore:Only .* genes remain")
 
+COMPARED = {"cycle_weight", "kl_weight", "prior"}  # settings of which `tune` takes several values
 COLUMNS = ["--system", "system", "--batch", "batch"]
 FAST = [*COLUMNS, "--epochs", "2", "--device", "cpu"]
 
@@ -203,7 +205,7 @@ def test_interrupted_training_still_writes(counts, tmp_path, monkeypatch):
             if event.stage == "epoch":
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr("sysvi.cli.JsonLines", Impatient)
+    monkeypatch.setattr("sysvi._core.progress.JsonLines", Impatient)
     run("integrate", counts, *FAST, "-o", tmp_path / "out.h5ad", "--json", code=130)
     record = anndata.read_h5ad(tmp_path / "out.h5ad").uns["sysvi"]
     assert json.loads(record["status"]) == "interrupted"
@@ -414,7 +416,7 @@ def test_demo(tmp_path):
     assert results["cells"] == "600"
 
 
-@pytest.mark.parametrize("name", ["integrate", "prepare", "demo"])
+@pytest.mark.parametrize("name", list(main.commands))
 def test_help_tells_what_every_option_means(name):
     text = re.sub(r"\s+", " ", run(name, "--help").stdout)
     for option in main.commands[name].params:
@@ -427,7 +429,66 @@ def test_help_tells_what_every_option_means(name):
 def test_help_names_the_commands():
     for flag in ("--help", "-h"):
         text = run(flag).stdout
-        assert all(re.search(rf"^  {name} +\w", text, re.M) for name in ("integrate", "prepare", "demo"))
+        assert all(re.search(rf"^  {name} +\w", text, re.M) for name in main.commands)
+
+
+@pytest.mark.parametrize(("command", "without"), [("integrate", {"seed"}), ("tune", {"seed", *COMPARED})])
+def test_every_setting_is_an_option_with_the_default_and_help_of_the_setting(command, without):
+    options = {option.name: option for option in main.commands[command].params}
+    for setting in (*dataclasses.fields(ModelSettings), *dataclasses.fields(TrainSettings)):
+        if setting.name not in without:
+            option, default = options[setting.name], setting.default
+            assert option.default == (default.value if isinstance(default, Ramp) else default)
+            assert option.help == setting.metadata["help"]
+
+
+OTHER_SETTINGS = [
+    ("n_hidden", ["--n-hidden", 8], 8),
+    ("trainable_priors", ["--no-trainable-priors"], False),
+    ("embed_categorical_covariates", ["--embed-categorical-covariates"], True),
+    ("pseudoinputs_system", ["--pseudoinputs", "system", "--pseudoinputs-system", "system2"], "system2"),
+    ("pseudoinputs", ["--pseudoinputs", "balanced_label", "--pseudoinputs-label", "cell_type"], "balanced_label"),
+    ("mixture_share", ["--mixture-share", 0.5], [0.5, 0.1, 0.6]),  # start and end of the default
+    ("adversarial_weight", ["--adversarial-weight", 2], [2, 0, 0]),
+    ("train_size", ["--early-stopping"], 0.9),
+    ("lr", ["--lr", 0.002], 0.002),
+    ("precision", ["--precision", "float32"], "float32"),
+]
+
+
+@pytest.mark.parametrize(("setting", "options", "value"), OTHER_SETTINGS, ids=[name for name, *_ in OTHER_SETTINGS])
+def test_settings_that_are_rarely_changed_reach_the_model(counts, tmp_path, setting, options, value):
+    run("integrate", counts, *FAST, "-o", tmp_path / "out.h5ad", *options)
+    record = anndata.read_h5ad(tmp_path / "out.h5ad").uns["sysvi"]
+    settings = json.loads(record["model_settings"]) | json.loads(record["train_settings"])
+    assert settings[setting] == value
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--n-layers", 0], "x>=1"),
+        (["--dropout-rate", 1], "0<=x<1"),
+        (["--mixture-share", 1.5], "0<=x<=1"),
+        (["--lr", 0], "x>0"),
+        (["--kl-weight", -1], "x>=0"),
+        (["--mixture", "other"], "'dimension', 'joint'"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_values_outside_of_the_limits_of_a_setting_are_refused(counts, tmp_path, options, message):
+    result = run("integrate", counts, *FAST, "-o", tmp_path / "out.h5ad", *options, code=2)
+    assert message in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("module", ["sysvi", "sysvi.cli"])
+def test_import_leaves_heavy_libraries_alone(module):
+    """So that `sysvi --help` and `import sysvi` are fast."""
+    heavy = ["torch", "anndata", "pandas", "scanpy", "matplotlib"]
+    code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"
 
 
 def test_module_is_the_command():

@@ -1,4 +1,4 @@
-"""The main job in one call."""
+"""Integration in one call: read the data, train a model, write the embedding."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from sysvi._core.checks import check_obs_column
 from sysvi._core.errors import InputError
 from sysvi._core.events import OnEvent
 from sysvi._core.settings import ModelSettings, TrainSettings
-from sysvi.api.separation import warn_if_systems_apart
-from sysvi.api.sysvi import SysVI
+from sysvi.api.separation import warn_about_separated_systems
+from sysvi.api.sysvi import MODEL_ARGUMENTS, SysVI
+from sysvi.data.columns import Columns
+from sysvi.data.from_anndata import check_writable, read_data, write_setup
 
 
 def integrate(
@@ -36,31 +38,31 @@ def integrate(
     Parameters
     ----------
     adata
-        Log-normalised expression of all systems, cells x genes, as :func:`sysvi.prepare` gives it. Gets the
-        embedding, float32 cells x latent dimensions, in ``obsm[key_added]``, what made it in ``uns["sysvi"]``, and
-        ``uns["sysvi_setup"]``.
+        Log-normalised expression of all systems, cells x genes, as :func:`sysvi.prepare` returns it. The embedding
+        (float32, cells x latent dimensions) is written into ``obsm[key_added]``, settings and versions into
+        ``uns["sysvi"]``, the columns into ``uns["sysvi_setup"]``.
     system_key
-        Column of ``adata.obs`` with the systems: the substantial effect (species, organoid and tissue, ...).
+        Column of ``adata.obs`` with the systems: the substantial effect to remove (species, organoid and tissue, ...).
     batch_key
-        Column with the batches (samples, donors), a weaker effect.
+        Column with the batches (samples, donors), a weaker effect to remove.
     layer
         Layer with the expression; ``adata.X`` by default.
     categorical_covariate_keys, continuous_covariate_keys
-        Columns with further effects to remove.
+        Columns with further covariates whose effects are removed.
     weight_systems
-        Count all systems the same in the loss, whatever their number of cells.
+        Let all systems count the same in the loss, whatever their number of cells.
     key_added
-        Where the embedding goes.
+        Name of the embedding in ``adata.obsm``.
     device
-        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
+        Device to train on: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
     seed
-        The same seed gives the same embedding (on a CPU to the bit, with up to three threads of torch or at a
-        given number of more).
+        Random seed. The same seed gives the same embedding; on a CPU every bit is the same for up to three torch
+        threads, and for any fixed number of more.
     progress
-        True draws a progress bar, False is silent, a function gets each :class:`sysvi.Event`.
+        True draws a progress bar, False is silent, a function is called with each :class:`sysvi.Event`.
     **settings
-        Any argument of :class:`sysvi.SysVI` and any field of :class:`sysvi.TrainSettings`: ``cycle_weight=20`` mixes
-        systems more, ``max_epochs``, ``batch_size``, ``n_latent``, ``prior``, ...
+        Any argument of :class:`sysvi.SysVI` and any field of :class:`sysvi.TrainSettings`: ``cycle_weight`` (20 mixes
+        systems more), ``max_epochs``, ``batch_size``, ``n_latent``, ``prior``, ...
 
     Returns
     -------
@@ -75,8 +77,8 @@ def integrate(
     Warns
     -----
     UserWarning
-        Where the embedding leaves a system apart: less than a twentieth of the neighbours from other systems that its
-        cells would have if all was mixed (15 nearest of up to 10,000 cells; no labels are needed).
+        If a system stays apart: its cells have less than a twentieth of the neighbours from other systems that they
+        would have in a fully mixed embedding (15 nearest neighbours among up to 10,000 cells; labels are not needed).
 
     Examples
     --------
@@ -86,36 +88,57 @@ def integrate(
     >>> adata.obsm["X_sysVI"].shape
     (300, 15)
     """
-    of_model, of_training = split_settings("integrate", settings)
+    model_kwargs, train_kwargs = split_settings("integrate", settings)
     if not isinstance(key_added, str) or not key_added or "/" in key_added:
-        raise InputError(f"key_added is {key_added!r}; a name in obsm is a text, not empty and without a slash.")
-    categorical = with_batch(batch_key, categorical_covariate_keys)
-    SysVI.setup_anndata(adata, system_key, layer, categorical, continuous_covariate_keys, weight_systems)
-    model = SysVI(adata, seed=seed, **of_model)
-    model.train(device=device, progress=progress, **of_training)
+        raise InputError(f"key_added is {key_added!r}; it must be a string, not empty and without a slash.")
+    columns = Columns.from_arguments(
+        system_key,
+        batch_key,
+        layer=layer,
+        categorical_covariate_keys=categorical_covariate_keys,
+        continuous_covariate_keys=continuous_covariate_keys,
+        weight_systems=weight_systems,
+    )
+    check_writable(adata)
+    data = read_data(adata, columns)
+    model = SysVI.from_data(adata, data, seed=seed, **model_kwargs)
+    write_setup(adata, columns)
+    model.train(device=device, progress=progress, **train_kwargs)
     adata.obsm[key_added] = model.get_latent_representation()
     adata.uns["sysvi"] = model.record()
-    run, system = model.run, check_obs_column(adata, system_key, "system_key")
-    assert run is not None
-    warn_if_systems_apart(adata.obsm[key_added], system, run.n_epochs, run.usual_epochs, stacklevel=2)
+    system = check_obs_column(adata, system_key, "system_key")
+    assert model.run is not None
+    warn_about_separated_systems(
+        adata.obsm[key_added], system, model.run.n_epochs, model.run.usual_epochs, stacklevel=2
+    )
     return model
 
 
 def split_settings(caller: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings for :class:`SysVI` and those for its training; an InputError that names those for neither."""
-    training = {f.name for f in fields(TrainSettings)}
-    modelling = {f.name for f in fields(ModelSettings)}
-    modelling |= {"pseudoinputs_data_indices", "pseudoinputs_label_key", "embedding_kwargs"}
-    if unknown := sorted(set(settings) - training - modelling):
-        raise InputError(
-            f"{caller} has no setting {', '.join(unknown)}; settings are {', '.join(sorted(training | modelling))}."
-        )
-    of_model, of_training = ({k: v for k, v in settings.items() if k in names} for names in (modelling, training))
-    return of_model, of_training
+    """Separate the arguments of :class:`sysvi.SysVI` from those of its training.
 
+    Parameters
+    ----------
+    caller
+        Name of the function that was given the settings, for the error message.
+    settings
+        Settings of both kinds.
 
-def with_batch(batch_key: str | None, keys: Sequence[str] | None) -> list[str]:
-    """The batch, where there is one, and the other categorical covariates."""
-    if isinstance(keys, str):
-        raise InputError(f"categorical_covariate_keys is the text {keys!r}; give a list of columns: [{keys!r}].")
-    return [*([] if batch_key is None else [batch_key]), *(keys or [])]
+    Returns
+    -------
+    tuple of dict
+        Arguments of the model, and arguments of training.
+
+    Raises
+    ------
+    InputError
+        For settings that are neither.
+    """
+    train_names = {f.name for f in fields(TrainSettings)}
+    model_names = {f.name for f in fields(ModelSettings)} | MODEL_ARGUMENTS
+    if unknown := sorted(set(settings) - train_names - model_names):
+        known = ", ".join(sorted(train_names | model_names))
+        raise InputError(f"{caller} has no setting {', '.join(unknown)}; settings are {known}.")
+    model_kwargs = {name: value for name, value in settings.items() if name in model_names}
+    train_kwargs = {name: value for name, value in settings.items() if name in train_names}
+    return model_kwargs, train_kwargs

@@ -1,4 +1,4 @@
-"""Looking inside the prior: which component each cell belongs to, and who shares it.
+"""The components of a trained prior: which one each cell belongs to, and whether systems share them.
 
 Shapes: n cells, K components, L latent dimensions.
 """
@@ -16,10 +16,11 @@ from torch import Tensor
 from sysvi._core.checks import check_obs_column
 from sysvi._core.errors import InputError
 from sysvi.api.sysvi import SysVI
+from sysvi.data.labels import read_labels
 from sysvi.kernels.densities import normal_log_density
 from sysvi.model.priors import MixturePrior
 
-CHUNK = 2**22  # densities at a time: 32 MB
+MAX_DENSITIES = 2**22  # number of log densities computed at a time: 32 MB of float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,18 +30,19 @@ class PriorComponents:
     Parameters
     ----------
     component
-        Best-supported component of each cell.
+        Best-supported component of each cell, indexed by cell.
     probability
-        Its probability among all components, for each cell: 1 where no other comes near, 1/K where all are equal.
+        Probability of that component among all components, indexed by cell: 1 if no other component comes near, 1/K if
+        all are equal.
     table
-        A row for each component: its ``weight`` in the mixture; how many cells (``n_cells``) and which ``share`` of all
-        have it as their best; ``system_mixing``, the entropy of the systems among these, each counted relative to its
-        size in the data: 0 if they are of one system, 1 if systems are as in the data; and with labels ``label``, the
-        most common one, and ``purity``, its share. NaN for a component that is no cell's best.
+        A row for each component: its ``weight`` in the mixture; number (``n_cells``) and ``share`` of the cells that it
+        supports best; ``system_mixing``, the entropy of the systems of these cells, each relative to its size in the
+        data (0: one system only, 1: systems as in the data). With labels also ``label``, the most common one, and
+        ``purity``, its share among the labelled cells. NaN for a component without (labelled) cells.
     systems
-        Cells of each component (rows) and system (columns).
+        Number of cells of each component (rows) and system (columns).
     labels
-        Cells of each component and label, or None.
+        Number of labelled cells of each component (rows) and label (columns); None without labels.
     """
 
     component: pd.Series
@@ -51,24 +53,25 @@ class PriorComponents:
 
 
 def prior_components(model: SysVI, adata: AnnData, label_key: str | None = None) -> PriorComponents:
-    """Say which component of the prior supports each cell best, and whether components are shared by systems.
+    """Find the component of the prior that supports each cell best, and whether systems share components.
 
-    A VampPrior or Gaussian mixture may place its components by type, across systems, or by system, which hinders
-    mixing. The support of component k for a cell at z, its posterior mean, is the log of what it adds to the prior's
-    density:
+    The components of a VampPrior or Gaussian mixture may each cover a cell type across systems, or a system, which
+    hinders mixing. The support of component k for a cell at z, its posterior mean, is the logarithm of its term in the
+    density of the prior:
 
     - ``mixture="joint"``: log w_k + Σ_d log N(z_d; m_kd, v_kd);
-    - ``mixture="dimension"``, where each dimension has a mixture of its own: that of k in all of them,
-      Σ_d (log w_k + log N(z_d; m_kd, v_kd)), as in the paper's code. A weight counts once a dimension here.
+    - ``mixture="dimension"``, with a mixture in each dimension: the sum over dimensions,
+      Σ_d (log w_k + log N(z_d; m_kd, v_kd)), as in the paper's code. The weight counts once per dimension.
 
     Parameters
     ----------
     model
-        Trained, with the prior ``"vamp"`` or ``"gmm"``.
+        Trained model with the prior ``"vamp"`` or ``"gmm"``.
     adata
-        Cells that fit the model, the training data or others.
+        Cells with the model's genes, systems and categories: the training data or others.
     label_key
-        Column of ``adata.obs`` with cell types.
+        Column of ``adata.obs`` with cell type labels. Cells whose label is missing, "unknown", "unassigned" and the
+        like count as unlabelled and are left out of the table of labels.
 
     Returns
     -------
@@ -78,7 +81,7 @@ def prior_components(model: SysVI, adata: AnnData, label_key: str | None = None)
     ------
     InputError
         If the model is untrained or its prior a standard normal, `adata` does not fit the model, or `label_key` is
-        missing or incomplete.
+        missing or labels no cell.
 
     Examples
     --------
@@ -94,7 +97,7 @@ def prior_components(model: SysVI, adata: AnnData, label_key: str | None = None)
         raise InputError("A standard normal prior has no components: train with prior='vamp' or 'gmm' to look at them.")
     key = model.vocabulary.system_key
     system = check_obs_column(adata, key, "system")
-    label = None if label_key is None else check_obs_column(adata, label_key, "label_key")
+    label, labelled = read_labels(adata, label_key)
     z = torch.from_numpy(np.asarray(model.get_latent_representation(adata))).double()  # (n, L)
     with torch.no_grad():
         mean, var = (part.cpu().double() for part in prior.components(model.module.encoder))  # (K, L)
@@ -113,9 +116,10 @@ def prior_components(model: SysVI, adata: AnnData, label_key: str | None = None)
     }
     labels = None
     if label is not None:
-        labels = _cross_table(best, label, str(label_key), index)
-        columns["label"] = labels.idxmax(axis=1).where(n_cells > 0)
-        columns["purity"] = (labels.max(axis=1) / n_cells).where(n_cells > 0)
+        labels = _cross_table(best[labelled], label[labelled], str(label_key), index)
+        n_labelled = labels.sum(axis=1)
+        columns["label"] = labels.idxmax(axis=1).where(n_labelled > 0)
+        columns["purity"] = (labels.max(axis=1) / n_labelled).where(n_labelled > 0)
     table = pd.DataFrame(columns, index=index)
     return PriorComponents(
         component, pd.Series(probability, adata.obs_names, name="probability"), table, systems, labels
@@ -126,24 +130,24 @@ def _best_component(z: Tensor, mean: Tensor, var: Tensor, log_w: Tensor) -> tupl
     """Best-supported component of each cell and its probability: (n, L), (K, L), (K, L), (K,) -> (n,), (n,)."""
     n = len(z)
     best, probability = np.empty(n, np.int64), np.empty(n)
-    rows = max(1, CHUNK // mean.numel())
+    rows = max(1, MAX_DENSITIES // mean.numel())
     for start in range(0, n, rows):
         support = normal_log_density(z[start : start + rows, None], mean, var).sum(2) + log_w  # (rows, K)
-        highest, which = support.softmax(1).max(1)
-        best[start : start + rows], probability[start : start + rows] = which.numpy(), highest.numpy()
+        highest, component = support.softmax(1).max(1)
+        best[start : start + rows], probability[start : start + rows] = component.numpy(), highest.numpy()
     return best, probability
 
 
 def _cross_table(component: np.ndarray, category: np.ndarray, name: str, index: pd.RangeIndex) -> pd.DataFrame:
-    """Cells of each component, also those without any, and category."""
+    """Number of cells of each component and category, with a row for every component in `index`."""
     table = pd.crosstab(component, pd.Series(category.astype(str), name=name).to_numpy())
     return table.reindex(index, fill_value=0).rename_axis(columns=name)
 
 
 def _mixing(counts: np.ndarray) -> np.ndarray:
-    """Entropy of the systems of each component relative to their sizes, 0 to 1: (K, S) -> (K,)."""
+    """Entropy of the systems in each component, relative to their sizes and scaled to [0, 1]: (K, S) -> (K,)."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        relative = counts / counts.sum(0)  # of each system, the share of its cells in a component
+        relative = counts / counts.sum(0)  # share of a system's cells that is in a component
         p = relative / relative.sum(1, keepdims=True)
         entropy = -np.where(p > 0, p * np.log(p), 0 * p).sum(1)
         return entropy / np.log(counts.shape[1]) if counts.shape[1] > 1 else np.full(len(counts), np.nan)

@@ -1,4 +1,4 @@
-"""Whether an embedding leaves systems apart: neighbours from other systems, system by system, without labels."""
+"""Systems that stay apart in an embedding, found by their neighbours from other systems; no labels are needed."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ import pandas as pd
 from sysvi.metrics._neighbors import nearest_neighbors
 from sysvi.metrics._shared_neighbors import relative_to_full_mixing
 
-MOST_CELLS, FEWEST_CELLS = 10_000, 20  # in all and of a system: more say no more, fewer say nothing
+MAX_SAMPLED_CELLS = 10_000  # neighbours are searched among at most this many cells
+MIN_CELLS_PER_SYSTEM = 20  # smaller systems are left out: too few cells to judge
 N_NEIGHBORS = 15
-APART = 0.05  # of full mixing; below it a system counts as lying apart
+SEPARATION_THRESHOLD = 0.05  # a system with a smaller share of the neighbours of full mixing counts as apart
 
 
 def cross_system_neighbors(embedding: np.ndarray, system: np.ndarray) -> pd.Series:
-    """Of each system, the share of its cells' neighbours that are of other systems, relative to full mixing.
+    """Share of each system's neighbours that are from other systems, relative to full mixing.
 
     Parameters
     ----------
     embedding
-        Cells x dimensions.
+        Embedding, cells x latent dimensions.
     system
-        System of each cell, (n,). Of more than 10,000 cells a random sample is taken, always the same.
+        System of each cell, (n,). Of more than 10,000 cells a random sample of fixed seed is used.
 
     Returns
     -------
     pandas.Series
-        0 (no neighbour is of another system) to about 1 (as many as among all cells), by system. Systems of fewer than
-        20 cells are left out, and where fewer than two are left, all.
+        From 0 (no neighbour is from another system) to about 1 (as many as among all cells), by system. Systems of
+        fewer than 20 cells are left out; empty if fewer than two systems remain.
 
     Examples
     --------
@@ -38,24 +39,24 @@ def cross_system_neighbors(embedding: np.ndarray, system: np.ndarray) -> pd.Seri
     >>> cross_system_neighbors(embedding, np.repeat(["human", "mouse"], 50)).to_dict()
     {'human': 0.0, 'mouse': 0.0}
     """
-    if len(system) > MOST_CELLS:
-        rows = np.random.default_rng(0).choice(len(system), MOST_CELLS, replace=False)
+    if len(system) > MAX_SAMPLED_CELLS:
+        rows = np.random.default_rng(0).choice(len(system), MAX_SAMPLED_CELLS, replace=False)
         embedding, system = embedding[rows], system[rows]
     sizes = pd.Series(system).value_counts()
-    sizes = sizes[sizes >= FEWEST_CELLS].sort_index()
+    sizes = sizes[sizes >= MIN_CELLS_PER_SYSTEM].sort_index()
     if len(sizes) < 2:
         return pd.Series(dtype=float)
-    near = nearest_neighbors(embedding, N_NEIGHBORS).indices  # (n, k)
-    foreign = (system[near] != system[:, None]).mean(1)  # (n,)
-    return relative_to_full_mixing(foreign, system, sizes)
+    neighbors = nearest_neighbors(embedding, N_NEIGHBORS).indices  # (n, k)
+    share_of_others = (system[neighbors] != system[:, None]).mean(1)  # (n,)
+    return relative_to_full_mixing(share_of_others, system, sizes)
 
 
-def warn_if_systems_apart(
+def warn_about_separated_systems(
     embedding: np.ndarray, system: np.ndarray, epochs: int, usual_epochs: int, stacklevel: int
 ) -> None:
-    """Warn where cells of a system have hardly any neighbours of other systems, and say what can be done."""
+    """Warn if cells of a system have hardly any neighbours from other systems, and say what to try."""
     mixing = cross_system_neighbors(embedding, system)
-    apart = mixing[mixing < APART]
+    apart = mixing[mixing < SEPARATION_THRESHOLD]
     if apart.empty:
         return
     longer = f"train longer ({epochs:,} of the usual {usual_epochs:,} epochs so far), " if epochs < usual_epochs else ""

@@ -1,4 +1,4 @@
-"""Several models at once, over one copy of the cells."""
+"""Training several models in parallel on one copy of the cells."""
 
 from __future__ import annotations
 
@@ -22,17 +22,19 @@ from sysvi._core.events import Event, OnEvent
 from sysvi._core.parallel import n_parallel_workers, single_thread_pool
 from sysvi._core.progress import as_callback
 from sysvi._core.settings import ModelSettings, Ramp, TrainSettings, as_ramp, whole_number
-from sysvi.api.integrate import split_settings, with_batch
+from sysvi.api.integrate import split_settings
 from sysvi.api.sysvi import SysVI
+from sysvi.data.columns import Columns
+from sysvi.data.from_anndata import ModelData, check_writable, read_data, write_setup
 from sysvi.training.loop import NonFiniteLossError, catch_interrupts
 
-MODELS_ON_A_CARD = 12  # side by side: the short operations of one model's step leave most of a card idle
+MODELS_PER_GPU = 12  # trained in parallel: the short operations of one model's step leave most of a GPU idle
 
 Value = TypeVar("Value", bound=Hashable)
 
 
 class Combination(NamedTuple):
-    """What models differ in."""
+    """The seed and the settings in which the models of `train_many` differ."""
 
     seed: int
     cycle_weight: Ramp
@@ -42,19 +44,19 @@ class Combination(NamedTuple):
 
 @dataclass
 class Run:
-    """One of several models, and what is its own.
+    """One of several models, with its seed and weights.
 
     Parameters
     ----------
     seed
-        The model's seed.
+        Random seed of the model.
     cycle_weight, kl_weight
-        The weights at the end of training.
+        Loss weights at the end of training.
     model
         The model.
     error
-        Why training failed: the loss became non-finite. The model is then of the last good epoch; if there was none,
-        it is untrained.
+        The error that ended training because the loss became non-finite; None: training did not fail. The model holds
+        the weights of the last good epoch; without one it is untrained.
     """
 
     seed: int
@@ -65,7 +67,7 @@ class Run:
 
     @property
     def prior(self) -> str:
-        """The model's prior."""
+        """Prior of the model."""
         return self.model.model_settings.prior
 
     @property
@@ -92,44 +94,43 @@ def train_many(
     on_run: Callable[[Run], object] = lambda run: None,
     **settings: Any,
 ) -> list[Run]:
-    """Train a model for every seed, cycle weight, KL weight and prior, over one copy of the data.
+    """Train a model for every combination of seed, cycle weight, KL weight and prior, on one copy of the data.
 
-    On a CPU as many models train side by side as torch has threads, each in one thread, so that no core waits for
-    another: several models keep all cores busy, but a single one trains sooner by :func:`sysvi.integrate`. On an
-    NVIDIA card up to twelve train side by side from the same cells there, each in streams of its own (three were
-    tried).
+    On a CPU as many models are trained in parallel as torch has threads, each in one thread: several models keep all
+    cores busy, but a single one is trained faster by :func:`sysvi.integrate`. On an NVIDIA GPU up to twelve models are
+    trained in parallel on the same cells, each in its own CUDA streams (measured with three).
 
-    Each model is the one that :func:`sysvi.integrate` gives with the same settings, to the bit where torch has up to
-    three threads. With more threads, or ``fused=False`` and more than one, sums are rounded otherwise: models start
-    equal to rounding, and training makes such differences larger.
+    Each model equals that of :func:`sysvi.integrate` with the same settings, in every bit if torch has up to three
+    threads. With more threads sums are rounded differently: models start equal up to rounding, and training amplifies
+    these differences.
 
     Parameters
     ----------
     adata
-        Log-normalised expression of all systems, cells x genes, as :func:`sysvi.prepare` gives it. Gets
-        ``uns["sysvi_setup"]`` and no embedding.
+        Log-normalised expression of all systems, cells x genes, as :func:`sysvi.prepare` returns it. The columns are
+        written into ``uns["sysvi_setup"]``; no embedding is written.
     system_key, batch_key
         Columns of ``adata.obs`` with the systems and with the batches.
     seeds, cycle_weights, kl_weights, priors
-        What the models differ in. A weight is a number or a :class:`sysvi.Ramp`, as the ``cycle_weight`` and the
-        ``kl_weight`` of :func:`sysvi.integrate`; a prior is ``"vamp"``, ``"gmm"`` or ``"standard_normal"``.
+        Values to combine. A weight is a number or a :class:`sysvi.Ramp`, as ``cycle_weight`` and ``kl_weight`` of
+        :func:`sysvi.integrate`; a prior is ``"vamp"``, ``"gmm"`` or ``"standard_normal"``.
     layer, categorical_covariate_keys, continuous_covariate_keys, weight_systems, device
         As in :func:`sysvi.integrate`.
     progress
-        True draws one progress bar for all models, False is silent, a function gets each :class:`sysvi.Event` in the
-        thread of the caller. Epochs, cells per second and seconds are those of all models together; an ``"epoch"``
-        has the losses of the model that did it, and its number, seed, weights and prior. ``"model"`` tells that one
-        ended.
+        True draws one progress bar for all models, False is silent, a function is called with each
+        :class:`sysvi.Event` in the thread of the caller. Epochs, cells per second and seconds are totals of all models;
+        an ``"epoch"`` event has the losses of one model, and its number, seed, weights and prior. A ``"model"`` event
+        reports the end of one model.
     on_run
-        Called with each run as it ends, in the thread of the caller; for instance to save it.
+        Function called with each run when it ends, in the thread of the caller; for example to save the model.
     **settings
         Any other setting of :func:`sysvi.integrate`, the same for all models.
 
     Returns
     -------
     list of Run
-        One for each combination, by seed, then cycle weight, KL weight and prior, in the order given. A run that failed
-        has its `error`; it does not end the others.
+        A run for each combination, by seed, then cycle weight, KL weight and prior, in the order given. A run that
+        failed has an `error`; it does not end the others.
 
     Raises
     ------
@@ -138,9 +139,9 @@ def train_many(
 
     Notes
     -----
-    Ctrl-C (or a KeyboardInterrupt that `progress` or `on_run` raises) stops all models after their current step: they
-    are usable, with ``status == "interrupted"``; models not yet begun are left out of the list. A second one raises
-    KeyboardInterrupt and gives no list.
+    Ctrl-C (or a KeyboardInterrupt raised by `progress` or `on_run`) stops all models after their current step. They
+    can be used and have ``status == "interrupted"``; models whose training had not begun are left out of the list. A
+    second Ctrl-C raises KeyboardInterrupt, and no list is returned.
 
     Examples
     --------
@@ -154,19 +155,28 @@ def train_many(
     >>> runs[0].model.get_latent_representation().shape
     (300, 15)
     """
-    check_only_lists("train_many", settings)
-    of_model, of_training = split_settings("train_many", settings)
-    runs = combinations(seeds, cycle_weights, kl_weights, priors)
-    categorical = with_batch(batch_key, categorical_covariate_keys)
-    SysVI.setup_anndata(adata, system_key, layer, categorical, continuous_covariate_keys, weight_systems)
-    return train_each(adata, runs, of_model, of_training, device, as_callback(progress), on_run)
+    refuse_single_values("train_many", settings)
+    model_kwargs, train_kwargs = split_settings("train_many", settings)
+    grid = combinations(seeds, cycle_weights, kl_weights, priors)
+    columns = Columns.from_arguments(
+        system_key,
+        batch_key,
+        layer=layer,
+        categorical_covariate_keys=categorical_covariate_keys,
+        continuous_covariate_keys=continuous_covariate_keys,
+        weight_systems=weight_systems,
+    )
+    check_writable(adata)
+    data = read_data(adata, columns)
+    write_setup(adata, columns)
+    return train_each(adata, data, grid, model_kwargs, train_kwargs, device, as_callback(progress), on_run)
 
 
-def check_only_lists(function: str, settings: Mapping[str, Any]) -> None:
-    """An InputError where a setting that models differ in is given as a single one."""
-    for one in Combination._fields:
-        if one in settings:
-            raise InputError(f"{function} has no setting {one}: give a list, {one}s=[{settings[one]!r}].")
+def refuse_single_values(function: str, settings: Mapping[str, Any]) -> None:
+    """An InputError if a setting that takes a list here, such as `seeds`, is given as a single value, `seed`."""
+    for name in Combination._fields:
+        if name in settings:
+            raise InputError(f"{function} has no setting {name}: give a list, {name}s=[{settings[name]!r}].")
 
 
 def combinations(
@@ -175,188 +185,216 @@ def combinations(
     kl_weights: Sequence[float | Ramp],
     priors: Sequence[str],
 ) -> list[Combination]:
-    """Every seed with every cycle weight, every KL weight and every prior, checked.
+    """Every combination of seed, cycle weight, KL weight and prior.
+
+    Raises
+    ------
+    InputError
+        If one of them is not a list, is empty, has a value twice or one that is not allowed.
 
     Examples
     --------
-    >>> [(one.seed, one.cycle_weight.value) for one in combinations([0, 1], [2, 5], [1], ["vamp"])]
+    >>> [(c.seed, c.cycle_weight.value) for c in combinations([0, 1], [2, 5], [1], ["vamp"])]
     [(0, 2.0), (0, 5.0), (1, 2.0), (1, 5.0)]
     """
-    return list(
-        starmap(
-            Combination,
-            product(
-                _different("seeds", seeds, lambda seed: whole_number("seed", seed, 0)),
-                _different(
-                    "cycle_weights", cycle_weights, lambda w: as_ramp(w, TrainSettings.cycle_weight, "cycle_weight")
-                ),
-                _different("kl_weights", kl_weights, lambda w: as_ramp(w, TrainSettings.kl_weight, "kl_weight")),
-                _different("priors", priors, lambda prior: ModelSettings(prior=prior).prior),
-            ),
-        )
+    values = product(
+        _distinct("seeds", seeds, lambda seed: whole_number("seed", seed, 0)),
+        _distinct("cycle_weights", cycle_weights, lambda w: as_ramp(w, TrainSettings.cycle_weight, "cycle_weight")),
+        _distinct("kl_weights", kl_weights, lambda w: as_ramp(w, TrainSettings.kl_weight, "kl_weight")),
+        _distinct("priors", priors, lambda prior: ModelSettings(prior=prior).prior),
     )
+    return list(starmap(Combination, values))
 
 
 def train_each(
     adata: AnnData,
+    data: ModelData,
     grid: Iterable[Combination],
-    of_model: Mapping[str, Any],
-    of_training: Mapping[str, Any],
+    model_kwargs: Mapping[str, Any],
+    train_kwargs: Mapping[str, Any],
     device: str,
     on_event: OnEvent,
     on_run: Callable[[Run], object],
 ) -> list[Run]:
-    """The models of `train_many`, of any combinations: `adata` is set up, and settings are sorted."""
+    """Train a model for each combination in `grid`, all on the same cells.
+
+    Parameters
+    ----------
+    adata
+        The AnnData from which `data` were read.
+    data
+        Columns, vocabulary and cells, as :func:`sysvi.data.from_anndata.read_data` returns them.
+    grid
+        Seed, weights and prior of each model.
+    model_kwargs, train_kwargs
+        Arguments of the models and of their training that all have in common.
+    device, on_event, on_run
+        As in :func:`train_many`.
+
+    Returns
+    -------
+    list of Run
+        A run for each combination whose training began, in the order of `grid`.
+    """
     chosen = choose_device(device)
     runs: list[Run] = []
     trainers: list[Callable[..., None]] = []
-    at_once = models_at_once(chosen)
-    with single_thread_pool(chosen, at_once) as pool:
-        # Models start in one thread too: a mixture's components are encoded cells.
-        for seed, cycle, kl, prior in grid:
-            model = SysVI(adata, seed=seed, prior=prior, _beside=runs[0].model if runs else None, **of_model)
-            runs.append(Run(seed, cycle.value, kl.value, model))
-            own = {**of_training, "device": str(chosen), "cycle_weight": cycle, "kl_weight": kl}
-            trainers.append(partial(model.train, **own))
-        runs[0].model.to_device(chosen)  # and the cells, once for all
-        story = _Story(runs, min(at_once, len(runs)), on_event)
-        return _train(pool, runs, trainers, story, on_run)
+    n_parallel = n_parallel_models(chosen)
+    with single_thread_pool(chosen, n_parallel) as pool:
+        # Models are created with one torch thread too, as they encode the cells at which components of a mixture start.
+        for seed, cycle_weight, kl_weight, prior in grid:
+            model = SysVI.from_data(adata, data, seed=seed, prior=prior, **model_kwargs)
+            runs.append(Run(seed, cycle_weight.value, kl_weight.value, model))
+            weights = {"cycle_weight": cycle_weight, "kl_weight": kl_weight}
+            trainers.append(partial(model.train, **{**train_kwargs, "device": str(chosen), **weights}))
+        runs[0].model.to_device(chosen)  # moves the cells, which all models share
+        events = _CombinedEvents(runs, min(n_parallel, len(runs)), on_event)
+        return _train(pool, runs, trainers, events, on_run)
 
 
-def models_at_once(device: torch.device) -> int:
-    """How many models train side by side on a device.
+def n_parallel_models(device: torch.device) -> int:
+    """How many models are trained in parallel on a device.
 
     Examples
     --------
-    >>> models_at_once(torch.device("cpu")) == torch.get_num_threads(), models_at_once(torch.device("cuda"))
+    >>> n_parallel_models(torch.device("cpu")) == torch.get_num_threads(), n_parallel_models(torch.device("cuda"))
     (True, 12)
     """
-    return MODELS_ON_A_CARD if device.type == "cuda" else n_parallel_workers(device)
+    return MODELS_PER_GPU if device.type == "cuda" else n_parallel_workers(device)
 
 
 def _train(
     pool: ThreadPoolExecutor,
     runs: Sequence[Run],
     trainers: Sequence[Callable[..., None]],
-    story: _Story,
+    events: _CombinedEvents,
     on_run: Callable[[Run], object],
 ) -> list[Run]:
-    """Call the trainer of each run in a thread of the pool; the runs that were begun, always the first ones."""
-    happened: SimpleQueue[tuple[int, Event | Future[bool]]] = SimpleQueue()  # number of the run, event or its end
-    told_to_stop = threading.Event()
-    n_begun, n_open = 0, len(runs)
+    """Train each run in a thread of the pool; return the runs that began, which are always the first ones.
+
+    The threads put events and ends of training into a queue; this thread reads it, so that callbacks are called here.
+    """
+    queue: SimpleQueue[tuple[int, Event | Future[bool]]] = SimpleQueue()  # number of a run, with its event or its end
+    stop_requested = threading.Event()
+    n_begun, n_unfinished = 0, len(runs)
     with catch_interrupts() as interrupted:
 
         def stop() -> bool:
-            return told_to_stop.is_set() or interrupted()
+            return stop_requested.is_set() or interrupted()
 
-        def work(i: int) -> bool:
-            """Whether the run was begun."""
+        def train_run(i: int) -> bool:
+            """Train run `i`; returns whether training began."""
             if stop():
                 return False
             try:
-                trainers[i](progress=lambda event: happened.put((i, event)), stop=stop)
+                trainers[i](progress=lambda event: queue.put((i, event)), stop=stop)
             except NonFiniteLossError as error:
                 runs[i].error = error
             return True
 
         try:
             for i in range(len(runs)):
-                pool.submit(work, i).add_done_callback(partial(lambda i, end: happened.put((i, end)), i))
-            while n_open:
-                i, what = happened.get()
+                pool.submit(train_run, i).add_done_callback(partial(lambda i, future: queue.put((i, future)), i))
+            while n_unfinished:
+                i, item = queue.get()
                 try:
-                    if isinstance(what, Future):
-                        n_open -= 1
-                        if what.result():
+                    if isinstance(item, Future):
+                        n_unfinished -= 1
+                        if item.result():
                             n_begun += 1
-                            on_run(runs[i])  # first: an interrupt at the event must not lose it
-                            story.model_ends(i)
+                            on_run(runs[i])  # before the event, so that an interrupt there does not lose the run
+                            events.end_of_model(i)
                     elif not stop():
-                        story.goes_on(i, what)
+                        events.event_of_model(i, item)
                 except KeyboardInterrupt:
                     if stop():
                         raise
-                    told_to_stop.set()
+                    stop_requested.set()
         finally:
-            told_to_stop.set()  # also when this ends by an error
-    story.ends(n_begun)
+            stop_requested.set()  # also after an error
+    events.end(n_begun)
     return list(runs[:n_begun])
 
 
-class _Story:
-    """Events of single runs in, events of all together out."""
+class _CombinedEvents:
+    """Turns the events of single models into events of all models together."""
 
-    def __init__(self, runs: Sequence[Run], at_once: int, on_event: OnEvent):
-        self.runs, self.at_once, self.on_event = runs, at_once, on_event
+    def __init__(self, runs: Sequence[Run], n_parallel: int, on_event: OnEvent):
+        self.runs, self.n_parallel, self.on_event = runs, n_parallel, on_event
         self.start = time.perf_counter()
-        self.epochs = 0  # of one run
-        self.cells = 0  # that an epoch trains on
-        self.done = [0] * len(runs)  # epochs of each run
+        self.n_epochs = 0  # of one model
+        self.n_cells = 0  # trained on in an epoch
+        self.epochs_done = [0] * len(runs)  # by model
 
-    def goes_on(self, i: int, event: Event) -> None:
-        """Run i has told its plan or an epoch."""
-        if event.stage == "plan" and not self.epochs:
-            self._plan(event.values)
+    def event_of_model(self, i: int, event: Event) -> None:
+        """Report the plan of the first model, and each epoch of model `i`."""
+        if event.stage == "plan" and not self.n_epochs:
+            self._report_plan(event.values)
         elif event.stage == "epoch":
-            self.done[i] = event.values["epoch"]
-            self._epoch(i, event.values["losses"])
+            self.epochs_done[i] = event.values["epoch"]
+            self._report_epoch(i, event.values["losses"])
 
-    def _plan(self, values: dict[str, Any]) -> None:
-        n, self.epochs, self.cells = len(self.runs), values["epochs"], values["cells"]
-        seconds = values["expected_seconds"] * -(-n // self.at_once)
+    def _report_plan(self, plan: dict[str, Any]) -> None:
+        n, self.n_epochs, self.n_cells = len(self.runs), plan["epochs"], plan["cells"]
+        seconds = plan["expected_seconds"] * -(-n // self.n_parallel)
         message = (
-            f"Training {n} models, {self.at_once} at a time, on {self.cells:,} cells x {values['genes']:,} genes of "
-            f"{values['systems']} systems: {self.epochs} epochs each of {values['steps_per_epoch']} minibatches of up "
-            f"to {values['batch_size']} cells, about {seconds:.0f} s."
+            f"Training {n} models, {self.n_parallel} at a time, on {self.n_cells:,} cells x {plan['genes']:,} genes of "
+            f"{plan['systems']} systems: {self.n_epochs} epochs each of {plan['steps_per_epoch']} minibatches of up "
+            f"to {plan['batch_size']} cells, about {seconds:.0f} s."
         )
-        of_all = {"epochs": n * self.epochs, "expected_seconds": seconds, "models": n, "at_once": self.at_once}
-        self.on_event(Event("plan", message, values | of_all))
+        totals = {
+            "epochs": n * self.n_epochs,
+            "expected_seconds": seconds,
+            "models": n,
+            "at_once": self.n_parallel,
+        }
+        self.on_event(Event("plan", message, plan | totals))
 
-    def _epoch(self, i: int, losses: dict[str, float]) -> None:
-        done, seconds = sum(self.done), time.perf_counter() - self.start
-        epochs = len(self.runs) * self.epochs
+    def _report_epoch(self, i: int, losses: dict[str, float]) -> None:
+        done, seconds = sum(self.epochs_done), time.perf_counter() - self.start
+        total = len(self.runs) * self.n_epochs
         values = {
             "epoch": done,
-            "epochs": epochs,
+            "epochs": total,
             "losses": losses,
-            "cells_per_second": done * self.cells / seconds,
-            "seconds_left": seconds / done * (epochs - done),
+            "cells_per_second": done * self.n_cells / seconds,
+            "seconds_left": seconds / done * (total - done),
         }
-        self.on_event(Event("epoch", values=values | self._which(i)))
+        self.on_event(Event("epoch", values=values | self._describe(i)))
 
-    def model_ends(self, i: int) -> None:
-        """Run i has ended."""
+    def end_of_model(self, i: int) -> None:
+        """Report that training of model `i` ended."""
         run = self.runs[i]
-        self.done[i] = self.epochs  # early stopping leaves out the rest
+        self.epochs_done[i] = self.n_epochs  # epochs that early stopping left out count as done
         message = (
             f"Model {i + 1} of {len(self.runs)} (seed {run.seed}, cycle weight {run.cycle_weight:g}, "
             f"KL weight {run.kl_weight:g}, prior {run.prior}): {run.status.replace('_', ' ')}"
         )
         message += "." if run.error is None else f". {run.error}"
-        self.on_event(Event("model", message, self._which(i) | {"status": run.status}))
+        self.on_event(Event("model", message, self._describe(i) | {"status": run.status}))
 
-    def ends(self, n_begun: int) -> None:
-        """All runs have ended, or will not begin."""
+    def end(self, n_begun: int) -> None:
+        """Report that all training ended, after `n_begun` models had begun."""
         n, seconds = len(self.runs), time.perf_counter() - self.start
         counts = Counter(run.status for run in self.runs[:n_begun])
-        how = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts.items())
+        summary = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts.items())
         status = "interrupted" if counts["interrupted"] or n_begun < n else "finished"
-        message = f"{n_begun} of {n} models in {seconds:.1f} s: {how}."
+        message = f"{n_begun} of {n} models in {seconds:.1f} s: {summary}."
         values = {"status": status, "models": n, "begun": n_begun, "failed": counts["failed"], "seconds": seconds}
         self.on_event(Event("end", message, values))
 
-    def _which(self, i: int) -> dict[str, Any]:
+    def _describe(self, i: int) -> dict[str, Any]:
+        """Number of model `i`, its seed, weights and prior."""
         run = self.runs[i]
-        own = {"seed": run.seed, "cycle_weight": run.cycle_weight, "kl_weight": run.kl_weight, "prior": run.prior}
-        return {"model": i + 1, "models": len(self.runs)} | own
+        settings = {"seed": run.seed, "cycle_weight": run.cycle_weight, "kl_weight": run.kl_weight, "prior": run.prior}
+        return {"model": i + 1, "models": len(self.runs)} | settings
 
 
-def _different(name: str, values: Iterable, read: Callable[[Any], Value]) -> list[Value]:
-    """The values of a list, each read by `read`; an InputError where there are none or some twice."""
+def _distinct(name: str, values: Iterable, read: Callable[[Any], Value]) -> list[Value]:
+    """The values of list `name`, each checked by `read`; an InputError if there are none or one occurs twice."""
     if isinstance(values, (str, Ramp)) or not isinstance(values, Iterable):
         raise InputError(f"{name} is {values!r}; give a list: {name}=[{values!r}].")
-    known = [read(value) for value in values]
-    if not known or len(set(known)) < len(known):
+    checked = [read(value) for value in values]
+    if not checked or len(set(checked)) < len(checked):
         raise InputError(f"{name} is {values!r}; give at least one value, and none twice.")
-    return known
+    return checked

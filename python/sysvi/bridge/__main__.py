@@ -1,8 +1,8 @@
-"""``python -m sysvi.bridge FOLDER`` does the task that R wrote into a folder."""
+"""``python -m sysvi.bridge FOLDER`` runs the task that R wrote into a folder."""
 
 import sys
 from pathlib import Path
 
-from sysvi.bridge.tasks import run_folder
+from sysvi.bridge.call import run_folder
 
 run_folder(Path(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""From an AnnData to the engine's plain cells, and the checks on the way.
+"""From an AnnData to the cells that a model trains on, and the checks on the way.
 
 Shapes: n cells, G genes, P categorical and Q continuous covariates.
 """
@@ -6,7 +6,8 @@ Shapes: n cells, G genes, P categorical and Q continuous covariates.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -28,82 +29,70 @@ from sysvi._core.checks import (
 )
 from sysvi._core.errors import InputError
 from sysvi.data.cells import Cells, Vocabulary
+from sysvi.data.columns import Columns
 from sysvi.data.row_blocks import select_genes
 
-FEWEST_CELLS = 10  # a smaller system cannot be integrated
-FEW_CELLS = 256  # a smaller system fills less than one minibatch
-MANY_CATEGORIES = 50  # more, most of a single cell, look like a mistake
+MIN_CELLS_PER_SYSTEM = 10  # smaller systems are refused
+SMALL_SYSTEM = 256  # systems with fewer cells than this are warned about: they do not fill one minibatch
+MANY_CATEGORIES = 50  # a covariate with more, most of them of a single cell, is warned about
+SETUP_KEY = "sysvi_setup"
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Where the model finds its input in an AnnData; the names are those of `SysVI.setup_anndata`."""
+class ModelData(NamedTuple):
+    """What a model needs of an AnnData; models that are trained on the same cells share it."""
 
-    system_key: str
-    layer: str | None = None
-    categorical: tuple[str, ...] = ()
-    continuous: tuple[str, ...] = ()
-    weight_systems: bool = False
+    columns: Columns
+    vocabulary: Vocabulary
+    cells: Cells
+
+
+def read_data(adata: AnnData, columns: Columns) -> ModelData:
+    """Read and check the cells to train on, and warn of data on which integration is likely to be poor.
+
+    Raises
+    ------
+    InputError
+        As `read_vocabulary` and `cells_from_anndata`, and if the expression is zero in all cells.
+    """
+    check_anndata(adata)
+    values = _checked_values(adata, columns)
+    vocabulary = _vocabulary(adata, columns, values)
+    cells = _encode(adata, columns, vocabulary, values)
+    if not cells.x.data.any():
+        where, _ = get_expression(adata, columns.layer)
+        raise InputError(f"{where} is zero in all cells: choose the layer that holds the expression.")
+    for message in data_warnings(cells, vocabulary):
+        warnings.warn(message, stacklevel=3)  # the line that called the public function
+    return ModelData(columns, vocabulary, cells)
 
 
 def read_vocabulary(adata: AnnData, columns: Columns) -> Vocabulary:
-    """Read names and categories off the data and check that they make sense.
+    """Read genes, systems and categories from the data and check them; the expression itself is not read.
 
     Raises
     ------
     InputError
         For no cells or genes, a missing column or layer, missing values, one system only, a system of fewer than 10
-        cells, duplicated names, or a continuous covariate that is no number.
+        cells, duplicated names, or a continuous covariate that is not numeric.
     """
-    check_not_empty(adata)
-    check_unique_names(adata)
-    get_expression(adata, columns.layer)
-    keys = [columns.system_key, *columns.categorical, *columns.continuous]
-    for i, key in enumerate(keys):
-        check_key(key, "covariate" if i else "system")
-    if len(set(keys)) < len(keys):
-        raise InputError(f"System and covariates ({listing(keys)}) name a column twice: name each column once.")
-    system = check_obs_column(adata, columns.system_key, "system")
-    names, sizes = np.unique(system.astype(str), return_counts=True)
-    systems = tuple(map(str, names))
-    if len(systems) < 2:
-        raise InputError(
-            f"adata.obs[{columns.system_key!r}] has one system only ({systems[0]}); integration needs at least two."
-        )
-    small = {s: n for s, n in zip(systems, sizes, strict=True) if n < FEW_CELLS}
-    for s, n in small.items():
-        if n < FEWEST_CELLS:
-            raise InputError(
-                f"System {s!r} of adata.obs[{columns.system_key!r}] has {n} cells; at least {FEWEST_CELLS} are needed: "
-                "remove it or merge it with another system."
-            )
-    if small:
-        warnings.warn(
-            f"System {listing(small)} has fewer cells ({listing(small.values())}) than a minibatch of {FEW_CELLS} "
-            "holds; mixing may be poor. weight_systems=True (of SysVI: weight_batches=True) counts "
-            "all systems the same.",
-            stacklevel=3,
-        )
-    categorical = {key: _categories(adata, key, system) for key in columns.categorical}
-    continuous = {key: _mean_and_std(adata, key) for key in columns.continuous}
-    return Vocabulary(tuple(adata.var_names), columns.system_key, systems, categorical, continuous)
+    return _vocabulary(adata, columns, _checked_values(adata, columns))
 
 
 def cells_from_anndata(
     adata: AnnData, columns: Columns, vocabulary: Vocabulary, device: torch.device | str = "cpu"
 ) -> Cells:
-    """The cells of `adata` in the model's terms: its genes in its order, its codes.
+    """The cells of `adata` in the model's terms: its genes in its order, systems and categories as its codes.
 
     Parameters
     ----------
     adata
-        Must hold all genes of `vocabulary` (more, or in another order, is fine) and only its categories.
+        Cells with all genes of `vocabulary` (more, or in another order, is fine) and only its systems and categories.
     columns
-        Where to look.
+        Columns and layer to read.
     vocabulary
-        What the model knows.
+        Genes, systems and categories of the model.
     device
-        Where the cells will live.
+        Device of the tensors.
 
     Raises
     ------
@@ -112,10 +101,194 @@ def cells_from_anndata(
     """
     check_anndata(adata)
     check_unique_names(adata)
-    x = _genes_in_order(adata, columns.layer, vocabulary.genes)
-    system = _codes(adata, vocabulary.system_key, vocabulary.systems, "system")
-    categorical = [_codes(adata, k, categories, "covariate") for k, categories in vocabulary.categorical.items()]
-    continuous = [(_numbers(adata, key) - mean) / std for key, (mean, std) in vocabulary.continuous.items()]
+    return _encode(adata, columns, vocabulary, None, device)
+
+
+def check_writable(adata: AnnData) -> None:
+    """An InputError if `adata` is not an AnnData, or a view of one on disk, into which no result can be written."""
+    check_anndata(adata)
+    if adata.isbacked and adata.is_view:
+        raise InputError(
+            "adata is a view of an object on disk, into which nothing can be written: take adata.to_memory() first."
+        )
+
+
+def write_setup(adata: AnnData, columns: Columns) -> None:
+    """Write the columns into ``adata.uns["sysvi_setup"]``."""
+    adata.uns[SETUP_KEY] = columns.to_json()
+
+
+def read_setup(adata: AnnData) -> Columns:
+    """Read the columns that `write_setup` wrote.
+
+    Raises
+    ------
+    InputError
+        If there are none, or they were written by another version.
+    """
+    if SETUP_KEY not in adata.uns:
+        raise InputError("This AnnData is not set up: call SysVI.setup_anndata(adata, batch_key=...) first.")
+    try:
+        return Columns.from_json(adata.uns[SETUP_KEY])
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"adata.uns[{SETUP_KEY!r}] was not written by this version of sysvi: call SysVI.setup_anndata again."
+        ) from error
+
+
+def data_warnings(cells: Cells, vocabulary: Vocabulary) -> list[str]:
+    """Sentences about data on which integration is likely to be poor: what is doubtful, and what to do.
+
+    Small systems, covariates that are constant, that differ in almost every cell or that repeat the system, and genes
+    that are not seen in a system.
+    """
+    covariates = cells.covariates
+    system = covariates.system.cpu().numpy()  # (n,)
+    return [
+        *_small_system_warnings(system, vocabulary),
+        *_categorical_warnings(system, covariates.categorical.cpu().numpy(), vocabulary),
+        *_continuous_warnings(covariates.continuous.cpu().numpy(), vocabulary),
+        *_undetected_gene_warnings(cells, system, vocabulary),
+    ]
+
+
+def _small_system_warnings(system: np.ndarray, vocabulary: Vocabulary) -> Iterable[str]:
+    sizes = np.bincount(system, minlength=len(vocabulary.systems))
+    small = {name: size for name, size in zip(vocabulary.systems, sizes, strict=True) if size < SMALL_SYSTEM}
+    if small:
+        yield (
+            f"System {listing(small)} has fewer cells ({listing(small.values())}) than a minibatch of {SMALL_SYSTEM} "
+            "holds; mixing may be poor. weight_systems=True (of SysVI: weight_batches=True) makes all systems count "
+            "the same."
+        )
+
+
+def _categorical_warnings(system: np.ndarray, codes: np.ndarray, vocabulary: Vocabulary) -> Iterable[str]:
+    """`codes` are those of the categorical covariates, (n, P)."""
+    n_systems = len(vocabulary.systems)
+    for column, (key, categories) in zip(codes.T, vocabulary.categorical.items(), strict=True):
+        sizes = np.bincount(column, minlength=len(categories))
+        if len(categories) == 1:
+            yield f"Covariate {key!r} is the same in all cells ({categories[0]}) and has no effect: leave it out."
+        elif len(categories) > max(MANY_CATEGORIES, 2 * (sizes > 1).sum()):
+            yield (
+                f"Most of the {len(categories)} categories of covariate {key!r} have one cell only: it looks like a "
+                "continuous covariate (list it under continuous_covariate_keys) or like names of cells (leave it out)."
+            )
+        elif len(categories) == n_systems == len(np.unique(column * n_systems + system)):
+            yield (
+                f"Covariate {key!r} has the same groups as the system: leave it out, it only helps the model to tell "
+                "the systems apart."
+            )
+
+
+def _continuous_warnings(values: np.ndarray, vocabulary: Vocabulary) -> Iterable[str]:
+    """`values` are the standardised continuous covariates, (n, Q)."""
+    for column, (key, (mean, _)) in zip(values.T, vocabulary.continuous.items(), strict=True):
+        if (column == column[0]).all():
+            yield f"Covariate {key!r} is the same in all cells ({mean:g}) and has no effect: leave it out."
+
+
+def _undetected_gene_warnings(cells: Cells, system: np.ndarray, vocabulary: Vocabulary) -> Iterable[str]:
+    """Genes that are zero in all cells of a system tell the systems apart."""
+    seen = np.zeros((cells.n_systems, cells.n_genes), dtype=bool)
+    for first in range(0, cells.n_cells, 4096):  # in blocks, to avoid temporary arrays as long as the stored values
+        block = cells.x[first : first + 4096].tocoo()
+        expressed = block.data > 0
+        seen[system[first + block.row[expressed]], block.col[expressed]] = True
+    for name, genes in zip(vocabulary.systems, seen, strict=True):
+        undetected = np.flatnonzero(~genes)
+        if len(undetected):
+            yield (
+                f"{len(undetected)} genes are zero in all cells of system {name!r} "
+                f"({listing((vocabulary.genes[i] for i in undetected), 5)}); they tell the systems apart and hinder "
+                "mixing. sysvi.prepare keeps only genes that are seen in every system."
+            )
+
+
+class _CovariateValues(NamedTuple):
+    """Columns of ``adata.obs``, complete and of the right type, each of length n."""
+
+    system: np.ndarray  # strings, as Python objects
+    categorical: dict[str, np.ndarray]  # strings, as Python objects
+    continuous: dict[str, np.ndarray]  # float64
+
+
+def _checked_values(adata: AnnData, columns: Columns) -> _CovariateValues:
+    """Check object and columns and read the columns."""
+    check_not_empty(adata)
+    check_unique_names(adata)
+    get_expression(adata, columns.layer)
+    keys = columns.all
+    for i, key in enumerate(keys):
+        check_key(key, "covariate" if i else "system")
+    if len(set(keys)) < len(keys):
+        raise InputError(f"System and covariates ({listing(keys)}) name a column twice: name each column once.")
+    return _read_values(adata, columns.system, columns.categorical_covariates, columns.continuous)
+
+
+def _read_values(
+    adata: AnnData, system: str, categorical: Iterable[str], continuous: Iterable[str]
+) -> _CovariateValues:
+    """Read columns of ``adata.obs``; an InputError names one that is missing, incomplete or not numeric."""
+    return _CovariateValues(
+        check_obs_column(adata, system, "system"),
+        {key: check_obs_column(adata, key, "covariate") for key in categorical},
+        {key: _numeric_column(adata, key) for key in continuous},
+    )
+
+
+def _numeric_column(adata: AnnData, key: str) -> np.ndarray:
+    """Values of a continuous covariate, (n,) float64."""
+    check_obs_column(adata, key, "continuous covariate")
+    try:
+        values = adata.obs[key].to_numpy(dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"adata.obs[{key!r}] is not numeric; list it under categorical_covariate_keys instead."
+        ) from None
+    if not np.isfinite(values).all():
+        raise InputError(f"adata.obs[{key!r}] has infinite values; remove these cells or correct the column.")
+    return values
+
+
+def _vocabulary(adata: AnnData, columns: Columns, values: _CovariateValues) -> Vocabulary:
+    """Genes, systems and categories of the data; categories are in the order of their names."""
+    sizes = pd.Series(values.system).value_counts()
+    systems = tuple(sorted(sizes.index))
+    if len(systems) < 2:
+        raise InputError(
+            f"adata.obs[{columns.system!r}] has one system only ({systems[0]}); integration needs at least two."
+        )
+    for name in systems:
+        if sizes[name] < MIN_CELLS_PER_SYSTEM:
+            raise InputError(
+                f"System {name!r} of adata.obs[{columns.system!r}] has {sizes[name]} cells; at least "
+                f"{MIN_CELLS_PER_SYSTEM} are needed: remove it or merge it with another system."
+            )
+    return Vocabulary(
+        tuple(adata.var_names),
+        columns.system,
+        systems,
+        {key: tuple(sorted(pd.unique(labels))) for key, labels in values.categorical.items()},
+        {key: (float(x.mean()), float(x.std()) or 1.0) for key, x in values.continuous.items()},
+    )
+
+
+def _encode(
+    adata: AnnData,
+    columns: Columns,
+    vocabulary: Vocabulary,
+    values: _CovariateValues | None,
+    device: torch.device | str = "cpu",
+) -> Cells:
+    """Expression in the model's gene order and covariates as codes; `values` are read if they are not given."""
+    x = _expression_in_gene_order(adata, columns.layer, vocabulary.genes)
+    if values is None:
+        values = _read_values(adata, vocabulary.system_key, vocabulary.categorical, vocabulary.continuous)
+    system = _codes(vocabulary.system_key, values.system, vocabulary.systems)
+    categorical = [_codes(key, values.categorical[key], names) for key, names in vocabulary.categorical.items()]
+    continuous = [(values.continuous[key] - mean) / std for key, (mean, std) in vocabulary.continuous.items()]
     where, _ = get_expression(adata, columns.layer)
     check_finite_nonnegative(x, adata.obs_names, pd.Index(vocabulary.genes), where)
     check_log_normalised(x, where)
@@ -132,30 +305,44 @@ def cells_from_anndata(
     )
 
 
-def warn_about_undetected_genes(cells: Cells, vocabulary: Vocabulary) -> None:
-    """Warn of genes that are zero in all cells of a system: they only tell the systems apart."""
-    seen = np.zeros((cells.n_systems, cells.n_genes), dtype=bool)
-    system = cells.covariates.system.cpu().numpy()  # (n,)
-    for first in range(0, cells.n_cells, 4096):  # a block at a time: no arrays as long as all stored values
-        block = cells.x[first : first + 4096].tocoo()
-        expressed = block.data > 0
-        seen[system[first + block.row[expressed]], block.col[expressed]] = True
-    for name, genes in zip(vocabulary.systems, seen, strict=True):
-        silent = np.flatnonzero(~genes)
-        if len(silent):
-            warnings.warn(
-                f"{len(silent)} genes are zero in all cells of system {name!r} "
-                f"({listing((vocabulary.genes[i] for i in silent), 5)}); they tell the systems apart and hinder "
-                "mixing. sysvi.prepare keeps only genes seen in every system.",
-                stacklevel=3,
-            )
+def _codes(key: str, labels: np.ndarray, categories: tuple[str, ...]) -> np.ndarray:
+    """Position of each cell's label among the categories, (n,) int64."""
+    codes = pd.Index(categories).get_indexer(pd.Index(labels))
+    if (codes < 0).any():
+        new = sorted(set(labels[codes < 0]))
+        raise InputError(
+            f"adata.obs[{key!r}] has categories that the model does not know ({listing(new)}); "
+            f"it knows {listing(categories)}."
+        )
+    return codes.astype(np.int64)
+
+
+def _expression_in_gene_order(adata: AnnData, layer: str | None, genes: tuple[str, ...]) -> sparse.csr_matrix:
+    """Expression of the model's genes in the model's order, CSR float32 (n, G)."""
+    position = adata.var_names.get_indexer(pd.Index(genes))  # (G,), -1 where missing
+    missing = [gene for gene, i in zip(genes, position, strict=True) if i < 0]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of the model's {len(genes)} genes are not in adata.var_names "
+            f"({listing(missing, 5)}): use the same gene names and do not remove the model's genes."
+        )
+    _, x = get_expression(adata, layer)
+    if adata.isbacked:
+        x = select_genes(x, position)  # reads nothing but these genes
+    elif not np.array_equal(position, np.arange(adata.n_vars)):
+        x = x[:, position]
+    x = sparse.csr_matrix(x, dtype=np.float32)  # shares the memory of adata where it is CSR float32 already
+    if not x.has_canonical_format:
+        x = x.copy()
+    x.sum_duplicates()  # also sorts the columns
+    return x
 
 
 def _check_no_system_is_counts(x: sparse.csr_matrix, system: np.ndarray, names: tuple[str, ...], where: str) -> None:
-    """No system may hold counts beside others that are log-normalised. `system` are codes, (n,)."""
+    """No single system may hold counts while others are log-normalised. `system` holds codes, (n,)."""
     for i, name in enumerate(names):
         rows, any_expressed = np.flatnonzero(system == i), False
-        for first in range(0, len(rows), 256):  # of most systems, the first block has a fraction
+        for first in range(0, len(rows), 256):  # the first block of a log-normalised system has a fraction already
             values = x[rows[first : first + 256]].data
             if not looks_like_counts(values):
                 break
@@ -166,81 +353,3 @@ def _check_no_system_is_counts(x: sparse.csr_matrix, system: np.ndarray, names: 
                     f"{where} looks like raw counts in system {name!r}; log-normalise all systems alike: start from "
                     "the counts of all with sysvi.prepare."
                 )
-
-
-def _genes_in_order(adata: AnnData, layer: str | None, genes: tuple[str, ...]) -> sparse.csr_matrix:
-    """The model's genes in its order, CSR float32 (n, G)."""
-    place = adata.var_names.get_indexer(pd.Index(genes))  # (G,), -1 where missing
-    missing = [gene for gene, i in zip(genes, place, strict=True) if i < 0]
-    if missing:
-        raise InputError(
-            f"{len(missing)} of the model's {len(genes)} genes are not in adata.var_names "
-            f"({listing(missing, 5)}): use the same gene names and do not remove the model's genes."
-        )
-    _, x = get_expression(adata, layer)
-    if adata.isbacked:
-        x = select_genes(x, place)  # nothing else is read
-    elif not np.array_equal(place, np.arange(adata.n_vars)):
-        x = x[:, place]
-    x = sparse.csr_matrix(x, dtype=np.float32)  # shares the user's memory where it is this already
-    if not x.has_canonical_format:
-        x = x.copy()
-    x.sum_duplicates()  # also sorts the columns
-    return x
-
-
-def _codes(adata: AnnData, key: str, categories: tuple[str, ...], what: str) -> np.ndarray:
-    """Code of each cell's category, (n,) int64."""
-    labels = check_obs_column(adata, key, what)
-    codes = pd.Index(categories).get_indexer(pd.Index(labels.astype(str)))
-    if (codes < 0).any():
-        new = sorted(set(labels[codes < 0]))
-        raise InputError(
-            f"adata.obs[{key!r}] has categories that the model does not know ({listing(new)}); "
-            f"it knows {listing(categories)}."
-        )
-    return codes.astype(np.int64)
-
-
-def _categories(adata: AnnData, key: str, system: np.ndarray) -> tuple[str, ...]:
-    labels = check_obs_column(adata, key, "covariate").astype(str)
-    categories, sizes = np.unique(labels, return_counts=True)
-    if len(categories) == 1:
-        warnings.warn(
-            f"Covariate {key!r} is the same in all cells ({categories[0]}); it changes nothing.", stacklevel=4
-        )
-    elif len(categories) > max(MANY_CATEGORIES, 2 * (sizes > 1).sum()):
-        warnings.warn(
-            f"Most of the {len(categories)} categories of covariate {key!r} have one cell only: it looks like a "
-            "continuous covariate (list it under continuous_covariate_keys) or like names of cells (leave it out).",
-            stacklevel=4,
-        )
-    elif len(categories) == len(pd.unique(system)) == len(pd.unique(pd.Series(system) + "\0" + labels)):
-        warnings.warn(
-            f"Covariate {key!r} says the same as the system; leave it out, it only helps "
-            "the model to tell systems apart.",
-            stacklevel=4,
-        )
-    return tuple(map(str, categories))
-
-
-def _numbers(adata: AnnData, key: str) -> np.ndarray:
-    """Values of a continuous covariate, (n,) float64."""
-    check_obs_column(adata, key, "continuous covariate")
-    try:
-        values = adata.obs[key].to_numpy(dtype=np.float64)
-    except (TypeError, ValueError):
-        raise InputError(
-            f"adata.obs[{key!r}] is not numeric; list it under categorical_covariate_keys instead."
-        ) from None
-    if not np.isfinite(values).all():
-        raise InputError(f"adata.obs[{key!r}] has infinite values; remove these cells or correct the column.")
-    return values
-
-
-def _mean_and_std(adata: AnnData, key: str) -> tuple[float, float]:
-    values = _numbers(adata, key)
-    std = float(values.std())
-    if std == 0:
-        warnings.warn(f"Covariate {key!r} is the same in all cells ({values[0]:g}); it changes nothing.", stacklevel=4)
-    return float(values.mean()), std or 1.0

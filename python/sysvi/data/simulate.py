@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from sysvi._core.errors import InputError
-from sysvi._core.settings import number, whole_number
+from sysvi._core.settings import Limits, number, whole_number
 
 _BLOCK = 1024  # cells drawn together from one random stream; changing it changes the counts of every seed
 _MIN_CELLS = 3  # cells of every sample, and of every type of a system
@@ -241,16 +241,15 @@ def _check(settings: dict[str, Any]) -> dict[str, Any]:
     least |= dict.fromkeys(["n_private", "n_programmes", "system_programmes", "n_markers"], 0)
     least |= dict.fromkeys(["n_programme_genes", "seed"], 0)
     effects = ["marker_effect", "system_effect", "interaction", "sample_effect", "programme_effect"]
-    ranges = dict.fromkeys([*effects, "baseline_sd", "depth_sd"], (0.0, _MAX_EFFECT))
-    ranges |= {"interaction_fraction": (0.0, 1.0), "depth": (1.0, 1e7), "dispersion": (1e-6, 10.0)}
+    limits = dict.fromkeys([*effects, "baseline_sd", "depth_sd"], Limits(0.0, _MAX_EFFECT))
+    limits |= {"interaction_fraction": Limits(0.0, 1.0), "imbalance": Limits(0.0, 1.0, max_open=True)}
+    limits |= {"depth": Limits(1.0, 1e7), "dispersion": Limits(1e-6, 10.0)}
     checked: dict[str, Any] = {}
     for name, value in settings.items():
         if name in least:
             checked[name] = whole_number(name, value, least[name])
-        elif name == "imbalance":
-            checked[name] = number(name, value, "at least 0 and below 1", lambda x: 0 <= x < 1)
         else:
-            checked[name] = _number_in_range(name, value, *ranges[name])
+            checked[name] = number(name, value, limits[name])
     for name in ("n_markers", "n_programme_genes"):
         if checked[name] > checked["n_genes"]:
             raise InputError(f"{name} is {checked[name]}, more than the {checked['n_genes']} genes: lower it.")
@@ -261,11 +260,6 @@ def _check(settings: dict[str, Any]) -> dict[str, Any]:
             "raise n_types or lower n_private."
         )
     return checked
-
-
-def _number_in_range(name: str, value: Any, low: float, high: float) -> float:
-    unit = " (natural log)" if high == _MAX_EFFECT else ""
-    return number(name, value, f"from {low:g} to {high:g}{unit}", lambda x: low <= x <= high)
 
 
 def _draw_truth(

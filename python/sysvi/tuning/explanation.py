@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sysvi.api.separation import APART
+from sysvi.api.separation import SEPARATION_THRESHOLD
 from sysvi.evaluation.scores import BIOLOGY_METRICS
 from sysvi.tuning.criterion import N_NEIGHBORS, Criterion
 
@@ -71,12 +71,12 @@ def choice_warnings(
     metric = criterion.mixing_metric
     mixing, standardised = run[metric], run[f"{metric}, standardised"]
     highest = settings[metric].max()
-    if highest < APART:
+    if highest < SEPARATION_THRESHOLD:
         yield (
             f"The systems stay apart in every setting ({metric} is {highest:.2f} at most): try longer training "
             "(max_epochs), other seeds, or the prior standard_normal."
         )
-    elif mixing < APART:
+    elif mixing < SEPARATION_THRESHOLD:
         yield (
             f"The chosen setting leaves the systems apart ({metric} is {mixing:.2f}), because settings that mix them "
             "preserve less of the biology: look at those too, and try other seeds or the prior standard_normal."

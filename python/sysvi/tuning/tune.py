@@ -18,10 +18,11 @@ from sysvi._core.fingerprint import fingerprint
 from sysvi._core.progress import as_callback
 from sysvi._core.settings import ModelSettings, TrainSettings, whole_number
 from sysvi._version import __version__
-from sysvi.api.integrate import split_settings, with_batch
+from sysvi.api.integrate import split_settings
 from sysvi.api.sysvi import SysVI
-from sysvi.api.train_many import check_only_lists, combinations, train_each
-from sysvi.data.from_anndata import Columns
+from sysvi.api.train_many import combinations, refuse_single_values, train_each
+from sysvi.data.columns import Columns
+from sysvi.data.from_anndata import check_writable, read_data, read_vocabulary, write_setup
 from sysvi.data.labels import read_labels, stratified_sample
 from sysvi.data.row_blocks import row_blocks, row_sliceable
 from sysvi.evaluation.scores import BIOLOGY_METRICS, best_setting, paper_scores
@@ -192,7 +193,7 @@ def tune(
     >>> adata.obsm["X_sysVI"].shape
     (300, 15)
     """
-    check_only_lists("tune", settings)
+    refuse_single_values("tune", settings)
     if not key_added or "/" in key_added:
         raise InputError(f"key_added is {key_added!r}; a name in obsm must not be empty or contain a slash.")
     model_settings, train_settings = split_settings("tune", settings)
@@ -203,11 +204,19 @@ def tune(
         ramps = combination.cycle_weight, combination.kl_weight
         if any(ramp[1:] != default[1:] for ramp, default in zip(ramps, DEFAULT_RAMPS, strict=True)):
             raise InputError("cycle_weights and kl_weights of tune must be numbers: a sysvi.Ramp cannot be compared.")
-    categorical = with_batch(batch_key, categorical_covariate_keys)
-    SysVI.setup_anndata(adata, system_key, layer, categorical, continuous_covariate_keys, weight_systems)
-    columns = Columns(system_key, layer, tuple(categorical), tuple(continuous_covariate_keys or ()), weight_systems)
+    columns = Columns.from_arguments(
+        system_key,
+        batch_key,
+        layer=layer,
+        categorical_covariate_keys=categorical_covariate_keys,
+        continuous_covariate_keys=continuous_covariate_keys,
+        weight_systems=weight_systems,
+    )
+    check_writable(adata)
+    read_vocabulary(adata, columns)  # for its checks, before any run is measured
+    write_setup(adata, columns)
 
-    criterion = _prepare_criterion(adata, columns, batch_key, label_key, min_cells, max_cells)
+    criterion = _prepare_criterion(adata, columns, label_key, min_cells, max_cells)
     on_event(Event("prepare", criterion.describe()))
     store = None
     if output is not None:
@@ -220,7 +229,8 @@ def tune(
     missing = [combination for combination, key in zip(grid, keys, strict=True) if key not in results.results]
     try:
         if missing:
-            train_each(adata, missing, model_settings, train_settings, device, on_event, results.add)
+            data = read_data(adata, columns)
+            train_each(adata, data, missing, model_settings, train_settings, device, on_event, results.add)
         tuning = _choose(results, keys)
     except BaseException:
         if store is not None:
@@ -232,12 +242,12 @@ def tune(
 
 
 def _prepare_criterion(
-    adata: AnnData, columns: Columns, batch_key: str | None, label_key: str | None, min_cells: int, max_cells: int
+    adata: AnnData, columns: Columns, label_key: str | None, min_cells: int, max_cells: int
 ) -> Criterion:
     """The criterion for all cells, or for a sample of at most `max_cells`."""
     rows = np.arange(adata.n_obs)
     if adata.n_obs > whole_number("max_cells", max_cells, 2):
-        rows = stratified_sample(adata, columns.system_key, label_key, max_cells, seed=0)
+        rows = stratified_sample(adata, columns.system, label_key, max_cells, seed=0)
     where, expression = get_expression(adata, columns.layer)
     for start, stop, block in row_blocks(expression):
         check_finite_nonnegative(block, adata.obs_names[start:stop], adata.var_names, where)
@@ -250,8 +260,8 @@ def _prepare_criterion(
     return Criterion.from_cells(
         row_sliceable(expression)[rows],
         rows,
-        check_obs_column(adata, columns.system_key, "system_key")[rows],
-        None if batch_key is None else check_obs_column(adata, batch_key, "batch_key")[rows],
+        check_obs_column(adata, columns.system, "system_key")[rows],
+        None if columns.batch is None else check_obs_column(adata, columns.batch, "batch_key")[rows],
         label,
         min_cells=min_cells,
     )
@@ -264,19 +274,19 @@ def _describe_runs(
 
     Settings are completed with their defaults; those in which runs differ are left out.
     """
-    keys = [columns.system_key, *columns.categorical, *columns.continuous]
+    keys = list(columns.all)
     if key := model_settings.get("pseudoinputs_label_key"):
         check_obs_column(adata, key, "pseudoinputs_label_key")
         keys.append(key)
     names = {field.name for field in fields(ModelSettings)}
     settings = asdict(ModelSettings(**{name: value for name, value in model_settings.items() if name in names}))
     settings |= {name: value for name, value in model_settings.items() if name not in names and value is not None}
-    settings |= TrainSettings(**train_settings).as_dict()
+    settings |= asdict(TrainSettings(**train_settings))
     return {
         "data": fingerprint(
             get_expression(adata, columns.layer)[1], adata.var_names, *(adata.obs[key] for key in keys)
         ),
-        "columns": asdict(columns),
+        "columns": columns.to_json(),
         "settings": {name: _describe_value(settings[name]) for name in sorted(settings) if name not in RunKey._fields},
         "usual ramps": str(DEFAULT_RAMPS),
         "version of sysvi": __version__,

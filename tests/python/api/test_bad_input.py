@@ -123,7 +123,7 @@ FAULTS = [
     (no_cells, {}, r"adata has 0 cells and 100 genes"),
     (no_genes, {}, r"adata has 300 cells and 0 genes"),
     (zeros, {}, r"adata\.X is zero in all cells.*layer"),
-    *((None, {"key_added": key}, r"key_added is .* a text, not empty and without a slash") for key in (5, "", "a/b")),
+    *((None, {"key_added": key}, r"key_added is .* a string, not empty and without a slash") for key in (5, "", "a/b")),
     (None, {CATEGORICAL: ["organ"]}, r"'organ' is not a column"),
     (None, {CONTINUOUS: ["size"]}, r"'size' is not a column"),
     (set_obs("system", "human"), {}, r"obs\['system'\] has one system only \(human\)"),
@@ -135,7 +135,8 @@ FAULTS = [
     (set_first("age", np.nan), {CONTINUOUS: ["age"]}, r"obs\['age'\] .* has 1 missing value:"),
     (set_first("age", np.inf), {CONTINUOUS: ["age"]}, r"obs\['age'\] has infinite values"),
     (None, {CONTINUOUS: ["sex"]}, r"obs\['sex'\] is not numeric"),
-    (None, {CATEGORICAL: "sex"}, r"categorical_covariate_keys is the text 'sex'"),
+    (None, {CATEGORICAL: "sex"}, r"categorical_covariate_keys is the string 'sex'"),
+    (None, {CONTINUOUS: "age"}, r"continuous_covariate_keys is the string 'age'"),
     (None, {CATEGORICAL: ["batch"]}, r"batch, batch"),
     (None, {CATEGORICAL: ["system"]}, r"batch, system"),
     (None, {CATEGORICAL: ["sex", "sex"]}, r"sex, sex"),
@@ -186,7 +187,7 @@ DOUBTS = [
     (
         set_obs("twin", lambda o: o["system"].str.upper()),
         {CATEGORICAL: ["twin"]},
-        r"'twin' says the same as the system",
+        r"'twin' has the same groups as the system",
     ),
 ]
 

@@ -105,10 +105,27 @@ def test_without_labels(make):
     pd.testing.assert_frame_equal(result.table, with_labels.table[list(result.table)])
 
 
+def test_unlabelled_cells_are_left_out_of_the_labels_alone(make):
+    adata, model = make()
+    adata.obs["partial"] = adata.obs["cell_type"].astype(str)
+    names = ["Unknown", "unassigned", "", np.nan, " nan "]
+    adata.obs.loc[adata.obs_names[:50], "partial"] = [names[i % 5] for i in range(50)]
+    result, labelled = prior_components(model, adata, "partial"), adata.obs["partial"].iloc[50:]
+    assert set(result.labels.columns) == set(labelled)
+    for k, row in result.table.iterrows():
+        counts = labelled[result.component.iloc[50:] == k].value_counts()
+        assert result.labels.loc[k].sum() == counts.sum()
+        if len(counts):
+            assert row["purity"] == pytest.approx(counts.max() / counts.sum())
+    whole = prior_components(model, adata, "cell_type")
+    pd.testing.assert_series_equal(result.component, whole.component)
+    pd.testing.assert_frame_equal(result.table.iloc[:, :4], whole.table.iloc[:, :4])
+
+
 def test_in_chunks_and_in_another_order_it_is_the_same(make, monkeypatch):
     adata, model = make()
     whole = prior_components(model, adata)
-    monkeypatch.setattr(module, "CHUNK", 6 * 4 * 7)  # seven cells
+    monkeypatch.setattr(module, "MAX_DENSITIES", 6 * 4 * 7)  # seven cells
     order = np.random.default_rng(0).permutation(adata.n_obs)
     other = prior_components(model, adata[order].copy())
     pd.testing.assert_series_equal(other.component[adata.obs_names], whole.component)

@@ -10,7 +10,7 @@ from scipy.spatial.distance import cdist
 
 import sysvi
 from sysvi.api import separation as apart
-from sysvi.api.separation import cross_system_neighbors, warn_if_systems_apart
+from sysvi.api.separation import cross_system_neighbors, warn_about_separated_systems
 
 
 def cells(sizes, shifts, seed=0):
@@ -49,7 +49,7 @@ def test_full_mixing_is_one_whatever_the_sizes():
 def test_a_sample_of_many_cells_says_the_same(monkeypatch):
     embedding, system = cells([2000, 1000], [0, 1.5])
     full = cross_system_neighbors(embedding, system)
-    monkeypatch.setattr(apart, "MOST_CELLS", 1000)
+    monkeypatch.setattr(apart, "MAX_SAMPLED_CELLS", 1000)
     some = cross_system_neighbors(embedding, system)
     assert some.to_numpy() == pytest.approx(full.to_numpy(), abs=0.12)
     assert not some.equals(full)
@@ -68,9 +68,9 @@ def test_the_warning_names_the_systems_apart_and_no_others():
     with pytest.warns(
         UserWarning, match=r"leaves system2 apart: their cells have 0% of .*\(10 of the usual 40 epochs so far\)"
     ):
-        warn_if_systems_apart(embedding, system, 10, 40, stacklevel=1)
+        warn_about_separated_systems(embedding, system, 10, 40, stacklevel=1)
     with pytest.warns(UserWarning, match="leaves system2 apart") as seen:
-        warn_if_systems_apart(embedding, system, 40, 40, stacklevel=1)
+        warn_about_separated_systems(embedding, system, 40, 40, stacklevel=1)
     assert "longer" not in str(seen[0].message)
     assert seen[0].filename == __file__
 
@@ -78,7 +78,7 @@ def test_the_warning_names_the_systems_apart_and_no_others():
 def test_systems_that_mix_give_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warn_if_systems_apart(*cells([100, 100], [0, 1]), 1, 40, stacklevel=1)
+        warn_about_separated_systems(*cells([100, 100], [0, 1]), 1, 40, stacklevel=1)
 
 
 def test_integrate_warns_after_it_has_written_its_work(make_adata):

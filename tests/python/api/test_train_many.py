@@ -9,6 +9,7 @@ import torch
 
 import sysvi
 from sysvi._core.events import as_json
+from sysvi.data.cells import Cells
 from sysvi.training.loop import train
 
 DATA = {"categorical_covariate_keys": ["sex"], "continuous_covariate_keys": ["age"]}
@@ -121,11 +122,12 @@ def test_embeddings_are_those_of_integrate(make_adata):
 def test_all_share_one_copy_of_the_cells(adata, monkeypatch):
     made = []
 
-    def cells_from_anndata(*args):
-        made.append(sysvi.data.from_anndata.cells_from_anndata(*args))
-        return made[-1]
+    class CountedCells(Cells):
+        def __init__(self, *args, **kwargs):
+            made.append(self)
+            super().__init__(*args, **kwargs)
 
-    monkeypatch.setattr("sysvi.api.sysvi.cells_from_anndata", cells_from_anndata)
+    monkeypatch.setattr("sysvi.data.from_anndata.Cells", CountedCells)
     runs = many(adata, **GRID)
     assert len(made) == 1
     assert all(run.model._cells is made[0] for run in runs)

@@ -1,4 +1,4 @@
-"""The door for R: what goes in and comes out, in this process and over files."""
+"""The interface for R: what goes in and comes out, in this process and over files."""
 
 import json
 import subprocess
@@ -13,7 +13,9 @@ from anndata import AnnData
 from scipy import sparse
 
 import sysvi
-from sysvi.bridge.tasks import Expression, call, run_folder
+import sysvi.bridge
+from sysvi.bridge.call import call, run_folder
+from sysvi.bridge.transport import ExpressionBuffer
 
 SETTINGS = {"max_epochs": 2, "n_latent": 3, "n_hidden": 8, "n_prior_components": 2}
 
@@ -53,7 +55,7 @@ def task(adata, **changes):
 
 
 def filled(x, widths=None):
-    expression = Expression()
+    expression = ExpressionBuffer()
     for block in blocks_of(sparse.csr_matrix(x), widths or [x.shape[0]]):
         expression.add(0, *block)
     return expression
@@ -63,23 +65,23 @@ def filled(x, widths=None):
 @pytest.mark.parametrize("widths", [[7], [1, 2, 4], [3, 0, 4]])
 def test_blocks_make_the_matrix_and_copy_what_they_get(widths, room):
     x = sparse.random(7, 5, 0.5, "csr", dtype=np.float32, random_state=0)  # 18 stored values
-    expression = Expression(room)
+    expression = ExpressionBuffer(room)
     for values, genes, starts in blocks_of(x, widths):
         expression.add(0.0, values, genes, starts)  # R's numbers are floats
         values[:] = -1
         genes[:] = 0
-    made = expression.matrix(0, 5)
+    made = expression.take_layer(0, 5)
     assert made.dtype == np.float32
     np.testing.assert_array_equal(made.toarray(), x.toarray())
 
 
 def test_layers_are_joined_in_their_order():
     x = sparse.random(6, 4, 0.6, "csr", dtype=np.float32, random_state=1)
-    expression = Expression()
+    expression = ExpressionBuffer()
     for layer, rows in ((1, x[4:]), (0, x[:4])):
         for block in blocks_of(rows, [rows.shape[0]]):
             expression.add(layer, *block)
-    np.testing.assert_array_equal(expression.joined(4).toarray(), x.toarray())
+    np.testing.assert_array_equal(expression.take_all(4).toarray(), x.toarray())
 
 
 def test_integrate_equals_python(make_adata):
@@ -97,7 +99,7 @@ def test_integrate_equals_python(make_adata):
 
 
 def test_warnings_are_told_in_words_of_r_whatever_the_filters(make_adata, monkeypatch):
-    monkeypatch.setattr(sysvi.api.separation, "APART", 10)  # everything is apart
+    monkeypatch.setattr(sysvi.api.separation, "SEPARATION_THRESHOLD", 10)  # everything is apart
     adata, heard = make_adata(), []
     values, arrays = task(adata)
     with warnings.catch_warnings():
@@ -157,7 +159,7 @@ def test_prepare_systems_equals_python():
         "min_cells": 20,
         "normalize": True,
     }
-    expression = Expression()
+    expression = ExpressionBuffer()
     for layer, adata in enumerate((human, mouse)):
         for block in blocks_of(sparse.csr_matrix(adata.X), [50, 50]):
             expression.add(layer, *block)
@@ -487,7 +489,25 @@ def test_an_empty_matrix_in_files(tmp_path):
     for name in ("values", "genes"):
         (tmp_path / f"layer0.{name}").touch()
     np.zeros(3, np.int32).tofile(tmp_path / "layer0.lengths")
-    assert Expression.of_files(tmp_path, 1).joined(4).shape == (3, 4)
+    assert ExpressionBuffer.from_files(tmp_path, 1).take_all(4).shape == (3, 4)
+
+
+def test_defaults_are_those_of_the_settings():
+    answer, out = call("defaults", "{}", {})
+    defaults = json.loads(answer)
+    assert out == {}
+    assert sysvi.ModelSettings(**defaults["model"]) == sysvi.ModelSettings()
+    assert sysvi.TrainSettings(**defaults["training"]) == sysvi.TrainSettings()
+    assert defaults["training"]["cycle_weight"] == [10.0, 0.1, 0.6]
+    assert defaults["training"]["max_epochs"] is None
+
+
+def test_what_r_calls_is_there():
+    """R/engine.R creates a buffer, adds blocks through the class and calls by these names."""
+    buffer = sysvi.bridge.Expression(3.0)
+    sysvi.bridge.Expression.add(buffer, 0, np.array([1.5, 2.0]), np.array([0, 1]), np.array([0, 1, 2]))
+    assert buffer.take_all(2).toarray().tolist() == [[1.5, 0], [0, 2]]
+    assert sysvi.bridge.call is call
 
 
 def test_simulated_counts():
