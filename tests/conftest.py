@@ -6,7 +6,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """Folder of the real data sets, from the environment variable SYSVI_DATA. Without it: an error in CI, a skip elsewhere."""
+    """Folder of the real data sets, named by the variable SYSVI_DATA. Unset: an error in CI, a skip elsewhere."""
     folder = os.environ.get("SYSVI_DATA")
     if not folder:
         missing = "the environment variable SYSVI_DATA does not name the folder of the real data sets"
