@@ -41,7 +41,7 @@ test-python: $(VENV)/dev
 	$(STEP) "Python tests" $(PYTEST) -n $(JOBS) $(PYTEST_ARGS)
 
 test-quick: $(VENV)/dev
-	$(STEP) "quick Python tests" $(PYTEST) -n $(JOBS) -m "not slow and not data" $(PYTEST_ARGS)
+	$(STEP) "quick Python tests" $(PYTEST) tests/python -n $(JOBS) -m "not slow and not data" $(PYTEST_ARGS)
 
 test-r: $(VENV)/interop
 	$(STEP) "R tests" Rscript tools/test-r.R
