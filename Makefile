@@ -1,12 +1,23 @@
-# make demo    install and integrate simulated cells        make test    all tests: Python, R, the two together
-# make check   linters, tests, R CMD check                  make bench   quality and speed beside scvi-tools, scib-metrics
-# make bench-quick   the core ratios of speed, in 5 minutes
-# The data sets that tests and benchmarks need lie in SYSVI_DATA.
+# make demo        install into .venv and integrate simulated cells
+# make test        all tests: Python, R, and the two together
+# make test-quick  Python tests without the slow ones, in under two minutes: for the edit loop
+# make check       what CI runs: linters, all tests, R CMD check; each step is named and timed
+# make lint        ruff, mypy, import-linter, lintr
+# make docs        help pages and NAMESPACE of the R package
+# make bench       quality and speed beside scvi-tools and scib-metrics; make bench-quick: ratios of speed, in 5 minutes
+# make clean       remove the environment and what was built
+#
+# Variables: PYTHON (the Python to make .venv with), JOBS (pytest processes), PYTEST_ARGS (further arguments of pytest),
+# SYSVI_DATA (folder of the real data sets that some tests and benchmarks need).
 
 PYTHON ?= python3
+JOBS ?= 2
+PYTEST_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints-dev.txt
+PYTEST := $(BIN)/python -m pytest
+STEP := @tools/step.sh
 export RETICULATE_PYTHON := $(abspath $(BIN)/python)
 
 ifeq ($(origin SYSVI_DATA), undefined)
@@ -15,43 +26,67 @@ export SYSVI_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: demo test test-python test-r test-interop check check-r lint docs bench bench-quick clean
+.NOTPARALLEL:
+.PHONY: demo engine install test test-quick test-python test-r test-interop check check-r lint lint-python lint-r docs \
+  bench bench-quick clean
 
-demo: $(VENV)/engine
+demo: engine
 	$(BIN)/sysvi demo --output demo
+
+# -- tests
 
 test: test-python test-r test-interop
 
 test-python: $(VENV)/dev
-	$(BIN)/python -m pytest
+	$(STEP) "Python tests" $(PYTEST) -n $(JOBS) $(PYTEST_ARGS)
+
+test-quick: $(VENV)/dev
+	$(STEP) "quick Python tests" $(PYTEST) tests/python -n $(JOBS) -m "not slow and not data" $(PYTEST_ARGS)
 
 test-r: $(VENV)/interop
-	Rscript tools/test-r.R
+	$(STEP) "R tests" Rscript tools/test-r.R
 
+# One process: R runs inside it.
 test-interop: $(VENV)/interop
-	$(BIN)/python -m pytest tests/interop
+	$(STEP) "tests of R and Python together" $(PYTEST) tests/interop $(PYTEST_ARGS)
 
-check: lint test check-r
+# -- checks
+
+check:
+	$(STEP) "installation" $(MAKE) --no-print-directory install
+	$(STEP) "make check" $(MAKE) --no-print-directory lint test check-r
 
 check-r: $(VENV)/interop
-	Rscript tools/check-r.R
+	$(STEP) "R CMD check" Rscript tools/check-r.R
 
-lint: $(VENV)/interop
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	Rscript -e 'print(lints <- lintr::lint_package()); quit(status = length(lints) > 0)'
+lint: install lint-python lint-r
+
+lint-python: $(VENV)/dev
+	$(STEP) "ruff check" $(BIN)/ruff check .
+	$(STEP) "ruff format" $(BIN)/ruff format --check .
+	$(STEP) "mypy" $(BIN)/mypy
+	$(STEP) "import-linter" $(BIN)/lint-imports
+
+lint-r:
+	$(STEP) "lintr" Rscript -e 'print(lints <- lintr::lint_package()); quit(status = length(lints) > 0)'
 
 docs: $(VENV)/interop
 	Rscript -e 'roxygen2::roxygenise()'
+
+# -- benchmarks
 
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/baron.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/metrics.py speed --cells 20000 --rounds 3
 
-bench-quick: $(VENV)/engine
+bench-quick: engine
 	$(BIN)/python benchmarks/training.py --quick
+
+# -- the environment
+
+engine: $(VENV)/engine
+install: $(VENV)/interop
 
 # torch comes first and alone: its CPU wheel is enough, and later packages must not replace it.
 $(VENV)/engine: pyproject.toml constraints-dev.txt

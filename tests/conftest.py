@@ -6,7 +6,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """Folder of the real data sets, from the environment variable SYSVI_DATA."""
+    """Folder of the real data sets, named by the variable SYSVI_DATA. Unset: an error in CI, a skip elsewhere."""
     folder = os.environ.get("SYSVI_DATA")
     if not folder:
         missing = "the environment variable SYSVI_DATA does not name the folder of the real data sets"
@@ -14,3 +14,10 @@ def data_dir() -> Path:
             pytest.fail(missing)
         pytest.skip(missing)
     return Path(folder)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that use real data, so that machines without them can deselect these by `-m "not data"`."""
+    for item in items:
+        if "data_dir" in getattr(item, "fixturenames", ()):
+            item.add_marker("data")

@@ -10,7 +10,7 @@ from scipy import sparse
 
 @pytest.fixture(scope="session")
 def baron_pca(data_dir):
-    """Baron, human and mouse: obs and obsm["X_pca"], 15 components of log-normalised counts. Not to be changed."""
+    """Baron islets, human and mouse: obs and obsm["X_pca"], 15 principal components. Shared: do not modify."""
     import anndata
     import scanpy as sc
 
@@ -21,25 +21,26 @@ def baron_pca(data_dir):
     return anndata.AnnData(obs=adata.obs, obsm={"X_pca": adata.obsm["X_pca"]})
 
 
-sys.path.insert(0, str(Path(__file__).parent))  # the tests share oracle.py
-for pool in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):  # numba, which prepare uses, would reset torch's threads
-    os.environ.setdefault(pool, "1")  # before torch is imported: on tiny tensors threads only wait for one another
+sys.path.insert(0, str(Path(__file__).parent))  # tests import oracle.py and peers.py
+# Before torch and numba are imported: on small tensors, several threads are slower than one.
+for variable in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
 if shutil.which("nvidia-smi") is None:
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # the kernels of graphics cards, step by step on the CPU
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # run the CUDA kernels in Triton's interpreter, on the CPU
 
-N_CATEGORIES = {2: [4, 2], 3: [6, 2]}  # systems -> categories of the two covariates of `make_cells`
+N_CATEGORIES = {2: [4, 2], 3: [6, 2]}  # number of systems -> categories of the two covariates of `make_cells`
 
 
 @pytest.fixture(scope="session")
 def make_cells():
-    """Maker of small random cells: batches nested in systems, a second covariate, a continuous one."""
+    """Function that makes `Cells`: two batches in each system, another categorical and a continuous covariate."""
     from sysvi.data.cells import Cells
 
     def make(n_cells=30, n_genes=12, n_systems=2, *, weight_systems=False, seed=0):
         rng = np.random.default_rng(seed)
-        profile = rng.normal(size=(n_systems, n_genes))  # of each system
+        profile = rng.normal(size=(n_systems, n_genes))  # mean expression of each system
         system = rng.choice(n_systems, n_cells, p=np.arange(1, n_systems + 1) / np.arange(1, n_systems + 1).sum())
-        system[:n_systems] = np.arange(n_systems)  # none is empty
+        system[:n_systems] = np.arange(n_systems)  # every system has a cell
         x = np.maximum(profile[system] + rng.normal(size=(n_cells, n_genes)), 0)
         batch, sex = 2 * system + rng.integers(0, 2, n_cells), rng.integers(0, 2, n_cells)
         return Cells(
@@ -56,7 +57,7 @@ def make_cells():
 
 @pytest.fixture(scope="session")
 def make_model():
-    """Maker of a small model for `make_cells`. Nothing is at a neutral value (scale 1, log-variance 0, ...)."""
+    """Function that makes a small model for `make_cells`; no parameter is neutral (scale 1, log-variance 0)."""
     import torch
 
     from sysvi._core.settings import ModelSettings
@@ -82,7 +83,7 @@ def make_model():
 
 @pytest.fixture(scope="session")
 def make_adata():
-    """Maker of 300 log-normalised cells x 100 genes: two systems, batches, labels, two more covariates, counts."""
+    """Function that makes 300 log-normalised cells x 100 genes: two systems, batches, labels, sex, age, and counts."""
     import scanpy as sc
 
     from sysvi.data.simulate import simulate_systems
@@ -101,7 +102,7 @@ def make_adata():
 
 @pytest.fixture(scope="session")
 def make_sysvi():
-    """Maker of a small SysVI trained for two epochs, with the covariates of `make_adata`; `train=None`: untrained."""
+    """Function that makes a small SysVI of `make_adata`, trained for two epochs (not at all with `train=None`)."""
     from sysvi import SysVI
 
     def make(adata, *, setup=None, train=(), **arguments):
@@ -117,7 +118,7 @@ def make_sysvi():
 
 @pytest.fixture(scope="session")
 def assert_same():
-    """Compare two AnnData, or parts of them, element by element."""
+    """Function that asserts that two AnnData, or parts of them, are equal element by element."""
     import anndata
     import pandas as pd
 
