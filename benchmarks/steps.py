@@ -30,7 +30,8 @@ from sysvi._core.parallel import (
 )
 from sysvi._core.seeds import generator
 from sysvi.data.cells import Cells, Minibatch, Vocabulary
-from sysvi.data.from_anndata import Columns, cells_from_anndata, read_vocabulary
+from sysvi.data.columns import Columns
+from sysvi.data.from_anndata import cells_from_anndata, read_vocabulary
 from sysvi.kernels import cpu_backend, torch_backend
 from sysvi.kernels.plan import ComputePlan, choose_compute_plan
 from sysvi.model.cvae import Model
@@ -56,7 +57,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     counts = sysvi.datasets.simulate_systems(args.cells, args.genes, depth=0.3 * args.genes, seed=0)
     adata = sysvi.prepare(counts, "system", "batch", n_top_genes=args.genes, min_cells=5)
-    columns = Columns("system", categorical=("batch",))
+    columns = Columns("system", "batch")
     vocabulary = read_vocabulary(adata, columns)
     cells = cells_from_anndata(adata, columns, vocabulary)
     best = choose_compute_plan(cells.device, cells.density)

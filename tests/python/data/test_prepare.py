@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from sysvi._core.errors import InputError
+from sysvi.data.columns import Columns
 from sysvi.data.ensure_prepared import ensure_prepared
-from sysvi.data.from_anndata import Columns, cells_from_anndata, read_vocabulary
+from sysvi.data.from_anndata import cells_from_anndata, read_vocabulary
 from sysvi.data.h5ad import read_h5ad
 from sysvi.data.prepare import prepare
 from sysvi.data.row_blocks import BLOCK_VALUES, row_blocks, select_genes

@@ -14,7 +14,8 @@ import sysvi
 from sysvi._core.seeds import generator
 from sysvi._core.settings import ModelSettings, Ramp, TrainSettings
 from sysvi.data.cells import Cells
-from sysvi.data.from_anndata import Columns, cells_from_anndata, read_vocabulary
+from sysvi.data.columns import Columns
+from sysvi.data.from_anndata import cells_from_anndata, read_vocabulary
 from sysvi.model.cvae import Model
 from sysvi.model.objective import Objective, Weights
 from sysvi.training.loop import TERMS, NonFiniteLossError, split_cells, train
@@ -46,7 +47,7 @@ def fit(make_cells, make_model, on_event=lambda event: None, *, model=None, **tr
 def test_losses_go_down_on_simulated_data():
     counts = sysvi.datasets.simulate_systems(400, 200, seed=1)
     adata = sysvi.prepare(counts, system_key="system", batch_key="batch", min_cells=3)
-    columns = Columns("system", categorical=("batch",))
+    columns = Columns("system", "batch")
     vocabulary = read_vocabulary(adata, columns)
     cells = cells_from_anndata(adata, columns, vocabulary)
     s = ModelSettings(n_hidden=64, n_latent=10)
