@@ -120,7 +120,7 @@ def test_links_by_definition(seed, n_systems):
 
 def test_errors():
     x = sparse.random(40, 20, 0.5, format="csr", random_state=0)
-    with pytest.raises(InputError, match="one only"):
+    with pytest.raises(InputError, match="system has one value only"):
         find_states(x, ["a"] * 40)
     with pytest.raises(InputError, match="System b has 2 cells"):
         find_states(x, ["a"] * 38 + ["b"] * 2)
