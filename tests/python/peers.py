@@ -5,7 +5,7 @@ from scib_metrics.nearest_neighbors import NeighborsResults
 
 
 def simulate(n=400, n_systems=2, n_labels=4, shift=1.0, seed=0):
-    """Simulate an embedding (n x 6), systems and labels (both n) of cells; each system is moved by a further `shift`."""
+    """Simulate an embedding (n x 6), systems and labels (both n) of cells; systems are `shift` apart."""
     rng = np.random.default_rng(seed)
     system, label = rng.integers(n_systems, size=n), rng.integers(n_labels, size=n)
     points = rng.normal(size=(n, 6)) + shift * system[:, None] + 3 * rng.normal(size=(n_labels, 6))[label]
