@@ -26,6 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Only .* genes remain")
 COLUMNS = {"system_key": "system", "batch_key": "batch", "label_key": "cell_type"}
 OPTIONS = ["--system", "system", "--batch", "batch", "--label", "cell_type"]
 QUICK = {"min_cells": 20, "progress": False}
+PATIENCE = 600  # seconds that a busy machine may take
 
 HEADER = """# /// script
 # dependencies = []
@@ -414,11 +415,11 @@ def test_an_interrupted_comparison_continues(cells, folder, how):
     )
     begun = lambda: list((folder / "out" / "runs").glob(".good-seed1-*"))  # noqa: E731
     waited = time.monotonic()
-    while not (folder / "slow").exists() and process.poll() is None and time.monotonic() - waited < 100:
+    while not (folder / "slow").exists() and process.poll() is None and time.monotonic() - waited < PATIENCE:
         time.sleep(0.05)
     time.sleep(0.2)
     process.send_signal(how)
-    assert process.wait(60) == (130 if how == signal.SIGINT else -how)
+    assert process.wait(PATIENCE) == (130 if how == signal.SIGINT else -how)
     assert times_run(folder) == 1
     assert (folder / "slow").exists()
     assert ended(int((folder / "slow").read_text()))
