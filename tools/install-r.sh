@@ -4,8 +4,8 @@
 # Does nothing when all is there; repairs what an interrupted run left behind.
 set -euo pipefail
 
-cran="Matrix Seurat SeuratObject cli ggplot2 jsonlite knitr lintr patchwork processx rcmdcheck
-  reticulate rmarkdown roxygen2 testthat withr"
+cran="Matrix Seurat SeuratObject callr cli ggplot2 jsonlite knitr lintr patchwork processx rcmdcheck
+  reticulate rlang rmarkdown roxygen2 testthat withr"
 bioc="BiocCheck BiocGenerics BiocStyle DelayedArray HDF5Array S4Vectors SingleCellExperiment
   SummarizedExperiment scater"
 

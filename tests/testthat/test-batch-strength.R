@@ -6,7 +6,6 @@ strength <- function(object, ..., min_cells = 10, verbose = FALSE) {
   BatchStrength(object, "system", "donor", "type", ..., min_cells = min_cells, verbose = verbose)
 }
 of_matrix <- function(...) strength(cells$data, metadata = cells$metadata, ...)
-expect_said <- function(code, ...) expect_error(code, ..., class = "sysvi_error")
 
 # The engine's own function on the same arrays, past the package's bridge.
 of_python <- function(min_cells = 10L) {
@@ -68,27 +67,27 @@ test_that("what cannot be judged is NA, and says why", {
   expect_identical(dim(found$distances), c(0L, 7L))
   expect_output(print(found), "cannot be judged")
   skip_if_not_installed("ggplot2")
-  expect_said(plot(found), "no distances to draw")
+  expect_sysvi_error(plot(found), "no distances to draw")
 })
 
 test_that("errors name columns and layers", {
-  expect_said(of_matrix(cutoff = 5), "BatchStrength\\(\\) has no argument 'cutoff'")
+  expect_error(of_matrix(cutoff = 5), "must be empty.*cutoff = 5", class = "rlib_error_dots_nonempty")
   cells$metadata$type[1:3] <- NA
-  expect_said(strength(cells$data, metadata = cells$metadata), "'type' \\(label\\) has 3 missing values: fill them in")
+  expect_sysvi_error(strength(cells$data, metadata = cells$metadata), "'type' \\(label\\) has 3 missing values: fill them in or remove these cells")
   by_label <- function(label) BatchStrength(cells$data, "system", "donor", label, metadata = cells$metadata)
-  expect_said(by_label("kind"), "label = \"kind\" is not a column of the metadata")
-  expect_said(by_label("donor"), "'donor' is named twice")
+  expect_sysvi_error(by_label("kind"), "label = \"kind\" is not a column of the metadata")
+  expect_sysvi_error(by_label("donor"), "'donor' is named more than once")
   human <- cells$metadata$system == "human"
-  expect_said(
+  expect_sysvi_error(
     BatchStrength(cells$data[, human], "system", "donor", "batch", metadata = cells$metadata),
     "'system' \\(system\\) holds one system only \\(human\\)"
   )
   skip_without_engine()
-  expect_said(
+  expect_sysvi_error(
     BatchStrength(cells$counts, "system", "donor", "batch", metadata = cells$metadata),
     "The matrix looks like raw counts"
   )
-  expect_said(of_matrix(min_cells = 0), "min_cells")
+  expect_sysvi_error(of_matrix(min_cells = 0), "min_cells")
 })
 
 test_that("print gives the advice first, plot the distances", {

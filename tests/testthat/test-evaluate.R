@@ -17,7 +17,6 @@ reduction_of <- function(name) {
   colnames(z) <- paste0(key, seq_len(ncol(z)))
   SeuratObject::CreateDimReducObject(z, key = key, assay = "RNA")
 }
-expect_said <- function(code, ...) expect_error(code, ..., class = "sysvi_error")
 
 # The engine's own function on the same arrays, past the package's bridge.
 of_python <- function(max_cells = NULL) {
@@ -49,9 +48,9 @@ of_python <- function(max_cells = NULL) {
 
 expect_same <- function(found, python) {
   expect_identical(found$table$metric, python$metric)
-  expect_equal(as.matrix(found$table[c("pca", "sysvi")]), missing_as_na(python$scores), ignore_attr = TRUE)
+  expect_equal(as.matrix(found$table[c("pca", "sysvi")]), nan_to_na(python$scores), ignore_attr = TRUE)
   expect_equal(found$per_label$value, as.vector(python$per_label))
-  expect_equal(as.matrix(found$per_cell), missing_as_na(python$per_cell), ignore_attr = TRUE)
+  expect_equal(as.matrix(found$per_cell), nan_to_na(python$per_cell), ignore_attr = TRUE)
   expect_identical(rownames(found$per_cell), python$cells)
   expect_length(found$notes, python$notes)
 }
@@ -137,46 +136,46 @@ test_that("only a PCA that nobody named may be missing", {
   skip_without_engine()
   skip_if_not_installed("SeuratObject")
   object <- make_seurat(cells)
-  expect_said(evaluate(object), "no reduction 'sysvi' \\(it has none\\): run RunSysVI") |>
-    expect_message("There is no reduction \"pca\"")
+  expect_sysvi_error(evaluate(object), "no reduction 'sysvi' \\(it has none\\): run RunSysVI") |>
+    expect_message("has no reduction 'pca'")
   object[["sysvi"]] <- reduction_of("sysvi")
-  expect_message(found <- evaluate(object, metrics = "iLISI"), "There is no reduction \"pca\"; it is left out")
+  expect_message(found <- evaluate(object, metrics = "iLISI"), "has no reduction 'pca'; it is left out")
   expect_identical(colnames(found$table)[3], "sysvi")
-  expect_said(evaluate(object, reductions = c("pca", "sysvi")), "no reduction 'pca' \\(it has 'sysvi'\\)")
+  expect_sysvi_error(evaluate(object, reductions = c("pca", "sysvi")), "no reduction 'pca' \\(it has 'sysvi'\\)")
 })
 
 test_that("what cannot be measured is told in a sentence", {
-  expect_said(of_matrices(resolution = 2), "EvaluateIntegration\\(\\) has no argument 'resolution'")
-  expect_said(of_matrices(metrics = 1), "metrics must be")
-  expect_said(evaluate(embeddings$pca), "object is a matrix; give a Seurat")
-  expect_said(evaluate(unname(embeddings), metadata = cells$metadata), "must name each embedding once")
+  expect_error(of_matrices(resolution = 2), "must be empty.*resolution = 2", class = "rlib_error_dots_nonempty")
+  expect_sysvi_error(of_matrices(metrics = 1), "`metrics` must be")
+  expect_sysvi_error(evaluate(embeddings$pca), "`object` is a matrix: give a Seurat")
+  expect_sysvi_error(evaluate(unname(embeddings), metadata = cells$metadata), "must name each embedding once")
   nameless <- list(pca = unname(embeddings$pca))
-  expect_said(evaluate(nameless, metadata = cells$metadata), "Embedding 'pca' has no cell names: set its row names")
+  expect_sysvi_error(evaluate(nameless, metadata = cells$metadata), "Embedding 'pca' has no cell names: set its row names")
   fewer <- list(pca = embeddings$pca, sysvi = embeddings$sysvi[-1, ])
-  expect_said(evaluate(fewer, metadata = cells$metadata), "Embedding 'sysvi' lacks 1 of the 240 cells.*'cell001'")
-  expect_said(evaluate(embeddings, metadata = cells$metadata[-1, ]), "metadata lacks 1 of the 240 cells")
-  expect_said(evaluate(embeddings, metadata = cells$metadata["system"]), "batch = \"batch\" is not a column")
-  expect_said(
-    EvaluateIntegration(embeddings, "system", "system", metadata = cells$metadata), "'system' is named twice"
+  expect_sysvi_error(evaluate(fewer, metadata = cells$metadata), "Embedding 'sysvi' lacks 1 of the 240 cells.*'cell001'")
+  expect_sysvi_error(evaluate(embeddings, metadata = cells$metadata[-1, ]), "`metadata` lacks 1 of the 240 cells")
+  expect_sysvi_error(evaluate(embeddings, metadata = cells$metadata["system"]), "batch = \"batch\" is not a column")
+  expect_sysvi_error(
+    EvaluateIntegration(embeddings, "system", "system", metadata = cells$metadata), "'system' is named more than once"
   )
   human <- cells$metadata$system == "human"
-  expect_said(
+  expect_sysvi_error(
     evaluate(lapply(embeddings, function(z) z[human, ]), metadata = cells$metadata), "holds one system only \\(human\\)"
   )
   skip_without_engine()
-  expect_said(of_matrices(metrics = "LISI"), "There is no metric LISI; choose 'default', 'all', or of: iLISI")
-  expect_said(
+  expect_sysvi_error(of_matrices(metrics = "LISI"), "There is no metric LISI; choose 'default', 'all', or of: iLISI")
+  expect_sysvi_error(
     evaluate(embeddings, metadata = cells$metadata, expression = cells$counts),
     "The matrix looks like raw counts: give log-normalised values"
   )
-  expect_said(
+  expect_sysvi_error(
     evaluate(embeddings, metadata = cells$metadata, expression = cells$data[, -1]),
     "The matrix lacks 1 of the 240 cells of the embeddings"
   )
   unknown <- transform(cells$metadata, type = NA)
-  expect_said(evaluate(embeddings, metadata = unknown), "'type' \\(label\\) labels no cell")
+  expect_sysvi_error(evaluate(embeddings, metadata = unknown), "'type' \\(label\\) labels no cell")
   broken <- replace(embeddings, "sysvi", list(replace(embeddings$sysvi, 1, NA)))
-  expect_said(evaluate(broken, metadata = cells$metadata), "'sysvi' cannot be measured. The embedding of 1 of 240")
+  expect_sysvi_error(evaluate(broken, metadata = cells$metadata), "'sysvi' cannot be measured. The embedding of 1 of 240")
 })
 
 test_that("print and plot show the table", {
@@ -196,5 +195,5 @@ test_that("print and plot show the table", {
   expect_false("Moran" %in% drawn$data$metric)
   expect_silent(ggplot2::ggplot_build(drawn))
   found$table[3:4] <- NA_real_
-  expect_said(plot(found), "no score that could be drawn")
+  expect_sysvi_error(plot(found), "no score to draw")
 })

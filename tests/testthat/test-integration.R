@@ -39,7 +39,7 @@ test_that("a joined assay needs system, and takes it by cell", {
   joined <- make_seurat(cells)
   features <- rownames(joined)
   expect_error(
-    integrate(joined, features = features, scale.layer = "data"), "all in one part.*system = object\\$species",
+    integrate(joined, features = features, scale.layer = "data"), "is not split, so there are no systems.*system = object\\$species",
     class = "sysvi_error"
   )
   object <- integrate(joined, features = features, scale.layer = "data", system = joined$system)

@@ -26,7 +26,7 @@ test_that("the embedding does not depend on blocks, on metadata's order or on wh
   named <- setNames(shuffled$system, rownames(shuffled))
   by_vector <- run(cells$data, named, setNames(shuffled$batch, rownames(shuffled)), options = small)
   expect_identical(values(by_vector), values(z))
-  local_mocked_bindings(block_values = function(in_memory) 80 * 7)
+  local_mocked_bindings(values_per_block = function(in_memory) 80 * 7)
   expect_identical(values(run(cells$data, "system", "batch", metadata = cells$metadata, options = small)), values(z))
 })
 
@@ -74,10 +74,10 @@ test_that("the engine sees expression and columns as they are", {
   skip_without_engine()
   bridge <- import_bridge()
   seen <- bridge$Expression()
-  described <- cells_of(cells$data, metadata = cells$metadata)
+  described <- describe_cells(cells$data, metadata = cells$metadata)
   stream_blocks(
     described, c("gene05", "gene01"),
-    function(layer, block) bridge$Expression$add(seen, layer, one_dim(block@x), one_dim(block@i), one_dim(block@p)),
+    function(layer, block) bridge$Expression$add(seen, layer, as_1d_array(block@x), as_1d_array(block@i), as_1d_array(block@p)),
     function(...) NULL
   )
   x <- bridge$Expression$joined(seen, 2L) # SciPy's CSR comes back as a dgRMatrix

@@ -11,7 +11,7 @@ test_that("models are saved and loaded without loss, whole or not at all", {
   model <- LoadSysVI(dirname(file))
   expect_identical(model, attr(z, "sysVI"))
   expect_identical(LoadSysVI(file), model)
-  expect_error(SaveSysVI(z, dirname(file)), "exists already; overwrite = TRUE", class = "sysvi_error")
+  expect_error(SaveSysVI(z, dirname(file)), "exists already: set overwrite = TRUE", class = "sysvi_error")
   SaveSysVI(model, dirname(file), overwrite = TRUE)
   expect_identical(model$seed, 3L)
   expect_identical(model$status, "finished")
@@ -60,15 +60,15 @@ test_that("cells that a model does not fit are refused", {
 test_that("arguments of predict() that a kind of object does not have are told", {
   skip_without_engine()
   model <- attr(fit(), "sysVI")
-  expect_error(predict(model, cells$data, metdata = 1), "has no argument 'metdata' for a matrix", class = "sysvi_error")
+  expect_error(predict(model, cells$data, metdata = 1), "must be empty.*metdata = 1", class = "rlib_error_dots_nonempty")
   expect_identical(
     predict(model, cells$data, cells$metadata, verbose = FALSE),
     predict(model, cells$data, metadata = cells$metadata, verbose = FALSE)
   )
   skip_if_not_installed("SeuratObject")
-  expect_error(predict(model, make_seurat(cells), asay = "RNA"), "no argument 'asay' for a Seu", class = "sysvi_error")
+  expect_error(predict(model, make_seurat(cells), asay = "RNA"), "must be empty.*asay = \"RNA\"", class = "rlib_error_dots_nonempty")
   skip_if_not_installed("SingleCellExperiment")
-  expect_error(predict(model, make_sce(cells), layer = "data"), "no argument 'layer' for a Sin", class = "sysvi_error")
+  expect_error(predict(model, make_sce(cells), layer = "data"), "must be empty.*layer = \"data\"", class = "rlib_error_dots_nonempty")
 })
 
 test_that("a model trained in Python is loaded, and one trained in R is loaded in Python", {
@@ -87,7 +87,7 @@ test_that("files that are no models are told", {
   expect_error(LoadSysVI(tempfile()), "There is no saved model", class = "sysvi_error")
   file <- withr::local_tempfile()
   writeLines("something else", file)
-  expect_error(LoadSysVI(file), "damaged or another kind of file", class = "sysvi_error")
+  expect_error(LoadSysVI(file), "corrupted or another kind of file", class = "sysvi_error")
   expect_error(SaveSysVI(matrix(1), tempfile()), "holds no sysVI model: run RunSysVI", class = "sysvi_error")
 })
 

@@ -84,11 +84,11 @@ test_that("log-normalised objects are joined as they are; same cell names get pr
 
 test_that("arguments that there are not are told, metadata of matrices are kept", {
   objects <- list(human = human, mouse = mouse)
-  expect_error(join(objects, normalise = FALSE), "PrepareSystems\\(\\) has no argument 'normalise' for a matrix",
-               class = "sysvi_error")
+  expect_error(join(objects, normalise = FALSE), "must be empty.*normalise = FALSE",
+               class = "rlib_error_dots_nonempty")
   skip_if_not_installed("SeuratObject")
-  expect_error(join(lapply(objects, SeuratObject::CreateSeuratObject), layers = "data"), "no argument 'layers'",
-               class = "sysvi_error")
+  expect_error(join(lapply(objects, SeuratObject::CreateSeuratObject), layers = "data"), "must be empty.*layers = \"data\"",
+               class = "rlib_error_dots_nonempty")
   skip_without_engine()
   expect_named(join(objects, metadata = cells$metadata["age"])$metadata, c("age", "system"))
 })
@@ -97,20 +97,20 @@ test_that("what cannot be joined is told", {
   expect_error(PrepareSystems(list(human, mouse)), "named list of two or more", class = "sysvi_error")
   expect_error(join(setNames(list(human, mouse), c("a", ""))), "named list of two or more", class = "sysvi_error")
   for (reference in list(NULL, c("a", "b"), NA)) {
-    expect_error(join(list(a = human, b = mouse), reference = reference), "reference must be one of 'a', 'b'",
+    expect_error(join(list(a = human, b = mouse), reference = reference), "`reference` must be one of 'a', 'b'",
                  class = "sysvi_error")
   }
-  expect_error(join(list(a = human, b = mouse), min_cells = NULL), "min_cells is NULL", class = "sysvi_error")
-  expect_error(PrepareSystems(list(a = human, b = mouse), reference = "c"), "reference must be one of 'a', 'b'",
+  expect_error(join(list(a = human, b = mouse), min_cells = NULL), "`min_cells` must be a whole number, not NULL", class = "sysvi_error")
+  expect_error(PrepareSystems(list(a = human, b = mouse), reference = "c"), "`reference` must be one of 'a', 'b'",
                class = "sysvi_error")
   skip_without_engine()
   expect_error(join(list(human = human, mouse = mouse), NULL), "share no gene name", class = "sysvi_error")
-  expect_error(join(list(human = cells$data, mouse = mouse)), "of system 'human' is not counts", class = "sysvi_error")
+  expect_error(join(list(human = cells$data, mouse = mouse)), "of system 'human' does not hold counts", class = "sysvi_error")
   expect_error(
     join(list(human = human, mouse = mouse), normalize = FALSE), "looks like raw counts",
     class = "sysvi_error"
   )
   expect_error(join(list(human = human, mouse = mouse), "no such file"), "no orthologue table", class = "sysvi_error")
   skip_if_not_installed("SingleCellExperiment")
-  expect_error(join(list(a = human, b = make_sce(cells))), "they are 'matrix', 'SCE'", class = "sysvi_error")
+  expect_error(join(list(a = human, b = make_sce(cells))), "they are 'matrix', 'SingleCellExperiment'", class = "sysvi_error")
 })

@@ -8,16 +8,16 @@ test_that("the environment that the user set is respected, the plainest first", 
   expect_identical(choose_python()$path, "/usr/bin/env")
   withr::local_envvar(RETICULATE_PYTHON = "")
   folder <- withr::local_tempdir()
-  dir.create(dirname(python_in(folder)))
-  file.create(python_in(folder))
+  dir.create(dirname(python_in_environment(folder)))
+  file.create(python_in_environment(folder))
   withr::local_envvar(VIRTUAL_ENV = folder)
   expect_identical(choose_python(), list(
-    path = python_in(folder), why = "the environment variable VIRTUAL_ENV names it"
+    path = python_in_environment(folder), why = "the environment variable VIRTUAL_ENV names it"
   ))
   withr::local_envvar(VIRTUAL_ENV = "", WORKON_HOME = folder, RETICULATE_VIRTUALENV_ROOT = folder)
   expect_null(choose_python()$path)
   withr::local_envvar(SYSVI_PYTHON = "/no/such/python")
-  expect_error(choose_python(), "SYSVI_PYTHON names /no/such/python, but there is no Python", class = "sysvi_error")
+  expect_error(choose_python(), "variable SYSVI_PYTHON names /no/such/python, but there is no Python", class = "sysvi_error")
   expect_false(sysvi_available())
 })
 
@@ -27,8 +27,8 @@ test_that("the engine comes from this package, in its version", {
   expect_identical(
     normalizePath(dirname(reticulate::import("sysvi")$`__file__`)), normalizePath(file.path(engine_path(), "sysvi"))
   )
-  local_mocked_bindings(loaded_module = function(name) list(`__version__` = "0.0.9", `__file__` = "/other/__init__.py"))
-  expect_error(import_bridge(), "has imported sysvi 0.0.9 from /other, .* start R anew", class = "sysvi_error")
+  local_mocked_bindings(imported_module = function(name) list(`__version__` = "0.0.9", `__file__` = "/other/__init__.py"))
+  expect_error(import_bridge(), "has imported sysvi 0.0.9 from /other, .* restart R", class = "sysvi_error")
 })
 
 test_that("torch computes as fast and as exactly in R as in Python", {
@@ -40,7 +40,7 @@ test_that("torch computes as fast and as exactly in R as in Python", {
     "total = float((a @ a.T).double().sum())"
   )
   here <- reticulate::py_run_string(code, local = TRUE)$total
-  there <- processx::run(separate_python(), c("-c", paste(code, "; print(repr(total))")))$stdout
+  there <- processx::run(find_process_python(), c("-c", paste(code, "; print(repr(total))")))$stdout
   expect_identical(here, as.numeric(there))
 })
 
@@ -97,15 +97,15 @@ test_that("installation puts torch first, from the wheels that fit the machine",
 
 test_that("a broken separate process is told with what it said", {
   local_mocked_bindings(
-    separate_python = function() Sys.which("false"), import_bridge = function() stop("not used")
+    find_process_python = function() Sys.which("false"), import_bridge = function() stop("not used")
   )
-  expect_error(sysvi_device(process = "separate"), "ended with status 1; run sysvi_doctor", class = "sysvi_error")
+  expect_error(sysvi_device(process = "separate"), "ended with status 1: run `sysVI::sysvi_doctor\\(\\)`", class = "sysvi_error")
 })
 
 test_that("settings that the simulation does not have are told; it has those of the engine", {
-  expect_error(SimulateSystems(foo = 1), "Systems\\(\\) has no argument 'foo'.* 'n_systems'", class = "sysvi_error")
-  expect_error(SimulateSystems(n_types = NULL), "n_types is NULL: give a value", class = "sysvi_error")
-  expect_error(SimulateSystems(NA), "n_cells is NA: give a value", class = "sysvi_error")
+  expect_error(SimulateSystems(foo = 1), "SimulateSystems\\(\\) has no argument 'foo'.* 'n_systems'", class = "sysvi_error")
+  expect_error(SimulateSystems(n_types = NULL), "`n_types` must be a number, not NULL", class = "sysvi_error")
+  expect_error(SimulateSystems(NA), "`n_cells` must be a whole number, not NA", class = "sysvi_error")
   skip_without_engine()
   import_bridge()
   engine <- reticulate::py_eval(
@@ -124,6 +124,6 @@ test_that("simulated counts are the engine's", {
     "seed=2).X.toarray().T"
   ))
   expect_equal(unname(as.matrix(cells$counts)), x)
-  expect_equal(time_left(c(75)), "1m 15s")
-  expect_equal(c(time_left(3600), time_left(0.2)), c("1h 0m 0s", "0s"))
+  expect_equal(format_duration(c(75)), "1m 15s")
+  expect_equal(c(format_duration(3600), format_duration(0.2)), c("1h 0m 0s", "0s"))
 })
