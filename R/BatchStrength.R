@@ -126,13 +126,17 @@ plot.SysVIBatchStrength <- function(x, ...) {
   rlang::check_installed("ggplot2", "for plot().")
   distances <- x$distances
   if (!nrow(distances)) {
-    sysvi_abort("There are no distances to draw: no cell type has two samples with enough cells; lower {.arg min_cells}.")
+    sysvi_abort(paste(
+      "There are no distances to draw: no cell type has two samples with enough cells. A lower {.arg min_cells} uses",
+      "more samples."
+    ))
   }
   kinds <- c(within = "within one system", between = "between systems")
   distances$kind <- factor(kinds[distances$kind], kinds)
   medians <- stats::aggregate(distance ~ label + kind, distances, stats::median)
   between <- medians[medians$kind == kinds[["between"]], ]
-  labels <- union(setdiff(medians$label, between$label), between$label[order(between$distance)]) # largest distance on top
+  # rows from bottom to top: the cell type with the largest distance between systems is on top
+  labels <- union(setdiff(medians$label, between$label), between$label[order(between$distance)])
   row_height <- function(table) match(table$label, labels) + ifelse(table$kind == kinds[["within"]], -0.17, 0.17)
   distances$height <- row_height(distances)
   medians$height <- row_height(medians)

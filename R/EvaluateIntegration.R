@@ -188,7 +188,9 @@ EvaluateIntegration.SingleCellExperiment <- function(object, system, batch = NUL
 describe_embeddings <- function(object, metadata, expression) {
   if (inherits(object, "sysvi_embeddings")) {
     if (!is.null(metadata) || !is.null(expression)) {
-      sysvi_abort("{.arg metadata} and {.arg expression} are for lists of embeddings only: add them to the object itself.")
+      sysvi_abort(
+        "{.arg metadata} and {.arg expression} are for lists of embeddings only: add them to the object itself."
+      )
     }
     return(object)
   }

@@ -132,8 +132,8 @@ check_counts <- function(cells, system) {
     check_finite(block, cells$source, layer$cells[columns])
     if (length(block@x) && (min(block@x) < 0 || any(block@x != floor(block@x)))) {
       sysvi_abort(paste(
-        "{capitalise(cells$source)} of system '{system}' does not hold counts: name the counts (assay =, layer =), or set",
-        "normalize = FALSE for log-normalised values."
+        "{capitalise(cells$source)} of system '{system}' does not hold counts: name the counts (assay =, layer =), or",
+        "set normalize = FALSE for log-normalised values."
       ))
     }
   }

@@ -72,7 +72,7 @@
 #' that are not in the object, or Python that does not start.
 #'
 #' @references
-#' Hrovatin, Moinfar, Zappia, Tejada-Lapuerta, Lengerich, Kellis, Theis (2025).
+#' Hrovatin, Moinfar, Zappia, Tejada Lapuerta, Lengerich, Kellis, Theis (2025).
 #' Integrating single-cell RNA-seq datasets with substantial batch effects. BMC
 #' Genomics 26, 974. \doi{10.1186/s12864-025-12126-3}
 #'
@@ -173,7 +173,7 @@ warn_if_interrupted <- function(model) {
   }
   if (!nrow(model$history)) sysvi_abort("Interrupted before the first epoch was complete; nothing was changed.")
   sysvi_warn(paste(
-    "Training was interrupted after {nrow(model$history)} of {model$train_settings$max_epochs} epochs; the embedding is",
-    "that of the model so far."
+    "Training was interrupted after {nrow(model$history)} of {model$train_settings$max_epochs} epochs; the embedding",
+    "is that of the model so far."
   ))
 }

@@ -22,9 +22,10 @@ describe_cells.sysvi_cells <- function(object, metadata = NULL, ...) {
 describe_cells.default <- function(object, metadata = NULL, ...) {
   rlang::check_dots_empty(call = NULL)
   if (length(dim(object)) != 2L || is.data.frame(object)) {
-    sysvi_abort(
-      "{.arg object} is a {class(object)[1L]}: give a Seurat or SingleCellExperiment object or a matrix of genes x cells."
-    )
+    sysvi_abort(paste(
+      "{.arg object} is a {class(object)[1L]}: give a Seurat or SingleCellExperiment object or a matrix of genes x",
+      "cells."
+    ))
   }
   if (is.matrix(object) && !is.numeric(object) && !is.logical(object)) {
     sysvi_abort("{.arg object} is a {typeof(object)} matrix: give a numeric one.")
@@ -175,8 +176,8 @@ new_cells <- function(layers, cells, metadata, source, remedies) {
   stored <- cells_in_layers(layers)
   if (anyDuplicated(stored)) {
     sysvi_abort(paste(
-      "Cell '{stored[anyDuplicated(stored)]}' is in more than one of the layers {quote_names(layer_names)}: name layers",
-      "with {.arg layer} so that each cell is in one of them."
+      "Cell '{stored[anyDuplicated(stored)]}' is in more than one of the layers {quote_names(layer_names)}: name",
+      "layers with {.arg layer} so that each cell is in one of them."
     ))
   }
   absent <- setdiff(cells, stored)

@@ -51,8 +51,8 @@ read_column <- function(x, role, cells, name = role, complete = TRUE) {
     available <- colnames(cells$metadata)
     if (!x %in% available) {
       sysvi_abort(paste(
-        "{role} = \"{x}\" is not a column of the metadata: choose one of {quote_names(available, 20L)}, or give a vector",
-        "named by cell."
+        "{role} = \"{x}\" is not a column of the metadata: choose one of {quote_names(available, 20L)}, or give a",
+        "vector named by cell."
       ))
     }
     column <- list(name = x, values = cells$metadata[[x]])

@@ -132,8 +132,8 @@ check_finite <- function(block, source, cell_names) {
   if (!is.finite(sum(block@x))) {
     cell <- findInterval(which.max(!is.finite(block@x)) - 1L, block@p)
     sysvi_abort(paste(
-      "{capitalise(source)} has a value that is missing or not finite (cell '{cell_names[cell]}'): remove or repair such",
-      "cells or genes."
+      "{capitalise(source)} has a value that is missing or not finite (cell '{cell_names[cell]}'): remove or repair",
+      "such cells or genes."
     ))
   }
 }

@@ -3,11 +3,13 @@ call <- function(object = cells$data, system = "system", ..., metadata = cells$m
   RunSysVI(object, system, ..., metadata = metadata)
 }
 
-test_that("columns that cannot be used are named", {
+test_that("errors name columns that cannot be used", {
   expect_sysvi_error(call(system = "species"), "system = \"species\" is not a column.*'system', 'batch', 'age'")
   expect_sysvi_error(call(batch = "donor"), "batch = \"donor\" is not a column")
   expect_sysvi_error(call(covariates = c("batch", "sex")), "covariates = \"sex\" is not a column")
-  expect_sysvi_error(call(system = cells$metadata$system), "vector named by cell: `setNames\\(system, colnames\\(object\\)\\)`")
+  expect_sysvi_error(
+    call(system = cells$metadata$system), "vector named by cell: `setNames\\(system, colnames\\(object\\)\\)`"
+  )
   expect_sysvi_error(call(system = setNames(rep("a", 3), colnames(cells$data)[1:3])), "`system` lacks 237 cells")
   expect_sysvi_error(call(batch = "system"), "'system' is named more than once")
   expect_sysvi_error(call(continuous = "batch"), "'batch' \\(continuous\\) is not numeric")
@@ -35,7 +37,7 @@ test_that("values in messages are printed as they are, whatever they contain", {
   expect_sysvi_error(call(system = "{cells}"), "system = \"{cells}\" is not a column", fixed = TRUE)
 })
 
-test_that("matrices that cannot be used are told apart", {
+test_that("errors say why a matrix cannot be used", {
   unnamed <- cells$data
   rownames(unnamed) <- NULL
   expect_sysvi_error(call(unnamed), "The matrix has no gene names")
@@ -63,7 +65,7 @@ test_that("counts, scaled values and missing values are recognised before traini
   holes <- cells$data
   holes@x[holes@p[8]  + 1] <- NaN
   expect_sysvi_error(call(holes), "not finite \\(cell 'cell008'\\)")
-  local_mocked_bindings(values_per_block = function(in_memory) 80 * 7) # the same over blocks
+  local_mocked_bindings(values_per_block = function(in_memory) 80 * 7) # the same with several blocks
   expect_sysvi_error(call(holes), "not finite \\(cell 'cell008'\\)")
   expect_sysvi_error(call(half), "looks like raw counts in system 'mouse'")
 })
@@ -87,7 +89,7 @@ test_that("a system without any value does not look like counts", {
   expect_sysvi_error(call(zero), "looks like raw counts in system 'human'")
 })
 
-test_that("settings are checked, here or by the engine", {
+test_that("settings are checked, in R or by the engine", {
   expect_sysvi_error(call(foo = 1), "Unknown argument: see `\\?sysvi_options`.*foo = 1")
   expect_error(call(process = "elsewhere"), "`process` must be one of \"session\" or \"separate\", not \"elsewhere\"")
   expect_sysvi_error(call(verbose = NA), "`verbose` must be TRUE or FALSE, not NA")
@@ -95,7 +97,9 @@ test_that("settings are checked, here or by the engine", {
     expect_sysvi_error(do.call(call, setNames(list(NULL), name)), sprintf("`%s` must be a .*number.*, not NULL", name))
   }
   expect_sysvi_error(call(n_latent = 2.5), "`n_latent` must be a whole number, not 2.5")
-  expect_sysvi_error(call(cycle_weight = c(1, 2)), "`cycle_weight` must be a number or c\\(value, start, end\\), not a double")
+  expect_sysvi_error(
+    call(cycle_weight = c(1, 2)), "`cycle_weight` must be a number or c\\(value, start, end\\), not a double"
+  )
   expect_sysvi_error(call(max_epochs = NA), "`max_epochs` must be a whole number or NULL, not NA")
   expect_sysvi_error(call(options = list()), "`options` must be a value of `sysvi_options")
   expect_error(sysvi_options(prior = "flat"), "`prior` must be one of \"vamp\", \"gmm\", or \"standard_normal\"")

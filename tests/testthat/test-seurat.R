@@ -1,7 +1,7 @@
 skip_if_not_installed("SeuratObject")
 cells <- make_cells()
 
-test_that("all kinds of assay give the matrix's embedding, in the object's order", {
+test_that("all kinds of assay give the embedding of the matrix, in the order of the object", {
   skip_without_engine()
   z <- run(cells$data, "system", "batch", metadata = cells$metadata, options = small)
   joined <- make_seurat(cells)
@@ -15,7 +15,7 @@ test_that("all kinds of assay give the matrix's embedding, in the object's order
   }
 })
 
-test_that("what comes back is complete: names, key, assay, stdev, model, command", {
+test_that("the result has names, key, assay, stdev, model and command", {
   skip_without_engine()
   object <- run(make_seurat(cells), "system", "batch", options = small, n_latent = 3L)
   reduction <- object[["sysvi"]]
@@ -33,7 +33,7 @@ test_that("what comes back is complete: names, key, assay, stdev, model, command
   expect_identical(colnames(other[["mix"]])[1], "mix_1")
 })
 
-test_that("layers may come in another order of cells and genes; only shared genes count", {
+test_that("layers may differ in the order of cells and genes; their shared genes are used", {
   skip_without_engine()
   z <- run(cells$data, "system", metadata = cells$metadata, features = rownames(cells$data)[1:50], options = small)
   human <- cells$metadata$system == "human"
@@ -54,7 +54,9 @@ test_that("errors name assay and layer", {
   object <- make_seurat(cells)
   expect_sysvi_error(run(object, "system", assay = "ADT"), "no assay 'ADT': choose one of 'RNA'")
   expect_sysvi_error(run(object, "system", layer = "lognorm"), "Assay 'RNA' has no layer 'lognorm'.*'counts', 'data'")
-  for (layer in list(NULL, 1, NA_character_)) expect_sysvi_error(run(object, "system", layer = layer), "`layer` must name one")
+  for (layer in list(NULL, 1, NA_character_)) {
+    expect_sysvi_error(run(object, "system", layer = layer), "`layer` must name one")
+  }
   raw <- SeuratObject::CreateSeuratObject(cells$counts, meta.data = cells$metadata)
   expect_sysvi_error(run(raw, "system"), "Assay 'RNA' has no layer 'data'.*NormalizeData\\(object, assay = \"RNA\"\\)")
   object[["RNA"]] <- split(object[["RNA"]], object$system)
