@@ -87,8 +87,8 @@ test_that("unknown arguments are refused, metadata of matrices are kept", {
   expect_error(join(objects, normalise = FALSE), "must be empty.*normalise = FALSE",
                class = "rlib_error_dots_nonempty")
   skip_if_not_installed("SeuratObject")
-  objects <- lapply(objects, SeuratObject::CreateSeuratObject)
-  expect_error(join(objects, layers = "data"), "must be empty.*layers = \"data\"",
+  seurat <- lapply(objects, SeuratObject::CreateSeuratObject)
+  expect_error(join(seurat, layers = "data"), "must be empty.*layers = \"data\"",
                class = "rlib_error_dots_nonempty")
   skip_without_engine()
   expect_named(join(objects, metadata = cells$metadata["age"])$metadata, c("age", "system"))
