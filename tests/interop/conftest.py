@@ -1,4 +1,4 @@
-"""Fixtures: Python runs R through rpy2, and R calls the engine through reticulate, all in one process with one Python."""
+"""Fixtures: Python runs R through rpy2, and R calls the engine through reticulate, all in one process."""
 
 import os
 import sys

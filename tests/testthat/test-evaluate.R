@@ -144,6 +144,16 @@ test_that("only a PCA that is not named by the user may be absent", {
   expect_sysvi_error(evaluate(object, reductions = c("pca", "sysvi")), "no reduction 'pca' \\(it has 'sysvi'\\)")
 })
 
+test_that("an object has its own metadata and expression", {
+  skip_if_not_installed("SeuratObject")
+  object <- make_seurat(cells)
+  for (name in names(embeddings)) object[[name]] <- make_reduction(name)
+  for (name in c("metadata", "expression")) {
+    given <- setNames(list(cells[[if (name == "metadata") name else "data"]]), name)
+    expect_sysvi_error(do.call(evaluate, c(list(object), given)), "are for lists of embeddings only")
+  }
+})
+
 test_that("errors say why an integration cannot be measured", {
   expect_error(evaluate_matrices(resolution = 2), "must be empty.*resolution = 2", class = "rlib_error_dots_nonempty")
   expect_sysvi_error(evaluate_matrices(metrics = 1), "`metrics` must be")

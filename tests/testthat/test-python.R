@@ -103,6 +103,14 @@ test_that("the error of a separate process that failed has its last messages", {
   expect_sysvi_error(sysvi_device(process = "separate"), "ended with status 1: run `sysVI::sysvi_doctor\\(\\)`")
 })
 
+test_that("where reticulate provides Python, another R session finds it", {
+  local_mocked_bindings(choose_python = function() list(path = NULL, why = "a test"))
+  local_mocked_bindings(r = function(...) "/some/python", .package = "callr")
+  expect_identical(find_process_python(), "/some/python")
+  local_mocked_bindings(r = function(...) stop("uv is not there"), .package = "callr")
+  expect_sysvi_error(find_process_python(), "Python was not found: run sysvi_install.*uv is not there")
+})
+
 test_that("SimulateSystems() has the arguments of the engine and refuses others", {
   expect_sysvi_error(SimulateSystems(foo = 1), "SimulateSystems\\(\\) has no argument 'foo'.* 'n_systems'")
   expect_sysvi_error(SimulateSystems(n_types = NULL), "`n_types` must be a number, not NULL")

@@ -76,6 +76,18 @@ test_that("an object of one cell, whose layers are plain vectors, is embedded", 
   expect_equal(values(predict(model, one, verbose = FALSE)), values(z), tolerance = 1e-5)
 })
 
+test_that("arguments after batch may be given by position, and metadata are those of the object", {
+  object <- make_seurat(cells)
+  for (call in list(RunSysVI, TuneSysVI)) {
+    expect_sysvi_error(call(object, "system", metadata = cells$metadata), "`metadata` is for matrices only")
+  }
+  expect_sysvi_error(
+    BatchStrength(object, "system", "batch", "system", metadata = cells$metadata), "`metadata` is for matrices only"
+  )
+  expect_sysvi_error(RunSysVI(object, "system", NULL, "sex"), "covariates = \"sex\" is not a column")
+  expect_sysvi_error(RunSysVI(object, "system", NULL, "batch", "sex"), "continuous = \"sex\" is not a column")
+})
+
 test_that("results survive saveRDS", {
   skip_without_engine()
   object <- run(make_seurat(cells), "system", options = small)
