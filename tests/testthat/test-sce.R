@@ -25,7 +25,7 @@ test_that("errors name the assay", {
   sce <- make_sce(cells)
   SummarizedExperiment::assay(sce, "logcounts") <- NULL
   expect_sysvi_error(
-    run(sce, "system"), "no assay 'logcounts' \\(it has 'counts'\\): run object <- scater::logNormCounts"
+    run(sce, "system"), "no assay 'logcounts' \\(it has 'counts'\\): run `object <- scater::logNormCounts"
   )
   skip_without_engine()
   expect_sysvi_error(run(sce, "system", assay = "counts"), "Assay 'counts' looks like raw counts")
