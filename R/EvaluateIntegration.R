@@ -1,80 +1,86 @@
 #' Measure an integration
 #'
-#' Measures embeddings side by side: whether systems are mixed, biology is kept,
-#' and structure within cell types is kept. All metrics are in \[0, 1\] or close
-#' to it; higher is better throughout.
+#' Measures embeddings of the same cells: whether systems are mixed, whether cell
+#' types are preserved, and whether structure within cell types is preserved. All
+#' metrics lie in \[0, 1\] or close to it, and higher is better for all of them.
 #'
 #' @details
-#' Mixing: iLISI, CiLISI, BRAS, graph connectivity, PCR comparison. Biology:
-#' cLISI, NMI, ARI, Jaccard, label silhouette, isolated labels. Within types:
-#' Moran, whether genes that vary smoothly over the cells of one type and sample
-#' still do. What each number means is in the table's column `convention`. Scores
-#' are the means of the metrics of a group that count; the total is 0.6
-#' biological preservation + 0.4 batch correction.
+#' Batch correction: iLISI, CiLISI, BRAS, graph connectivity, PCR comparison.
+#' Biological preservation: cLISI, NMI, ARI, Jaccard, label silhouette, isolated
+#' labels. Preservation within cell types: Moran, whether genes that vary smoothly
+#' over the cells of one type and sample still do so. The definition of every
+#' metric is in the column `convention` of the table. The score of a group is the
+#' mean of those of its metrics that count; the total is 0.6 biological
+#' preservation + 0.4 batch correction.
 #'
-#' Without `label` only what needs no cell types is measured, without `batch` not
-#' the mixing of batches, without expression neither Moran nor, where there is no
-#' PCA, PCR comparison.
+#' Without `label`, only metrics that need no cell types are computed; without
+#' `batch`, those of the mixing of batches are left out; without expression, Moran
+#' is left out, and so is PCR comparison if there is no PCA.
 #'
-#' Expression is read only where a metric needs it, and then as [RunSysVI()] does:
-#' log-normalised values, of which the engine takes the genes variable in every
-#' system. PCR comparison compares with the reduction `X_pca`, `pca` or `PCA`, or
-#' with 50 components of the expression where there is none.
+#' Expression is read only if a metric needs it, in the same way as by
+#' [RunSysVI()]: log-normalised values, of which the engine selects the genes that
+#' are variable in every system. PCR comparison uses the reduction `X_pca`, `pca`
+#' or `PCA` as the state before integration, or else 50 principal components of
+#' the expression.
 #'
 #' @param object A Seurat object, a SingleCellExperiment, or a named list of
 #'   embeddings: matrices of cells x dimensions with cell names as row names.
-#' @param system,batch Names of columns of the metadata, or vectors named by
-#'   cell. No values may be missing.
-#' @param label Cell types, the same way. Cells whose type is missing, empty or
-#'   called `"unknown"`, `"unassigned"` or the like take part only in what needs
-#'   no types.
-#' @param metadata Data frame with one row a cell, row names the cells' names.
-#' @param expression Log-normalised matrix of genes x cells of any kind, or
-#'   `NULL`.
-#' @param features Genes for the metrics that need expression; `NULL`: variable
-#'   genes are chosen.
-#' @param metrics `"default"`, `"all"` (kBET and the ten resolutions of Leiden
-#'   too), or names of metrics.
-#' @param standardised Also measure each embedding with all dimensions scaled to
-#'   unit variance: mixing that is gone there came from shrinking dimensions.
-#' @param min_cells Fewest cells of a sample x type group for Moran.
-#' @param max_cells Measure a random sample of this many cells, as large a share
-#'   of each system and label as of all; `NULL`: all cells.
-#' @param device `"auto"` (an NVIDIA card if there is one), `"cpu"` or `"cuda"`.
-#' @param seed Whole number: of clustering, of approximate neighbours (above
-#'   200,000 cells) and of the sample of cells.
+#' @param system,batch Names of metadata columns, or vectors named by cell. No
+#'   values may be missing.
+#' @param label Cell types, given likewise. Unlabelled cells (missing, empty,
+#'   `"unknown"`, `"unassigned"` or the like) are left out where a metric needs
+#'   cell types.
+#' @param metadata Data frame with one row per cell and cell names as row names;
+#'   for a list of embeddings.
+#' @param expression Log-normalised matrix of genes x cells of any kind, or `NULL`;
+#'   for a list of embeddings.
+#' @param features Names of the genes for metrics that need expression; `NULL`
+#'   selects variable genes.
+#' @param metrics `"default"`, `"all"` (also kBET, and Leiden clustering at ten
+#'   resolutions), or names of metrics.
+#' @param standardised Whether to measure each embedding also with every dimension
+#'   scaled to unit variance. If mixing disappears then, it came from dimensions
+#'   that had shrunk.
+#' @param min_cells Minimum number of cells of a sample and cell type for Moran.
+#' @param max_cells Maximum number of cells to measure: a random sample that keeps
+#'   the proportions of systems and labels. `NULL` measures all cells.
+#' @param device `"auto"` (an NVIDIA GPU if there is one), `"cpu"` or `"cuda"`.
+#' @param seed Random seed, a whole number, of clustering, of approximate nearest
+#'   neighbours (above 200,000 cells) and of the sample of cells.
 #' @param process,verbose As in [RunSysVI()].
-#' @param x What `EvaluateIntegration()` returned.
+#' @param x A value of `EvaluateIntegration()`.
 #' @param row.names,optional Not used.
-#' @param ... For the methods, the arguments of the default method from
-#'   `features` on.
+#' @param ... For Seurat objects and SingleCellExperiments, the arguments of the
+#'   default method from `features` on.
 #'
-#' @return List of class `SysVIEvaluation`, plain data throughout:
-#'   * `table`: data frame with a row a metric and a row an aggregated score:
-#'     `metric`, `group`, one column an embedding, `in_score` (whether the metric
-#'     counts in the scores), `convention`. `NA` is what could not be measured.
+#' @return A list of class `SysVIEvaluation` that holds plain data only:
+#'   * `table`: data frame with one row per metric and per aggregated score:
+#'     `metric`, `group`, one column per embedding, `in_score` (whether the metric
+#'     counts in the scores) and `convention`. `NA` is a metric that could not be
+#'     computed.
 #'   * `per_label`: data frame with `embedding`, `metric`, `by` (`"label"` or
-#'     `"system"`), `name`, `value`.
-#'   * `per_cell`: data frame with cells as row names and columns such as
+#'     `"system"`), `name` and `value`.
+#'   * `per_cell`: data frame with cell names as row names and columns such as
 #'     `"sysvi: iLISI"`; `NA` where a cell was not measured.
-#'   * `notes`: what a reader must know, such as metrics left out and why.
+#'   * `notes`: remarks for the reader, such as which metrics are left out and why.
 #'
-#'   `print()` shows the table by group, `as.data.frame()` gives it, `plot()`
-#'   returns a ggplot: a row an embedding, the best total on top.
+#'   `print()` shows the table by group; `as.data.frame()` returns it; `plot()`
+#'   returns a ggplot with one row per embedding, the best total on top.
 #'
-#' @seealso [BatchStrength()] for the question before.
+#' @seealso [BatchStrength()], which tells before an integration whether it is
+#'   needed.
 #' @export
 #' @examplesIf sysvi_available()
 #' cells <- SimulateSystems(n_cells = 300, n_genes = 150, seed = 1)
-#' x <- log1p(log1p(cells$counts)) # any log-normalised values will do for an example
+#' x <- log1p(log1p(cells$counts)) # for an example, any log-normalised values will do
 #' z <- RunSysVI(x, "system", "batch", metadata = cells$metadata, max_epochs = 2, verbose = FALSE)
 #' pca <- prcomp(t(as.matrix(x)), rank. = 10)$x
-#' found <- EvaluateIntegration(
+#' evaluation <- EvaluateIntegration(
 #'   list(pca = pca, sysvi = z), "system", "batch", "cell_type",
 #'   metadata = cells$metadata, verbose = FALSE
 #' )
-#' found
-#' if (requireNamespace("ggplot2", quietly = TRUE)) plot(found)
+#' evaluation
+#' if (requireNamespace("ggplot2", quietly = TRUE)) plot(evaluation)
 EvaluateIntegration <- function(object, system, batch = NULL, label = NULL, ...) UseMethod("EvaluateIntegration")
 
 #' @rdname EvaluateIntegration
@@ -83,105 +89,26 @@ EvaluateIntegration.default <- function(object, system, batch = NULL, label = NU
                                         expression = NULL, features = NULL, metrics = "default",
                                         standardised = FALSE, min_cells = 500L, max_cells = NULL, device = "auto",
                                         seed = 0L, process = c("session", "separate"), verbose = TRUE, ...) {
-  if (!is.list(object) || is.data.frame(object) || !length(object)) {
-    abort(
-      "object is a %s; give a Seurat or SingleCellExperiment object or a named list of embeddings.",
-      class(object)[1L]
-    )
+  rlang::check_dots_empty(call = NULL)
+  process <- rlang::arg_match(process)
+  check_bool(standardised)
+  check_bool(verbose)
+  check_string(device)
+  check_whole_number(min_cells)
+  check_whole_number(max_cells, null_allowed = TRUE)
+  check_whole_number(seed)
+  if (!is.character(metrics) || !length(metrics) || anyNA(metrics)) {
+    sysvi_abort("{.arg metrics} must be \"default\", \"all\" or names of metrics.")
   }
-  if (is.null(names(object)) || any(names(object) == "") || anyDuplicated(names(object))) {
-    abort("object must name each embedding once: list(pca = ..., sysvi = ...).")
-  }
-  evaluate_cells(
-    object, names(object), metadata, if (!is.null(expression)) cells_of(expression), system, batch, label,
-    features, metrics, standardised, min_cells, max_cells, device, seed, process, verbose, ...
-  )
-}
-
-#' @rdname EvaluateIntegration
-#' @param reductions Names of the reductions (reduced dimensions) to measure. Of
-#'   the default ones the PCA is left out where there is none.
-#' @param assay Assay with the expression: of a Seurat object the default one, of
-#'   a SingleCellExperiment `"logcounts"`, or there `NULL` for no expression.
-#' @param layer Layer with log-normalised expression, or several, as in
-#'   [RunSysVI()]; `NULL` for no expression.
-#' @export
-EvaluateIntegration.Seurat <- function(object, system, batch = NULL, label = NULL, ...,
-                                       reductions = c("pca", "sysvi"), assay = NULL, layer = "data") {
-  there <- SeuratObject::Reductions(object)
-  reductions <- choose_reductions(reductions, there, by_default = missing(reductions))
-  names <- union(reductions, principal_components(there))
-  evaluate_cells(
-    lapply(setNames(nm = names), function(name) SeuratObject::Embeddings(object, reduction = name)),
-    reductions, object[[]], if (!is.null(layer)) cells_of(object, assay = assay, layer = layer),
-    system, batch, label, ...
-  )
-}
-
-#' @rdname EvaluateIntegration
-#' @export
-EvaluateIntegration.SingleCellExperiment <- function(object, system, batch = NULL, label = NULL, ...,
-                                                     reductions = c("PCA", "sysVI"), assay = "logcounts") {
-  there <- SingleCellExperiment::reducedDimNames(object)
-  reductions <- choose_reductions(reductions, there, by_default = missing(reductions))
-  names <- union(reductions, principal_components(there))
-  evaluate_cells(
-    lapply(setNames(nm = names), function(name) SingleCellExperiment::reducedDim(object, name)),
-    reductions, as.data.frame(SummarizedExperiment::colData(object), optional = TRUE),
-    if (!is.null(assay)) cells_of(object, assay = assay), system, batch, label, ...
-  )
-}
-
-# The reductions asked for, of those that there are; a PCA that only the default
-# asks for may be missing.
-choose_reductions <- function(wanted, there, by_default) {
-  if (!is.character(wanted) || !length(wanted) || anyNA(wanted)) {
-    abort("reductions must name reductions of object (it has %s).", quoted(there, 20L))
-  }
-  lost <- setdiff(wanted, there)
-  if (by_default && wanted[1L] %in% lost) {
-    cli::cli_inform("There is no reduction {.val {wanted[1L]}}; it is left out.")
-    wanted <- wanted[-1L]
-    lost <- lost[-1L]
-  }
-  if (length(lost)) {
-    abort(
-      "object has no reduction %s (it has %s): run RunSysVI() first, or name others with `reductions`.",
-      quoted(lost), quoted(there, 20L)
-    )
-  }
-  unique(wanted)
-}
-
-# Name of the embedding of the cells before integration; none: character().
-principal_components <- function(names) utils::head(intersect(c("X_pca", "pca", "PCA"), names), 1L)
-
-# Everything between the doors for data and the engine. `expression`, as
-# cells_of() describes it or NULL, is a promise: only looked at where a metric
-# needs it.
-evaluate_cells <- function(embeddings, measured, metadata, expression, system, batch = NULL, label = NULL,
-                           features = NULL, metrics = "default", standardised = FALSE, min_cells = 500L,
-                           max_cells = NULL, device = "auto", seed = 0L, process = c("session", "separate"),
-                           verbose = TRUE, ...) {
-  no_dots(..., .of = "EvaluateIntegration", .rarer = "")
-  process <- one_of(process, c("session", "separate"), "process")
-  check_flag(standardised, "standardised")
-  check_flag(verbose, "verbose")
-  check_string(device, "device")
-  check_given(min_cells = min_cells, seed = seed)
-  check_given(max_cells = max_cells, .or_null = TRUE)
-  if (!is.character(metrics) || anyNA(metrics)) abort("metrics must be \"default\", \"all\" or names of metrics.")
-  ids <- rownames(embeddings[[measured[1L]]])
-  whole <- vapply(embeddings, function(embedding) all(ids %in% rownames(embedding)), NA)
-  embeddings <- embeddings[whole | names(embeddings) %in% measured] # a PCA of other cells is of no use
-  embeddings <- Map(embedding_in_order, embeddings, names(embeddings), list(ids))
-  cells <- list(cells = ids, metadata = metadata_of(ids, metadata))
-  effects <- grouping_columns(system, batch, label, cells, complete_label = FALSE)
-  before <- principal_components(names(embeddings))
+  described <- describe_embeddings(object, metadata, expression)
+  embeddings <- described$embeddings
+  columns <- describe_columns(described, system, batch, label)
+  all_columns <- list_columns(columns)
+  pca <- find_pca(names(embeddings))
   values <- list(
-    genes = NULL, cells = I(ids), columns = column_values(unname(effects)),
-    system = effects$system$name, batch = effects$batch$name, label = effects$label$name,
-    embeddings = I(names(embeddings)), measured = I(measured), before = if (length(before)) before,
+    genes = NULL, cells = I(described$cells), columns = column_headers(all_columns),
+    system = columns$system$name, batch = columns$batch$name, label = columns$label$name,
+    embeddings = I(names(embeddings)), measured = I(described$measured), before = if (length(pca)) pca,
     choose_genes = is.null(features), device = device, seed = seed,
     settings = list(
       metrics = if (metrics[1L] %in% c("default", "all")) metrics[1L] else I(metrics),
@@ -189,24 +116,27 @@ evaluate_cells <- function(embeddings, measured, metadata, expression, system, b
     )
   )
   arrays <- c(
-    column_arrays(unname(effects)),
+    column_arrays(all_columns),
     setNames(embeddings, sprintf("embedding%d", seq_along(embeddings) - 1L))
   )
   stream <- NULL
-  if (needs_expression(metrics, label, before) && !is.null(expression)) {
-    expression <- for_cells(expression, ids)
-    genes <- genes_of(expression, features)
+  expression <- if (needs_expression(metrics, label, pca)) described$read_expression()
+  if (!is.null(expression)) {
+    expression <- restrict_to_cells(expression, described$cells)
+    genes <- select_genes(expression, features)
     values$genes <- I(genes)
-    arrays <- c(arrays, order_array(expression))
-    stream <- checked_stream(expression, genes, effects$system$values)
+    arrays <- c(arrays, encode_cell_order(expression))
+    stream <- stream_expression(expression, genes, columns$system$values)
   }
   answer <- call_engine("evaluate", values, arrays, stream = stream, process = process, verbose = verbose)
-  per_cell <- as.data.frame(missing_as_na(answer$arrays$per_cell))
-  dimnames(per_cell) <- list(ids[as.integer(answer$arrays$rows) + 1L], as.character(answer$values$per_cell))
+  per_cell <- as.data.frame(nan_to_na(answer$arrays$per_cell))
+  dimnames(per_cell) <- list(
+    described$cells[as.integer(answer$arrays$rows) + 1L], as.character(answer$values$per_cell)
+  )
   structure(
     list(
-      table = read_table(answer$values$table, answer$arrays$table),
-      per_label = read_table(answer$values$per_label, answer$arrays$per_label),
+      table = decode_table(answer$values$table, answer$arrays$table),
+      per_label = decode_table(answer$values$per_label, answer$arrays$per_label),
       per_cell = per_cell,
       notes = as.character(answer$values$notes)
     ),
@@ -214,94 +144,174 @@ evaluate_cells <- function(embeddings, measured, metadata, expression, system, b
   )
 }
 
-# An embedding's coordinates for these cells, without names.
-embedding_in_order <- function(embedding, name, cells) {
+#' @rdname EvaluateIntegration
+#' @param reductions Names of the reductions (or reducedDims) to measure. The PCA of
+#'   the default is left out if there is none.
+#' @param assay Name of the assay with the expression; by default the default
+#'   assay of a Seurat object, and `"logcounts"` of a SingleCellExperiment, where
+#'   `NULL` means no expression.
+#' @param layer Name of the layer with log-normalised expression, or of several, as
+#'   in [RunSysVI()]; `NULL` for no expression.
+#' @export
+EvaluateIntegration.Seurat <- function(object, system, batch = NULL, label = NULL, ...,
+                                       reductions = c("pca", "sysvi"), assay = NULL, layer = "data") {
+  described <- describe_reductions(
+    reductions, SeuratObject::Reductions(object),
+    read_embedding = function(name) SeuratObject::Embeddings(object, reduction = name), metadata = object[[]],
+    read_expression = function() if (!is.null(layer)) describe_cells(object, assay = assay, layer = layer),
+    pca_optional = missing(reductions)
+  )
+  EvaluateIntegration.default(described, system, batch, label, NULL, NULL, ...) # metadata, expression: in `described`
+}
+
+#' @rdname EvaluateIntegration
+#' @export
+EvaluateIntegration.SingleCellExperiment <- function(object, system, batch = NULL, label = NULL, ...,
+                                                     reductions = c("PCA", "sysVI"), assay = "logcounts") {
+  described <- describe_reductions(
+    reductions, SingleCellExperiment::reducedDimNames(object),
+    read_embedding = function(name) SingleCellExperiment::reducedDim(object, name),
+    metadata = as.data.frame(SummarizedExperiment::colData(object), optional = TRUE),
+    read_expression = function() if (!is.null(assay)) describe_cells(object, assay = assay),
+    pca_optional = missing(reductions)
+  )
+  EvaluateIntegration.default(described, system, batch, label, NULL, NULL, ...) # metadata, expression: in `described`
+}
+
+# Embeddings of any object, described alike: a list of class "sysvi_embeddings" with
+#   embeddings       named matrices of cells x dimensions, rows in the order of `cells`
+#   measured         names of those to measure; another one may be the PCA
+#   cells            names of the cells
+#   metadata         data.frame with one row per cell
+#   read_expression  function() that returns the expression as describe_cells() does, or
+#                    NULL; called only if a metric needs expression
+describe_embeddings <- function(object, metadata, expression) {
+  if (inherits(object, "sysvi_embeddings")) {
+    if (!is.null(metadata) || !is.null(expression)) {
+      sysvi_abort(
+        "{.arg metadata} and {.arg expression} are for lists of embeddings only: add them to the object itself."
+      )
+    }
+    return(object)
+  }
+  if (!is.list(object) || is.data.frame(object) || !length(object)) {
+    sysvi_abort(paste(
+      "{.arg object} is a {class(object)[1L]}: give a Seurat or SingleCellExperiment object or a named list of",
+      "embeddings."
+    ))
+  }
+  if (is.null(names(object)) || any(names(object) == "") || anyDuplicated(names(object))) {
+    sysvi_abort("{.arg object} must name each embedding once: list(pca = ..., sysvi = ...).")
+  }
+  new_embeddings(
+    object, names(object), metadata,
+    read_expression = function() if (!is.null(expression)) describe_cells(expression)
+  )
+}
+
+# The same for the reductions of an object. `available` are the names of all of its
+# reductions.
+describe_reductions <- function(reductions, available, read_embedding, metadata, read_expression, pca_optional) {
+  measured <- choose_reductions(reductions, available, pca_optional)
+  names <- union(measured, find_pca(available))
+  new_embeddings(lapply(setNames(nm = names), read_embedding), measured, metadata, read_expression)
+}
+
+# The reductions to measure. With `pca_optional`, the first may be absent.
+choose_reductions <- function(reductions, available, pca_optional) {
+  if (!is.character(reductions) || !length(reductions) || anyNA(reductions)) {
+    sysvi_abort("{.arg reductions} must name reductions of the object (it has {quote_names(available, 20L)}).")
+  }
+  if (pca_optional && !reductions[1L] %in% available) {
+    cli::cli_inform("The object has no reduction '{reductions[1L]}'; it is left out.")
+    reductions <- reductions[-1L]
+  }
+  absent <- setdiff(reductions, available)
+  if (length(absent)) {
+    sysvi_abort(paste(
+      "The object has no reduction {quote_names(absent)} (it has {quote_names(available, 20L)}): run RunSysVI() first,",
+      "or name others with {.arg reductions}."
+    ))
+  }
+  unique(reductions)
+}
+
+new_embeddings <- function(embeddings, measured, metadata, read_expression) {
+  cells <- rownames(embeddings[[measured[1L]]])
+  has_all_cells <- vapply(embeddings, function(embedding) all(cells %in% rownames(embedding)), NA)
+  embeddings <- embeddings[has_all_cells | names(embeddings) %in% measured] # drops a PCA of other cells
+  structure(
+    list(
+      embeddings = Map(order_embedding, embeddings, names(embeddings), list(cells)), measured = measured,
+      cells = cells, metadata = match_metadata(metadata, cells), read_expression = read_expression
+    ),
+    class = "sysvi_embeddings"
+  )
+}
+
+# Coordinates of `cells` in their order, without names.
+order_embedding <- function(embedding, name, cells) {
   embedding <- as.matrix(embedding)
-  if (!is.numeric(embedding)) abort("Embedding '%s' holds no numbers.", name)
-  check_names(rownames(embedding), sprintf("Embedding '%s'", name), "cell", "row")
-  lost <- setdiff(cells, rownames(embedding))
-  if (length(lost)) {
-    abort(
-      "Embedding '%s' lacks %d of the %d cells of the first one (%s): evaluate embeddings of the same cells.",
-      name, length(lost), length(cells), quoted(lost, 3L)
-    )
+  if (!is.numeric(embedding)) sysvi_abort("Embedding '{name}' is not numeric.")
+  check_unique_names(rownames(embedding), sprintf("Embedding '%s'", name), "cell", "row")
+  absent <- setdiff(cells, rownames(embedding))
+  if (length(absent)) {
+    sysvi_abort(paste(
+      "Embedding '{name}' lacks {length(absent)} of the {length(cells)} cells of the first embedding",
+      "({quote_names(absent, 3L)}): give embeddings of the same cells."
+    ))
   }
   embedding <- unname(embedding[match(cells, rownames(embedding)), , drop = FALSE])
   storage.mode(embedding) <- "double"
   embedding
 }
 
-# System, batch and label, as far as given, named so.
-grouping_columns <- function(system, batch, label, cells, complete_label) {
-  effects <- list(
-    system = one_column(system, "system", cells),
-    batch = if (!is.null(batch)) one_column(batch, "batch", cells),
-    label = if (!is.null(label)) one_column(label, "label", cells, complete = complete_label)
-  )
-  effects <- lapply(Filter(Negate(is.null), effects), categorical_column)
-  check_named_once(effects, "label")
-  check_systems(effects$system$values, effects$system$name)
-  effects
-}
+# Name of the principal components of the cells before integration; character() if there
+# are none.
+find_pca <- function(names) utils::head(intersect(c("X_pca", "pca", "PCA"), names), 1L)
 
-needs_expression <- function(metrics, label, before) {
-  asked <- function(metric) any(c("default", "all", metric) %in% metrics)
-  (asked("Moran") && !is.null(label)) || (asked("PCR comparison") && !length(before))
+needs_expression <- function(metrics, label, pca) {
+  is_wanted <- function(metric) any(c("default", "all", metric) %in% metrics)
+  (is_wanted("Moran") && !is.null(label)) || (is_wanted("PCR comparison") && !length(pca))
 }
 
 # Expression of these cells only, in their order.
-for_cells <- function(expression, cells) {
-  lost <- setdiff(cells, expression$cells)
-  if (length(lost)) {
-    abort(
-      "%s lacks %d of the %d cells of the embeddings (%s).",
-      sentence(expression$where), length(lost), length(cells), quoted(lost, 3L)
-    )
+restrict_to_cells <- function(expression, cells) {
+  absent <- setdiff(cells, expression$cells)
+  if (length(absent)) {
+    sysvi_abort(paste(
+      "{capitalise(expression$source)} lacks {length(absent)} of the {length(cells)} cells of the embeddings",
+      "({quote_names(absent, 3L)}): give expression of the same cells."
+    ))
   }
   expression$cells <- cells
   expression
 }
 
-# A table as the engine hands it over: columns of text or flags as values, the
-# others as an array.
-read_table <- function(described, numbers) {
-  texts <- lapply(described$texts, function(text) if (length(text)) text else character())
-  numeric <- setdiff(described$order, names(texts))
-  numbers <- matrix(missing_as_na(numbers), ncol = length(numeric), dimnames = list(NULL, numeric))
-  columns <- lapply(setNames(nm = described$order), function(name) {
-    if (name %in% numeric) unname(numbers[, name]) else texts[[name]]
-  })
-  as.data.frame(columns, optional = TRUE)
-}
-
-missing_as_na <- function(numbers) {
-  numbers[is.nan(numbers)] <- NA
-  numbers
-}
-
-reductions_of <- function(table) setdiff(colnames(table), c("metric", "group", "in_score", "convention"))
+embedding_columns <- function(table) setdiff(colnames(table), c("metric", "group", "in_score", "convention"))
 
 # "batch correction" -> "Batch correction"
-group_title <- function(group) paste0(sentence(group), ifelse(group == "aggregate", " scores", ""))
+group_title <- function(group) paste0(capitalise(group), ifelse(group == "aggregate", " scores", ""))
 
-counts_not <- function(table) !table$in_score & table$group != "aggregate"
+# Metrics that do not count in the scores; they are shown with a star.
+is_starred <- function(table) !table$in_score & table$group != "aggregate"
 
 #' @export
 print.SysVIEvaluation <- function(x, ...) {
   table <- x$table
-  reductions <- reductions_of(table)
-  widths <- pmax(nchar(reductions), 7L) + 2L
-  left <- max(nchar(table$metric), 24L) + 4L
-  row <- function(first, values) {
-    cat(sprintf("%-*s", left, first), sprintf("%*s", widths, values), "\n", sep = "")
+  embeddings <- embedding_columns(table)
+  widths <- pmax(nchar(embeddings), 7L) + 2L
+  name_width <- max(nchar(table$metric), 24L) + 4L
+  print_row <- function(name, values) {
+    cat(sprintf("%-*s", name_width, name), sprintf("%*s", widths, values), "\n", sep = "")
   }
-  row("", reductions)
+  print_row("", embeddings)
   for (group in unique(table$group)) {
     cat(group_title(group), "\n", sep = "")
     for (i in which(table$group == group)) {
-      scores <- unlist(table[i, reductions])
-      row(
-        paste0("  ", table$metric[i], if (counts_not(table)[i]) " *"),
+      scores <- unlist(table[i, embeddings])
+      print_row(
+        paste0("  ", table$metric[i], if (is_starred(table)[i]) " *"),
         ifelse(is.na(scores), "-", sprintf("%.3f", scores))
       )
     }
@@ -317,9 +327,9 @@ as.data.frame.SysVIEvaluation <- function(x, row.names = NULL, optional = FALSE,
 #' @rdname EvaluateIntegration
 #' @export
 plot.SysVIEvaluation <- function(x, ...) {
-  need_package("ggplot2", "plot()")
+  rlang::check_installed("ggplot2", "for plot().")
   scores <- tidy_scores(x$table)
-  if (!nrow(scores)) abort("There is no score that could be drawn.")
+  if (!nrow(scores)) sysvi_abort("There is no score to draw: no metric could be computed.")
   dots <- scores[scores$group != "Aggregate scores", ]
   bars <- scores[scores$group == "Aggregate scores", ]
   ggplot2::ggplot(scores, ggplot2::aes(.data$metric, .data$row)) +
@@ -348,19 +358,19 @@ plot.SysVIEvaluation <- function(x, ...) {
       axis.text.x.top = ggplot2::element_text(angle = 45, hjust = 0, vjust = 0),
       legend.position = "none", panel.grid.major.x = ggplot2::element_blank(),
       panel.grid.minor = ggplot2::element_blank(), strip.placement = "outside", strip.clip = "off",
-      plot.margin = ggplot2::margin(5, 60, 5, 5) # for the last slanted name
+      plot.margin = ggplot2::margin(5, 60, 5, 5) # room for the last slanted name
     )
 }
 
-# A row a score that was measured: metric (with a star if it does not count),
-# its column among those of its group, reduction and its row, value, what is
-# shown. The best total has the highest row.
+# Scores in long form, one row per score that could be computed: `metric` (starred if it
+# does not count), `column` within its group, `reduction` and its `row` (the best total
+# in the highest one), `value`, `shown` (clipped to [0, 1]) and `text`.
 tidy_scores <- function(table) {
-  reductions <- reductions_of(table)
+  reductions <- embedding_columns(table)
   table <- table[rowSums(!is.na(table[reductions])) > 0, ]
   total <- unlist(table[table$metric == "Total", reductions])
   if (length(total)) reductions <- reductions[order(total, decreasing = TRUE)]
-  name <- paste0(table$metric, ifelse(counts_not(table), " *", ""))
+  name <- paste0(table$metric, ifelse(is_starred(table), " *", ""))
   scores <- data.frame(
     metric = factor(name, unique(name)), group = factor(group_title(table$group), unique(group_title(table$group))),
     column = stats::ave(seq_along(name), table$group, FUN = seq_along),
@@ -373,4 +383,4 @@ tidy_scores <- function(table) {
   scores[!is.na(scores$value), ]
 }
 
-utils::globalVariables(".data") # of ggplot2::aes()
+utils::globalVariables(".data") # used in ggplot2::aes()

@@ -1,40 +1,42 @@
 #' Join systems whose genes are named differently
 #'
-#' Renames genes by a table of orthologues, keeps those that all systems have
-#' and that are seen in each of them, normalises counts and joins the cells in
-#' one object, ready for [RunSysVI()]. The engine does it, so Python and R give
-#' the same values.
+#' Renames genes with a table of orthologues, keeps genes that are expressed in
+#' every system, normalises counts and joins the cells in one object, ready for
+#' [RunSysVI()]. The engine computes it, so Python and R give the same values.
 #'
 #' @details
-#' For each system the column of the table that holds most of its gene names is
-#' taken; a system whose column is that of `reference` keeps its names. Genes
-#' that are not in the table, or have several targets, are left out; genes that
-#' share a target are left out or summed (`duplicates`). Then genes seen in
-#' more than `min_cells` cells of every system are kept; counts are scaled to
-#' 10,000 a cell over these genes, and log(1 + x) is taken.
+#' For each system, the engine uses the column of the table that contains most of
+#' its gene names; a system whose column is that of `reference` keeps its names.
+#' Genes that are not in the table or have several orthologues are left out; genes
+#' with the same orthologue are left out or summed (`duplicates`). Genes that are
+#' expressed in more than `min_cells` cells of every system are kept. Counts are
+#' scaled to 10,000 per cell over these genes, then transformed to log(1 + x).
 #'
-#' @param objects Named list with one object for each system: all Seurat, all
-#'   SingleCellExperiment, or all matrices of genes x cells, with counts.
-#' @param orthologs Data frame with pairs of gene names, or the path of a
-#'   `.csv` or tab-separated file with a header; `NULL` where genes are named
-#'   alike already.
-#' @param system Name of the metadata column that gets the systems' names.
+#' @param objects Named list with one object per system: Seurat objects,
+#'   SingleCellExperiments, or matrices of genes x cells, all of the same kind and
+#'   with counts.
+#' @param orthologs Data frame with pairs of gene names, or path of a `.csv` or
+#'   tab-separated file with a header; `NULL` if all systems use the same gene
+#'   names.
+#' @param system Name of the metadata column for the names of the systems.
 #' @param reference Name of the system whose gene names are kept.
-#' @param duplicates Genes of one target: `"drop"` them all or `"sum"` their
-#'   counts.
-#' @param normalize `FALSE` where the expression is log-normalised already.
-#' @param min_cells A gene must be seen in more cells than this of every system.
+#' @param duplicates Genes with the same orthologue: `"drop"` all of them, or
+#'   `"sum"` their counts.
+#' @param normalize `FALSE` if the expression is log-normalised already.
+#' @param min_cells A gene must be expressed in more than this number of cells of
+#'   every system.
 #' @param process,verbose As in [RunSysVI()].
-#' @param ... For objects, `assay` and `layer` with the counts, as in
-#'   [RunSysVI()]; by default `"counts"` (where `normalize = FALSE`, `"data"` or
-#'   `"logcounts"`). For matrices, `metadata`: one data frame for all cells.
+#' @param ... For Seurat objects and SingleCellExperiments, `assay` and `layer` with
+#'   the counts, as in [RunSysVI()]; by default `"counts"` (with `normalize =
+#'   FALSE`, `"data"` or `"logcounts"`). For matrices, `metadata`: one data frame
+#'   for all cells.
 #'
-#' @return One object with the cells of all systems in the given order, and the
-#'   metadata columns that all have. Seurat: layers `counts` and `data`;
+#' @return One object with the cells of all systems in the given order and the
+#'   metadata columns that all systems have. Seurat: layers `counts` and `data`;
 #'   SingleCellExperiment: assays `counts` and `logcounts`; matrices: a list of
-#'   `expression` and `counts` (dgCMatrix) and `metadata`. Without
-#'   normalisation there are no counts. Where a cell name is in two systems, all
-#'   names get the prefix `<system>_`. The result is held in memory.
+#'   `expression` and `counts` (dgCMatrix) and `metadata`. Without normalisation
+#'   there are no counts. If a cell name occurs in two systems, all names get the
+#'   prefix `<system>_`. The result is held in memory.
 #' @export
 #' @examplesIf sysvi_available()
 #' cells <- SimulateSystems(n_cells = 200, n_genes = 100)
@@ -48,101 +50,119 @@
 PrepareSystems <- function(objects, orthologs = NULL, system = "system", reference = names(objects)[1L],
                            duplicates = c("drop", "sum"), normalize = TRUE, min_cells = 20L,
                            process = c("session", "separate"), verbose = TRUE, ...) {
-  duplicates <- one_of(duplicates, c("drop", "sum"), "duplicates")
-  process <- one_of(process, c("session", "separate"), "process")
-  check_string(system, "system")
-  check_flag(normalize, "normalize")
-  check_given(min_cells = min_cells)
-  check_flag(verbose, "verbose")
-  kind <- kind_of_systems(objects)
-  if (length(reference) != 1L || !reference %in% names(objects)) {
-    abort("reference must be one of %s.", quoted(names(objects)))
+  duplicates <- rlang::arg_match(duplicates)
+  process <- rlang::arg_match(process)
+  check_string(system)
+  check_bool(normalize)
+  check_whole_number(min_cells)
+  check_bool(verbose)
+  kind <- kind_of_objects(objects)
+  if (!rlang::is_string(reference) || !reference %in% names(objects)) {
+    sysvi_abort("{.arg reference} must be one of {quote_names(names(objects))}.")
   }
   if (is.character(orthologs)) orthologs <- normalizePath(orthologs, mustWork = FALSE)
-  parts <- lapply(objects, function(object) expression_in(object, kind, normalize, ...))
-  genes <- lapply(parts, genes_of)
+  systems <- lapply(objects, describe_system, kind = kind, normalize = normalize, ...)
+  genes <- lapply(systems, select_genes)
   values <- list(
-    systems = unname(Map(function(name, part, genes) {
-      list(name = name, genes = I(genes), cells = I(layer_cells(part)))
-    }, names(objects), parts, genes)),
+    systems = unname(Map(function(name, cells, genes) {
+      list(name = name, genes = I(genes), cells = I(cells_in_layers(cells$layers)))
+    }, names(objects), systems, genes)),
     orthologs = if (is.data.frame(orthologs)) lapply(orthologs, function(x) I(as.character(x))) else orthologs,
     system = system, reference = reference, duplicates = duplicates, normalize = normalize, min_cells = min_cells
   )
   stream <- function(add) {
-    for (i in seq_along(parts)) {
+    for (i in seq_along(systems)) {
       check <- if (normalize) {
-        check_counts(parts[[i]], names(objects)[i])
+        check_counts(systems[[i]], names(objects)[i])
       } else {
-        check_log_normalised(parts[[i]], one_level(parts[[i]]))
+        check_log_normalised(systems[[i]], factor(rep("all", length(systems[[i]]$cells))))
       }
-      stream_blocks(parts[[i]], genes[[i]], function(layer, block) add(i - 1L, block), check$block)
-      check$done()
+      stream_blocks(systems[[i]], genes[[i]], function(layer, block) add(i - 1L, block), check$check_block)
+      check$check_all()
     }
   }
   answer <- call_engine("prepare_systems", values, stream = stream, process = process, verbose = verbose)
-  joined_metadata <- join_metadata(parts, system, answer$values$cells)
-  assemble(kind, answer, joined_metadata)
+  assemble_object(kind, answer, join_metadata(systems, system, answer$values$cells))
 }
 
-kind_of_systems <- function(objects) {
+kind_of_objects <- function(objects) {
   names <- names(objects)
-  named <- !is.null(names) && !any(names %in% c("", NA)) && !anyDuplicated(names)
-  if (!is.list(objects) || length(objects) < 2L || !named) {
-    abort("objects must be a named list of two or more: list(human = ..., mouse = ...).")
+  is_named <- !is.null(names) && !any(names %in% c("", NA)) && !anyDuplicated(names)
+  if (!is.list(objects) || length(objects) < 2L || !is_named) {
+    sysvi_abort("{.arg objects} must be a named list of two or more: list(human = ..., mouse = ...).")
   }
   kinds <- vapply(objects, function(object) {
-    if (inherits(object, "Seurat")) "Seurat" else if (is(object, "SingleCellExperiment")) "SCE" else "matrix"
+    if (inherits(object, "Seurat")) {
+      "Seurat"
+    } else if (is(object, "SingleCellExperiment")) {
+      "SingleCellExperiment"
+    } else {
+      "matrix"
+    }
   }, "")
   if (length(unique(kinds)) > 1L) {
-    abort("objects must all be Seurat objects, all SingleCellExperiments or all matrices; they are %s.", quoted(kinds))
+    sysvi_abort(paste(
+      "{.arg objects} must all be Seurat objects, all SingleCellExperiments or all matrices; they are",
+      "{quote_names(kinds)}."
+    ))
   }
   kinds[[1L]]
 }
 
-expression_in <- function(object, kind, normalize, ...) {
-  given <- list(...)
-  if (kind == "Seurat" && is.null(given[["layer"]])) given$layer <- if (normalize) "counts" else "data"
-  if (kind == "SCE" && is.null(given[["assay"]])) given$assay <- if (normalize) "counts" else "logcounts"
-  do.call(cells_of, c(list(object), given, .of = "PrepareSystems"))
+# The cells of one system; counts, or log-normalised expression, are the default.
+describe_system <- function(object, kind, normalize, ...) {
+  switch(kind,
+    Seurat = describe_seurat_system(object, normalize, ...),
+    SingleCellExperiment = describe_sce_system(object, normalize, ...),
+    matrix = describe_cells(object, ...)
+  )
 }
 
-layer_cells <- function(part) unlist(lapply(part$layers, `[[`, "cells"), use.names = FALSE)
+describe_seurat_system <- function(object, normalize, layer = if (normalize) "counts" else "data", ...) {
+  describe_cells(object, layer = layer, ...)
+}
 
-one_level <- function(part) factor(rep("all", length(part$cells)))
+describe_sce_system <- function(object, normalize, assay = if (normalize) "counts" else "logcounts", ...) {
+  describe_cells(object, assay = assay, ...)
+}
 
+# As check_log_normalised(), for counts.
 check_counts <- function(cells, system) {
-  block <- function(block, layer, columns) {
-    check_finite(block, cells$where, layer$cells[columns])
+  check_block <- function(block, layer, columns) {
+    check_finite(block, cells$source, layer$cells[columns])
     if (length(block@x) && (min(block@x) < 0 || any(block@x != floor(block@x)))) {
-      abort(
-        "%s of system '%s' is not counts: name the counts (assay =, layer =), or pass normalize = FALSE for log-normalised values.", # nolint: line_length_linter.
-        sentence(cells$where), system
-      )
+      sysvi_abort(paste(
+        "{capitalise(cells$source)} of system '{system}' does not hold counts: name the counts (assay =, layer =), or",
+        "set normalize = FALSE for log-normalised values."
+      ))
     }
   }
-  list(block = block, done = function() NULL)
+  list(check_block = check_block, check_all = function() NULL)
 }
 
-join_metadata <- function(parts, system, cells) {
-  tables <- Map(function(part, name) {
-    table <- part$metadata[match(layer_cells(part), part$cells), , drop = FALSE]
+# Metadata of all cells, named `cells`: the columns that all systems have, and the column
+# `system`.
+join_metadata <- function(systems, system, cells) {
+  tables <- Map(function(described, name) {
+    rows <- match(cells_in_layers(described$layers), described$cells)
+    table <- described$metadata[rows, , drop = FALSE]
     table[[system]] <- rep(name, nrow(table))
     table
-  }, parts, names(parts))
+  }, systems, names(systems))
   shared <- Reduce(intersect, lapply(tables, colnames))
   joined <- do.call(rbind, c(unname(lapply(tables, function(table) table[shared])), make.row.names = FALSE))
-  joined[[system]] <- factor(joined[[system]], names(parts))
+  joined[[system]] <- factor(joined[[system]], names(systems))
   rownames(joined) <- cells
   joined
 }
 
-assemble <- function(kind, answer, metadata) {
-  genes <- answer$values$genes
-  expression <- new_dgCMatrix(answer$arrays, "expression", genes, rownames(metadata))
-  counts <- if (!is.null(answer$arrays$counts)) new_dgCMatrix(answer$arrays, "counts", genes, rownames(metadata))
+assemble_object <- function(kind, answer, metadata) {
+  decode <- function(values) decode_dgCMatrix(answer$arrays, values, answer$values$genes, rownames(metadata))
+  expression <- decode("expression")
+  counts <- if (!is.null(answer$arrays$counts)) decode("counts")
   switch(kind,
     Seurat = assemble_seurat(expression, counts, metadata),
-    SCE = SingleCellExperiment::SingleCellExperiment(
+    SingleCellExperiment = SingleCellExperiment::SingleCellExperiment(
       c(if (!is.null(counts)) list(counts = counts), list(logcounts = expression)),
       colData = metadata
     ),
@@ -152,7 +172,7 @@ assemble <- function(kind, answer, metadata) {
 
 assemble_seurat <- function(expression, counts, metadata) {
   if (is.null(counts)) {
-    withr::local_options(Seurat.object.assay.calcn = FALSE) # without counts there are none to sum, only warnings
+    withr::local_options(Seurat.object.assay.calcn = FALSE) # without counts, summing them would only warn
     return(SeuratObject::CreateSeuratObject(
       SeuratObject::CreateAssay5Object(data = expression), meta.data = metadata
     ))

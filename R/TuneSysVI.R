@@ -1,77 +1,84 @@
 #' Choose the strength of integration
 #'
-#' Integrates with several cycle weights, priors and seeds, measures each result,
-#' chooses a setting, and returns what [RunSysVI()] would with it, with the comparison
-#' beside it.
+#' Integrates with several cycle weights, priors and seeds, measures every
+#' embedding, chooses one setting, and returns what [RunSysVI()] would return with
+#' it, together with the comparison.
 #'
 #' @details
-#' With `label` the choice is the paper's: NMI with the cell types and the ratio of
-#' Moran's I are scaled to \[0, 1\] over the runs, their mean is biology; iLISI,
-#' scaled, is batch correction; the score is 0.6 biology + 0.4 batch correction.
-#' The setting with the highest mean over the seeds is chosen, and of its runs the
-#' one of median score.
+#' With `label`, the criterion is that of the paper: NMI with the cell types and
+#' the ratio of Moran's I are scaled to \[0, 1\] over the runs, and their mean is
+#' the biology score; iLISI, scaled likewise, is the batch correction score; the
+#' overall score is 0.6 biology + 0.4 batch correction. The setting with the
+#' highest mean over its seeds is chosen, and among its runs the one with the
+#' median score.
 #'
-#' Without labels states of cells, found in each system by itself, take their
-#' place, and mixing is measured only where systems share a state: mixing the
-#' states of one system into others earns nothing.
+#' Without labels, clusters of cells that are found within each system take the
+#' place of cell types. Mixing is then measured only where systems share such a
+#' state, so that mixing the states of one system into those of another is not
+#' rewarded.
 #'
-#' Ctrl-C or Esc ends training after the current step; the choice is made among
-#' the runs that have finished, with a warning. Models train side by side, one
-#' thread each.
+#' Ctrl-C or Esc stops training after the current step; the choice is then made
+#' among the runs that have finished, with a warning. Several models train at the
+#' same time, with one thread each.
 #'
 #' @inheritParams RunSysVI
 #' @param object As in [RunSysVI()]: a Seurat object, a SingleCellExperiment, or a
-#'   matrix of genes x cells of any kind. For `Tuning()`, what `TuneSysVI()` returned.
-#' @param label Cell types, the same way, if they are known: to measure by, never to
-#'   train with. Cells whose type is missing, empty or called `"unknown"`,
-#'   `"unassigned"` or the like do not count.
-#' @param cycle_weights,kl_weights Settings to compare: every cycle weight with
-#'   every weight of the prior. Each is a number, ramped up as in [RunSysVI()].
-#' @param priors Priors to compare, with every weight: one or more of `"vamp"`, `"gmm"`
-#'   and `"standard_normal"` (see [sysvi_options()]). Whether `"vamp"` or
-#'   `"standard_normal"` is better depends on the cells.
-#' @param seeds How many runs of each setting (seeds 0, 1, ...), or which seeds:
-#'   `c(4, 7)`; one alone is `list(4)`.
-#' @param folder Folder in which finished runs are kept, made if missing. The same
-#'   call after an interrupt or a crash goes on from there, and weights or seeds can
-#'   be added later. `NULL`: runs are kept in memory until the choice.
-#' @param min_cells Fewest cells of a sample x type group for Moran's I.
-#' @param max_cells Measure a random sample of at most this many cells, as large a
-#'   share of each system and label as of all. All cells are trained on.
-#' @param name Name of the new reduced dimension. For `Tuning()`, of the reduction or
-#'   reduced dimension whose tuning is meant; `NULL`: the one there is.
-#' @param options Further settings, see [sysvi_options()]; the same for all runs.
-#' @param ... For the methods, the arguments of the default method from
-#'   `cycle_weights` on, by their names. For `plot()`, not used.
+#'   matrix of genes x cells of any kind. For `Tuning()`, a value of `TuneSysVI()`.
+#' @param label Cell types, if they are known: name of a metadata column, or a
+#'   vector named by cell. They serve for measuring only, never for training.
+#'   Unlabelled cells (missing, empty, `"unknown"`, `"unassigned"` or the like) are
+#'   not counted.
+#' @param cycle_weights,kl_weights Weights of the cycle loss and of the KL
+#'   divergence to compare, in all combinations. Each is a number, reached by a
+#'   ramp as in [RunSysVI()].
+#' @param priors Priors to compare, each with every pair of weights: one or more of
+#'   `"vamp"`, `"gmm"` and `"standard_normal"` (see [sysvi_options()]). Whether
+#'   `"vamp"` or `"standard_normal"` is better depends on the data.
+#' @param seeds Number of runs per setting (with seeds 0, 1, ...), or the seeds
+#'   themselves: `c(4, 7)`; a single seed is `list(4)`.
+#' @param folder Folder in which finished runs are stored; it is created if it does
+#'   not exist. After an interrupt or a crash the same call continues from there,
+#'   and weights or seeds can be added later. `NULL` keeps runs in memory.
+#' @param min_cells Minimum number of cells of a sample and cell type for Moran's I.
+#' @param max_cells Maximum number of cells to measure: a random sample that keeps
+#'   the proportions of systems and labels. All cells are trained on.
+#' @param name Name of the new reducedDim. For `Tuning()`, name of the reduction or
+#'   reducedDim whose tuning to return; `NULL` if there is only one.
+#' @param options Further settings, the same for all runs, see [sysvi_options()].
+#' @param ... For Seurat objects and SingleCellExperiments, the arguments of the
+#'   default method from `cycle_weights` on, by their names. For `plot()`, not
+#'   used.
 #'
 #' @return `TuneSysVI()`: the object as [RunSysVI()] returns it, with embedding and
-#'   model of the chosen run, and the tuning beside them. `Tuning()`: this tuning,
-#'   from `Misc(object[["sysvi"]], "tuning")`, `metadata(object)[["sysVI_tuning"]]`
-#'   or `attr(x, "tuning")`; a list of class `SysVITuning`, plain data throughout:
-#'   * `runs`: data frame with a row a run: `cycle_weight`, `kl_weight`, `prior`,
-#'     `seed`, `status`, the measures and what they are scaled, `biology`, `batch`,
-#'     `overall`, whether it is of the `chosen` setting, and its `representative`. A
-#'     run that failed or was interrupted has no measures.
-#'   * `settings`: data frame with a row a setting, the best first: means over its
-#'     seeds.
+#'   model of the chosen run, and the tuning stored with them. `Tuning()`: this
+#'   tuning, from `Misc(object[["sysvi"]], "tuning")`,
+#'   `metadata(object)[["sysVI_tuning"]]` or `attr(x, "tuning")`: a list of class
+#'   `SysVITuning` that holds plain data only:
+#'   * `runs`: data frame with one row per run: `cycle_weight`, `kl_weight`,
+#'     `prior`, `seed`, `status`, the measures and their scaled values, `biology`,
+#'     `batch`, `overall`, whether its setting is the `chosen` one, and whether it
+#'     is the `representative` run of that setting. A run that failed or was
+#'     interrupted has no measures.
+#'   * `settings`: data frame with one row per setting, the best first: means over
+#'     its seeds.
 #'   * `cycle_weight`, `kl_weight`, `prior`, `seed`: those of the chosen run.
 #'   * `mixing`: name of the column with the measure of mixing, `"iLISI"` or
 #'     `"shared mixing"`.
-#'   * `why`: the choice in two sentences.
-#'   * `warnings`: what speaks against the chosen run, a sentence each, such as
-#'     latent dimensions that collapsed or a cell type of one system that moved
-#'     onto another.
+#'   * `why`: the reasons for the choice, in two sentences.
+#'   * `warnings`: what speaks against the chosen run, one sentence each, such as
+#'     latent dimensions that collapsed or a cell type of one system that was mixed
+#'     into another one.
 #'
-#'   `print()` shows settings, reasons and warnings, `as.data.frame()` gives the
-#'   runs, `plot()` returns a ggplot of mixing against biology.
+#'   `print()` shows settings, reasons and warnings; `as.data.frame()` returns the
+#'   runs; `plot()` returns a ggplot of mixing against biology.
 #'
 #' @inheritSection RunSysVI Errors
 #' @inherit RunSysVI references
-#' @seealso [RunSysVI()], and [EvaluateIntegration()] for more measures.
+#' @seealso [RunSysVI()], and [EvaluateIntegration()] for more metrics.
 #' @export
 #' @examplesIf sysvi_available()
 #' cells <- SimulateSystems(n_cells = 300, n_genes = 150, seed = 1)
-#' x <- log1p(log1p(cells$counts)) # any log-normalised values will do for an example
+#' x <- log1p(log1p(cells$counts)) # for an example, any log-normalised values will do
 #' z <- TuneSysVI(
 #'   x, "system", "batch", "cell_type",
 #'   metadata = cells$metadata, cycle_weights = c(0, 5), seeds = 1, max_epochs = 2, verbose = FALSE
@@ -80,6 +87,7 @@
 #' if (requireNamespace("ggplot2", quietly = TRUE)) plot(Tuning(z))
 TuneSysVI <- function(object, system, batch = NULL, label = NULL, ...) UseMethod("TuneSysVI")
 
+# Arguments come after the dots: otherwise `seed` would match `seeds`.
 #' @rdname TuneSysVI
 #' @export
 TuneSysVI.default <- function(object, system, batch = NULL, label = NULL, ..., metadata = NULL,
@@ -88,25 +96,49 @@ TuneSysVI.default <- function(object, system, batch = NULL, label = NULL, ..., m
                               n_top_genes = 3000L, max_epochs = NULL, n_latent = 15L, min_cells = 200L,
                               max_cells = 50000L, device = "auto", process = c("session", "separate"),
                               verbose = TRUE, options = sysvi_options()) {
-  fit <- tune_cells(
-    cells_of(object, metadata = metadata), system, batch, label, ...,
-    cycle_weights = cycle_weights, kl_weights = kl_weights, priors = priors, seeds = seeds, folder = folder,
-    covariates = covariates, continuous = continuous, features = features, n_top_genes = n_top_genes,
-    max_epochs = max_epochs, n_latent = n_latent, min_cells = min_cells, max_cells = max_cells, device = device,
-    process = process, verbose = verbose, options = options
+  rlang::check_dots_empty(error = suggest_options)
+  process <- rlang::arg_match(process)
+  check_distinct_weights(cycle_weights)
+  check_distinct_weights(kl_weights)
+  check_priors(priors)
+  seeds <- list_seeds(seeds)
+  check_whole_number(min_cells)
+  check_whole_number(max_cells)
+  check_options(options)
+  check_not_in_options(options, c("kl_weight", "prior"))
+  if (!is.null(folder)) {
+    check_string(folder)
+    create_folder(folder)
+    folder <- normalizePath(folder) # the engine may run in another working directory
+  }
+  cells <- describe_cells(object, metadata = metadata)
+  columns <- describe_columns(
+    cells, system, batch, label, covariates, continuous, options$pseudoinputs_label, options$weight_systems
   )
-  structure(fit$embedding, sysVI = fit$model, tuning = fit$tuning)
+  genes <- describe_gene_selection(cells, features, n_top_genes, options$min_cells)
+  settings <- collect_settings(options[!names(options) %in% c("kl_weight", "prior")], max_epochs, n_latent)
+  fit <- train_in_engine(
+    "tune", cells, columns, genes, settings,
+    task_values = list(folder = folder, compared = list(
+      cycle_weights = I(cycle_weights), kl_weights = I(kl_weights), priors = I(priors), seeds = I(seeds),
+      min_cells = min_cells, max_cells = max_cells
+    )),
+    device = device, process = process, verbose = verbose
+  )
+  tuning <- read_tuning(fit$answer)
+  warn_if_runs_are_missing(tuning$runs$status, fit$answer$values$n_missing, folder)
+  structure(fit$embedding, sysVI = fit$model, tuning = tuning)
 }
 
 #' @rdname TuneSysVI
 #' @export
 TuneSysVI.Seurat <- function(object, system, batch = NULL, label = NULL, ..., assay = NULL, layer = "data",
                              reduction.name = "sysvi", reduction.key = "sysvi_") {
-  check_string(reduction.name, "reduction.name")
-  check_string(reduction.key, "reduction.key")
+  check_string(reduction.name)
+  check_string(reduction.key)
   if (is.null(assay)) assay <- SeuratObject::DefaultAssay(object)
-  fit <- tune_cells(cells_of(object, assay = assay, layer = layer), system, batch, label, ...)
-  object[[reduction.name]] <- as_reduction(fit, assay, reduction.key)
+  z <- TuneSysVI.default(describe_cells(object, assay = assay, layer = layer), system, batch, label, ...)
+  object[[reduction.name]] <- as_reduction(z, assay, reduction.key)
   SeuratObject::LogSeuratCommand(object)
 }
 
@@ -114,79 +146,55 @@ TuneSysVI.Seurat <- function(object, system, batch = NULL, label = NULL, ..., as
 #' @export
 TuneSysVI.SingleCellExperiment <- function(object, system, batch = NULL, label = NULL, ..., assay = "logcounts",
                                            name = "sysVI") {
-  check_string(name, "name")
-  fit <- tune_cells(cells_of(object, assay = assay), system, batch, label, ...)
-  add_reduced_dim(object, fit, name)
+  check_string(name)
+  z <- TuneSysVI.default(describe_cells(object, assay = assay), system, batch, label, ...)
+  add_reduced_dim(object, z, name)
 }
 
-# As integrate_cells(), with the tuning. Settings come after the dots, or `seed`
-# would be taken for `seeds`.
-tune_cells <- function(cells, system, batch = NULL, label = NULL, ..., cycle_weights = c(0, 2, 5, 10, 20, 50),
-                       kl_weights = 1, priors = "vamp", seeds = 3L, folder = NULL, covariates = NULL,
-                       continuous = NULL, features = NULL, n_top_genes = 3000L, max_epochs = NULL, n_latent = 15L,
-                       min_cells = 200L, max_cells = 50000L, device = "auto", process = c("session", "separate"),
-                       verbose = TRUE, options = sysvi_options()) {
-  no_dots(..., .of = "TuneSysVI")
-  check_weights(cycle_weights, "cycle_weights")
-  check_weights(kl_weights, "kl_weights")
-  check_priors(priors)
-  seeds <- which_seeds(seeds)
-  check_given(min_cells = min_cells, max_cells = max_cells)
-  check_options(options)
-  for (name in c("kl_weight", "prior")) {
-    if (!isTRUE(all.equal(options[[name]], sysvi_options()[[name]]))) {
-      abort("TuneSysVI() takes no %s from options: give %ss = %s.", name, name, deparse(options[[name]][1L]))
+check_distinct_weights <- function(x, name = rlang::caller_arg(x)) {
+  if (!is.numeric(x) || !length(x) || !all(is.finite(x)) || any(x < 0) || anyDuplicated(x)) {
+    sysvi_abort("{.arg {name}} must be one or more different finite numbers of 0 or more.")
+  }
+}
+
+check_priors <- function(priors) {
+  known <- eval(formals(sysvi_options)$prior)
+  if (!is.character(priors) || !length(priors) || !all(priors %in% known) || anyDuplicated(priors)) {
+    sysvi_abort("{.arg priors} must be one or more different ones of {quote_names(known)}.")
+  }
+}
+
+# These settings are compared, so they are arguments of TuneSysVI() itself.
+check_not_in_options <- function(options, names) {
+  defaults <- sysvi_options()
+  for (name in names) {
+    value <- options[[name]]
+    if (!isTRUE(all.equal(value, defaults[[name]]))) {
+      sysvi_abort("TuneSysVI() takes no {name} from {.arg options}: give {name}s = {deparse(value[1L])}.")
     }
   }
-  options[c("kl_weight", "prior")] <- NULL
-  if (!is.null(folder)) {
-    check_string(folder, "folder")
-    make_folder(folder)
-    folder <- normalizePath(folder) # the engine may run in another place
-  }
-  fit <- train_on(
-    "tune", cells, system, batch, label, covariates, continuous, features, n_top_genes,
-    list(max_epochs = max_epochs, n_latent = n_latent), device, process, verbose, options,
-    own = list(folder = folder, compared = list(
-      cycle_weights = I(cycle_weights), kl_weights = I(kl_weights), priors = I(priors), seeds = I(seeds),
-      min_cells = min_cells, max_cells = max_cells
+}
+
+# Seeds of the runs of a setting: 3 -> 0, 1, 2; c(4, 7) -> 4, 7; list(4) -> 4
+list_seeds <- function(seeds) {
+  values <- unlist(seeds)
+  is_number_of_seeds <- !is.list(seeds) && length(seeds) == 1L
+  valid <- rlang::is_integerish(values, finite = TRUE) && length(values) && all(values >= 0) && !anyDuplicated(values)
+  if (!valid || is_number_of_seeds && seeds < 1) {
+    sysvi_abort(paste(
+      "{.arg seeds} must be the number of runs per setting, or different whole numbers of 0 or more: c(4, 7),",
+      "list(4)."
     ))
-  )
-  fit$tuning <- read_tuning(fit$answer)
-  warn_if_runs_are_missing(fit$tuning$runs$status, fit$answer$values$n_missing, folder)
-  fit
-}
-
-check_weights <- function(x, name) {
-  if (!is.numeric(x) || !length(x) || !all(is.finite(x)) || any(x < 0) || anyDuplicated(x)) {
-    abort("%s must be finite numbers of 0 or more, none of them twice.", name)
   }
-}
-
-check_priors <- function(x) {
-  known <- eval(formals(sysvi_options)$prior)
-  if (!is.character(x) || !length(x) || !all(x %in% known) || anyDuplicated(x)) {
-    abort("priors must be one or more of %s, none of them twice.", quoted(known))
-  }
-}
-
-# 3 -> 0, 1, 2; c(4, 7) -> 4, 7; list(4) -> 4
-which_seeds <- function(seeds) {
-  several <- unlist(seeds)
-  whole <- is.numeric(several) && length(several) && all(is.finite(several) & several >= 0 & several %% 1 == 0)
-  n_of_them <- !is.list(seeds) && length(seeds) == 1L
-  if (!whole || anyDuplicated(several) || n_of_them && seeds < 1) {
-    abort("seeds must be a number of runs of each setting, or different whole numbers of 0 or more: c(4, 7), list(4).")
-  }
-  if (n_of_them) seq_len(seeds) - 1L else several
+  if (is_number_of_seeds) seq_len(seeds) - 1L else values
 }
 
 read_tuning <- function(answer) {
   values <- answer$values
   structure(
     list(
-      runs = read_table(values$runs, answer$arrays$runs),
-      settings = read_table(values$settings, answer$arrays$settings),
+      runs = decode_table(values$runs, answer$arrays$runs),
+      settings = decode_table(values$settings, answer$arrays$settings),
       cycle_weight = values$chosen$cycle_weight, kl_weight = values$chosen$kl_weight, prior = values$chosen$prior,
       seed = values$chosen$seed, mixing = values$mixing, why = values$why, warnings = as.character(values$warnings)
     ),
@@ -194,15 +202,15 @@ read_tuning <- function(answer) {
   )
 }
 
-# `n_missing` runs were not begun.
+# `status` of the runs that were begun; `n_missing` more were not begun.
 warn_if_runs_are_missing <- function(status, n_missing, folder) {
-  ended <- sum(status != "interrupted")
-  asked <- length(status) + n_missing
-  if (ended < asked) {
-    warning(sprintf(
-      "Training was interrupted after %d of %d runs; the choice is among these.%s", ended, asked,
-      if (is.null(folder)) "" else " The same call goes on from there."
-    ), call. = FALSE)
+  n_ended <- sum(status != "interrupted")
+  n_runs <- length(status) + n_missing
+  if (n_ended < n_runs) {
+    continuation <- if (is.null(folder)) "" else " The same call continues from there."
+    sysvi_warn(
+      "Training was interrupted after {n_ended} of {n_runs} runs; the choice is made among these.{continuation}"
+    )
   }
 }
 
@@ -212,30 +220,33 @@ Tuning <- function(object, name = NULL) {
   if (inherits(object, "SysVITuning")) {
     return(object)
   }
-  found <- beside(object, "tuning", "SysVITuning")
-  if (is(object, "SingleCellExperiment")) names(found) <- sub("_tuning$", "", names(found)) # see tuning_of()
-  the_one(found, name, "tuning", "TuneSysVI()")
+  tunings <- find_results(object, "tuning", "SysVITuning")
+  if (is(object, "SingleCellExperiment")) names(tunings) <- sub("_tuning$", "", names(tunings)) # see tuning_key()
+  pick_result(tunings, name, "tuning", "TuneSysVI()")
 }
 
 #' @export
 print.SysVITuning <- function(x, ...) {
-  table <- x$settings
-  kl_weights <- length(unique(table$kl_weight)) > 1L
-  priors <- length(unique(table$prior)) > 1L
+  settings <- x$settings
+  n_settings <- nrow(settings)
+  several_kl_weights <- length(unique(settings$kl_weight)) > 1L
+  several_priors <- length(unique(settings$prior)) > 1L
   measures <- c(x$mixing, "NMI", "Moran", "biology", "batch", "overall")
-  shown <- c("cycle_weight", if (kl_weights) "kl_weight", if (priors) "prior", "runs", measures)
-  cells <- table[shown]
-  cells[measures] <- lapply(table[measures], function(x) ifelse(is.na(x), "-", sprintf("%.3f", x)))
-  names(cells) <- sub("kl_", "KL ", sub("cycle_", "cycle ", names(cells)))
+  columns <- c(
+    "cycle_weight", if (several_kl_weights) "kl_weight", if (several_priors) "prior", "runs", measures
+  )
+  shown <- settings[columns]
+  shown[measures] <- lapply(settings[measures], function(x) ifelse(is.na(x), "-", sprintf("%.3f", x)))
+  names(shown) <- sub("kl_", "KL ", sub("cycle_", "cycle ", names(shown)))
   cat(sprintf(
     "Chosen of %d %s: cycle weight %s%s%s; the embedding is that of seed %.0f\n\n",
-    nrow(table), ngettext(nrow(table), "setting", "settings"), format(x$cycle_weight),
-    if (kl_weights) paste(", KL weight", format(x$kl_weight)) else "", if (priors) paste(", prior", x$prior) else "",
-    x$seed
+    n_settings, ngettext(n_settings, "setting", "settings"), format(x$cycle_weight),
+    if (several_kl_weights) paste(", KL weight", format(x$kl_weight)) else "",
+    if (several_priors) paste(", prior", x$prior) else "", x$seed
   ))
-  print(cells, row.names = ifelse(table$chosen, ">", rep(" ", nrow(table))))
-  failed <- sum(x$runs$status == "failed")
-  notes <- c(x$why, x$warnings, if (failed) sprintf("%d of %d runs failed.", failed, nrow(x$runs)))
+  print(shown, row.names = ifelse(settings$chosen, ">", rep(" ", n_settings)))
+  n_failed <- sum(x$runs$status == "failed")
+  notes <- c(x$why, x$warnings, if (n_failed) sprintf("%d of %d runs failed.", n_failed, nrow(x$runs)))
   for (note in notes) cat("\n", paste0(strwrap(note), "\n"), sep = "")
   invisible(x)
 }
@@ -249,8 +260,8 @@ as.data.frame.SysVITuning <- function(x, row.names = NULL, optional = FALSE, ...
 #' @rdname TuneSysVI
 #' @export
 plot.SysVITuning <- function(x, ...) {
-  need_package("ggplot2", "plot()")
-  points <- function(table) {
+  rlang::check_installed("ggplot2", "for plot().")
+  select_points <- function(table) {
     table <- table[!is.na(table$overall), ]
     data.frame(
       mixing = table[[x$mixing]], biology = table$biology, cycle_weight = table$cycle_weight,
@@ -258,10 +269,10 @@ plot.SysVITuning <- function(x, ...) {
       chosen = table$chosen
     )
   }
-  runs <- points(x$runs)
-  settings <- points(x$settings)
+  runs <- select_points(x$runs)
+  settings <- select_points(x$settings)
   settings <- settings[order(settings$line, settings$cycle_weight), ]
-  of_lines <- if (nlevels(settings$line) > 1L) {
+  line_colours <- if (nlevels(settings$line) > 1L) {
     ggplot2::scale_colour_viridis_d(end = 0.85, name = NULL)
   } else {
     ggplot2::scale_colour_manual(values = "#4c78a8", guide = "none")
@@ -277,10 +288,10 @@ plot.SysVITuning <- function(x, ...) {
     ) +
     ggplot2::scale_x_continuous(expand = ggplot2::expansion(0.08)) +
     ggplot2::scale_y_continuous(expand = ggplot2::expansion(0.08)) +
-    of_lines +
+    line_colours +
     ggplot2::labs(
-      x = sprintf("mixing of the systems (%s)", x$mixing), y = "biology kept (scaled over the runs)",
-      caption = "Numbers: cycle weights, means over seeds (small: runs). Circle: the chosen setting."
+      x = sprintf("mixing of systems (%s)", x$mixing), y = "biology score (scaled over the runs)",
+      caption = "Labels: cycle weights. Large points: means over seeds; small: runs; circle: the chosen setting."
     ) +
     ggplot2::theme_minimal() +
     ggplot2::theme(panel.grid.minor = ggplot2::element_blank(), legend.position = "top")

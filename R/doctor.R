@@ -1,91 +1,103 @@
-#' What works, what is missing, and what to do
+#' Check the installation of the engine
 #'
-#' Prints which Python the engine uses and why, versions, the device and threads,
-#' what is missing, and the command that mends it. Nothing is changed, and Python
-#' is not started in this session.
+#' Prints which Python the engine uses and why, the versions of all packages, the
+#' device and number of threads, what is missing, and the command that installs it.
+#' Nothing is changed, and Python is not started in this session.
 #'
-#' @return Invisibly a list: `python` (path or `NULL`), `why`, `versions`,
-#'   `device`, `threads`, `problems` and `mend` (texts, empty where all is well).
+#' @return Invisibly, a list of `python` (path, or `NULL`), `why` (the reason for
+#'   this choice), `versions`, `device`, `threads`, `problems`, and `mend` (commands
+#'   that solve the problems); the last two are empty if there is no problem.
 #' @export
 #' @examples
 #' sysvi_doctor()
 sysvi_doctor <- function() {
-  found <- diagnose()
-  cli::cli_h2("sysVI {found$versions[['sysVI']]}")
-  cli::cli_text("Python: {if (is.null(found$python)) 'none chosen' else found$python} ({found$why})")
-  cli::cli_text("Versions: {paste(names(found$versions), found$versions, collapse = ', ')}")
-  if (!is.null(found$device)) cli::cli_text("Device: {found$device}")
-  for (problem in found$problems) cli::cli_alert_danger("{problem}")
-  for (command in found$mend) cli::cli_alert_info("To mend it: {.code {command}}")
-  if (!length(found$problems)) cli::cli_alert_success("The engine can run.")
-  invisible(found)
+  diagnosis <- diagnose()
+  cli::cli_h2("sysVI {diagnosis$versions[['sysVI']]}")
+  cli::cli_text("Python: {if (is.null(diagnosis$python)) 'none chosen' else diagnosis$python} ({diagnosis$why})")
+  cli::cli_text("Versions: {paste(names(diagnosis$versions), diagnosis$versions, collapse = ', ')}")
+  if (!is.null(diagnosis$device)) cli::cli_text("Device: {diagnosis$device}")
+  for (problem in diagnosis$problems) cli::cli_alert_danger("{problem}")
+  for (command in diagnosis$mend) cli::cli_alert_info("To solve this, run {.code {command}}")
+  if (!length(diagnosis$problems)) cli::cli_alert_success("The engine can run.")
+  invisible(diagnosis)
 }
 
+# The value of sysvi_doctor(), without printing.
 diagnose <- function() {
-  versions <- c(
-    sysVI = as.character(utils::packageVersion("sysVI")), R = as.character(getRversion()),
-    reticulate = as.character(utils::packageVersion("reticulate"))
+  diagnosis <- list(
+    python = NULL, why = NULL,
+    versions = c(
+      sysVI = as.character(utils::packageVersion("sysVI")), R = as.character(getRversion()),
+      reticulate = as.character(utils::packageVersion("reticulate"))
+    ),
+    device = NULL, threads = NULL, problems = character(), mend = character()
   )
-  found <- list(python = NULL, why = NULL, versions = versions, device = NULL, threads = NULL,
-                problems = character(), mend = character())
-  chosen <- tryCatch(choose_python(), error = function(e) list(why = conditionMessage(e), broken = TRUE))
-  found$why <- chosen$why
-  if (is.null(chosen$path)) {
-    found$problems <- if (isTRUE(chosen$broken)) chosen$why else
-      "No Python with the engine's dependencies is installed; the first call would download one."
-    found$mend <- "sysvi_install()"
-    return(found)
+  chosen <- tryCatch(choose_python(), error = identity)
+  if (inherits(chosen, "error")) {
+    diagnosis$why <- diagnosis$problems <- conditionMessage(chosen)
+    diagnosis$mend <- "sysvi_install()"
+    return(diagnosis)
   }
-  found$python <- chosen$path
+  diagnosis$why <- chosen$why
+  if (is.null(chosen$path)) {
+    diagnosis$problems <- "No Python with the engine's packages is installed; the first call would download one."
+    diagnosis$mend <- "sysvi_install()"
+    return(diagnosis)
+  }
   examined <- examine_python(chosen$path)
-  found$versions <- c(versions, examined$versions)
-  found$device <- examined$device
-  found$threads <- examined$threads
-  found$problems <- examined$problems
+  diagnosis$python <- chosen$path
+  diagnosis$versions <- c(diagnosis$versions, examined$versions)
+  diagnosis$device <- examined$device
+  diagnosis$threads <- examined$threads
+  diagnosis$problems <- examined$problems
   if (length(examined$missing)) {
     needed <- python_requirements[package_names(python_requirements) %in% examined$missing]
-    found$mend <- if (identical(chosen$why, "sysvi_install() made it")) {
+    diagnosis$mend <- if (identical(chosen$why, "sysvi_install() created it")) {
       "sysvi_install()"
     } else {
       sprintf("%s -m pip install %s", chosen$path, paste(shQuote(needed), collapse = " "))
     }
   }
-  found
+  diagnosis
 }
 
-# What a Python has, asked in a process of its own: list(versions, missing,
-# device, threads, problems).
+# What a Python provides, examined by inst/doctor.py in a process of its own:
+# list(versions, missing, device, threads, problems). `missing` are names of packages.
 examine_python <- function(path) {
   packages <- package_names(python_requirements)
   script <- system.file("doctor.py", package = "sysVI", mustWork = TRUE)
-  asked <- tryCatch(
+  output <- tryCatch(
     processx::run(path, c(script, packages), error_on_status = FALSE, timeout = 120),
     error = function(e) list(status = 1L, stderr = conditionMessage(e))
   )
-  if (asked$status != 0L) {
-    return(list(missing = packages, problems = sprintf("%s does not run: %s", path, last_line(asked$stderr))))
+  if (output$status != 0L) {
+    return(list(missing = packages, problems = sprintf("%s does not run: %s", path, last_line(output$stderr))))
   }
-  said <- jsonlite::fromJSON(asked$stdout)
-  absent <- vapply(said$packages, is.null, logical(1))
+  report <- jsonlite::fromJSON(output$stdout)
+  missing <- packages[vapply(report$packages, is.null, logical(1))]
+  torch <- report$torch # empty if torch is not installed
   problems <- c(
-    if (any(absent)) sprintf("%s lacks %s.", path, paste(packages[absent], collapse = ", ")),
-    if (utils::compareVersion(said$python, "3.11") < 0) sprintf("Python is %s; 3.11 or later is needed.", said$python),
-    if (!is.null(said$torch$error)) sprintf("torch cannot be loaded: %s", last_line(said$torch$error)),
-    if (is.null(said$torch$card) && !is.null(said$torch$threads) && has_nvidia_card()) {
-      "An NVIDIA card is in this machine, but the installed torch cannot use it; sysvi_install() installs one that can."
+    if (length(missing)) sprintf("%s lacks %s.", path, paste(missing, collapse = ", ")),
+    if (utils::compareVersion(report$python, "3.11") < 0) {
+      sprintf("Python is %s; 3.11 or later is needed.", report$python)
+    },
+    if (!is.null(torch$error)) sprintf("torch cannot be imported: %s", last_line(torch$error)),
+    if (is.null(torch$gpu) && !is.null(torch$threads) && has_nvidia_gpu()) {
+      "This machine has an NVIDIA GPU, but the installed torch cannot use it; sysvi_install() installs one that can."
     }
   )
   list(
-    versions = c(Python = said$python, unlist(said$packages)), missing = packages[absent],
-    device = if (!is.null(said$torch$card)) {
-      said$torch$card
-    } else if (!is.null(said$torch$threads)) {
-      sprintf("cpu (%d threads)", said$torch$threads)
+    versions = c(Python = report$python, unlist(report$packages)), missing = missing,
+    device = if (!is.null(torch$gpu)) {
+      torch$gpu
+    } else if (!is.null(torch$threads)) {
+      sprintf("cpu (%d threads)", torch$threads)
     },
-    threads = said$torch$threads, problems = as.character(problems)
+    threads = torch$threads, problems = as.character(problems)
   )
 }
 
+# "torch>=2.4" -> "torch"
 package_names <- function(requirements) sub("[<>=!].*", "", requirements)
 
 last_line <- function(text) {
@@ -98,12 +110,12 @@ last_line <- function(text) {
 #' @param device As in [RunSysVI()].
 #' @param process As in [RunSysVI()].
 #'
-#' @return Text, for example `"cpu (8 threads)"` or `"cuda (NVIDIA H100)"`.
+#' @return A string, for example `"cpu (8 threads)"` or `"cuda (NVIDIA H100)"`.
 #' @export
 #' @examplesIf sysvi_available()
 #' sysvi_device()
 sysvi_device <- function(device = "auto", process = c("session", "separate")) {
-  check_string(device, "device")
-  process <- one_of(process, c("session", "separate"), "process")
+  check_string(device)
+  process <- rlang::arg_match(process)
   call_engine("device", list(device = device), process = process)$values$device
 }

@@ -1,25 +1,26 @@
-# Models as plain data: the bytes of the engine's file and what its header says.
-# The file is safetensors: 8 bytes with the header's length, the header as JSON
-# (the engine's description under __metadata__$sysvi), the parameters.
+# Trained models as plain data: the bytes of the engine's model file and the contents of
+# its header. The file is in the safetensors format: 8 bytes with the length of the
+# header, the header as JSON (the engine's description of the model under
+# __metadata__$sysvi), then the parameters.
 
 #' Save and load models
 #'
-#' A model is one file, `model.safetensors`, the same in R and Python: load in
-#' Python what was saved in R with `sysvi.SysVI.load(folder)`, and the reverse.
-#' Python is not needed to save or load. A loaded model embeds cells with
+#' A model is one file, `model.safetensors`, the same in R and in Python: a model
+#' saved in R is loaded in Python with `sysvi.SysVI.load(folder)`, and the reverse.
+#' Saving and loading do not need Python. A loaded model embeds cells with
 #' [predict()][predict.SysVIModel].
 #'
-#' @param object What [RunSysVI()] returned, or a `SysVIModel`.
-#' @param folder Folder; made if missing.
-#' @param overwrite Replace a model that is there. The new file appears whole or
-#'   not at all.
-#' @param name Name of the reduction or reduced dimension whose model is meant;
-#'   `NULL`: the one there is.
+#' @param object A value of [RunSysVI()] or [TuneSysVI()], or a `SysVIModel`.
+#' @param folder Folder of the model; it is created if it does not exist.
+#' @param overwrite Whether to replace an existing model. The file is replaced as a
+#'   whole, never in part.
+#' @param name Name of the reduction or reducedDim whose model to save; `NULL` if
+#'   there is only one.
 #'
-#' @return `SaveSysVI()`: invisibly the file's path. `LoadSysVI()`: a
+#' @return `SaveSysVI()`: invisibly, the path of the file. `LoadSysVI()`: a
 #'   `SysVIModel`, a plain list with `bytes` (the file), `genes`, `system_key`,
 #'   `systems`, `categorical` and `continuous` (covariates), `history` (a
-#'   data.frame: the mean of each loss term per epoch), `model_settings`,
+#'   data.frame with the mean of each loss term per epoch), `model_settings`,
 #'   `train_settings`, `seed`, `versions` and `status` (`"finished"`,
 #'   `"stopped_early"` or `"interrupted"`).
 #' @export
@@ -33,36 +34,41 @@
 #' model
 #' all.equal(predict(model, x, metadata = cells$metadata), z, check.attributes = FALSE)
 SaveSysVI <- function(object, folder, overwrite = FALSE, name = NULL) {
-  check_string(folder, "folder")
-  check_flag(overwrite, "overwrite")
-  model <- model_of(object, name)
+  check_string(folder)
+  check_bool(overwrite)
+  model <- find_model(object, name)
   file <- file.path(folder, model_file)
-  if (file.exists(file) && !overwrite) abort("%s exists already; overwrite = TRUE replaces it.", file)
-  make_folder(folder)
-  part <- tempfile(".model-", folder, ".part")
-  on.exit(unlink(part))
-  writeBin(model$bytes, part)
-  if (!file.rename(part, file)) abort("%s cannot be written.", file)
+  if (file.exists(file) && !overwrite) {
+    sysvi_abort("{file} exists already: set overwrite = TRUE to replace it.")
+  }
+  create_folder(folder)
+  partial_file <- tempfile(".model-", folder, ".part")
+  on.exit(unlink(partial_file))
+  writeBin(model$bytes, partial_file)
+  if (!file.rename(partial_file, file)) {
+    sysvi_abort("{file} cannot be written: check the permissions of the folder.")
+  }
   invisible(file)
 }
 
 #' @rdname SaveSysVI
 #' @export
 LoadSysVI <- function(folder) {
-  check_string(folder, "folder")
+  check_string(folder)
   file <- if (dir.exists(folder)) file.path(folder, model_file) else folder
-  if (!file.exists(file)) abort("There is no saved model at %s.", file)
+  if (!file.exists(file)) sysvi_abort("There is no saved model at {file}: check the path.")
   read_model(readBin(file, "raw", file.size(file)), file)
 }
 
 model_file <- "model.safetensors"
 
-make_folder <- function(folder) {
+create_folder <- function(folder) {
   if (!dir.exists(folder) && !dir.create(folder, recursive = TRUE, showWarnings = FALSE)) {
-    abort("The folder %s cannot be made.", folder)
+    sysvi_abort("The folder {folder} cannot be created: check the path and its permissions.")
   }
 }
 
+# The model in the bytes of a model file; `file` is what messages call it.
 read_model <- function(bytes, file = "the model") {
   header <- tryCatch(
     {
@@ -73,7 +79,7 @@ read_model <- function(bytes, file = "the model") {
     error = function(e) NULL
   )
   if (!identical(header$format, "sysvi-model")) {
-    abort("%s cannot be read as a saved model: it is damaged or another kind of file.", file)
+    sysvi_abort("{file} cannot be read as a saved model: it is corrupted or another kind of file.")
   }
   history <- as.data.frame(header$history)
   structure(
@@ -102,55 +108,61 @@ print.SysVIModel <- function(x, ...) {
 
 #' Embed cells with a trained model
 #'
-#' @param object A `SysVIModel`, from [LoadSysVI()] or beside an embedding.
-#' @param newdata Seurat object, SingleCellExperiment or matrix of genes x cells,
-#'   log-normalised, with the model's genes and no systems or categories that
-#'   the model does not know.
+#' @param object A `SysVIModel`, of [LoadSysVI()] or stored with an embedding.
+#' @param newdata Seurat object, SingleCellExperiment or matrix of genes x cells
+#'   with log-normalised expression of the model's genes. Its systems and the
+#'   categories of its covariates must be known to the model.
 #' @param columns Named list of vectors named by cell, for columns of the model
-#'   that the metadata of `newdata` lack.
+#'   that are not in the metadata of `newdata`.
 #' @param device,process,verbose As in [RunSysVI()].
 #' @param ... `metadata` for a matrix, `assay` and `layer` for objects, as in
 #'   [RunSysVI()].
 #'
-#' @return Matrix, cells x latent dimensions.
+#' @return Embedding: a matrix of cells x latent dimensions.
 #' @export
 #' @inherit SaveSysVI examples
 predict.SysVIModel <- function(object, newdata, ..., columns = list(), device = "auto",
                                process = c("session", "separate"), verbose = TRUE) {
-  process <- one_of(process, c("session", "separate"), "process")
-  cells <- cells_of(newdata, ..., .of = "predict.SysVIModel")
-  lost <- setdiff(object$genes, genes_of(cells))
-  if (length(lost)) {
-    abort("%s lacks %d of the model's %d genes (%s).", sentence(cells$where), length(lost), length(object$genes),
-          quoted(lost))
+  process <- rlang::arg_match(process)
+  check_string(device)
+  check_bool(verbose)
+  cells <- describe_cells(newdata, ...)
+  absent <- setdiff(object$genes, select_genes(cells))
+  if (length(absent)) {
+    sysvi_abort(paste(
+      "{capitalise(cells$source)} lacks {length(absent)} of the model's {length(object$genes)} genes",
+      "({quote_names(absent)}): give expression of all genes of the model."
+    ))
   }
-  find <- function(name) one_column(if (is.null(columns[[name]])) name else columns[[name]], name, cells, name)
-  effects <- c(
-    lapply(c(object$system_key, names(object$categorical)), function(name) categorical_column(find(name))),
-    lapply(names(object$continuous), function(name) continuous_column(find(name)))
-  )
+  read_model_column <- function(name) {
+    read_column(if (is.null(columns[[name]])) name else columns[[name]], name, cells, name)
+  }
+  categorical <- lapply(c(object$system_key, names(object$categorical)), read_model_column)
+  continuous <- lapply(names(object$continuous), read_model_column)
+  model_columns <- c(lapply(categorical, as_categorical), lapply(continuous, as_continuous))
   values <- list(
-    genes = I(object$genes), cells = I(cells$cells), columns = column_values(effects), device = device
+    genes = I(object$genes), cells = I(cells$cells), columns = column_headers(model_columns), device = device
   )
   answer <- call_engine(
-    "embed", values, c(column_arrays(effects), order_array(cells), list(model = object$bytes)),
-    stream = checked_stream(cells, object$genes, effects[[1L]]$values), process = process, verbose = verbose
+    "embed", values, c(column_arrays(model_columns), encode_cell_order(cells), list(model = object$bytes)),
+    stream = stream_expression(cells, object$genes, model_columns[[1L]]$values), process = process, verbose = verbose
   )
-  named_embedding(answer$arrays$embedding, cells$cells)
+  name_embedding(answer$arrays$embedding, cells$cells)
 }
 
-# The model beside an embedding.
-model_of <- function(object, name = NULL) {
+# The model that is stored with an embedding.
+find_model <- function(object, name = NULL) {
   if (inherits(object, "SysVIModel")) {
     return(object)
   }
-  the_one(beside(object, "sysVI", "SysVIModel"), name, "model", "RunSysVI()")
+  pick_result(find_results(object, "sysVI", "SysVIModel"), name, "model", "RunSysVI()")
 }
 
-# What lies beside the embeddings of an object, of a class, by their names: `key`
-# is its place in a reduction's Misc() or among the attributes.
-beside <- function(object, key, class) {
-  found <- if (inherits(object, "Seurat")) {
+# Everything of a class that is stored with the embeddings of an object, as a list named
+# by reduction. `key` is its name in a reduction's Misc() or among the attributes of a
+# matrix; the metadata of a SingleCellExperiment are searched as a whole.
+find_results <- function(object, key, class) {
+  stored <- if (inherits(object, "Seurat")) {
     reductions <- SeuratObject::Reductions(object)
     setNames(lapply(reductions, function(name) SeuratObject::Misc(object[[name]])[[key]]), reductions)
   } else if (is(object, "SingleCellExperiment")) {
@@ -158,15 +170,18 @@ beside <- function(object, key, class) {
   } else {
     list(attr(object, key))
   }
-  Filter(function(one) inherits(one, class), found)
+  Filter(function(result) inherits(result, class), stored)
 }
 
-# The one that was asked for, or the only one.
-the_one <- function(found, name, what, made_by) {
-  if (!is.null(name)) found <- found[intersect(name, names(found))]
-  if (length(found) > 1L) {
-    abort("object holds %d %ss: choose one with name = (%s).", length(found), what, quoted(names(found)))
+# The result called `name`, or the only one. `kind` ("model", "tuning") and `source_call`
+# are for messages.
+pick_result <- function(results, name, kind, source_call) {
+  if (!is.null(name)) results <- results[intersect(name, names(results))]
+  if (length(results) > 1L) {
+    sysvi_abort(
+      "The object holds {length(results)} {kind}s: choose one with {.arg name} ({quote_names(names(results))})."
+    )
   }
-  if (!length(found)) abort("object holds no sysVI %s: run %s first.", what, made_by)
-  found[[1L]]
+  if (!length(results)) sysvi_abort("The object holds no sysVI {kind}: run {source_call} first.")
+  results[[1L]]
 }

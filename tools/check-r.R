@@ -1,5 +1,5 @@
-# Build the R package from the files git knows, vignettes included; then R CMD check and BiocCheck.
-# The check leaves out the tests, which `make test` runs, and the vignettes, which the build has just run.
+# Build the R package with its vignettes from the files that git knows, then run R CMD check and BiocCheck.
+# The check leaves out tests, which `make test` runs, and vignettes, which the build has run already.
 unlink("build/sysVI", recursive = TRUE)
 dir.create("build/sysVI", recursive = TRUE)
 stopifnot(system("git ls-files -z --cached --others --exclude-standard | tar --null -cT - | tar -xC build/sysVI") == 0)
@@ -7,7 +7,7 @@ stopifnot(system("git ls-files -z --cached --others --exclude-standard | tar --n
 tarball <- pkgbuild::build("build/sysVI", "build")
 megabytes <- file.size(tarball) / 1e6
 cat(sprintf("%s: %.1f MB\n", basename(tarball), megabytes))
-stopifnot("the tarball must stay under 5 MB" = megabytes < 5)
+stopifnot("the tarball must be smaller than 5 MB" = megabytes < 5)
 
 rcmdcheck::rcmdcheck(tarball, args = c("--no-manual", "--no-tests", "--no-vignettes"), error_on = "note")
 

@@ -1,4 +1,4 @@
-# The tests of the R package, with a closing line that counts them. In CI nothing may be skipped.
+# Run the tests of the R package and print one line with the counts. In CI no test may be skipped.
 results <- as.data.frame(testthat::test_local(".", reporter = "summary", stop_on_failure = FALSE))
 failed <- sum(results$failed) + sum(results$error)
 skipped <- sum(results$skipped)

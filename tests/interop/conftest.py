@@ -1,4 +1,4 @@
-"""Python drives R through rpy2, R calls the engine back through reticulate: one process, one Python."""
+"""Fixtures: Python runs R through rpy2, and R calls the engine through reticulate, all in one process."""
 
 import os
 import sys
@@ -12,17 +12,17 @@ from scipy import sparse
 
 ROOT = Path(__file__).resolve().parents[2]
 for pool in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ.setdefault(pool, "1")  # before torch and R start: on tiny data threads only wait for one another
+    os.environ.setdefault(pool, "1")  # set before torch and R start: on small data, threads only wait for each other
 
-sys.path.insert(0, str(Path(__file__).parent))  # the tests share r_objects.py
+sys.path.insert(0, str(Path(__file__).parent))  # for `import r_objects`
 
 
 @pytest.fixture(scope="session")
 def r():
-    """Run R code, its variables given as keyword arguments; values are converted on both ways."""
+    """Return a function that evaluates R code with keyword arguments as variables; values are converted both ways."""
     if os.environ.get("CI") != "true":
         pytest.importorskip("rpy2", reason="needs R and rpy2, which `make test-interop` installs")
-    import torch  # noqa: F401 (before R: otherwise R's BLAS would answer torch's calls, with other last bits)
+    import torch  # noqa: F401 (before R starts: otherwise torch would use R's BLAS, and the last bits would differ)
     from rpy2 import robjects
     from rpy2.rlike.container import NamedList
     from rpy2.robjects import numpy2ri, pandas2ri
@@ -30,7 +30,7 @@ def r():
     converter = robjects.default_converter + numpy2ri.converter + pandas2ri.converter
 
     @converter.py2rpy.register(sparse.csr_matrix)
-    def _(cells_by_genes: sparse.csr_matrix):  # its very arrays are those of a genes x cells dgCMatrix
+    def _(cells_by_genes: sparse.csr_matrix):  # it has the same arrays as a genes x cells dgCMatrix
         cells_by_genes = cells_by_genes.sorted_indices()
         return robjects.r["new"](
             "dgCMatrix",
@@ -41,8 +41,8 @@ def r():
         )
 
     @converter.py2rpy.register(list)
-    def _(texts: list):
-        return robjects.StrVector(texts)
+    def _(strings: list):
+        return robjects.StrVector(strings)
 
     def run(code: str, **variables):
         environment = robjects.r("new.env()")
@@ -62,14 +62,14 @@ def r():
 
 @pytest.fixture(scope="session")
 def log_cells():
-    """300 log-normalised cells x 120 genes of two systems, with counts and covariates of every type."""
+    """Log-normalised expression of 300 cells x 120 genes from two systems, with counts and covariates of every type."""
     import scanpy as sc
 
     from sysvi.data.simulate import simulate_systems
 
-    few = {"n_types": 3, "n_private": 0, "n_samples": 2, "n_markers": 10, "n_programme_genes": 10}
-    adata = simulate_systems(300, 120, **few, baseline_sd=0.5, depth=1000, seed=1)
-    adata = adata[np.random.default_rng(0).permutation(adata.n_obs)].copy()  # systems in turn, not one after the other
+    small = {"n_types": 3, "n_private": 0, "n_samples": 2, "n_markers": 10, "n_programme_genes": 10}
+    adata = simulate_systems(300, 120, **small, baseline_sd=0.5, depth=1000, seed=1)
+    adata = adata[np.random.default_rng(0).permutation(adata.n_obs)].copy()  # mix the order of systems
     adata.obs_names = [f"zelle-{i}-ä" for i in range(adata.n_obs)]
     adata.var_names = [f"Gén-{i}" for i in range(adata.n_vars)]
     adata.layers["counts"] = adata.X.copy()
@@ -88,7 +88,7 @@ def log_cells():
 
 @pytest.fixture(scope="session")
 def integrate():
-    """Integrate in Python, as the R package would: all genes that pass, or the variable ones, then training."""
+    """Return a function that selects genes and trains in Python as the R package does: (model, prepared AnnData)."""
     import r_objects
 
     import sysvi
@@ -107,13 +107,13 @@ def integrate():
 
 @pytest.fixture(scope="session")
 def python_embedding(integrate, log_cells):
-    """The embedding that every R object with `log_cells` in it must give."""
+    """Embedding of `log_cells` by Python, (cells, latent dimensions): what every R object of these cells must give."""
     return integrate(log_cells)[1].obsm["X_sysVI"]
 
 
 @pytest.fixture(scope="session")
 def build(r, log_cells):
-    """Make the R object of a kind from `log_cells` or other cells."""
+    """Return a function that makes an R object of a kind (see `r_objects.OBJECTS`) from `log_cells` or other cells."""
 
     import r_objects
 

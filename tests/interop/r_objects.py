@@ -1,9 +1,9 @@
-"""What the tests share: the settings of their models, and R code that makes objects."""
+"""Settings of the models in the tests, in Python and in R, and R code that makes objects."""
 
 SMALL = {"max_epochs": 2, "n_latent": 5, "seed": 3}
 SMALL_R = "max_epochs = 2, n_latent = 5, seed = 3, device = 'cpu', verbose = FALSE"
 
-# From the variables `expression`, `counts` (genes x cells) and `obs`.
+# R code by kind of object; it uses the variables `expression`, `counts` (genes x cells) and `obs`.
 OBJECTS = {
     "Assay5": "CreateSeuratObject(CreateAssay5Object(counts = counts, data = expression), meta.data = obs)",
     "split Assay5": """{

@@ -1,4 +1,4 @@
-"""Baron islets, each species with its own genes: R and Python go the same way to the same embedding."""
+"""Human and mouse islets (Baron et al.) with the gene names of each species: R and Python give the same embedding."""
 
 import anndata
 import numpy as np

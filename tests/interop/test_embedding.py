@@ -1,4 +1,4 @@
-"""Any R object of the same cells gives Python's embedding, to the bit, in its own order of cells."""
+"""Every kind of R object of the same cells gives the embedding of Python, identical to the bit and in its own order."""
 
 import os
 
@@ -19,7 +19,7 @@ READ = """
 
 @pytest.fixture(scope="session")
 def embed(r):
-    """Integrate an R object; the embedding and its cells."""
+    """Return a function that integrates an R object: (embedding, names of its cells)."""
 
     def run(r_object, settings=""):
         result = r(f"object <- {RUN}{settings}); {READ}", object=r_object)
@@ -28,7 +28,7 @@ def embed(r):
     return run
 
 
-def test_r_calls_back_into_this_very_python(r):
+def test_r_uses_this_python_process(r):
     assert r("reticulate::import('os')$getpid()")[0] == os.getpid()
 
 
@@ -84,12 +84,12 @@ def test_integrate_layers(r, build, log_cells):
     np.testing.assert_array_equal(np.asarray(embedding), model.get_latent_representation())
 
 
-def test_a_process_of_its_own(embed, build, python_embedding):
+def test_separate_process(embed, build, python_embedding):
     np.testing.assert_array_equal(embed(build("SCE"), ", process = 'separate'")[0], python_embedding)
 
 
 @pytest.mark.parametrize("column", ["sex", "donor", "plate", "stained"])
-def test_factors_texts_whole_numbers_and_logicals_are_categories(embed, build, integrate, log_cells, column):
+def test_factors_strings_integers_and_logicals_are_categories(embed, build, integrate, log_cells, column):
     expected = integrate(log_cells, categorical_covariate_keys=[column])[1].obsm["X_sysVI"]
     np.testing.assert_array_equal(embed(build("Assay5"), f", covariates = '{column}'")[0], expected)
 
@@ -105,7 +105,7 @@ def test_variable_genes_are_those_of_python(embed, build, integrate, log_cells):
     np.testing.assert_array_equal(embed(build("split Assay5"), ", n_top_genes = 60")[0], prepared.obsm["X_sysVI"])
 
 
-def test_missing_value_of_a_column_is_named(r, build, log_cells):
+def test_column_with_missing_values_is_named(r, build, log_cells):
     cells = log_cells.copy()
     cells.obs["batch"] = cells.obs["batch"].astype(object)
     cells.obs.loc[cells.obs_names[7], "batch"] = None

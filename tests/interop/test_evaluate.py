@@ -1,4 +1,4 @@
-"""EvaluateIntegration and BatchStrength on R objects give the numbers of Python on the same cells."""
+"""EvaluateIntegration and BatchStrength on R objects give the values of Python on the same cells."""
 
 import warnings
 
@@ -12,7 +12,7 @@ KINDS = ["Assay5", "split Assay5", "v3 Assay", "SCE", "SCE in an HDF5 file"]
 
 @pytest.fixture(scope="module")
 def labelled(log_cells):
-    """Cells with a PCA and another embedding; some have no label."""
+    """Cells with a PCA and another embedding; some are unlabelled."""
     adata = log_cells.copy()
     adata.obs["cell_type"] = adata.obs["cell_type"].astype(object)
     adata.obs.iloc[[1, 5, 8], adata.obs.columns.get_loc("cell_type")] = None

@@ -1,4 +1,4 @@
-"""A model trained in one language is the same model in the other; so are files."""
+"""Models and files of one language are usable in the other, without any change of values."""
 
 import numpy as np
 from r_objects import SMALL, SMALL_R
@@ -25,8 +25,8 @@ def test_trained_in_python_loaded_in_r(r, build, integrate, log_cells, python_em
     np.testing.assert_array_equal(np.asarray(embedding), python_embedding)
 
 
-def test_model_lives_in_the_saved_object(r, build, python_embedding, tmp_path):
-    """saveRDS and readRDS keep the model; the file that the reloaded object writes is Python's."""
+def test_model_is_stored_in_the_saved_object(r, build, python_embedding, tmp_path):
+    """The model survives saveRDS and readRDS, and Python loads what the reloaded object saves."""
     r(
         f"""
         saveRDS(RunSysVI(object, system = 'system', batch = 'batch', {SMALL_R}), file)
@@ -40,7 +40,7 @@ def test_model_lives_in_the_saved_object(r, build, python_embedding, tmp_path):
     assert SysVI.load(tmp_path / "model").is_trained
 
 
-def test_h5ad_by_python_used_in_r(r, log_cells, python_embedding, tmp_path):
+def test_h5ad_of_python_is_read_in_r(r, log_cells, python_embedding, tmp_path):
     log_cells.write_h5ad(tmp_path / "cells.h5ad")
     result = r(
         f"""

@@ -1,4 +1,4 @@
-"""PrepareSystems gives the values of Python's map_orthologs, join_systems and prepare."""
+"""PrepareSystems gives the values of map_orthologs, join_systems and prepare in Python."""
 
 import warnings
 
@@ -11,7 +11,7 @@ import sysvi
 
 @pytest.fixture(scope="module")
 def species(log_cells):
-    """Counts of two species, each with gene names of its own, and the table of orthologues."""
+    """Counts of two species with different gene names, and the table of orthologues."""
     counts = log_cells.copy()
     counts.X = counts.layers["counts"]
     human = counts[counts.obs["system"] == "system1"].copy()

@@ -1,4 +1,4 @@
-"""TuneSysVI on R objects gives the runs, the choice and the embedding of Python on the same cells, to the bit."""
+"""TuneSysVI on R objects gives the runs, choice and embedding of Python on the same cells, identical to the bit."""
 
 import warnings
 
@@ -26,7 +26,7 @@ TUNE_R = """
 
 @pytest.fixture(scope="module", params=["cell_type", None], ids=["labels", "no labels"])
 def expected(request, log_cells):
-    """What Python finds, and the label that it was given."""
+    """Label column (or None), tuning and embedding by Python."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # few genes
         prepared = sysvi.prepare(log_cells, "system", "batch", normalize=False)
@@ -52,7 +52,7 @@ def test_every_kind_of_object(r, build, expected, kind):
     np.testing.assert_array_equal(np.asarray(found["z"]), embedding)
 
 
-def test_the_chosen_model_is_that_of_r_and_of_python(r, build, expected, tmp_path):
+def test_chosen_models_of_r_and_python_are_equal(r, build, expected, tmp_path):
     label, python, embedding = expected
     save = "SaveSysVI(found, folder)"
     folder = str(tmp_path / "model")

@@ -16,7 +16,7 @@ make_cells <- function(n_cells = 240L, n_genes = 80L, seed = 1L) {
   list(counts = counts, data = data, metadata = metadata)
 }
 
-# A call that trains for a moment; small data make the engine warn, on purpose.
+# A short training; the warnings that such small data cause are muffled.
 run <- function(..., max_epochs = 1L, verbose = FALSE) {
   withCallingHandlers(
     RunSysVI(..., max_epochs = max_epochs, verbose = verbose),
@@ -42,8 +42,10 @@ make_sce <- function(cells) {
   )
 }
 
-# Values only: names and the model beside them left out.
+# Values only, without names and model.
 values <- function(x) unname(matrix(as.numeric(x), nrow(x)))
+
+expect_sysvi_error <- function(code, ...) expect_error(code, ..., class = "sysvi_error")
 
 skip_without_engine <- function() {
   skip_if_not(sysvi_available(), "Python with the engine's dependencies")

@@ -1,15 +1,14 @@
-# Two systems of three samples each, two cell types; the mouse has other means for each gene.
+# Two systems with three samples each, and two cell types; genes have other means in mouse than in human.
 cells <- make_cells(360L)
 cells$metadata$type <- rep(c("alpha", "alpha", "beta", "beta"), length.out = 360)
 cells$metadata$donor <- paste0(cells$metadata$system, rep(1:3, each = 2, length.out = 360))
 strength <- function(object, ..., min_cells = 10, verbose = FALSE) {
   BatchStrength(object, "system", "donor", "type", ..., min_cells = min_cells, verbose = verbose)
 }
-of_matrix <- function(...) strength(cells$data, metadata = cells$metadata, ...)
-expect_said <- function(code, ...) expect_error(code, ..., class = "sysvi_error")
+strength_of_matrix <- function(...) strength(cells$data, metadata = cells$metadata, ...)
 
-# The engine's own function on the same arrays, past the package's bridge.
-of_python <- function(min_cells = 10L) {
+# The same by the engine's Python function, without the package's R code.
+compute_in_python <- function(min_cells = 10L) {
   import_bridge()
   pandas <- reticulate::import("pandas", convert = FALSE)
   x <- reticulate::import("numpy", convert = FALSE)$array(t(as.matrix(cells$data)), dtype = "float32")
@@ -31,8 +30,8 @@ of_python <- function(min_cells = 10L) {
 
 test_that("table, distances and advice are those of Python", {
   skip_without_engine()
-  found <- of_matrix()
-  python <- of_python()
+  found <- strength_of_matrix()
+  python <- compute_in_python()
   expect_s3_class(found, "SysVIBatchStrength")
   expect_equal(as.matrix(found$table[-(1:2)]), python$table, ignore_attr = TRUE)
   expect_equal(found$table[1:2], python$groups, ignore_attr = TRUE)
@@ -40,16 +39,16 @@ test_that("table, distances and advice are those of Python", {
   expect_identical(found$advice, python$advice)
   expect_identical(found$substantial, python$substantial)
   expect_true(found$substantial)
-  expect_identical(of_matrix(process = "separate"), found)
+  expect_identical(strength_of_matrix(process = "separate"), found)
 })
 
-test_that("objects give the matrix's result, and vectors may name the cells' groups", {
+test_that("objects give the result of the matrix, and columns may be vectors named by cell", {
   skip_without_engine()
-  found <- of_matrix()
+  found <- strength_of_matrix()
   named <- lapply(as.list(cells$metadata), setNames, rownames(cells$metadata))
   by_vector <- BatchStrength(cells$data, named$system, named$donor, named$type, min_cells = 10, verbose = FALSE)
   expect_identical(by_vector, found)
-  expect_false(identical(of_matrix(features = rownames(cells$data)[1:20]), found))
+  expect_false(identical(strength_of_matrix(features = rownames(cells$data)[1:20]), found))
   skip_if_not_installed("SeuratObject")
   object <- make_seurat(cells)
   expect_identical(strength(object), found)
@@ -59,39 +58,42 @@ test_that("objects give the matrix's result, and vectors may name the cells' gro
   expect_identical(strength(make_sce(cells)), found)
 })
 
-test_that("what cannot be judged is NA, and says why", {
+test_that("`substantial` is NA if it cannot be judged, and the advice says why", {
   skip_without_engine()
-  found <- of_matrix(min_cells = 1000)
+  found <- strength_of_matrix(min_cells = 1000)
   expect_identical(found$substantial, NA)
-  expect_identical(found$advice, of_python(1000L)$advice)
+  expect_identical(found$advice, compute_in_python(1000L)$advice)
   expect_identical(dim(found$table), c(0L, 12L))
   expect_identical(dim(found$distances), c(0L, 7L))
   expect_output(print(found), "cannot be judged")
   skip_if_not_installed("ggplot2")
-  expect_said(plot(found), "no distances to draw")
+  expect_sysvi_error(plot(found), "no distances to draw")
 })
 
 test_that("errors name columns and layers", {
-  expect_said(of_matrix(cutoff = 5), "BatchStrength\\(\\) has no argument 'cutoff'")
+  expect_error(strength_of_matrix(cutoff = 5), "must be empty.*cutoff = 5", class = "rlib_error_dots_nonempty")
   cells$metadata$type[1:3] <- NA
-  expect_said(strength(cells$data, metadata = cells$metadata), "'type' \\(label\\) has 3 missing values: fill them in")
+  expect_sysvi_error(
+    strength(cells$data, metadata = cells$metadata),
+    "'type' \\(label\\) has 3 missing values: fill them in or remove these cells"
+  )
   by_label <- function(label) BatchStrength(cells$data, "system", "donor", label, metadata = cells$metadata)
-  expect_said(by_label("kind"), "label = \"kind\" is not a column of the metadata")
-  expect_said(by_label("donor"), "'donor' is named twice")
+  expect_sysvi_error(by_label("kind"), "label = \"kind\" is not a column of the metadata")
+  expect_sysvi_error(by_label("donor"), "'donor' is named more than once")
   human <- cells$metadata$system == "human"
-  expect_said(
+  expect_sysvi_error(
     BatchStrength(cells$data[, human], "system", "donor", "batch", metadata = cells$metadata),
     "'system' \\(system\\) holds one system only \\(human\\)"
   )
   skip_without_engine()
-  expect_said(
+  expect_sysvi_error(
     BatchStrength(cells$counts, "system", "donor", "batch", metadata = cells$metadata),
     "The matrix looks like raw counts"
   )
-  expect_said(of_matrix(min_cells = 0), "min_cells")
+  expect_sysvi_error(strength_of_matrix(min_cells = 0), "min_cells")
 })
 
-test_that("print gives the advice first, plot the distances", {
+test_that("print shows advice and table, plot shows the distances", {
   table <- data.frame(label = "alpha", system = c("human", "mouse"), n_samples = 3, ratio = c(2.3456, NA))
   distances <- data.frame(
     label = "alpha", kind = c("within", "between", "between"), system_1 = "human", batch_1 = c("a", "a", "b"),

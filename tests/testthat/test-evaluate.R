@@ -1,4 +1,4 @@
-# Embeddings in which two cell types are apart: in one the systems, too. Seven cells have no type.
+# Two embeddings that separate two cell types; `pca` separates the systems too. Seven cells have no type.
 cells <- make_cells()
 cells$metadata$type <- rep(c("alpha", "beta", "beta"), length.out = 240)
 embeddings <- withr::with_seed(2, {
@@ -10,17 +10,16 @@ cells$metadata$type[c(3, 30:35)] <- NA
 evaluate <- function(object, ..., verbose = FALSE) {
   EvaluateIntegration(object, "system", "batch", "type", ..., min_cells = 20, verbose = verbose)
 }
-of_matrices <- function(...) evaluate(embeddings, metadata = cells$metadata, expression = cells$data, ...)
-reduction_of <- function(name) {
+evaluate_matrices <- function(...) evaluate(embeddings, metadata = cells$metadata, expression = cells$data, ...)
+make_reduction <- function(name) {
   key <- paste0(name, "_")
   z <- embeddings[[name]]
   colnames(z) <- paste0(key, seq_len(ncol(z)))
   SeuratObject::CreateDimReducObject(z, key = key, assay = "RNA")
 }
-expect_said <- function(code, ...) expect_error(code, ..., class = "sysvi_error")
 
-# The engine's own function on the same arrays, past the package's bridge.
-of_python <- function(max_cells = NULL) {
+# The same by the engine's Python function, without the package's R code.
+evaluate_in_python <- function(max_cells = NULL) {
   import_bridge()
   np <- reticulate::import("numpy", convert = FALSE)
   pandas <- reticulate::import("pandas", convert = FALSE)
@@ -47,38 +46,38 @@ of_python <- function(max_cells = NULL) {
   )
 }
 
-expect_same <- function(found, python) {
+expect_same_as_python <- function(found, python) {
   expect_identical(found$table$metric, python$metric)
-  expect_equal(as.matrix(found$table[c("pca", "sysvi")]), missing_as_na(python$scores), ignore_attr = TRUE)
+  expect_equal(as.matrix(found$table[c("pca", "sysvi")]), nan_to_na(python$scores), ignore_attr = TRUE)
   expect_equal(found$per_label$value, as.vector(python$per_label))
-  expect_equal(as.matrix(found$per_cell), missing_as_na(python$per_cell), ignore_attr = TRUE)
+  expect_equal(as.matrix(found$per_cell), nan_to_na(python$per_cell), ignore_attr = TRUE)
   expect_identical(rownames(found$per_cell), python$cells)
   expect_length(found$notes, python$notes)
 }
 
-test_that("the numbers are those of Python, cells without a type left out where one is needed", {
+test_that("values are those of Python; unlabelled cells are left out where labels are needed", {
   skip_without_engine()
-  found <- of_matrices()
-  expect_same(found, of_python())
+  found <- evaluate_matrices()
+  expect_same_as_python(found, evaluate_in_python())
   expect_true(found$table$sysvi[found$table$metric == "iLISI"] > found$table$pca[found$table$metric == "iLISI"])
   expect_false(anyNA(found$table$sysvi))
   expect_identical(which(is.na(found$per_cell[["sysvi: cLISI"]])), c(3L, 30:35))
   expect_match(found$notes, "7 of 240 cells have no label", all = FALSE)
-  sampled <- of_matrices(max_cells = 120)
-  expect_same(sampled, of_python(120L))
+  sampled <- evaluate_matrices(max_cells = 120)
+  expect_same_as_python(sampled, evaluate_in_python(120L))
 })
 
-test_that("a process of its own gives the same", {
+test_that("a separate process gives the same result", {
   skip_without_engine()
-  expect_identical(of_matrices(process = "separate"), of_matrices())
+  expect_identical(evaluate_matrices(process = "separate"), evaluate_matrices())
 })
 
 test_that("Seurat and SingleCellExperiment objects give the matrices' numbers", {
   skip_without_engine()
-  plain <- of_matrices()
+  plain <- evaluate_matrices()
   skip_if_not_installed("SeuratObject")
   object <- make_seurat(cells)
-  for (name in names(embeddings)) object[[name]] <- reduction_of(name)
+  for (name in names(embeddings)) object[[name]] <- make_reduction(name)
   expect_identical(evaluate(object), plain)
   split <- object
   split[["RNA"]] <- split(split[["RNA"]], split$system)
@@ -95,12 +94,12 @@ test_that("Seurat and SingleCellExperiment objects give the matrices' numbers", 
   expect_match(found$table$convention[found$table$metric == "PCR comparison"], "before: 'PCA'")
 })
 
-test_that("neither the order of cells nor where columns come from matters", {
+test_that("neither the order of cells nor the kind of columns matters", {
   skip_without_engine()
-  found <- of_matrices()
-  backwards <- list(pca = embeddings$pca, sysvi = embeddings$sysvi[240:1, ])
+  found <- evaluate_matrices()
+  reversed <- list(pca = embeddings$pca, sysvi = embeddings$sysvi[240:1, ])
   expect_identical(
-    evaluate(backwards, metadata = cells$metadata[240:1, ], expression = cells$data[, 240:1]), found
+    evaluate(reversed, metadata = cells$metadata[240:1, ], expression = cells$data[, 240:1]), found
   )
   named <- lapply(as.list(cells$metadata), setNames, rownames(cells$metadata))
   by_vector <- EvaluateIntegration(
@@ -110,7 +109,7 @@ test_that("neither the order of cells nor where columns come from matters", {
   expect_identical(by_vector, found)
 })
 
-test_that("expression is read only where a metric needs it, and may be missing", {
+test_that("expression is read only if a metric needs it, and is optional", {
   skip_without_engine()
   unread <- EvaluateIntegration(
     embeddings, "system",
@@ -127,56 +126,74 @@ test_that("expression is read only where a metric needs it, and may be missing",
   )
   expect_identical(one$table$metric, c("PCR comparison", "Batch correction"))
   expect_false(anyNA(one$table$sysvi))
-  standardised <- of_matrices(metrics = c("iLISI", "NMI"), standardised = TRUE)
+  standardised <- evaluate_matrices(metrics = c("iLISI", "NMI"), standardised = TRUE)
   expect_identical(
     colnames(as.data.frame(standardised))[3:6], c("pca", "pca (standardised)", "sysvi", "sysvi (standardised)")
   )
 })
 
-test_that("only a PCA that nobody named may be missing", {
+test_that("only a PCA that is not named by the user may be absent", {
   skip_without_engine()
   skip_if_not_installed("SeuratObject")
   object <- make_seurat(cells)
-  expect_said(evaluate(object), "no reduction 'sysvi' \\(it has none\\): run RunSysVI") |>
-    expect_message("There is no reduction \"pca\"")
-  object[["sysvi"]] <- reduction_of("sysvi")
-  expect_message(found <- evaluate(object, metrics = "iLISI"), "There is no reduction \"pca\"; it is left out")
+  expect_sysvi_error(evaluate(object), "no reduction 'sysvi' \\(it has none\\): run RunSysVI") |>
+    expect_message("has no reduction 'pca'")
+  object[["sysvi"]] <- make_reduction("sysvi")
+  expect_message(found <- evaluate(object, metrics = "iLISI"), "has no reduction 'pca'; it is left out")
   expect_identical(colnames(found$table)[3], "sysvi")
-  expect_said(evaluate(object, reductions = c("pca", "sysvi")), "no reduction 'pca' \\(it has 'sysvi'\\)")
+  expect_sysvi_error(evaluate(object, reductions = c("pca", "sysvi")), "no reduction 'pca' \\(it has 'sysvi'\\)")
 })
 
-test_that("what cannot be measured is told in a sentence", {
-  expect_said(of_matrices(resolution = 2), "EvaluateIntegration\\(\\) has no argument 'resolution'")
-  expect_said(of_matrices(metrics = 1), "metrics must be")
-  expect_said(evaluate(embeddings$pca), "object is a matrix; give a Seurat")
-  expect_said(evaluate(unname(embeddings), metadata = cells$metadata), "must name each embedding once")
+test_that("an object has its own metadata and expression", {
+  skip_if_not_installed("SeuratObject")
+  object <- make_seurat(cells)
+  for (name in names(embeddings)) object[[name]] <- make_reduction(name)
+  for (name in c("metadata", "expression")) {
+    given <- setNames(list(cells[[if (name == "metadata") name else "data"]]), name)
+    expect_sysvi_error(do.call(evaluate, c(list(object), given)), "are for lists of embeddings only")
+  }
+})
+
+test_that("errors say why an integration cannot be measured", {
+  expect_error(evaluate_matrices(resolution = 2), "must be empty.*resolution = 2", class = "rlib_error_dots_nonempty")
+  expect_sysvi_error(evaluate_matrices(metrics = 1), "`metrics` must be")
+  expect_sysvi_error(evaluate(embeddings$pca), "`object` is a matrix: give a Seurat")
+  expect_sysvi_error(evaluate(unname(embeddings), metadata = cells$metadata), "must name each embedding once")
   nameless <- list(pca = unname(embeddings$pca))
-  expect_said(evaluate(nameless, metadata = cells$metadata), "Embedding 'pca' has no cell names: set its row names")
+  expect_sysvi_error(
+    evaluate(nameless, metadata = cells$metadata), "Embedding 'pca' has no cell names: set its row names"
+  )
   fewer <- list(pca = embeddings$pca, sysvi = embeddings$sysvi[-1, ])
-  expect_said(evaluate(fewer, metadata = cells$metadata), "Embedding 'sysvi' lacks 1 of the 240 cells.*'cell001'")
-  expect_said(evaluate(embeddings, metadata = cells$metadata[-1, ]), "metadata lacks 1 of the 240 cells")
-  expect_said(evaluate(embeddings, metadata = cells$metadata["system"]), "batch = \"batch\" is not a column")
-  expect_said(
-    EvaluateIntegration(embeddings, "system", "system", metadata = cells$metadata), "'system' is named twice"
+  expect_sysvi_error(
+    evaluate(fewer, metadata = cells$metadata), "Embedding 'sysvi' lacks 1 of the 240 cells.*'cell001'"
+  )
+  expect_sysvi_error(evaluate(embeddings, metadata = cells$metadata[-1, ]), "`metadata` lacks 1 of the 240 cells")
+  expect_sysvi_error(evaluate(embeddings, metadata = cells$metadata["system"]), "batch = \"batch\" is not a column")
+  expect_sysvi_error(
+    EvaluateIntegration(embeddings, "system", "system", metadata = cells$metadata), "'system' is named more than once"
   )
   human <- cells$metadata$system == "human"
-  expect_said(
+  expect_sysvi_error(
     evaluate(lapply(embeddings, function(z) z[human, ]), metadata = cells$metadata), "holds one system only \\(human\\)"
   )
   skip_without_engine()
-  expect_said(of_matrices(metrics = "LISI"), "There is no metric LISI; choose 'default', 'all', or of: iLISI")
-  expect_said(
+  expect_sysvi_error(
+    evaluate_matrices(metrics = "LISI"), "There is no metric LISI; choose 'default', 'all', or of: iLISI"
+  )
+  expect_sysvi_error(
     evaluate(embeddings, metadata = cells$metadata, expression = cells$counts),
     "The matrix looks like raw counts: give log-normalised values"
   )
-  expect_said(
+  expect_sysvi_error(
     evaluate(embeddings, metadata = cells$metadata, expression = cells$data[, -1]),
     "The matrix lacks 1 of the 240 cells of the embeddings"
   )
   unknown <- transform(cells$metadata, type = NA)
-  expect_said(evaluate(embeddings, metadata = unknown), "'type' \\(label\\) labels no cell")
+  expect_sysvi_error(evaluate(embeddings, metadata = unknown), "'type' \\(label\\) labels no cell")
   broken <- replace(embeddings, "sysvi", list(replace(embeddings$sysvi, 1, NA)))
-  expect_said(evaluate(broken, metadata = cells$metadata), "'sysvi' cannot be measured. The embedding of 1 of 240")
+  expect_sysvi_error(
+    evaluate(broken, metadata = cells$metadata), "'sysvi' cannot be measured. The embedding of 1 of 240"
+  )
 })
 
 test_that("print and plot show the table", {
@@ -196,5 +213,5 @@ test_that("print and plot show the table", {
   expect_false("Moran" %in% drawn$data$metric)
   expect_silent(ggplot2::ggplot_build(drawn))
   found$table[3:4] <- NA_real_
-  expect_said(plot(found), "no score that could be drawn")
+  expect_sysvi_error(plot(found), "no score to draw")
 })

@@ -21,12 +21,12 @@ test_that("IntegrateLayers gives what RunSysVI gives on the same features", {
   expect_identical(SeuratObject::DefaultAssay(object[["mix"]]), "RNA")
 })
 
-test_that("the contract: orig is never looked at, the value is a named list", {
+test_that("orig is never evaluated, and the value is a named list", {
   skip_without_engine()
   value <- suppressWarnings(SysVIIntegration(
     split_object[["RNA"]],
-    assay = "RNA", orig = stop("looked at"), layers = c("data.human", "data.mouse"),
-    scale.layer = stop("looked at"), features = rownames(split_object), new.reduction = "x",
+    assay = "RNA", orig = stop("was evaluated"), layers = c("data.human", "data.mouse"),
+    scale.layer = stop("was evaluated"), features = rownames(split_object), new.reduction = "x",
     max_epochs = 1, verbose = FALSE, options = small
   ))
   expect_named(value, "x")
@@ -34,13 +34,13 @@ test_that("the contract: orig is never looked at, the value is a named list", {
   expect_identical(SeuratObject::Misc(value$x)$sysVI$systems, c("human", "mouse"))
 })
 
-test_that("a joined assay needs system, and takes it by cell", {
+test_that("a joined assay needs `system`, a vector named by cell", {
   skip_without_engine()
   joined <- make_seurat(cells)
   features <- rownames(joined)
-  expect_error(
-    integrate(joined, features = features, scale.layer = "data"), "all in one part.*system = object\\$species",
-    class = "sysvi_error"
+  expect_sysvi_error(
+    integrate(joined, features = features, scale.layer = "data"),
+    "is not split, so there are no systems.*system = object\\$species"
   )
   object <- integrate(joined, features = features, scale.layer = "data", system = joined$system)
   split <- integrate(split_object, features = features, scale.layer = "data")

@@ -18,7 +18,7 @@ test_that("every kind of matrix gives the same embedding", {
   }
 })
 
-test_that("the embedding does not depend on blocks, on metadata's order or on where columns come from", {
+test_that("the embedding does not depend on blocks, the order of metadata or the kind of columns", {
   skip_without_engine()
   z <- run(cells$data, "system", "batch", metadata = cells$metadata, options = small)
   shuffled <- cells$metadata[rev(seq_len(240)), ]
@@ -26,11 +26,11 @@ test_that("the embedding does not depend on blocks, on metadata's order or on wh
   named <- setNames(shuffled$system, rownames(shuffled))
   by_vector <- run(cells$data, named, setNames(shuffled$batch, rownames(shuffled)), options = small)
   expect_identical(values(by_vector), values(z))
-  local_mocked_bindings(block_values = function(in_memory) 80 * 7)
+  local_mocked_bindings(values_per_block = function(in_memory) 80 * 7)
   expect_identical(values(run(cells$data, "system", "batch", metadata = cells$metadata, options = small)), values(z))
 })
 
-test_that("seed, covariates and settings matter, and the same call gives the same bits", {
+test_that("seed, covariates and settings change the result; the same call gives the same bits", {
   skip_without_engine()
   call <- function(...) values(run(cells$data, "system", metadata = cells$metadata, options = small, ...))
   z <- call()
@@ -43,7 +43,7 @@ test_that("seed, covariates and settings matter, and the same call gives the sam
   expect_equal(ncol(call(n_latent = 3L)), 3L)
 })
 
-test_that("a separate process gives the same bits, and leaves nothing behind", {
+test_that("a separate process gives the same bits, and leaves no files behind", {
   skip_without_engine()
   call <- function(process) {
     run(
@@ -52,13 +52,13 @@ test_that("a separate process gives the same bits, and leaves nothing behind", {
     )
   }
   before <- list.files(tempdir(), "^sysvi-")
-  apart <- call("separate")
-  expect_identical(values(apart), values(call("session")))
+  separate <- call("separate")
+  expect_identical(values(separate), values(call("session")))
   expect_identical(list.files(tempdir(), "^sysvi-"), before)
-  expect_identical(attr(apart, "sysVI")$genes, attr(call("session"), "sysVI")$genes)
+  expect_identical(attr(separate, "sysVI")$genes, attr(call("session"), "sysVI")$genes)
 })
 
-test_that("features are used as given, in their order, and lost ones are told", {
+test_that("features are used in the given order, with a warning about absent ones", {
   skip_without_engine()
   features <- c("gene30", "gene02", "gene77", "gene11")
   z <- run(cells$data, "system", metadata = cells$metadata, features = features, options = small)
@@ -70,21 +70,23 @@ test_that("features are used as given, in their order, and lost ones are told", 
   expect_identical(values(z2), values(z))
 })
 
-test_that("the engine sees expression and columns as they are", {
+test_that("the engine receives the expression unchanged", {
   skip_without_engine()
   bridge <- import_bridge()
   seen <- bridge$Expression()
-  described <- cells_of(cells$data, metadata = cells$metadata)
+  described <- describe_cells(cells$data, metadata = cells$metadata)
   stream_blocks(
     described, c("gene05", "gene01"),
-    function(layer, block) bridge$Expression$add(seen, layer, one_dim(block@x), one_dim(block@i), one_dim(block@p)),
+    function(layer, block) {
+      bridge$Expression$add(seen, layer, as_1d_array(block@x), as_1d_array(block@i), as_1d_array(block@p))
+    },
     function(...) NULL
   )
-  x <- bridge$Expression$joined(seen, 2L) # SciPy's CSR comes back as a dgRMatrix
+  x <- bridge$Expression$joined(seen, 2L) # a CSR matrix of SciPy becomes a dgRMatrix
   expect_equal(unname(as.matrix(x)), unname(t(as.matrix(cells$data[c("gene05", "gene01"), ]))), tolerance = 1e-7)
 })
 
-test_that("progress is told unless verbose = FALSE", {
+test_that("progress is shown unless verbose = FALSE", {
   skip_without_engine()
   expect_silent(run(cells$data, "system", metadata = cells$metadata, options = small))
   for (process in c("session", "separate")) {

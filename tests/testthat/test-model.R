@@ -1,7 +1,7 @@
 cells <- make_cells()
 fit <- function(...) run(cells$data, "system", "batch", metadata = cells$metadata, options = small, ...)
 
-test_that("models are saved and loaded without loss, whole or not at all", {
+test_that("models are saved and loaded without loss, and never in part", {
   skip_without_engine()
   z <- fit(continuous = "age", seed = 3L, max_epochs = 2L)
   folder <- withr::local_tempdir()
@@ -11,7 +11,7 @@ test_that("models are saved and loaded without loss, whole or not at all", {
   model <- LoadSysVI(dirname(file))
   expect_identical(model, attr(z, "sysVI"))
   expect_identical(LoadSysVI(file), model)
-  expect_error(SaveSysVI(z, dirname(file)), "exists already; overwrite = TRUE", class = "sysvi_error")
+  expect_sysvi_error(SaveSysVI(z, dirname(file)), "exists already: set overwrite = TRUE")
   SaveSysVI(model, dirname(file), overwrite = TRUE)
   expect_identical(model$seed, 3L)
   expect_identical(model$status, "finished")
@@ -25,7 +25,7 @@ test_that("models are saved and loaded without loss, whole or not at all", {
   expect_output(print(model), "systems human, mouse \\('system'\\); covariates batch, age; .* 2 epochs, seed 3")
 })
 
-test_that("a loaded model embeds cells as when it was trained, in both processes", {
+test_that("a loaded model gives the embedding of its training, in both processes", {
   skip_without_engine()
   z <- fit(continuous = "age")
   model <- attr(z, "sysVI")
@@ -46,29 +46,37 @@ test_that("a loaded model embeds cells as when it was trained, in both processes
   expect_identical(values(again), values(z))
 })
 
-test_that("cells that a model does not fit are refused", {
+test_that("cells with unknown systems or too few genes are refused", {
   skip_without_engine()
   model <- attr(fit(), "sysVI")
-  expect_error(predict(model, cells$data[1:50, ], metadata = cells$metadata), "lacks .* of the model's .* genes",
-               class = "sysvi_error")
-  expect_error(predict(model, cells$data, metadata = cells$metadata["age"]), "system = \"system\" is not a column",
-               class = "sysvi_error")
+  expect_sysvi_error(predict(model, cells$data[1:50, ], metadata = cells$metadata), "lacks .* of the model's .* genes")
+  expect_sysvi_error(
+    predict(model, cells$data, metadata = cells$metadata["age"]), "system = \"system\" is not a column"
+  )
   frogs <- transform(cells$metadata, system = ifelse(system == "human", "frog", system))
-  expect_error(predict(model, cells$data, metadata = frogs), "does not know \\(frog\\)", class = "sysvi_error")
+  expect_sysvi_error(predict(model, cells$data, metadata = frogs), "does not know \\(frog\\)")
 })
 
-test_that("arguments of predict() that a kind of object does not have are told", {
+test_that("predict() refuses arguments that are not for this kind of object", {
   skip_without_engine()
   model <- attr(fit(), "sysVI")
-  expect_error(predict(model, cells$data, metdata = 1), "has no argument 'metdata' for a matrix", class = "sysvi_error")
+  expect_error(
+    predict(model, cells$data, metdata = 1), "must be empty.*metdata = 1", class = "rlib_error_dots_nonempty"
+  )
   expect_identical(
     predict(model, cells$data, cells$metadata, verbose = FALSE),
     predict(model, cells$data, metadata = cells$metadata, verbose = FALSE)
   )
   skip_if_not_installed("SeuratObject")
-  expect_error(predict(model, make_seurat(cells), asay = "RNA"), "no argument 'asay' for a Seu", class = "sysvi_error")
+  expect_error(
+    predict(model, make_seurat(cells), asay = "RNA"),
+    "must be empty.*asay = \"RNA\"", class = "rlib_error_dots_nonempty"
+  )
   skip_if_not_installed("SingleCellExperiment")
-  expect_error(predict(model, make_sce(cells), layer = "data"), "no argument 'layer' for a Sin", class = "sysvi_error")
+  expect_error(
+    predict(model, make_sce(cells), layer = "data"),
+    "must be empty.*layer = \"data\"", class = "rlib_error_dots_nonempty"
+  )
 })
 
 test_that("a model trained in Python is loaded, and one trained in R is loaded in Python", {
@@ -83,28 +91,28 @@ test_that("a model trained in Python is loaded, and one trained in R is loaded i
   expect_identical(LoadSysVI(file.path(folder, "python"))$genes, attr(z, "sysVI")$genes)
 })
 
-test_that("files that are no models are told", {
-  expect_error(LoadSysVI(tempfile()), "There is no saved model", class = "sysvi_error")
+test_that("errors say that a file is not a model", {
+  expect_sysvi_error(LoadSysVI(tempfile()), "There is no saved model")
   file <- withr::local_tempfile()
   writeLines("something else", file)
-  expect_error(LoadSysVI(file), "damaged or another kind of file", class = "sysvi_error")
-  expect_error(SaveSysVI(matrix(1), tempfile()), "holds no sysVI model: run RunSysVI", class = "sysvi_error")
+  expect_sysvi_error(LoadSysVI(file), "corrupted or another kind of file")
+  expect_sysvi_error(SaveSysVI(matrix(1), tempfile()), "holds no sysVI model: run RunSysVI")
 })
 
-test_that("an object with several models asks which one", {
+test_that("the model must be named if an object holds several", {
   skip_without_engine()
   skip_if_not_installed("SeuratObject")
   object <- run(make_seurat(cells), "system", options = small)
   object <- run(object, "system", reduction.name = "second", reduction.key = "second_", options = small, seed = 1L)
-  expect_error(SaveSysVI(object, tempfile()), "holds 2 models.*'sysvi', 'second'", class = "sysvi_error")
+  expect_sysvi_error(SaveSysVI(object, tempfile()), "holds 2 models.*'sysvi', 'second'")
   folder <- withr::local_tempdir()
   SaveSysVI(object, folder, name = "second")
   expect_identical(LoadSysVI(folder)$seed, 1L)
 })
 
-test_that("an interrupted model is told, and one without an epoch is refused", {
+test_that("an interrupted training causes a warning, or an error before its first epoch", {
   model <- list(status = "interrupted", history = data.frame(epoch = 1:3), train_settings = list(max_epochs = 9))
   expect_warning(warn_if_interrupted(model), "interrupted after 3 of 9 epochs")
   model$history <- model$history[0, , drop = FALSE]
-  expect_error(warn_if_interrupted(model), "nothing was changed", class = "sysvi_error")
+  expect_sysvi_error(warn_if_interrupted(model), "nothing was changed")
 })

@@ -13,7 +13,7 @@ test_that("the defaults are the engine's", {
     lapply(formals(RunSysVI.default)[c("cycle_weight", "max_epochs", "n_latent", "seed")], eval)
   )
   shared <- intersect(names(ours), names(engine))
-  expect_setequal(setdiff(names(engine), shared), "fused") # a form for testing
+  expect_in(setdiff(names(engine), shared), "fused") # a switch for tests of the engine
   expect_setequal(setdiff(names(ours), shared), c("pseudoinputs_label", "weight_systems", "min_cells"))
   expect_null(ours$train_size) # the engine's, which follows early_stopping
   for (name in setdiff(shared, "train_size")) {
@@ -65,10 +65,49 @@ test_that("early stopping alone holds out a tenth, and all cells are trained on 
   expect_equal(trained_on(), 1)
 })
 
-test_that("options are neither NA nor, where there is no meaning to it, NULL", {
-  expect_error(sysvi_options(weight_decay = NA), "weight_decay is NA: give a value\\.", class = "sysvi_error")
-  expect_error(sysvi_options(n_hidden = NULL), "n_hidden is NULL", class = "sysvi_error")
-  expect_error(sysvi_options(lr = NaN), "lr is NaN: give a value or NULL", class = "sysvi_error")
+test_that("every choice is known to the engine", {
+  skip_without_engine()
+  import_bridge()
+  sysvi <- reticulate::import("sysvi", convert = FALSE)
+  settings <- list(
+    ModelSettings = c("prior", "mixture", "pseudoinputs", "out_var_mode"),
+    TrainSettings = c("swapped_covariates", "lr_schedule", "precision")
+  )
+  choices <- Filter(is.character, lapply(formals(sysvi_options), eval))
+  expect_setequal(names(choices), unlist(settings))
+  for (class in names(settings)) {
+    for (name in settings[[class]]) {
+      construct <- function(value) do.call(sysvi[[class]], setNames(list(value), name))
+      for (choice in choices[[name]]) expect_no_error(construct(choice))
+      message <- tryCatch(construct("no such choice"), error = conditionMessage)
+      for (choice in choices[[name]]) expect_match(message, choice, fixed = TRUE)
+      listed <- regmatches(message, gregexpr(",", message, fixed = TRUE))[[1L]]
+      expect_length(choices[[name]], length(listed) + 1L) # the engine has no choice that R lacks
+    }
+  }
+})
+
+test_that("defaults of the other functions are the engine's", {
+  skip_without_engine()
+  import_bridge()
+  for (functions in list(
+    list(BatchStrength.default, "batch_strength", c("min_cells", "n_pcs", "seed")),
+    list(EvaluateIntegration.default, "evaluate_in_detail",
+         c("metrics", "standardised", "min_cells", "max_cells", "device", "seed"))
+  )) {
+    signature <- sprintf("__import__('inspect').signature(__import__('sysvi').%s).parameters.items()", functions[[2]])
+    engine <- reticulate::py_eval(sprintf("{k: p.default for k, p in %s if p.default is not p.empty}", signature))
+    for (name in functions[[3]]) {
+      expect_true(name %in% names(engine), label = name)
+      expect_equal(eval(formals(functions[[1]])[[name]]), engine[[name]], label = name)
+    }
+  }
+})
+
+test_that("options are neither NA nor, where NULL has no meaning, NULL", {
+  expect_sysvi_error(sysvi_options(weight_decay = NA), "`weight_decay` must be a number, not NA")
+  expect_sysvi_error(sysvi_options(n_hidden = NULL), "`n_hidden` must be a whole number, not NULL")
+  expect_sysvi_error(sysvi_options(lr = NaN), "`lr` must be a number or NULL, not NaN")
   expect_null(sysvi_options(lr = NULL)$lr)
 })
 

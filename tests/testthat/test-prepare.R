@@ -7,7 +7,7 @@ join <- function(objects, orthologs = pairs, ..., min_cells = 3L) {
   suppressWarnings(PrepareSystems(objects, orthologs, ..., min_cells = min_cells, verbose = FALSE))
 }
 
-test_that("matrices are joined on the first one's names, normalised over the genes kept", {
+test_that("matrices are joined with the gene names of the first one and normalised over the shared genes", {
   skip_without_engine()
   joined <- join(list(human = human, mouse = mouse[80:1, ]))
   expect_identical(colnames(joined$counts), c(colnames(human), colnames(mouse)))
@@ -19,8 +19,8 @@ test_that("matrices are joined on the first one's names, normalised over the gen
   expect_identical(genes, unname(rownames(human)[seen]))
   by_hand <- log1p(t(t(as.matrix(joined$counts)) / Matrix::colSums(joined$counts)) * 1e4)
   expect_equal(as.matrix(joined$expression), by_hand, tolerance = 1e-6)
-  apart <- join(list(human = human, mouse = mouse[80:1, ]), process = "separate")
-  expect_identical(apart, joined)
+  separate <- join(list(human = human, mouse = mouse[80:1, ]), process = "separate")
+  expect_identical(separate, joined)
 })
 
 test_that("orthologues with several targets are dropped, shared targets dropped or summed", {
@@ -35,7 +35,7 @@ test_that("orthologues with several targets are dropped, shared targets dropped 
   expect_identical(join(list(human = human, mouse = mouse), file), join(list(human = human, mouse = mouse)))
 })
 
-test_that("Seurat and SingleCellExperiment come back as such, ready for RunSysVI", {
+test_that("Seurat objects and SingleCellExperiments are returned as such, ready for RunSysVI", {
   skip_without_engine()
   skip_if_not_installed("SeuratObject")
   skip_if_not_installed("SingleCellExperiment")
@@ -58,7 +58,7 @@ test_that("Seurat and SingleCellExperiment come back as such, ready for RunSysVI
   expect_identical(values(SingleCellExperiment::reducedDim(run(joined, "system", options = small))), values(z))
 })
 
-test_that("log-normalised Seurat objects are joined without a warning of missing counts", {
+test_that("log-normalised Seurat objects are joined without a warning about missing counts", {
   skip_without_engine()
   skip_if_not_installed("SeuratObject")
   objects <- lapply(c(human = "human", mouse = "mouse"), function(s) {
@@ -71,7 +71,7 @@ test_that("log-normalised Seurat objects are joined without a warning of missing
   expect_identical(SeuratObject::Layers(object), "data")
 })
 
-test_that("log-normalised objects are joined as they are; same cell names get prefixes", {
+test_that("log-normalised values are kept; duplicated cell names get prefixes", {
   skip_without_engine()
   data <- lapply(c(human = "human", mouse = "mouse"), function(s) cells$data[, cells$metadata$system == s])
   joined <- join(data, NULL, normalize = FALSE)
@@ -82,35 +82,31 @@ test_that("log-normalised objects are joined as they are; same cell names get pr
   expect_identical(colnames(join(data, NULL, normalize = FALSE)$expression)[1], "human_cell001")
 })
 
-test_that("arguments that there are not are told, metadata of matrices are kept", {
+test_that("unknown arguments are refused, metadata of matrices are kept", {
   objects <- list(human = human, mouse = mouse)
-  expect_error(join(objects, normalise = FALSE), "PrepareSystems\\(\\) has no argument 'normalise' for a matrix",
-               class = "sysvi_error")
+  expect_error(join(objects, normalise = FALSE), "must be empty.*normalise = FALSE",
+               class = "rlib_error_dots_nonempty")
   skip_if_not_installed("SeuratObject")
-  expect_error(join(lapply(objects, SeuratObject::CreateSeuratObject), layers = "data"), "no argument 'layers'",
-               class = "sysvi_error")
+  seurat <- lapply(objects, SeuratObject::CreateSeuratObject)
+  expect_error(join(seurat, layers = "data"), "must be empty.*layers = \"data\"",
+               class = "rlib_error_dots_nonempty")
   skip_without_engine()
   expect_named(join(objects, metadata = cells$metadata["age"])$metadata, c("age", "system"))
 })
 
-test_that("what cannot be joined is told", {
-  expect_error(PrepareSystems(list(human, mouse)), "named list of two or more", class = "sysvi_error")
-  expect_error(join(setNames(list(human, mouse), c("a", ""))), "named list of two or more", class = "sysvi_error")
+test_that("errors say why objects cannot be joined", {
+  expect_sysvi_error(PrepareSystems(list(human, mouse)), "named list of two or more")
+  expect_sysvi_error(join(setNames(list(human, mouse), c("a", ""))), "named list of two or more")
   for (reference in list(NULL, c("a", "b"), NA)) {
-    expect_error(join(list(a = human, b = mouse), reference = reference), "reference must be one of 'a', 'b'",
-                 class = "sysvi_error")
+    expect_sysvi_error(join(list(a = human, b = mouse), reference = reference), "`reference` must be one of 'a', 'b'")
   }
-  expect_error(join(list(a = human, b = mouse), min_cells = NULL), "min_cells is NULL", class = "sysvi_error")
-  expect_error(PrepareSystems(list(a = human, b = mouse), reference = "c"), "reference must be one of 'a', 'b'",
-               class = "sysvi_error")
+  expect_sysvi_error(join(list(a = human, b = mouse), min_cells = NULL), "`min_cells` must be a whole number, not NULL")
+  expect_sysvi_error(PrepareSystems(list(a = human, b = mouse), reference = "c"), "`reference` must be one of 'a', 'b'")
   skip_without_engine()
-  expect_error(join(list(human = human, mouse = mouse), NULL), "share no gene name", class = "sysvi_error")
-  expect_error(join(list(human = cells$data, mouse = mouse)), "of system 'human' is not counts", class = "sysvi_error")
-  expect_error(
-    join(list(human = human, mouse = mouse), normalize = FALSE), "looks like raw counts",
-    class = "sysvi_error"
-  )
-  expect_error(join(list(human = human, mouse = mouse), "no such file"), "no orthologue table", class = "sysvi_error")
+  expect_sysvi_error(join(list(human = human, mouse = mouse), NULL), "share no gene name")
+  expect_sysvi_error(join(list(human = cells$data, mouse = mouse)), "of system 'human' does not hold counts")
+  expect_sysvi_error(join(list(human = human, mouse = mouse), normalize = FALSE), "looks like raw counts")
+  expect_sysvi_error(join(list(human = human, mouse = mouse), "no such file"), "no orthologue table")
   skip_if_not_installed("SingleCellExperiment")
-  expect_error(join(list(a = human, b = make_sce(cells))), "they are 'matrix', 'SCE'", class = "sysvi_error")
+  expect_sysvi_error(join(list(a = human, b = make_sce(cells))), "they are 'matrix', 'SingleCellExperiment'")
 })

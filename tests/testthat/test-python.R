@@ -1,4 +1,4 @@
-test_that("the environment that the user set is respected, the plainest first", {
+test_that("environment variables choose Python, the most specific first", {
   local_mocked_bindings(py_available = function(...) FALSE, .package = "reticulate")
   fake <- withr::local_tempfile()
   file.create(fake)
@@ -8,27 +8,28 @@ test_that("the environment that the user set is respected, the plainest first", 
   expect_identical(choose_python()$path, "/usr/bin/env")
   withr::local_envvar(RETICULATE_PYTHON = "")
   folder <- withr::local_tempdir()
-  dir.create(dirname(python_in(folder)))
-  file.create(python_in(folder))
+  dir.create(dirname(python_in_environment(folder)))
+  file.create(python_in_environment(folder))
   withr::local_envvar(VIRTUAL_ENV = folder)
   expect_identical(choose_python(), list(
-    path = python_in(folder), why = "the environment variable VIRTUAL_ENV names it"
+    path = python_in_environment(folder), why = "the environment variable VIRTUAL_ENV names it"
   ))
   withr::local_envvar(VIRTUAL_ENV = "", WORKON_HOME = folder, RETICULATE_VIRTUALENV_ROOT = folder)
   expect_null(choose_python()$path)
   withr::local_envvar(SYSVI_PYTHON = "/no/such/python")
-  expect_error(choose_python(), "SYSVI_PYTHON names /no/such/python, but there is no Python", class = "sysvi_error")
+  expect_sysvi_error(choose_python(), "variable SYSVI_PYTHON names /no/such/python, but there is no Python")
   expect_false(sysvi_available())
 })
 
-test_that("the engine comes from this package, in its version", {
+test_that("the engine is the one in this package, of the same version", {
   skip_without_engine()
   import_bridge()
   expect_identical(
     normalizePath(dirname(reticulate::import("sysvi")$`__file__`)), normalizePath(file.path(engine_path(), "sysvi"))
   )
-  local_mocked_bindings(loaded_module = function(name) list(`__version__` = "0.0.9", `__file__` = "/other/__init__.py"))
-  expect_error(import_bridge(), "has imported sysvi 0.0.9 from /other, .* start R anew", class = "sysvi_error")
+  other <- list(`__version__` = "0.0.9", `__file__` = "/other/__init__.py")
+  local_mocked_bindings(imported_module = function(name) other)
+  expect_sysvi_error(import_bridge(), "has imported sysvi 0.0.9 from /other, .* restart R")
 })
 
 test_that("torch computes as fast and as exactly in R as in Python", {
@@ -40,7 +41,7 @@ test_that("torch computes as fast and as exactly in R as in Python", {
     "total = float((a @ a.T).double().sum())"
   )
   here <- reticulate::py_run_string(code, local = TRUE)$total
-  there <- processx::run(separate_python(), c("-c", paste(code, "; print(repr(total))")))$stdout
+  there <- processx::run(find_process_python(), c("-c", paste(code, "; print(repr(total))")))$stdout
   expect_identical(here, as.numeric(there))
 })
 
@@ -54,7 +55,7 @@ test_that("the requirements are those of pyproject.toml", {
   expect_setequal(gsub("[ \",]", "", listed), python_requirements)
 })
 
-test_that("the doctor says what is missing and how to mend it", {
+test_that("the doctor says what is missing and how to install it", {
   skip_without_engine()
   found <- sysvi_doctor() |> suppressMessages()
   expect_identical(found$problems, character())
@@ -68,14 +69,14 @@ test_that("the doctor says what is missing and how to mend it", {
   expect_identical(diagnose()$mend, "sysvi_install()")
 })
 
-test_that("the device is named", {
+test_that("sysvi_device() names the device", {
   skip_without_engine()
   expect_match(sysvi_device("cpu"), "^cpu \\([0-9]+ threads\\)$")
   expect_match(sysvi_device("cpu", process = "separate"), "^cpu \\([0-9]+ threads\\)$")
-  expect_error(sysvi_device("cuda:99"), "finds no such CUDA device", class = "sysvi_error")
+  expect_sysvi_error(sysvi_device("cuda:99"), "finds no such CUDA device")
 })
 
-test_that("installation puts torch first, from the wheels that fit the machine", {
+test_that("torch is installed first, from the wheels for the machine", {
   calls <- list()
   local_mocked_bindings(
     virtualenv_exists = function(...) FALSE,
@@ -95,17 +96,25 @@ test_that("installation puts torch first, from the wheels that fit the machine",
   expect_identical(calls[[2]], "torch>=2.4")
 })
 
-test_that("a broken separate process is told with what it said", {
+test_that("the error of a separate process that failed has its last messages", {
   local_mocked_bindings(
-    separate_python = function() Sys.which("false"), import_bridge = function() stop("not used")
+    find_process_python = function() Sys.which("false"), import_bridge = function() stop("not used")
   )
-  expect_error(sysvi_device(process = "separate"), "ended with status 1; run sysvi_doctor", class = "sysvi_error")
+  expect_sysvi_error(sysvi_device(process = "separate"), "ended with status 1: run `sysVI::sysvi_doctor\\(\\)`")
 })
 
-test_that("settings that the simulation does not have are told; it has those of the engine", {
-  expect_error(SimulateSystems(foo = 1), "Systems\\(\\) has no argument 'foo'.* 'n_systems'", class = "sysvi_error")
-  expect_error(SimulateSystems(n_types = NULL), "n_types is NULL: give a value", class = "sysvi_error")
-  expect_error(SimulateSystems(NA), "n_cells is NA: give a value", class = "sysvi_error")
+test_that("where reticulate provides Python, another R session finds it", {
+  local_mocked_bindings(choose_python = function() list(path = NULL, why = "a test"))
+  local_mocked_bindings(r = function(...) "/some/python", .package = "callr")
+  expect_identical(find_process_python(), "/some/python")
+  local_mocked_bindings(r = function(...) stop("uv is not there"), .package = "callr")
+  expect_sysvi_error(find_process_python(), "Python was not found: run sysvi_install.*uv is not there")
+})
+
+test_that("SimulateSystems() has the arguments of the engine and refuses others", {
+  expect_sysvi_error(SimulateSystems(foo = 1), "SimulateSystems\\(\\) has no argument 'foo'.* 'n_systems'")
+  expect_sysvi_error(SimulateSystems(n_types = NULL), "`n_types` must be a number, not NULL")
+  expect_sysvi_error(SimulateSystems(NA), "`n_cells` must be a whole number, not NA")
   skip_without_engine()
   import_bridge()
   engine <- reticulate::py_eval(
@@ -124,6 +133,6 @@ test_that("simulated counts are the engine's", {
     "seed=2).X.toarray().T"
   ))
   expect_equal(unname(as.matrix(cells$counts)), x)
-  expect_equal(time_left(c(75)), "1m 15s")
-  expect_equal(c(time_left(3600), time_left(0.2)), c("1h 0m 0s", "0s"))
+  expect_equal(format_duration(c(75)), "1m 15s")
+  expect_equal(c(format_duration(3600), format_duration(0.2)), c("1h 0m 0s", "0s"))
 })

@@ -1,7 +1,7 @@
 skip_if_not_installed("SingleCellExperiment")
 cells <- make_cells()
 
-test_that("a SingleCellExperiment gets the matrix's embedding, and the model in its metadata", {
+test_that("a SingleCellExperiment gets the embedding of the matrix, and the model in its metadata", {
   skip_without_engine()
   z <- run(cells$data, "system", "batch", metadata = cells$metadata, options = small)
   sce <- run(make_sce(cells), "system", "batch", options = small)
@@ -13,9 +13,9 @@ test_that("a SingleCellExperiment gets the matrix's embedding, and the model in 
   expect_identical(SingleCellExperiment::reducedDimNames(named), "mix")
 })
 
-test_that("a SummarizedExperiment is told to become a SingleCellExperiment", {
+test_that("the error for a SummarizedExperiment says how to convert it", {
   object <- SummarizedExperiment::SummarizedExperiment(list(logcounts = cells$data), colData = cells$metadata)
-  expect_error(run(object, "system"), "as\\(object, \"SingleCellExperiment\"\\)", class = "sysvi_error")
+  expect_sysvi_error(run(object, "system"), "as\\(object, \"SingleCellExperiment\"\\)")
   skip_without_engine()
   object <- suppressPackageStartupMessages(as(object, "SingleCellExperiment"))
   expect_s4_class(run(object, "system", options = small), "SingleCellExperiment")
@@ -24,8 +24,9 @@ test_that("a SummarizedExperiment is told to become a SingleCellExperiment", {
 test_that("errors name the assay", {
   sce <- make_sce(cells)
   SummarizedExperiment::assay(sce, "logcounts") <- NULL
-  expect_error(run(sce, "system"), "no assay 'logcounts' \\(it has 'counts'\\): run object <- scater::logNormCounts",
-               class = "sysvi_error")
+  expect_sysvi_error(
+    run(sce, "system"), "no assay 'logcounts' \\(it has 'counts'\\): run `object <- scater::logNormCounts"
+  )
   skip_without_engine()
-  expect_error(run(sce, "system", assay = "counts"), "Assay 'counts' looks like raw counts", class = "sysvi_error")
+  expect_sysvi_error(run(sce, "system", assay = "counts"), "Assay 'counts' looks like raw counts")
 })

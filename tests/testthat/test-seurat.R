@@ -1,8 +1,7 @@
 skip_if_not_installed("SeuratObject")
 cells <- make_cells()
-expect_said <- function(code, ...) expect_error(code, ..., class = "sysvi_error")
 
-test_that("all kinds of assay give the matrix's embedding, in the object's order", {
+test_that("all kinds of assay give the embedding of the matrix, in the order of the object", {
   skip_without_engine()
   z <- run(cells$data, "system", "batch", metadata = cells$metadata, options = small)
   joined <- make_seurat(cells)
@@ -16,7 +15,7 @@ test_that("all kinds of assay give the matrix's embedding, in the object's order
   }
 })
 
-test_that("what comes back is complete: names, key, assay, stdev, model, command", {
+test_that("the result has names, key, assay, stdev, model and command", {
   skip_without_engine()
   object <- run(make_seurat(cells), "system", "batch", options = small, n_latent = 3L)
   reduction <- object[["sysvi"]]
@@ -34,7 +33,7 @@ test_that("what comes back is complete: names, key, assay, stdev, model, command
   expect_identical(colnames(other[["mix"]])[1], "mix_1")
 })
 
-test_that("layers may come in another order of cells and genes; only shared genes count", {
+test_that("layers may differ in the order of cells and genes; their shared genes are used", {
   skip_without_engine()
   z <- run(cells$data, "system", metadata = cells$metadata, features = rownames(cells$data)[1:50], options = small)
   human <- cells$metadata$system == "human"
@@ -45,27 +44,27 @@ test_that("layers may come in another order of cells and genes; only shared gene
     mouse = list(name = "mouse", x = cells$data[c(60:1, 70), !human])
   )
   layers <- lapply(layers, function(l) c(l, list(genes = rownames(l$x), cells = colnames(l$x))))
-  described <- new_cells(layers, colnames(cells$data), cells$metadata, "the layers", c(cells = "mend"))
-  fit <- suppressWarnings(integrate_cells(
-    described, "system", features = rownames(cells$data)[1:50], max_epochs = 1, verbose = FALSE, options = small
-  ))
-  expect_identical(values(fit$embedding), values(z))
-  expect_identical(genes_of(described), rownames(cells$data)[c(70, 60:1)])
+  described <- new_cells(layers, colnames(cells$data), cells$metadata, "the layers", c(cells = "remedy"))
+  z_layers <- run(described, "system", features = rownames(cells$data)[1:50], options = small)
+  expect_identical(values(z_layers), values(z))
+  expect_identical(select_genes(described), rownames(cells$data)[c(70, 60:1)])
 })
 
 test_that("errors name assay and layer", {
   object <- make_seurat(cells)
-  expect_said(run(object, "system", assay = "ADT"), "no assay 'ADT': choose one of 'RNA'")
-  expect_said(run(object, "system", layer = "lognorm"), "Assay 'RNA' has no layer 'lognorm'.*'counts', 'data'")
-  for (layer in list(NULL, 1, NA_character_)) expect_said(run(object, "system", layer = layer), "layer must name one")
+  expect_sysvi_error(run(object, "system", assay = "ADT"), "no assay 'ADT': choose one of 'RNA'")
+  expect_sysvi_error(run(object, "system", layer = "lognorm"), "Assay 'RNA' has no layer 'lognorm'.*'counts', 'data'")
+  for (layer in list(NULL, 1, NA_character_)) {
+    expect_sysvi_error(run(object, "system", layer = layer), "`layer` must name one")
+  }
   raw <- SeuratObject::CreateSeuratObject(cells$counts, meta.data = cells$metadata)
-  expect_said(run(raw, "system"), "Assay 'RNA' has no layer 'data'.*NormalizeData\\(object, assay = \"RNA\"\\)")
+  expect_sysvi_error(run(raw, "system"), "Assay 'RNA' has no layer 'data'.*NormalizeData\\(object, assay = \"RNA\"\\)")
   object[["RNA"]] <- split(object[["RNA"]], object$system)
-  expect_said(run(object, "system", layer = "data.human"), "lacks 120 of the 240 cells")
+  expect_sysvi_error(run(object, "system", layer = "data.human"), "lacks 120 of the 240 cells")
   layers <- c("data", "data.human", "data.mouse", "counts")
-  expect_said(run(object, "system", layer = layers), "in more than one of the layers")
+  expect_sysvi_error(run(object, "system", layer = layers), "in more than one of the layers")
   skip_without_engine()
-  expect_said(run(object, "system", layer = "counts"), "Layer 'counts' of assay 'RNA' looks like raw counts")
+  expect_sysvi_error(run(object, "system", layer = "counts"), "Layer 'counts' of assay 'RNA' looks like raw counts")
 })
 
 test_that("an object of one cell, whose layers are plain vectors, is embedded", {
@@ -75,6 +74,18 @@ test_that("an object of one cell, whose layers are plain vectors, is embedded", 
   one <- make_seurat(cells)[, "cell002"]
   z <- SeuratObject::Embeddings(object, "sysvi")["cell002", , drop = FALSE]
   expect_equal(values(predict(model, one, verbose = FALSE)), values(z), tolerance = 1e-5)
+})
+
+test_that("arguments after batch may be given by position, and metadata are those of the object", {
+  object <- make_seurat(cells)
+  for (call in list(RunSysVI, TuneSysVI)) {
+    expect_sysvi_error(call(object, "system", metadata = cells$metadata), "`metadata` is for matrices only")
+  }
+  expect_sysvi_error(
+    BatchStrength(object, "system", "batch", "system", metadata = cells$metadata), "`metadata` is for matrices only"
+  )
+  expect_sysvi_error(RunSysVI(object, "system", NULL, "sex"), "covariates = \"sex\" is not a column")
+  expect_sysvi_error(RunSysVI(object, "system", NULL, "batch", "sex"), "continuous = \"sex\" is not a column")
 })
 
 test_that("results survive saveRDS", {

@@ -1,4 +1,4 @@
-test_that("print gives the settings, why and warnings, plot the settings and runs", {
+test_that("print shows settings, reasons and warnings; plot shows settings and runs", {
   settings <- data.frame(
     cycle_weight = c(5, 2), kl_weight = 1, prior = "vamp", "shared mixing" = c(0.6, 0.41234), NMI = c(0.8, 0.85),
     Moran = NA_real_,
@@ -64,11 +64,10 @@ tuned <- function(object, label = NULL, ..., cycle_weights = c(0, 5), seeds = 2,
     options = options, verbose = verbose
   ))
 }
-of_matrix <- function(...) tuned(cells$data, metadata = cells$metadata, ...)
-expect_said <- function(code, ...) expect_error(code, ..., class = "sysvi_error")
+tune_matrix <- function(...) tuned(cells$data, metadata = cells$metadata, ...)
 
-# The engine's own function on the same arrays, past the package's bridge.
-of_python <- function(label) {
+# The same by the engine's Python function, without the package's R code.
+tune_in_python <- function(label) {
   import_bridge()
   pandas <- reticulate::import("pandas", convert = FALSE)
   obs <- pandas$DataFrame(
@@ -102,15 +101,15 @@ of_python <- function(label) {
 
 test_that("runs, settings and the choice are those of Python, with labels and without", {
   for (label in list("cell_type", NULL)) {
-    z <- of_matrix(label)
-    python <- of_python(label)
+    z <- tune_matrix(label)
+    python <- tune_in_python(label)
     found <- Tuning(z)
     expect_identical(names(found$runs), names(python$runs))
     for (table in c("runs", "settings")) {
       numbers <- vapply(found[[table]], is.numeric, NA)
       for (name in names(numbers)) {
         expected <- as.vector(python[[table]][[name]])
-        if (numbers[name]) expected <- missing_as_na(as.numeric(expected))
+        if (numbers[name]) expected <- nan_to_na(as.numeric(expected))
         expect_identical(found[[table]][[name]], expected, label = name)
       }
     }
@@ -122,8 +121,8 @@ test_that("runs, settings and the choice are those of Python, with labels and wi
   }
 })
 
-test_that("the embedding and the model are those of RunSysVI with the chosen setting", {
-  z <- of_matrix("cell_type")
+test_that("embedding and model are those of RunSysVI with the chosen setting", {
+  z <- tune_matrix("cell_type")
   found <- Tuning(z)
   direct <- quietly(RunSysVI(
     cells$data, "system", "batch",
@@ -132,17 +131,18 @@ test_that("the embedding and the model are those of RunSysVI with the chosen set
   ))
   expect_equal(values(z), values(direct), tolerance = 1e-4) # models train in one thread each here
   expect_identical(dimnames(z), dimnames(direct))
-  of <- function(z) attr(z, "sysVI")[c("genes", "systems", "categorical", "model_settings", "train_settings", "seed")]
-  expect_identical(of(z), of(direct))
+  compared <- c("genes", "systems", "categorical", "model_settings", "train_settings", "seed")
+  describe <- function(z) attr(z, "sysVI")[compared]
+  expect_identical(describe(z), describe(direct))
   expect_identical(values(predict(attr(z, "sysVI"), cells$data, metadata = cells$metadata, verbose = FALSE)), values(z))
-  again <- of_matrix("cell_type", seeds = list(1), cycle_weights = 0, kl_weights = c(1, 2))
+  again <- tune_matrix("cell_type", seeds = list(1), cycle_weights = 0, kl_weights = c(1, 2))
   expect_identical(Tuning(again)$runs[1:5], data.frame(
     cycle_weight = c(0, 0), kl_weight = c(1, 2), prior = "vamp", seed = c(1, 1), status = "finished"
   ))
 })
 
-test_that("priors are compared, and the model is of the chosen one", {
-  z <- of_matrix("cell_type", seeds = list(1), cycle_weights = 5, priors = c("vamp", "standard_normal"))
+test_that("priors are compared, and the model has the chosen one", {
+  z <- tune_matrix("cell_type", seeds = list(1), cycle_weights = 5, priors = c("vamp", "standard_normal"))
   found <- Tuning(z)
   expect_identical(found$runs$prior, c("vamp", "standard_normal"))
   expect_identical(found$prior, found$runs$prior[which.max(found$runs$overall)])
@@ -154,14 +154,14 @@ test_that("priors are compared, and the model is of the chosen one", {
     metadata = cells$metadata, cycle_weight = 5, seed = 1, max_epochs = 2, n_latent = 4, options = options,
     verbose = FALSE
   ))
-  only <- of_matrix("cell_type", seeds = list(1), cycle_weights = 5, priors = "standard_normal")
+  only <- tune_matrix("cell_type", seeds = list(1), cycle_weights = 5, priors = "standard_normal")
   expect_equal(values(only), values(direct), tolerance = 1e-4)
 })
 
-test_that("a process of its own gives the same, features and further effects too", {
+test_that("a separate process gives the same result, with features and covariates too", {
   features <- rownames(cells$data)[1:60]
   call <- function(...) {
-    of_matrix("cell_type", features = features, continuous = age, covariates = cells$metadata["sex"], ...)
+    tune_matrix("cell_type", features = features, continuous = age, covariates = cells$metadata["sex"], ...)
   }
   age <- setNames(seq_len(300) / 100, colnames(cells$data))
   cells$metadata$sex <- rep(c("f", "m"), 150)
@@ -172,9 +172,9 @@ test_that("a process of its own gives the same, features and further effects too
   expect_named(attr(z, "sysVI")$categorical, c("batch", "sex"))
 })
 
-test_that("Seurat objects of every kind keep the matrix's result where RunSysVI keeps its own", {
+test_that("Seurat objects of every kind give the result of the matrix and store it with the reduction", {
   skip_if_not_installed("SeuratObject")
-  plain <- of_matrix("cell_type")
+  plain <- tune_matrix("cell_type")
   joined <- make_seurat(cells)
   split <- joined
   split[["RNA"]] <- split(split[["RNA"]], split$system)
@@ -194,15 +194,15 @@ test_that("Seurat objects of every kind keep the matrix's result where RunSysVI 
   folder <- withr::local_tempdir()
   SaveSysVI(object, folder)
   expect_identical(LoadSysVI(folder)$seed, Tuning(plain)$seed)
-  expect_said(Tuning(object, "mix"), "holds no sysVI tuning: run TuneSysVI\\(\\) first")
+  expect_sysvi_error(Tuning(object, "mix"), "holds no sysVI tuning: run TuneSysVI\\(\\) first")
   object <- tuned(object, reduction.name = "mix", reduction.key = "mix_", seeds = 1)
-  expect_said(Tuning(object), "holds 2 tunings: choose one with name = \\('sysvi', 'mix'\\)")
+  expect_sysvi_error(Tuning(object), "holds 2 tunings: choose one with `name` \\('sysvi', 'mix'\\)")
   expect_identical(Tuning(object, "mix")$mixing, "shared mixing")
 })
 
-test_that("a SingleCellExperiment keeps it in its metadata, until the embedding is another", {
+test_that("a SingleCellExperiment stores the tuning in its metadata until its embedding is replaced", {
   skip_if_not_installed("SingleCellExperiment")
-  plain <- of_matrix("cell_type")
+  plain <- tune_matrix("cell_type")
   sce <- tuned(make_sce(cells), "cell_type")
   expect_identical(values(SingleCellExperiment::reducedDim(sce, "sysVI")), values(plain))
   expect_identical(Tuning(sce), Tuning(plain))
@@ -210,27 +210,27 @@ test_that("a SingleCellExperiment keeps it in its metadata, until the embedding 
   expect_s3_class(S4Vectors::metadata(sce)$sysVI, "SysVIModel")
   expect_identical(Tuning(sce, "sysVI"), Tuning(plain))
   sce <- run(sce, "system", options = small)
-  expect_said(Tuning(sce), "holds no sysVI tuning")
+  expect_sysvi_error(Tuning(sce), "holds no sysVI tuning")
 })
 
-test_that("a call that was interrupted goes on from its folder", {
-  whole <- of_matrix("cell_type", max_epochs = 20)
+test_that("an interrupted call continues from its folder", {
+  whole <- tune_matrix("cell_type", max_epochs = 20)
   folder <- withr::local_tempdir()
   withr::local_dir(folder)
-  call <- function(...) of_matrix("cell_type", max_epochs = 20, folder = "runs", ...)
-  hear_interrupt <- function(verbose) {
+  call <- function(...) tune_matrix("cell_type", max_epochs = 20, folder = "runs", ...)
+  listen_and_interrupt <- function(verbose) {
     ended <- FALSE
-    hear <- function(line) {
+    handle_event <- function(line) {
       stage <- jsonlite::fromJSON(line)$stage
       if (stage == "model") ended <<- TRUE
       if (stage == "epoch" && ended) signalCondition(structure(class = c("interrupt", "condition"), list()))
       stage
     }
-    list(hear = hear, close = function() NULL, warnings = function() character())
+    list(handle_event = handle_event, close = function() NULL, warnings = function() character())
   }
   with_mocked_bindings(
-    expect_warning(part <- call(), "interrupted after [123] of 4 runs; .* The same call goes on from there"),
-    new_listener = hear_interrupt
+    expect_warning(part <- call(), "interrupted after [123] of 4 runs; .* The same call continues from there"),
+    new_event_listener = listen_and_interrupt
   )
   finished <- sum(Tuning(part)$runs$status == "finished")
   expect_true(finished %in% 1:3)
@@ -243,17 +243,17 @@ test_that("a call that was interrupted goes on from its folder", {
   }
   more <- call(cycle_weights = c(0, 5, 20))
   expect_identical(nrow(Tuning(more)$runs), 6L)
-  expect_said(
+  expect_sysvi_error(
     tuned(cells$data, "cell_type", metadata = cells$metadata, folder = "runs"),
     "runs holds runs with other settings: choose another folder"
   )
 })
 
-test_that("progress is told unless verbose = FALSE", {
-  expect_silent(of_matrix("cell_type"))
-  said <- testthat::capture_messages(of_matrix("cell_type", verbose = TRUE))
+test_that("progress is shown unless verbose = FALSE", {
+  expect_silent(tune_matrix("cell_type"))
+  messages <- testthat::capture_messages(tune_matrix("cell_type", verbose = TRUE))
   for (text in c("Measured with 3 cell types", "Training 4 models", "cycle weight 5, .* finished", "4 of 4 models")) {
-    expect_match(said, text, all = FALSE)
+    expect_match(messages, text, all = FALSE)
   }
 })
 
@@ -267,32 +267,40 @@ test_that("the defaults are the engine's and RunSysVI's", {
   }
   shared <- setdiff(intersect(names(formals(RunSysVI.default)), names(ours)), c("...", "object", "system"))
   for (name in shared) expect_identical(formals(RunSysVI.default)[[name]], formals(TuneSysVI.default)[[name]])
-  method <- formals(TuneSysVI.default)
-  expect_identical(formals(tune_cells)[-1], method[!names(method) %in% c("object", "metadata")])
 })
 
-test_that("what cannot be used is told in a sentence", {
-  expect_said(of_matrix(seed = 5), "TuneSysVI\\(\\) has no argument 'seed'; see \\?TuneSysVI")
+test_that("errors say which argument cannot be used", {
+  expect_sysvi_error(tune_matrix(seed = 5), "Unknown argument: see `\\?sysvi_options`.*seed = 5")
   for (wrong in list("5", c(1, NA), -1, c(2, 2), Inf, numeric(), list(2))) {
-    expect_said(of_matrix(cycle_weights = wrong), "cycle_weights must be finite numbers of 0 or more, none")
+    expect_sysvi_error(
+      tune_matrix(cycle_weights = wrong), "`cycle_weights` must be one or more different finite numbers of 0 or more"
+    )
   }
-  expect_said(of_matrix(kl_weights = "1"), "kl_weights must be")
+  expect_sysvi_error(tune_matrix(kl_weights = "1"), "`kl_weights` must be")
   for (wrong in list(0, 2.5, c(1, 1), "3", NA, list(), -1)) {
-    expect_said(of_matrix(seeds = wrong), "seeds must be a number of runs of each setting")
+    expect_sysvi_error(tune_matrix(seeds = wrong), "`seeds` must be the number of runs per setting")
   }
-  expect_said(of_matrix(options = sysvi_options(kl_weight = 0.5)), "no kl_weight from options: give kl_weights = 0.5")
-  expect_said(of_matrix(options = sysvi_options(prior = "gmm")), "no prior from options: give priors = \"gmm\"")
+  expect_sysvi_error(
+    tune_matrix(options = sysvi_options(kl_weight = 0.5)), "no kl_weight from `options`: give kl_weights = 0.5"
+  )
+  expect_sysvi_error(
+    tune_matrix(options = sysvi_options(prior = "gmm")), "no prior from `options`: give priors = \"gmm\""
+  )
   for (wrong in list("normal", NULL, 1, c("gmm", "gmm"))) {
-    expect_said(of_matrix(priors = wrong), "priors must be one or more of 'vamp', 'gmm', 'standard_normal', none")
+    expect_sysvi_error(
+      tune_matrix(priors = wrong), "`priors` must be one or more different ones of 'vamp', 'gmm', 'standard_normal'"
+    )
   }
-  expect_said(of_matrix(options = list()), "options must come from sysvi_options")
-  expect_said(of_matrix(label = "type"), "label = \"type\" is not a column of the metadata")
-  expect_said(of_matrix(label = "batch"), "'batch' is named twice among system, batch and others")
-  expect_said(of_matrix(folder = 1), "folder must be one text")
+  expect_sysvi_error(tune_matrix(options = list()), "`options` must be a value of `sysvi_options")
+  expect_sysvi_error(tune_matrix(label = "type"), "label = \"type\" is not a column of the metadata")
+  expect_sysvi_error(
+    tune_matrix(label = "batch"), "'batch' is named more than once among system, batch, label and covariates"
+  )
+  expect_sysvi_error(tune_matrix(folder = 1), "`folder` must be a string, not 1")
   file <- withr::local_tempfile()
   file.create(file)
-  expect_said(of_matrix(folder = file.path(file, "runs")), "The folder .* cannot be made")
-  expect_said(Tuning(cells$data), "holds no sysVI tuning: run TuneSysVI\\(\\) first")
-  nameless <- transform(cells$metadata, cell_type = "unknown")
-  expect_said(tuned(cells$data, "cell_type", metadata = nameless), "'cell_type' \\(label\\) labels no cell")
+  expect_sysvi_error(tune_matrix(folder = file.path(file, "runs")), "The folder .* cannot be created")
+  expect_sysvi_error(Tuning(cells$data), "holds no sysVI tuning: run TuneSysVI\\(\\) first")
+  unlabelled <- transform(cells$metadata, cell_type = "unknown")
+  expect_sysvi_error(tuned(cells$data, "cell_type", metadata = unlabelled), "'cell_type' \\(label\\) labels no cell")
 })
