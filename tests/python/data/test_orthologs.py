@@ -198,11 +198,11 @@ def test_report():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"table": TABLE.assign(id=1)}, r"more than two columns \(mouse, human, id\): .*target="),
+        ({"table": TABLE.assign(id=1)}, r"more than two columns \(mouse, human, id\): .*argument target"),
         ({"source": "rat"}, r"source='rat' is not a column .* mouse, human"),
         ({"target": "rat"}, r"target='rat' is not a column .* mouse, human"),
         ({"source": "mouse", "target": "mouse"}, "two different columns"),
-        ({"table": TABLE[["mouse"]]}, r"two different columns, source and target: it has mouse"),
+        ({"table": TABLE[["mouse"]]}, r"two different columns, source and target, but it has mouse"),
         ({"table": TABLE.iloc[:0]}, r"No gene .* \(adata has Sst, Ins2, Lost, \.\.\.; the table has none\)"),
         ({"source": "human", "target": "mouse"}, r"No gene .* \(adata has Sst.*; the table has GCG"),
         ({"table": "no/such/table.tsv"}, r"no orthologue table 'no/such/table.tsv'"),
@@ -283,7 +283,7 @@ def test_join_backed(tmp_path):
 @pytest.mark.filterwarnings("ignore:.*names are not unique")
 def test_join_refuses():
     human = species("AB", ["h1", "h2"])
-    with pytest.raises(InputError, match="at least two systems to join, but there are 1"):
+    with pytest.raises(InputError, match="At least two systems are needed to join, but adatas has 1"):
         join_systems({"human": human})
     with pytest.raises(InputError, match=r"The systems human, mouse share no gene name"):
         join_systems({"human": human, "mouse": species("ab", ["m1"])})

@@ -193,7 +193,7 @@ class Card:
         self.seen, self.inside, self.streams = [], [], []
         for name in ("device", "Stream", "stream", "current_stream", "CUDAGraph"):
             monkeypatch.setattr(torch.cuda, name, getattr(self, name))
-        monkeypatch.setattr(parallel, "_streams", defaultdict(list))
+        monkeypatch.setattr(parallel, "_idle_streams", defaultdict(list))
 
     @contextmanager
     def device(self, device):
@@ -350,7 +350,7 @@ def test_training_replays_where_it_can(make_cells, make_model, monkeypatch, coun
 
 def test_models_side_by_side_replay_their_own_steps(make_adata, monkeypatch, counted):
     """More at once than torch has threads, as on a card; each the model that is trained alone."""
-    monkeypatch.setattr("sysvi.api.train_many.models_at_once", lambda device: 5)
+    monkeypatch.setattr("sysvi.api.train_many.n_parallel_models", lambda device: 5)
     adata = make_adata()
     settings = {"max_epochs": 2, "batch_size": 50, "device": "cpu", "progress": False}
     events = []

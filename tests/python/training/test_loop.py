@@ -280,7 +280,7 @@ def test_poisoned_weights_are_replaced_by_the_last_good_ones(make_cells, make_mo
             after[event.values["epoch"]] = copy.deepcopy(model.state_dict())
             if event.values["epoch"] == 2:
                 with torch.no_grad():
-                    model.decoder.mean.weight[0, 0] = torch.nan
+                    model.likelihood.head.weight[0, 0] = torch.nan
 
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(NonFiniteLossError, match=r"epoch 3.*reconstruction"):
