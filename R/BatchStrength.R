@@ -20,7 +20,9 @@
 #' @param object A Seurat object, a SingleCellExperiment, or a matrix of genes x
 #'   cells of any kind, with log-normalised expression, as in [RunSysVI()].
 #' @param system,batch,label Systems, samples and cell types: names of metadata
-#'   columns, or vectors named by cell. No values may be missing.
+#'   columns, or vectors named by cell. Cells without a cell type (missing, empty,
+#'   `"unknown"`, `"unassigned"` or the like) are left out, with a warning; of systems
+#'   and samples no values may be missing.
 #' @param metadata Data frame with one row per cell and cell names as row names;
 #'   for matrices.
 #' @param features Names of the genes to use; `NULL` selects those that are
@@ -74,7 +76,7 @@ BatchStrength.default <- function(object, system, batch, label, metadata = NULL,
   check_whole_number(n_pcs)
   check_whole_number(seed)
   cells <- describe_cells(object, metadata = metadata)
-  columns <- describe_columns(cells, system, batch, label, complete_label = TRUE)
+  columns <- describe_columns(cells, system, batch, label)
   all_columns <- list_columns(columns)
   genes <- select_genes(cells, features)
   values <- list(

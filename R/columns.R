@@ -8,14 +8,14 @@
 # `pseudoinputs_label` (each a column, or NULL), `covariates` and `continuous` (lists of
 # columns) and `weight_systems`.
 describe_columns <- function(cells, system, batch = NULL, label = NULL, covariates = NULL, continuous = NULL,
-                             pseudoinputs_label = NULL, weight_systems = FALSE, complete_label = FALSE) {
+                             pseudoinputs_label = NULL, weight_systems = FALSE) {
   read_category <- function(x, role, complete = TRUE) {
     if (!is.null(x)) as_categorical(read_column(x, role, cells, complete = complete))
   }
   columns <- list(
     system = read_category(system, "system"),
     batch = read_category(batch, "batch"),
-    label = read_category(label, "label", complete = complete_label),
+    label = read_category(label, "label", complete = FALSE),
     covariates = lapply(read_columns(covariates, "covariates", cells), as_categorical),
     continuous = lapply(read_columns(continuous, "continuous", cells), as_continuous),
     pseudoinputs_label = NULL,

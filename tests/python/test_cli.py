@@ -362,7 +362,7 @@ def test_file_that_is_no_h5ad_is_refused(command, kind, message, counts, tmp_pat
         (["--covariate", "batch"], "batch, batch"),
         (["--device", "abacus"], "device 'abacus' is not known"),
         (["--min-cells", 10_000], "more than 10000 cells"),
-        (["--genes", 0], "n_top_genes=0"),
+        (["--genes", 0], "n_top_genes is 0"),
         (["--key", "a/b"], "a/b"),
     ],
     ids=str,

@@ -70,12 +70,22 @@ test_that("`substantial` is NA if it cannot be judged, and the advice says why",
   expect_sysvi_error(plot(found), "no distances to draw")
 })
 
+test_that("cells without a cell type are left out, with a warning", {
+  skip_without_engine()
+  partly <- cells$metadata
+  partly$type[1:3] <- NA
+  partly$type[4L] <- "Unknown"
+  expect_warning(found <- strength(cells$data, metadata = partly), "4 of [0-9]+ cells")
+  expect_equal(found$table, strength(cells$data[, -(1:4)], metadata = partly[-(1:4), ])$table)
+})
+
 test_that("errors name columns and layers", {
   expect_error(strength_of_matrix(cutoff = 5), "must be empty.*cutoff = 5", class = "rlib_error_dots_nonempty")
-  cells$metadata$type[1:3] <- NA
+  unlabelled <- cells$metadata
+  unlabelled$donor[1:3] <- NA
   expect_sysvi_error(
-    strength(cells$data, metadata = cells$metadata),
-    "'type' \\(label\\) has 3 missing values: fill them in or remove these cells"
+    strength(cells$data, metadata = unlabelled),
+    "'donor' \\(batch\\) has 3 missing values: fill them in or remove these cells"
   )
   by_label <- function(label) BatchStrength(cells$data, "system", "donor", label, metadata = cells$metadata)
   expect_sysvi_error(by_label("kind"), "label = \"kind\" is not a column of the metadata")

@@ -405,7 +405,7 @@ def test_unusable_file_is_refused_with_its_own_sentence(saved, kind, message, tm
 
 
 def test_a_card_may_be_a_number(saved):
-    with pytest.raises(InputError, match="'cuda:99' was asked for"):
+    with pytest.raises(InputError, match="'cuda:99' is not available"):
         SysVI.load(saved, device=99)
 
 
