@@ -276,8 +276,8 @@ def _gene_sums(starts, places, values, w, sum_x, sum_xx):  # type: ignore[no-unt
     """Sum w x and w x² over the stored values of each gene, in float64."""
     places = places.view(np.uint32)  # unsigned indices need no check for negative values
     for g in range(len(starts) - 1):
-        of_gene = slice(starts[g], starts[g + 1])
-        x, cell = values[of_gene], places[of_gene]
+        segment = slice(starts[g], starts[g + 1])
+        x, cell = values[segment], places[segment]
         s = ss = 0.0
         for k in range(len(x)):
             wx = np.float64(w[cell[k]]) * x[k]
@@ -325,9 +325,9 @@ def _mixture_kl(mean, var, z, means, variances, log_w, share, kl, r):  # type: i
             for k in range(n_components):
                 r[i, d, k] /= density
             log_var, e = np.log(var[i, d]), z[i, d] - mean[i, d]
-            of_mixture = -half * (log_var + e * e / var[i, d]) - most - np.log(density)  # log(2π) / 2 cancels
-            of_normal = half * (var[i, d] + mean[i, d] * mean[i, d] - 1 - log_var)
-            total += share * of_mixture + (1 - share) * of_normal
+            kl_mixture = -half * (log_var + e * e / var[i, d]) - most - np.log(density)  # log(2π) / 2 cancels
+            kl_normal = half * (var[i, d] + mean[i, d] * mean[i, d] - 1 - log_var)
+            total += share * kl_mixture + (1 - share) * kl_normal
         kl[i] = total
 
 
@@ -342,12 +342,12 @@ def _mixture_kl_backward(mean, var, z, means, variances, share, r, grad, d_laten
             e = (z[i, d] - mean[i, d]) * precision
             d_z = -e
             for k in range(n_components):
-                of_k = 1 / variances[k, d]
-                u = (z[i, d] - means[k, d]) * of_k
+                precision_k = 1 / variances[k, d]
+                u = (z[i, d] - means[k, d]) * precision_k
                 d_z += r[i, d, k] * u
                 weight = -share * grad[i] * r[i, d, k]
                 d_mixture[0, k, d] += weight * u
-                d_mixture[1, k, d] += weight * half * (u * u - of_k)
+                d_mixture[1, k, d] += weight * half * (u * u - precision_k)
                 d_log_w[k] += weight
             d_latent[0, i, d] = grad[i] * (share * e + rest * mean[i, d])
             d_latent[1, i, d] = grad[i] * half * (share * (e * e - precision) + rest * (1 - precision))

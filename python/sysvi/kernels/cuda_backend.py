@@ -184,9 +184,9 @@ def _mixture_kl(  # type: ignore[no-untyped-def]
     x = tl.load(z + at, mask=inside, other=0)
     s = tl.load(share)
     log_p = _log_mixture(x, means, variances, log_w, dim, is_dim, n_dims, n_components)
-    of_mixture = _log_density(x, q_mean, q_var) - log_p
-    of_normal = 0.5 * (q_var + q_mean * q_mean - 1 - tl.log(q_var))
-    value = s * of_mixture + (1 - s) * of_normal
+    kl_mixture = _log_density(x, q_mean, q_var) - log_p
+    kl_normal = 0.5 * (q_var + q_mean * q_mean - 1 - tl.log(q_var))
+    value = s * kl_mixture + (1 - s) * kl_normal
     tl.store(kl + cell, tl.sum(tl.where(inside, value, 0), 1), mask=cell < n_cells)
 
 

@@ -53,7 +53,7 @@ def backpropagate(
     run_pair
         Runs two independent parts of the step.
     prefetch
-        A further task, such as making the next minibatch, that is run beside the part that leaves time for it.
+        A further task, such as making the next minibatch, that is run during the part that leaves time for it.
     """
     step = _GradientStep(objective, batch, weights, context)
     run_pair(step.encode, step.prepare_decoding)
@@ -145,9 +145,9 @@ class _GradientStep:
             with enable_grad():
                 x, h = self.batch.x.to_dense(), h.requires_grad_()
                 loss = weighted_mean(self.likelihood.nll(x, h), self.batch.weight)
-                d_h, *of_parameters = grad(self.weights.reconstruction * loss, [h, *parameters], allow_unused=True)
+                d_h, *d_parameters = grad(self.weights.reconstruction * loss, [h, *parameters], allow_unused=True)
             self.reconstruction = loss.detach()
-            parameter_gradients = [(p, g) for p, g in zip(parameters, of_parameters, strict=True) if g is not None]
+            parameter_gradients = [(p, g) for p, g in zip(parameters, d_parameters, strict=True) if g is not None]
         for parameter, gradient in parameter_gradients:
             self.gradients.add(parameter, gradient)
         self.d_z = self.decoding.backward(d_h, self.gradients)
@@ -198,8 +198,8 @@ class _GradientStep:
         if self.mean_head is None:
             parameters = [p for p in self.likelihood.parameters() if p.requires_grad]
             tensors, d_x = [self.h_translated, *parameters], d.to(self.x_translated.dtype)
-            d, *of_parameters = grad(self.x_translated, tensors, d_x, allow_unused=True)
-            for parameter, gradient in zip(parameters, of_parameters, strict=True):
+            d, *d_parameters = grad(self.x_translated, tensors, d_x, allow_unused=True)
+            for parameter, gradient in zip(parameters, d_parameters, strict=True):
                 if gradient is not None:
                     self.pair_gradients.add(parameter, gradient)
         return self.translating.backward(d, self.pair_gradients)
