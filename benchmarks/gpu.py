@@ -1,4 +1,4 @@
-"""Training on a graphics card: time, memory and rates against the card's ceilings, and what they depend on.
+"""Training on an NVIDIA GPU: time, memory and rates against the GPU's ceilings, and what they depend on.
 
     python benchmarks/gpu.py [--parts steps sizes peer baron] [--cells 500000] [--genes 3000] [--epochs 20]
 
@@ -8,7 +8,7 @@ CPU. Every part is a table in benchmarks/results:
 - steps: milliseconds a step, with each optimisation on and off; losses must agree (gpu_steps.csv);
 - sizes: from the AnnData to the embedding for that size, four times as many cells, and with one thing changed at a time
   (gpu.csv);
-- peer: an epoch of scvi-tools' SysVI and of ours on a fifth of the cells, at their defaults, on this card, where
+- peer: an epoch of scvi-tools' SysVI and of ours on a fifth of the cells, at their defaults, on this GPU, where
   scvi-tools is installed beside sysvi (gpu_peer.csv);
 - baron: embeddings of Baron islets at the defaults, five seeds, into --out, and the time of each (gpu_baron.csv).
 """
@@ -129,7 +129,7 @@ def changed(*, triton: bool = True, autograd: bool = False, **change: object) ->
 
 
 def train_(adata: anndata.AnnData, device: torch.device, **settings: object) -> sysvi.SysVI:
-    """A trained model; the card's peak memory is of this."""
+    """Train a model; the GPU's peak memory is measured from here on."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -140,7 +140,7 @@ def train_(adata: anndata.AnnData, device: torch.device, **settings: object) -> 
 
 
 def peak(device: torch.device) -> float:
-    """Most memory that was in use on the card, GB."""
+    """Peak memory in use on the GPU, in GB."""
     return torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else float("nan")
 
 

@@ -1,1 +1,1 @@
-"""The arithmetic of training, by device: numba on CPUs, Triton on CUDA cards, torch elsewhere."""
+"""The arithmetic of training, by device: numba on CPUs, Triton on NVIDIA GPUs, torch elsewhere."""

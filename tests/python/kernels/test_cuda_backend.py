@@ -1,4 +1,4 @@
-"""The kernels of graphics cards against torch's operations; without a card Triton interprets them on the CPU."""
+"""The CUDA kernels against torch's operations; without a GPU, Triton's interpreter runs them on the CPU."""
 
 import math
 

@@ -80,7 +80,7 @@ def test_leaves_its_input_alone():
 
 def test_cuda_agrees():
     if not torch.cuda.is_available():
-        pytest.skip("no CUDA card")
+        pytest.skip("no CUDA device")
     rng = np.random.default_rng(0)
     points, groups = rng.normal(size=(9000, 15)), rng.integers(0, 7, 9000)
     np.testing.assert_allclose(

@@ -1,4 +1,4 @@
-"""Recorded steps, with recorders that need no graphics card: what they replay is run by Python."""
+"""Captured steps, with captures that need no GPU: Python runs what they replay."""
 
 import threading
 from collections import defaultdict
@@ -30,13 +30,13 @@ ROWS = torch.arange(30)
 NEVER = bool  # a function that says False
 
 
-def by_python(task, device, generators=()):
-    """Replays a task by doing it anew."""
+def python_capture(task, device, generators=()):
+    """Capture a task so that its replay runs it again in Python."""
     return task
 
 
 class Case:
-    """A model to train and all that its epochs need: three minibatches of 10 cells, or of 8 and 7."""
+    """A model and all that its epochs need: three minibatches of 10 cells, or four of 8 and 7."""
 
     def __init__(self, make_cells, make_model, *, batch_size=8, **train_settings):
         self.cells = make_cells()
@@ -55,7 +55,7 @@ class Case:
     def plain(self):
         return PlainEpochs(self.stepper, self.minibatch, ROWS, self.order)
 
-    def graphed(self, capture=by_python):
+    def graphed(self, capture=python_capture):
         return GraphEpochs(self.stepper, self.minibatch, ROWS, self.order, (self.noise, self.swap), capture)
 
     def state(self):
@@ -78,7 +78,7 @@ def equal(a, b):
     ],
 )
 def test_replayed_epochs_are_the_epochs(make_cells, make_model, settings, batch_size):
-    """Weights, learning rate, rows, noise and dropout of each moment reach a recorded step."""
+    """Loss weights, learning rate, rows, noise and dropout of each step reach a captured step."""
     plain, graphed = (Case(make_cells, make_model, batch_size=batch_size, **settings) for _ in range(2))
     expected, replayed = plain.plain(), graphed.graphed()
     for _ in range(4):
@@ -92,7 +92,7 @@ def test_replayed_epochs_are_the_epochs(make_cells, make_model, settings, batch_
 
 
 @pytest.mark.parametrize("form", ["plain", "graphed"])
-def test_an_epoch_ends_when_it_is_told_to(make_cells, make_model, form):
+def test_an_epoch_ends_when_stop_returns_true(make_cells, make_model, form):
     case = Case(make_cells, make_model, batch_size=10)
     epochs, asked = getattr(case, form)(), count(1)
     sums, taken = epochs.run_epoch(lambda: next(asked) == 2)
@@ -102,7 +102,7 @@ def test_an_epoch_ends_when_it_is_told_to(make_cells, make_model, form):
 
 
 def test_sums_are_those_of_one_epoch(make_cells, make_model):
-    """With a learning rate of nothing, and no dropout or noise to speak of, epochs are alike."""
+    """With a negligible learning rate and the reconstruction loss alone, epochs are nearly equal."""
     case = Case(make_cells, make_model, lr=1e-30, cycle_weight=Ramp(0.0), kl_weight=Ramp(0.0))
     epochs = case.graphed()
     first, second = (epochs.run_epoch(NEVER)[0] for _ in range(2))
@@ -110,7 +110,7 @@ def test_sums_are_those_of_one_epoch(make_cells, make_model):
     assert first is not second
 
 
-def test_recording_changes_nothing(make_cells, make_model):
+def test_capturing_changes_nothing(make_cells, make_model):
     case = Case(make_cells, make_model)
     before = case.state()
     case.graphed()
@@ -118,10 +118,10 @@ def test_recording_changes_nothing(make_cells, make_model):
 
 
 @pytest.mark.parametrize("form", ["plain", "graphed", "not recorded"])
-def test_a_look_again_and_again(make_cells, make_model, form):
+def test_a_captured_function_is_replayed(make_cells, make_model, form):
     case, x = Case(make_cells, make_model), torch.zeros(2)
     epochs = case.plain() if form == "plain" else case.graphed()
-    epochs._capture = by_python if form == "graphed" else refuses
+    epochs._capture = python_capture if form == "graphed" else refuses
     look = epochs.capture(lambda: x + 1)
     first = look()
     x += 1
@@ -130,8 +130,8 @@ def test_a_look_again_and_again(make_cells, make_model, form):
     epochs.close()
 
 
-def test_recordings_are_forgotten_one_at_a_time(make_cells, make_model):
-    """torch's generators must not lose one while they get another."""
+def test_graphs_are_released_one_at_a_time(make_cells, make_model):
+    """torch's generators must not lose a graph while another is registered."""
     epochs = Case(make_cells, make_model).graphed()
     closing = threading.Thread(target=epochs.close)
     with graphs._capture_lock:
@@ -143,13 +143,13 @@ def test_recordings_are_forgotten_one_at_a_time(make_cells, make_model):
     assert not epochs.replays
 
 
-def nothing(step, device, generators):
-    """A replay that does nothing."""
+def does_nothing(step, device, generators):
+    """A replay that computes nothing."""
     return lambda: None
 
 
 def twice(step, device, generators):
-    """A replay that does too much."""
+    """A replay that takes the step twice."""
     return lambda: (step(), step())
 
 
@@ -158,14 +158,14 @@ def refuses(step, device, generators):
 
 
 def runs_out_of_memory(step, device, generators):
-    """Fails between the gradients and their use."""
+    """Fail between the gradients and the update."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "_fused_adam_", fails)
         step()
 
 
 def fails_in_replay(step, device, generators):
-    """Takes the step, then fails."""
+    """Take the step, then fail."""
     return lambda: fails(step())
 
 
@@ -173,21 +173,21 @@ def fails(*args, **kwargs):
     raise torch.OutOfMemoryError("out of memory\nmore lines")
 
 
-@pytest.mark.parametrize("record", [nothing, twice, refuses, runs_out_of_memory, fails_in_replay])
+@pytest.mark.parametrize("record", [does_nothing, twice, refuses, runs_out_of_memory, fails_in_replay])
 @pytest.mark.parametrize("first", [True, False])
 def test_a_wrong_replay_is_found_before_training(make_cells, make_model, record, first):
-    """The first recording fails, or the second; nothing has changed then."""
+    """The first capture fails, or the second; nothing has changed then."""
     case, n_recorded = Case(make_cells, make_model), count(int(not first))
     before = case.state()
     with pytest.raises(CannotCaptureError) as raised:
-        case.graphed(lambda *step: by_python(*step) if next(n_recorded) == 1 else record(*step))
+        case.graphed(lambda *step: python_capture(*step) if next(n_recorded) == 1 else record(*step))
     assert "\n" not in str(raised.value)
     assert equal(before, case.state())
     assert all(p.grad is None for p in case.optimiser.parameters)
 
 
-class Card:
-    """Stands in for torch.cuda and notes what happens."""
+class FakeCuda:
+    """Replaces torch.cuda and records the calls."""
 
     def __init__(self, monkeypatch):
         self.seen, self.inside, self.streams = [], [], []
@@ -223,7 +223,7 @@ class Card:
 
 
 class Stream:
-    """Notes what it is told."""
+    """Records its calls."""
 
     def __init__(self, device, name):
         self.device, self.name, self.told = device, name, []
@@ -235,38 +235,38 @@ class Stream:
         self.told.append("wait")
 
 
-CARD = torch.device("cuda:1")
+GPU = torch.device("cuda:1")
 
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_training_has_a_stream_of_its_own(monkeypatch, fails):
-    """After what the card was told before; at the end it is waited for, whatever happens."""
-    card = Card(monkeypatch)
-    with pytest.raises(ZeroDivisionError) if fails else nullcontext(), dedicated_stream(CARD):
-        (stream,) = card.inside
-        assert (stream.device, stream.told) == (CARD, ["after default"])
+    """It starts after the work queued before; at the end the device is waited for, also after an error."""
+    cuda = FakeCuda(monkeypatch)
+    with pytest.raises(ZeroDivisionError) if fails else nullcontext(), dedicated_stream(GPU):
+        (stream,) = cuda.inside
+        assert (stream.device, stream.told) == (GPU, ["after default"])
         1 / (1 - fails)
     assert stream.told[-1] == "wait"
-    assert not card.inside
+    assert not cuda.inside
 
 
 def test_no_two_have_the_same_stream_at_once(monkeypatch):
-    """torch would hand out the first one again after 32. Those given back are taken again."""
-    card = Card(monkeypatch)
+    """torch would hand out the first stream again after 32. Streams that were returned are reused."""
+    cuda = FakeCuda(monkeypatch)
     with ExitStack() as held:
-        streams = [held.enter_context(borrow_stream(CARD)) for _ in range(40)]
+        streams = [held.enter_context(borrow_stream(GPU)) for _ in range(40)]
         assert len({id(stream) for stream in streams}) == 40
-    with borrow_stream(CARD), borrow_stream(CARD):
-        assert len(card.streams) == 40
+    with borrow_stream(GPU), borrow_stream(GPU):
+        assert len(cuda.streams) == 40
     with borrow_stream(torch.device("cuda:0")) as other:
         assert other.device == torch.device("cuda:0")
 
 
 def test_parts_of_a_step_on_two_streams(monkeypatch):
-    """The second begins after what was before, and what comes later waits for it."""
-    card, where = Card(monkeypatch), {}
-    with dedicated_stream(CARD), pair_executor(CARD) as run_pair:
-        run_pair(lambda: where.update(first=card.current_stream()), lambda: where.update(second=card.current_stream()))
+    """The second stream starts after the work queued before, and later work waits for it."""
+    cuda, where = FakeCuda(monkeypatch), {}
+    with dedicated_stream(GPU), pair_executor(GPU) as run_pair:
+        run_pair(lambda: where.update(first=cuda.current_stream()), lambda: where.update(second=cuda.current_stream()))
     first, second = where["first"], where["second"]
     assert (first.name, second.name) == ("stream 0", "stream 1")
     assert second.told == ["after stream 0"]
@@ -280,23 +280,23 @@ def generator_of(device):
     )
 
 
-def test_steps_are_recorded_on_their_device(monkeypatch):
-    card, noise = Card(monkeypatch), generator_of("cuda:1")
-    replay = cuda_graph(lambda: card.seen.append("step"), "cuda:1", [noise])
-    assert card.seen == [noise, ("begin", "cuda:1"), "step", "end"]
+def test_steps_are_captured_on_their_device(monkeypatch):
+    cuda, noise = FakeCuda(monkeypatch), generator_of("cuda:1")
+    replay = cuda_graph(lambda: cuda.seen.append("step"), "cuda:1", [noise])
+    assert cuda.seen == [noise, ("begin", "cuda:1"), "step", "end"]
     replay()
-    assert card.seen[-1] == "replay"
-    assert not card.inside
+    assert cuda.seen[-1] == "replay"
+    assert not cuda.inside
     assert not noise.states
 
 
-def test_generators_leave_a_recording_that_fails(monkeypatch):
-    card = Card(monkeypatch)
+def test_generators_leave_a_capture_that_fails(monkeypatch):
+    cuda = FakeCuda(monkeypatch)
     sources = [generator_of("cuda:0") for _ in range(2)]
     with pytest.raises(torch.OutOfMemoryError):
         cuda_graph(fails, "cuda:0", sources)
     assert [source.states for source in sources] == [["as it was"]] * 2
-    assert card.seen[-1] == "end"
+    assert cuda.seen[-1] == "end"
 
 
 def with_graph(*args, **kwargs):
@@ -305,12 +305,12 @@ def with_graph(*args, **kwargs):
 
 
 class Counted(GraphEpochs):
-    """Replays by Python; notes the objects and the steps."""
+    """Epochs replayed by Python, which record the objects and the steps."""
 
     seen: ClassVar[list] = []
 
     def __init__(self, *args):
-        super().__init__(*args, capture=by_python)
+        super().__init__(*args, capture=python_capture)
 
     def run_epoch(self, stop):
         sums, n = super().run_epoch(stop)
@@ -320,7 +320,7 @@ class Counted(GraphEpochs):
 
 @pytest.fixture
 def counted(monkeypatch):
-    """Training as on a card, on the CPU: what was replayed, an entry an epoch."""
+    """Training as on a GPU, on the CPU: what was replayed, an entry for each epoch."""
     monkeypatch.setattr(sysvi.training.loop, "choose_compute_plan", with_graph)
     monkeypatch.setattr(sysvi.training.loop, "GraphEpochs", Counted)
     monkeypatch.setattr(Counted, "seen", [])
@@ -334,7 +334,7 @@ def why_steps(run):
 
 
 def test_training_replays_where_it_can(make_cells, make_model, monkeypatch, counted):
-    """The same losses either way; where steps cannot be recorded, why not, and the plain steps."""
+    """The losses are the same; where steps cannot be captured, the run says why and takes plain steps."""
     settings = TrainSettings(max_epochs=3, batch_size=10)
     losses = {}
     for name, epochs in (("plain", partial(GraphEpochs, capture=refuses)), ("graphed", Counted)):
@@ -348,8 +348,8 @@ def test_training_replays_where_it_can(make_cells, make_model, monkeypatch, coun
     assert losses["graphed"] == pytest.approx(losses["plain"], rel=1e-4)
 
 
-def test_models_side_by_side_replay_their_own_steps(make_adata, monkeypatch, counted):
-    """More at once than torch has threads, as on a card; each the model that is trained alone."""
+def test_parallel_models_replay_their_own_steps(make_adata, monkeypatch, counted):
+    """More in parallel than torch has threads, as on a GPU; each equals the model that is trained alone."""
     monkeypatch.setattr("sysvi.api.train_many.n_parallel_models", lambda device: 5)
     adata = make_adata()
     settings = {"max_epochs": 2, "batch_size": 50, "device": "cpu", "progress": False}
@@ -363,8 +363,8 @@ def test_models_side_by_side_replay_their_own_steps(make_adata, monkeypatch, cou
             assert run.model.run.history == alone.run.history
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card")
-def test_models_side_by_side_on_a_card(make_adata):
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_parallel_models_on_a_gpu(make_adata):
     adata = make_adata()
     settings = {"max_epochs": 3, "batch_size": 50, "device": "cuda", "progress": False}
     for run in sysvi.train_many(adata, "system", "batch", seeds=range(4), **settings):
@@ -373,7 +373,7 @@ def test_models_side_by_side_on_a_card(make_adata):
         assert run.model.run.history["total_train"] == pytest.approx(alone.run.history["total_train"], rel=1e-2)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_real_graph(make_cells, make_model):
     cells = make_cells()
     cells.to(torch.device("cuda"))
