@@ -178,7 +178,7 @@ test_that("errors say why an integration cannot be measured", {
   )
   skip_without_engine()
   expect_sysvi_error(
-    evaluate_matrices(metrics = "LISI"), "There is no metric LISI; choose 'default', 'all', or of: iLISI"
+    evaluate_matrices(metrics = "LISI"), "There is no metric LISI; choose 'default', 'all', or some of: iLISI"
   )
   expect_sysvi_error(
     evaluate(embeddings, metadata = cells$metadata, expression = cells$counts),

@@ -82,7 +82,7 @@ test_that("the engine receives the expression unchanged", {
     },
     function(...) NULL
   )
-  x <- bridge$Expression$joined(seen, 2L) # a CSR matrix of SciPy becomes a dgRMatrix
+  x <- bridge$Expression$take_all(seen, 2L) # a CSR matrix of SciPy becomes a dgRMatrix
   expect_equal(unname(as.matrix(x)), unname(t(as.matrix(cells$data[c("gene05", "gene01"), ]))), tolerance = 1e-7)
 })
 
