@@ -13,7 +13,7 @@ test_that("the defaults are the engine's", {
     lapply(formals(RunSysVI.default)[c("cycle_weight", "max_epochs", "n_latent", "seed")], eval)
   )
   shared <- intersect(names(ours), names(engine))
-  expect_in(setdiff(names(engine), shared), "likelihood") # a switch for tests of the engine
+  expect_in(setdiff(names(engine), shared), "likelihood") # there is only one, the Gaussian
   expect_setequal(setdiff(names(ours), shared), c("pseudoinputs_label", "weight_systems", "min_cells"))
   expect_null(ours$train_size) # the engine's, which follows early_stopping
   for (name in setdiff(shared, "train_size")) {
