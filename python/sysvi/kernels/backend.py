@@ -20,8 +20,6 @@ from torch import Tensor
 
 from sysvi.kernels.sparse import SparseExpression
 
-BN_EPS = 1e-3  # added to the variance in batch normalisation, as in the paper
-
 
 class Backend(Protocol):
     """The kernels of a training step between its matrix products."""

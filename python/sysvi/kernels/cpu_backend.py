@@ -17,9 +17,9 @@ from torch import Tensor
 
 from sysvi._core.compilation import ensure_numba_cache
 from sysvi.kernels import torch_backend
-from sysvi.kernels.backend import BN_EPS
 from sysvi.kernels.dropout import GAMMA, MIX_1, MIX_2, kept_share, threshold
 from sysvi.kernels.sparse import SparseExpression
+from sysvi.kernels.torch_backend import BN_EPS
 
 ensure_numba_cache()
 # Sums may be reordered, and nothing more is allowed: NaN and infinity must come through.

@@ -13,9 +13,9 @@ import triton.language as tl
 from torch import Tensor
 
 from sysvi.kernels import torch_backend
-from sysvi.kernels.backend import BN_EPS
 from sysvi.kernels.dropout import UNITS_PER_DRAW, kept_share, threshold
 from sysvi.kernels.sparse import SparseExpression
+from sysvi.kernels.torch_backend import BN_EPS
 
 MAX_BLOCK_ROWS = 2048  # rows that a block holds in registers
 FEW_COVARIATES = 32  # up to this width, c U and its gradient are summed inside the layer's kernels

@@ -8,10 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sysvi.kernels.backend import BN_EPS
 from sysvi.kernels.densities import kl_standard_normal, normal_log_density
 from sysvi.kernels.dropout import dropped, kept_share
 from sysvi.kernels.sparse import SparseExpression
+
+BN_EPS = 1e-3  # added to the variance in batch normalisation, as in the paper
 
 
 def normalise(

@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sysvi.kernels.backend import BN_EPS
 from sysvi.kernels.dropout import dropped, kept_share
 from sysvi.kernels.sparse import SparseExpression
+from sysvi.kernels.torch_backend import BN_EPS
 
 BN_MOMENTUM = 0.01
 VAR_EPS = 1e-4
