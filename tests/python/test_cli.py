@@ -82,6 +82,7 @@ def json_lines(text):
 # -- integrate -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_output_is_the_input_with_the_embedding(integrated, counts, assert_same):
     output = anndata.read_h5ad(integrated)
     latent = output.obsm.pop("X_sysVI")
@@ -153,6 +154,7 @@ def test_options_reach_the_model(counts, tmp_path, cells):
     assert "X_sysVI" not in anndata.read_h5ad(path).obsm
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("all_genes", [False, True])
 def test_log_normalised_input(counts, cells, tmp_path, all_genes):
     path = tmp_path / "out.h5ad"
@@ -221,6 +223,7 @@ def test_file_without_obsm_and_uns(counts, integrated, tmp_path):
     np.testing.assert_array_equal(embedding(path), embedding(integrated))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csc", "dense"])
 def test_other_matrices_give_the_same_bits(cells, integrated, tmp_path, kind):
     other = cells.copy()
@@ -348,6 +351,7 @@ def test_file_that_is_no_h5ad_is_refused(command, kind, message, counts, tmp_pat
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -397,6 +401,7 @@ def test_impossible_options_are_usage_errors(counts, tmp_path, options):
 # -- demo, help, version ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_demo(tmp_path):
     result = run("demo", "--cells", 600, "-o", tmp_path / "deep" / "demo", "--json")
     folder = tmp_path / "deep" / "demo"
@@ -456,6 +461,7 @@ OTHER_SETTINGS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("setting", "options", "value"), OTHER_SETTINGS, ids=[name for name, *_ in OTHER_SETTINGS])
 def test_settings_that_are_rarely_changed_reach_the_model(counts, tmp_path, setting, options, value):
     run("integrate", counts, *FAST, "-o", tmp_path / "out.h5ad", *options)
@@ -491,6 +497,7 @@ def test_import_leaves_heavy_libraries_alone(module):
     assert result.stdout == "[]\n"
 
 
+@pytest.mark.slow
 def test_module_is_the_command():
     result = subprocess.run([sys.executable, "-m", "sysvi", "--version"], capture_output=True, text=True, check=True)
     assert result.stdout == f"sysvi, version {sysvi.__version__}\n"

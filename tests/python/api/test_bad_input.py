@@ -192,6 +192,7 @@ DOUBTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "arguments", "message"), DOUBTS, ids=[message for *_, message in DOUBTS])
 def test_doubt_is_a_warning_and_training_goes_on(adata, change, arguments, message):
     if change:

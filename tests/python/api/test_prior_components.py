@@ -52,6 +52,7 @@ def make(make_adata, make_sysvi):
     return trained
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["dimension", "joint"])
 @pytest.mark.parametrize("prior", ["vamp", "gmm"])
 def test_best_component_is_its_definition(make, prior, form):
@@ -76,6 +77,7 @@ def test_best_component_is_its_definition(make, prior, form):
     np.testing.assert_allclose(result.table["weight"], weights, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_tables_count_the_cells(make):
     adata, model = make()
     result = prior_components(model, adata, "cell_type")
@@ -97,6 +99,7 @@ def test_tables_count_the_cells(make):
             assert row["purity"] == pytest.approx(own.value_counts().max() / len(own))
 
 
+@pytest.mark.slow
 def test_without_labels(make):
     adata, model = make()
     result, with_labels = prior_components(model, adata), prior_components(model, adata, "cell_type")
@@ -122,6 +125,7 @@ def test_unlabelled_cells_are_left_out_of_the_labels_alone(make):
     pd.testing.assert_frame_equal(result.table.iloc[:, :4], whole.table.iloc[:, :4])
 
 
+@pytest.mark.slow
 def test_in_chunks_and_in_another_order_it_is_the_same(make, monkeypatch):
     adata, model = make()
     whole = prior_components(model, adata)
@@ -194,6 +198,7 @@ def test_cells_of_one_system_have_no_mixing(make):
     assert result.table["n_cells"].sum() == human.n_obs
 
 
+@pytest.mark.slow
 def test_bad_input_is_named(make, make_adata, make_sysvi):
     adata, model = make()
     with pytest.raises(InputError, match="label_key='type' is not a column"):

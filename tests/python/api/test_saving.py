@@ -129,6 +129,7 @@ def test_untrained_and_interrupted_are_remembered(make_adata, make_sysvi, tmp_pa
     assert SysVI.load(tmp_path / "interrupted").status == "interrupted"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "train"),
     [
@@ -458,6 +459,7 @@ def unique(n):
     return st.lists(NAMES | SOME, min_size=n, max_size=n, unique=True)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(unique(6), unique(2), unique(3), unique(3), st.integers(0, 99))
 def test_any_names_survive(tmp_path_factory, genes, systems, batches, columns, seed):
@@ -484,6 +486,7 @@ def test_any_names_survive(tmp_path_factory, genes, systems, batches, columns, s
     np.testing.assert_array_equal(loaded.get_latent_representation(), model.get_latent_representation())
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(st.dictionaries(NAMES, st.recursive(st.none() | st.integers() | st.text(), st.lists), max_size=5))
 def test_any_description_survives(tmp_path_factory, description):

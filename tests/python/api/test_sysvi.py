@@ -491,6 +491,7 @@ def of_kind(adata, kind, folder):
     return adata, layer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.filterwarnings("ignore::anndata.ImplicitModificationWarning")
 def test_all_kinds_of_input_give_the_same_bits(make_adata, make_sysvi, kind, tmp_path):

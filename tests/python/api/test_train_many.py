@@ -72,6 +72,7 @@ def test_few_threads_give_the_bits_of_one(adata, threads):
     np.testing.assert_array_equal(given.obsm["X_sysVI"], expected.get_latent_representation())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prior", "settings"),
     [
@@ -94,6 +95,7 @@ def test_each_is_the_model_trained_alone_to_the_bit(adata, prior, settings):
     assert len(different) == len(runs)
 
 
+@pytest.mark.slow
 def test_priors_side_by_side(adata):
     """Each the model trained alone to the bit, though all share their cells."""
     priors = ["standard_normal", "vamp", "gmm"]
@@ -119,6 +121,7 @@ def test_embeddings_are_those_of_integrate(make_adata):
     np.testing.assert_allclose(embedding, rounded.get_latent_representation(), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_all_share_one_copy_of_the_cells(adata, monkeypatch):
     made = []
 
@@ -155,6 +158,7 @@ def test_results_come_in_order_whoever_ends_first(adata, monkeypatch):
     assert all(any(run is other for other in ended) for run in runs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_as_many_train_side_by_side_as_torch_has_threads(adata, monkeypatch, threads):
     now, most, lock = 0, 0, threading.Lock()
@@ -182,6 +186,7 @@ def test_as_many_train_side_by_side_as_torch_has_threads(adata, monkeypatch, thr
 # -- events -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_events_are_those_of_one_training_of_all(adata):
     events, ended, threads = [], [], set()
 
@@ -246,6 +251,7 @@ def test_an_error_of_the_listener_ends_all(adata):
 # -- failure ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_does_not_end_the_others(adata):
     events = []
     weights = [1.0, 1e38, 2.0]
@@ -286,6 +292,7 @@ def press_later():
     threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGINT)).start()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interrupt", [raise_interrupt, press, press_later])
 def test_interrupted_models_are_usable_and_the_rest_is_left_out(adata, interrupt):
     """The first two of eight train together."""
@@ -314,6 +321,7 @@ def test_interrupted_models_are_usable_and_the_rest_is_left_out(adata, interrupt
     assert "2 of 8 models in" in events[-1].message
 
 
+@pytest.mark.slow
 def test_finished_models_outlive_an_interrupt(adata):
     runs = many(adata, seeds=range(8), on_run=lambda run: raise_interrupt() if run.seed == 2 else None)
     assert 3 <= len(runs) <= 6

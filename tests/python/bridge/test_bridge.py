@@ -222,6 +222,7 @@ def evaluated(make_adata):
     return adata
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Only .* genes remain")
 @pytest.mark.parametrize("settings", [{}, {"standardised": True, "max_cells": 200}])
 def test_evaluate_equals_python(evaluated, settings):
@@ -334,6 +335,7 @@ def tuning_task(adata, label, **compared):
     return values, arrays
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", ["cell_type", None])
 def test_tune_equals_python(make_adata, label):
     adata = make_adata()
@@ -357,6 +359,7 @@ def test_tune_equals_python(make_adata, label):
     assert sum(json.loads(line)["stage"] == "model" for line in heard) == 4
 
 
+@pytest.mark.slow
 def test_tune_on_chosen_genes_from_a_folder(make_adata, tmp_path):
     adata = make_adata()
     prepared = sysvi.prepare(adata, "system", "batch", normalize=False, n_top_genes=40, min_cells=5)
@@ -375,6 +378,7 @@ def test_tune_on_chosen_genes_from_a_folder(make_adata, tmp_path):
     np.testing.assert_array_equal(first[1]["runs"][:, 3:5], expected.runs[["iLISI", "NMI"]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["epoch", "model"])
 def test_a_listener_can_stop_a_tuning(make_adata, stage):
     adata = make_adata()
@@ -435,6 +439,7 @@ def test_an_interrupt_before_training_is_told_as_a_value(make_adata):
     assert out == {}
 
 
+@pytest.mark.slow
 def test_sigint_handler_of_the_host_comes_back():
     code = """
 import ctypes, signal

@@ -167,6 +167,7 @@ def finished(cells, tmp_path_factory):
         return compare(cells, folder, names, seeds=2, jobs=2), folder
 
 
+@pytest.mark.slow
 def test_failures_are_listed_with_their_reason_and_do_not_end_the_comparison(finished):
     found, _ = finished
     runs, methods = found.runs, found.methods.set_index("method")
@@ -189,6 +190,7 @@ def test_failures_are_listed_with_their_reason_and_do_not_end_the_comparison(fin
     }
 
 
+@pytest.mark.slow
 def test_every_setting_is_run_with_every_seed(finished):
     found, folder = finished
     runs = found.runs[found.runs["method"] == "good"]
@@ -203,6 +205,7 @@ def test_every_setting_is_run_with_every_seed(finished):
     assert runs["peak_mb"].between(10, 1000).all()
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_evaluate(finished, cells):
     found, folder = finished
     run = found.runs.iloc[3]
@@ -217,6 +220,7 @@ def test_scores_are_those_of_evaluate(finished, cells):
     assert set(prepared.obs["label"]) == set(cells.obs["cell_type"])
 
 
+@pytest.mark.slow
 def test_the_setting_is_chosen_by_the_paper_s_rule(finished):
     found, _ = finished
     runs = found.runs[found.runs["method"] == "good"].set_index(["value", "seed"])
@@ -236,6 +240,7 @@ def test_the_setting_is_chosen_by_the_paper_s_rule(finished):
     assert row["iLISI sd"] == pytest.approx(runs.loc[best, "iLISI"].std())
 
 
+@pytest.mark.slow
 def test_everything_is_written(finished):
     found, folder = finished
     out = folder / "out"
@@ -253,6 +258,7 @@ def test_everything_is_written(finished):
     assert {path.suffix for path in (out / "runs").iterdir() if path.is_file()} == {".log"}  # of what failed
 
 
+@pytest.mark.slow
 def test_unlabelled_cells_are_integrated_but_not_scored_by_label(cells, folder):
     """Missing and meaningless labels are treated alike, and scores are those of the input's own labels."""
     good(folder)
@@ -277,11 +283,13 @@ def test_unlabelled_cells_are_integrated_but_not_scored_by_label(cells, folder):
         assert run[metric] == pytest.approx(value, rel=1e-6, nan_ok=True), metric
 
 
+@pytest.mark.slow
 def test_importing_compare_imports_no_figures():
     probe = "import sys; from sysvi.comparison.compare import compare; print('sysvi.comparison.figures' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", probe], text=True).strip() == "False"
 
 
+@pytest.mark.slow
 def test_methods_are_ranked_and_tested(cells, folder):
     good(folder)
     adapter(folder, "apart", "embedding[:, 1] += 50 * system\nnp.save(sys.argv[2], embedding)\n")
@@ -300,6 +308,7 @@ def test_methods_are_ranked_and_tested(cells, folder):
 # -- runs are kept ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_finished_runs_are_reused(cells, folder):
     good(folder)
     first = compare(cells, folder, ["good"], grid="default", seeds=2)
@@ -316,6 +325,7 @@ def test_finished_runs_are_reused(cells, folder):
     assert times_run(folder) == 5
 
 
+@pytest.mark.slow
 def test_comparisons_of_different_cells_in_one_folder_do_not_interfere(cells, folder):
     """Not even while the first one is under way."""
     body = "np.save(sys.argv[2], np.eye(8)[label] + len(label))\n"
@@ -334,6 +344,7 @@ def test_comparisons_of_different_cells_in_one_folder_do_not_interfere(cells, fo
     np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.slow
 def test_interrupted_while_measuring(cells, folder):
     for name in ("first", "second"):
         adapter(folder, name, "np.save(sys.argv[2], embedding)\n")
@@ -349,6 +360,7 @@ def test_interrupted_while_measuring(cells, folder):
     assert found.runs["status"].tolist() == ["finished", "finished"]
 
 
+@pytest.mark.slow
 def test_figures_of_an_earlier_comparison_are_removed_and_notes_are_kept(cells, folder):
     good(folder)
     adapter(folder, "raises", "raise ValueError('no mass')\n")
@@ -362,6 +374,7 @@ def test_figures_of_an_earlier_comparison_are_removed_and_notes_are_kept(cells, 
     assert not (folder / "out" / "comparison.png").exists()
 
 
+@pytest.mark.slow
 def test_incomplete_runs_are_made_again(cells, folder):
     good(folder)
     runs = compare(cells, folder, ["good"], grid="default", seeds=4).runs["run"]
@@ -376,6 +389,7 @@ def test_incomplete_runs_are_made_again(cells, folder):
     assert found.runs["status"].tolist() == ["finished"] * 4
 
 
+@pytest.mark.slow
 def test_a_run_that_failed_is_tried_again(cells, folder):
     good(folder, "if 'BROKEN' in os.environ: raise ValueError('broken')\n" + GOOD)
     with pytest.MonkeyPatch.context() as patch:
@@ -401,6 +415,7 @@ def ended(pid, patience=30):
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_comparison_continues(cells, folder, how):
     good(folder, SLOW + GOOD)
@@ -436,6 +451,7 @@ def test_an_interrupted_comparison_continues(cells, folder, how):
 # -- the rest ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_command_line(cells, folder):
     good(folder)
     adapter(folder, "raises", "raise ValueError('no mass')\n")
@@ -478,6 +494,7 @@ def test_bad_input(cells, tmp_path, arguments, message):
         sysvi.compare(cells, **{"output": tmp_path / "out", "methods": ["pca"], **COLUMNS, **QUICK, **arguments})
 
 
+@pytest.mark.slow
 def test_without_counts_methods_that_need_them_say_so(cells, folder):
     adapter(folder, "counting", "np.save(sys.argv[2], embedding)\n", "counts = true")
     good(folder)

@@ -97,6 +97,7 @@ def test_the_current_environment_is_used_if_it_has_the_requirements(tmp_path):
     assert not satisfied_here(["numpy>=1", "numpy<1"])
 
 
+@pytest.mark.slow
 def test_an_environment_is_created_once_and_is_complete_or_missing(tmp_path, monkeypatch):
     only_local_wheels(tmp_path, monkeypatch)
     monkeypatch.setenv("PYTHONPATH", "/of/this/environment")
@@ -133,6 +134,7 @@ def test_an_environment_is_created_once_and_is_complete_or_missing(tmp_path, mon
     assert not [path for path in folder.iterdir() if path != place]  # nothing of the attempt is left
 
 
+@pytest.mark.slow
 def test_uv_creates_environments_where_it_is_on_the_path(tmp_path, monkeypatch):
     fake_uv(tmp_path, monkeypatch)
     only_local_wheels(tmp_path, monkeypatch)
@@ -158,6 +160,7 @@ def test_uv_creates_environments_where_it_is_on_the_path(tmp_path, monkeypatch):
     assert len((tmp_path / "uv.log").read_text().splitlines()) == 2  # it is not created again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failing", ["venv", "pip"])
 def test_where_uv_fails_pip_is_used(tmp_path, monkeypatch, failing):
     fake_uv(tmp_path, monkeypatch, failing)
@@ -208,6 +211,7 @@ def make(tmp_path, script, n_cells=4, **arguments):
     return Runner(tmp_path / "runs", tmp_path, n_cells, None).make(run, environment), tmp_path / "runs" / run.name
 
 
+@pytest.mark.slow
 def test_time_and_memory_are_those_of_the_method(tmp_path):
     ballast = np.ones(40_000_000)  # 320 MB here
     script = tmp_path / "lean.py"
@@ -221,6 +225,7 @@ def test_time_and_memory_are_those_of_the_method(tmp_path):
     assert ballast.sum() == len(ballast)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
@@ -292,6 +297,7 @@ def test_counts_in_a_layer_of_expression_that_was_normalised_elsewhere(make_adat
     )
 
 
+@pytest.mark.slow
 def test_fingerprint_tells_cells_apart(cells):
     first = fingerprint_cells(cells)
     assert fingerprint_cells(cells.copy()) == first
@@ -315,6 +321,7 @@ def r():
         without("Needs R with Matrix and jsonlite.")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("r")
 def test_r_reads_the_cells_and_writes_the_embedding(cells, tmp_path):
     write_cells(cells, tmp_path, for_r=True)
@@ -333,6 +340,7 @@ def test_r_reads_the_cells_and_writes_the_embedding(cells, tmp_path):
     assert written["peak_mb"] > 10
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("r")
 def test_a_package_that_r_cannot_install_is_named(tmp_path):
     missing = method("a.R", dependencies=("sysviNoSuchPackage",))

@@ -38,6 +38,7 @@ def found(tmp_path_factory):
         )
 
 
+@pytest.mark.slow
 def test_each_method_has_a_result_or_a_reason(found):
     methods = found.methods.set_index("method")
     assert list(methods.index) == METHODS
@@ -51,6 +52,7 @@ def test_each_method_has_a_result_or_a_reason(found):
         assert "harmony" not in set(found.table["method"])
 
 
+@pytest.mark.slow
 def test_the_embedding_is_what_the_engine_gives(found):
     """The adapter passes on all settings and the seed: the same call in this process gives the same embedding."""
     import anndata
@@ -69,6 +71,7 @@ def test_the_embedding_is_what_the_engine_gives(found):
     np.testing.assert_allclose(np.abs(pcs[:, :5]), np.abs(left * values)[:, :5], rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_epochs_are_given_for_methods_that_are_trained(found):
     epochs = found.runs.set_index("method")["epochs"]
     assert epochs["sysvi"] == epochs["cvae"] == 2

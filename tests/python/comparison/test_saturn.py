@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from sysvi.comparison.cells import prepared_cells, write_cells
 from sysvi.comparison.methods import ADAPTERS
@@ -37,6 +38,7 @@ last.write_h5ad(args.work_dir + f"saturn_results/test_data_org_saturn_seed_{args
 """
 
 
+@pytest.mark.slow
 def test_saturn_is_called_as_its_script_expects(make_adata, tmp_path, monkeypatch):
     """What SATURN computes is not tested here."""
     cells = prepared_cells(make_adata(), "system", "batch", "cell_type", None, lambda event: None)

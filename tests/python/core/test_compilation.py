@@ -39,6 +39,7 @@ def run(script, environment):
     return subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, timeout=600)
 
 
+@pytest.mark.slow
 def test_package_works_where_neither_its_folder_nor_the_home_folder_can_be_written(unwritable_package, tmp_path):
     script = unwritable_package / "check.py"
     script.write_text(CHECK)
@@ -54,6 +55,7 @@ def test_package_works_where_neither_its_folder_nor_the_home_folder_can_be_writt
     assert not list(temporary.glob("sysvi-numba-*"))  # the temporary cache is deleted at exit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", [False, True])
 def test_usual_cache_is_kept_where_it_can_be_written(tmp_path, chosen):
     code = "import os, sysvi.kernels.cpu_backend; print(os.environ.get('NUMBA_CACHE_DIR'))"

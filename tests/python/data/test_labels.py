@@ -26,6 +26,7 @@ def expected(value):
     return value is not None and value.strip().lower() not in UNLABELLED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["object", "category", "string"])
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.one_of(names, spellings())))

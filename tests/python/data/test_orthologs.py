@@ -86,6 +86,7 @@ def test_drop_and_sum(kind, duplicates, names, former):
     np.testing.assert_array_equal(mapped.obsm["X_old"], adata.obsm["X_old"])
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from("UVWXYZ")), min_size=1, max_size=9),

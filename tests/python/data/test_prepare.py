@@ -149,6 +149,7 @@ def test_result_form():
     assert np.diff(result.var["length"]).min() > 0  # the input's order
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_kinds_of_input_agree_and_stay_unchanged(kind, tmp_path):
     adata, layer = of_kind(kind, tmp_path)
@@ -196,6 +197,7 @@ def test_backed_input_is_never_held_whole(tmp_path):
     assert peak < counts.nbytes / 2
 
 
+@pytest.mark.slow
 def test_peak_memory_is_the_result_and_a_block(tmp_path):
     n_cells, n_genes = 12_000, 800
     x = sparse.random(n_cells, n_genes, 0.3, format="csr", dtype=np.float32, random_state=0)

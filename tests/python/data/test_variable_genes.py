@@ -68,6 +68,7 @@ def simulated():
     return x, batch, names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flavor", FLAVORS)
 @pytest.mark.parametrize("by_batch", [False, True])
 @pytest.mark.parametrize("n_top_genes", [1, 30, 299, 300, 301, 550])
@@ -77,6 +78,7 @@ def test_the_genes_of_scanpy(simulated, flavor, by_batch, n_top_genes):
     np.testing.assert_array_equal(by_blocks(*arguments), by_scanpy(*arguments))
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     n_cells=st.integers(2, 12),

@@ -43,6 +43,7 @@ def draw(seed, n_methods, n_runs=4):
     return pd.DataFrame(rows).sample(frac=1, random_state=seed)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6), st.integers(2, 6), st.sampled_from(["metric", "all"]), st.sampled_from([0.05, 0.2]))
 def test_against_scipy_and_the_procedure_itself(seed, n_methods, family, alpha):

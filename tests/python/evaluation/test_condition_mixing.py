@@ -33,6 +33,7 @@ def simpson(points, group, k):
     return scib_metrics.ilisi_knn(neighbors, group, scale=True)
 
 
+@pytest.mark.slow
 def test_is_ilisi_of_the_cells_of_the_pair_by_scib_metrics():
     adata = example()
     mueller = adata[adata.obs["label"] == "Mueller cell"]
@@ -49,6 +50,7 @@ def test_is_ilisi_of_the_cells_of_the_pair_by_scib_metrics():
     assert mixing.difference == mixing.table.at["similar", "ilisi"] - mixing.table.at["dissimilar", "ilisi"]
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 1000), st.floats(0, 10), st.lists(st.integers(30, 150), min_size=3, max_size=3))
 def test_range_and_symmetry(seed, shift, sizes):

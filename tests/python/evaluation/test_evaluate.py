@@ -48,6 +48,7 @@ def found(cells):
     )
 
 
+@pytest.mark.slow
 def test_every_metric_is_there_with_group_and_convention(found):
     metrics = found.table[found.table["group"] != AGGREGATE]
     assert list(metrics.index) == [metric.name for metric in METRICS]
@@ -65,6 +66,7 @@ def test_systems_apart_and_mixed_are_told_from_each_other(found):
     assert mixed["Total"] > apart["Total"]
 
 
+@pytest.mark.slow
 def test_values_are_those_of_scib_metrics(cells, found):
     system, label = cells.obs["system"].to_numpy(), cells.obs["cell_type"].to_numpy()
     for name in ("X_apart", "X_mixed"):
@@ -250,6 +252,7 @@ def test_events_name_each_metric(cells):
     assert [e.values["metric"] for e in events if e.stage == "metric"] == ["iLISI", "cLISI"]
 
 
+@pytest.mark.slow
 def test_files_hold_what_was_found(found, tmp_path):
     paths = sysvi.write_evaluation(found, tmp_path / "new" / "folder")
     assert {p.name for p in paths} == {p.name for p in (tmp_path / "new" / "folder").iterdir()}
@@ -273,6 +276,7 @@ def test_missing_values_are_null_in_json(cells, tmp_path):
     assert "Within-type" not in rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "start"), [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
 def test_figures_are_written_in_each_format(found, tmp_path, kind, start):
     sysvi.plot_evaluation(found.table, tmp_path / f"table.{kind}")
@@ -281,6 +285,7 @@ def test_figures_are_written_in_each_format(found, tmp_path, kind, start):
         assert (tmp_path / f"{name}.{kind}").read_bytes().startswith(start)
 
 
+@pytest.mark.slow
 def test_figure_shows_the_values(found, tmp_path):
     sysvi.plot_evaluation(found.table, tmp_path / "table.svg")
     sysvi.plot_evaluation(found.table.drop(columns="X_mixed"), tmp_path / "fewer.png")
@@ -325,6 +330,7 @@ def run(*arguments, code=0):
     return result
 
 
+@pytest.mark.slow
 def test_command_prints_the_same_numbers(cells, path, tmp_path):
     table = sysvi.evaluate(cells, ["X_pca", "X_mixed"], **KEYS, min_cells=40, **QUIET)
     result = run(path, "--embedding", "X_pca", *COMMAND, "--min-cells", 40, "-o", tmp_path / "out")

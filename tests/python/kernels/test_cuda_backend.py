@@ -39,6 +39,7 @@ def normalised(arguments, rate, seed, out, by):
     return *torch_backend.normalise(a, *others, rate, seed, out), a
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(
     st.integers(8, 70),  # of fewer, variances are often small and rounding is large beside them
@@ -171,6 +172,7 @@ def test_gene_sums_are_those_of_torch(dtype, shape):
         torch.testing.assert_close(ours.cpu().double(), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(st.integers(1, 70), st.integers(1, 17), st.integers(1, 7), st.floats(0, 1))
 def test_divergence_from_a_mixture_and_its_gradients_are_those_of_torch(n_cells, n_dims, n_components, share):

@@ -126,6 +126,7 @@ def as_sparse(x):
 # -- float64 ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @every_rate
 @pytest.mark.parametrize("expression", ["dense", "sparse"])
 @pytest.mark.parametrize("shape", [(B, I, H), (2, 1, 1), (3, 5, 33), (130, 6, 64)], ids=str)
@@ -257,6 +258,7 @@ TYPES = {  # of x and of the result
 }
 
 
+@pytest.mark.slow
 @every_rate
 @pytest.mark.parametrize("types", TYPES)
 def test_bfloat16_layer_is_near_float64(branch, types, rate):

@@ -211,6 +211,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @every_expression
 @pytest.mark.parametrize("model", MODELS)
 def test_fused_training_equals_plain_training_to_float32_rounding(fit, model, sparse):
@@ -222,6 +223,7 @@ def test_fused_training_equals_plain_training_to_float32_rounding(fit, model, sp
         assert difference <= 1e-4 * expected[name].norm() + 1e-5, name
 
 
+@pytest.mark.slow
 @every_expression
 def test_bfloat16_training_stays_near_float32(fit, sparse):
     short, _ = fit(sparse=sparse, precision="bfloat16")
@@ -230,6 +232,7 @@ def test_bfloat16_training_stays_near_float32(fit, sparse):
     assert not np.array_equal(losses(short)[1], losses(full)[1])
 
 
+@pytest.mark.slow
 @every_precision
 @every_expression
 def test_same_seed_same_bits(fit, sparse, precision):
@@ -255,6 +258,7 @@ def spoil(model, name, bad):
         model.get_parameter(name)[..., 0] = bad
 
 
+@pytest.mark.slow
 @every_precision
 @every_expression
 @every_bad_weight

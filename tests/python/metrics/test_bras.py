@@ -49,6 +49,7 @@ def test_by_definition(seed, between, on_grid):
     assert score.value == pytest.approx(np.mean(list(labels.values())))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("between", ["mean_other", "furthest"])
 def test_is_that_of_scib_metrics(between):
     from scib_metrics.metrics import bras as reference
@@ -70,6 +71,7 @@ def test_on_baron(baron_pca):
     assert bras(points, batch, label).value == pytest.approx(reference(points, label, batch), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_where_scib_metrics_differs_a_cell_at_the_origin():
     from scib_metrics.metrics import bras as reference
 

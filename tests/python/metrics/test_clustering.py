@@ -114,6 +114,7 @@ def test_kmeans_finds_clear_clusters_and_repeats_itself():
     assert adjusted_rand_score(kmeans(points[order], 5), label[order]) == 1
 
 
+@pytest.mark.slow
 def test_kmeans_is_at_least_as_good_as_that_of_scib_metrics():
     from scib_metrics.utils import KMeans
 

@@ -48,6 +48,7 @@ def by_scanpy(adata, embedding_key, sets, min_cells):
     return pd.DataFrame(rows, columns=columns)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("embedding_key", ["X_state", "X_noise"])
 def test_is_score_genes_and_moran_of_scanpy(embedding_key):
     adata = example()
@@ -72,6 +73,7 @@ def test_the_state_is_kept_by_what_follows_it():
     np.testing.assert_allclose(active["after"], 0, atol=0.15)
 
 
+@pytest.mark.slow
 def test_seed_order_and_state_of_numpy():
     adata = example()
     result = gene_set_preservation(adata, "X_state", SETS, **KEYS)
@@ -91,6 +93,7 @@ def test_seed_order_and_state_of_numpy():
     assert list(permuted.ratio.index) == ["quiet", "active"]
 
 
+@pytest.mark.slow
 def test_the_users_data_stays_as_it_is_and_may_be_on_disk(tmp_path, assert_same):
     adata = example()
     adata.write_h5ad(tmp_path / "a.h5ad")

@@ -19,6 +19,7 @@ def cells():
     return points, system, label
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("left_out", "isolated"), [([], ["a", "e"]), (["a", "e"], ["b"]), (["a", "b", "e"], ["c", "d"])]
 )

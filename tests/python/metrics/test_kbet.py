@@ -64,6 +64,7 @@ def test_p_values_against_scipy(seed, k, n_systems):
     assert kbet(neighbors, system, alpha=0.3).value == np.mean(np.array(expected) >= 0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [0.0, 0.3, 3.0])
 def test_against_scib_metrics(shift):
     points, system, _ = simulate(n_systems=3, shift=shift)
@@ -75,6 +76,7 @@ def test_against_scib_metrics(shift):
     assert score.per_label is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [0.0, 0.3, 3.0])
 @pytest.mark.usefixtures("scib_searches_exactly")
 def test_per_label_against_scib_metrics(shift):
@@ -87,6 +89,7 @@ def test_per_label_against_scib_metrics(shift):
     assert list(score.per_label.index) == list(table["cluster"])
 
 
+@pytest.mark.slow
 def test_per_label_against_scib_metrics_as_it_is():
     """scib-metrics with its own approximate search."""
     points, system, label = simulate(shift=0.4)
@@ -111,6 +114,7 @@ def test_per_label_against_scib_metrics_on_baron(baron_pca):
     assert score.per_label["delta"] < 0.5 < score.per_label["activated stellate"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("scib_searches_exactly")
 def test_where_scib_metrics_differs_a_small_label_before_others():
     points, system, label = simulate(shift=0.5)
@@ -122,6 +126,7 @@ def test_where_scib_metrics_differs_a_small_label_before_others():
     assert abs(score.per_label.to_numpy() - table["kBET"].to_numpy()).max() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("scib_searches_exactly")
 def test_labels_in_pieces():
     """Label a has two large mixed components; b has too many small components; one component of c is too small."""
@@ -139,6 +144,7 @@ def test_labels_in_pieces():
     assert (np.isfinite(score.per_cell) == ((label == "a") | (piece == 30))).all()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("scib_searches_exactly")
 def test_a_label_of_which_one_system_is_left_is_not_mixed():
     rng = np.random.default_rng(0)

@@ -38,6 +38,7 @@ def baron(baron_pca):
     return half.obsm["X_pca"], *half.obs[["system", "batch", "cell_type"]].astype(str).to_numpy().T
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 1000), st.integers(3, 60), st.integers(1, 5), st.floats(1.5, 40))
 def test_against_the_definition(seed, k, n_groups, perplexity):
@@ -52,6 +53,7 @@ def test_against_the_definition(seed, k, n_groups, perplexity):
     np.testing.assert_allclose(lisi(neighbors, groups, perplexity=perplexity), expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [0.0, 0.5, 3.0])
 def test_against_scib_metrics(shift):
     points, system, label = simulate(1000, shift=shift)
@@ -105,6 +107,7 @@ def equally_weighted(groups):
     return 1 / (shares**2).sum()
 
 
+@pytest.mark.slow
 def test_cells_on_one_spot_count_all_neighbours_the_same():
     rng = np.random.default_rng(0)
     system = rng.integers(3, size=200)
@@ -114,6 +117,7 @@ def test_cells_on_one_spot_count_all_neighbours_the_same():
     np.testing.assert_allclose(values, scib_metrics.lisi_knn(with_self(neighbors), system), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nearest", [0.0, 1.0])
 def test_more_ties_than_the_perplexity_count_alone(nearest):
     """50 of 89 neighbours are equally near, the perplexity is 30."""
@@ -174,6 +178,7 @@ def test_fewer_cells_than_neighbours():
     np.testing.assert_allclose(lisi(neighbors, system), expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 1000), st.integers(2, 3), st.integers(2, 5), st.integers(1, 3))
 def test_properties(seed, n_systems, n_labels, copies):

@@ -187,6 +187,7 @@ def test_order_and_names_of_cells_do_not_matter():
     np.testing.assert_allclose(renamed.per_label[["z", "y"]], score.per_label[["alpha", "beta"]], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_any_kind_of_expression_is_the_same(tmp_path):
     adata = example()
     wanted = reference_of(adata)

@@ -89,6 +89,7 @@ def test_all_cells_on_one_spot():
     assert (neighbors.indices != np.arange(50)[:, None]).all()
 
 
+@pytest.mark.slow
 def test_approximate_finds_nearly_all():
     points = cloud(4500, 10)  # fewer are searched exactly
     exact, found = nearest_neighbors(points, 30), nearest_neighbors(points, 30, method="approximate")
@@ -100,6 +101,7 @@ def test_approximate_finds_nearly_all():
     np.testing.assert_allclose(found.distances, true, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_where_the_approximate_search_finds_too_few_the_exact_one_takes_over(monkeypatch):
     import pynndescent
 

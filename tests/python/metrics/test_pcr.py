@@ -28,6 +28,7 @@ def test_by_definition(seed, n_groups, dimensions, offset):
     assert 0 <= value <= 1
 
 
+@pytest.mark.slow
 def test_is_that_of_scib_metrics():
     from scib_metrics.metrics import pcr_comparison as reference
     from scib_metrics.utils import principal_component_regression as regression

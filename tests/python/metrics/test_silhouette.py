@@ -58,6 +58,7 @@ def test_label_silhouette_by_definition(seed, n, n_labels, on_grid):
         assert score.per_label[str(name)] == pytest.approx((s[label == name].mean() + 1) / 2)
 
 
+@pytest.mark.slow
 def test_label_silhouette_is_that_of_scikit_learn_and_scib_metrics(cells):
     from scib_metrics.metrics import silhouette_label
 
@@ -102,6 +103,7 @@ def test_batch_silhouette_by_definition(seed, signed, on_grid):
         assert np.isnan(score.value)
 
 
+@pytest.mark.slow
 def test_batch_silhouette_is_that_of_scib_metrics(cells):
     from scib_metrics.metrics import silhouette_batch
 

@@ -82,6 +82,7 @@ def registered(monkeypatch):
     LIKELIHOODS.register("linear_laplace")(LinearLaplaceLikelihood)
 
 
+@pytest.mark.slow
 @every_new
 def test_they_train_save_and_load(make_adata, tmp_path, new):
     adata = make_adata()

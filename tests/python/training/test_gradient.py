@@ -95,6 +95,7 @@ def oracle_losses(case, eps, p, discriminator=None, **mode):
 # -- values -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @every_prior
 @every_variance
 @every_code
@@ -126,6 +127,7 @@ def test_losses_match_oracle(make_case, prior, mixture, variance, embed, weighte
             np.testing.assert_allclose(statistic, p[name], rtol=1e-9, err_msg=name)
 
 
+@pytest.mark.slow
 @every_form
 @every_prior
 @every_variance
@@ -155,6 +157,7 @@ def test_gradient_is_the_oracles_slope(make_case, prior, mixture, variance, weig
         assert slope == pytest.approx((up - down) / (2 * step), rel=1e-4)
 
 
+@pytest.mark.slow
 @every_prior
 @every_variance
 @every_weighting

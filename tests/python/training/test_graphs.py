@@ -68,6 +68,7 @@ def equal(a, b):
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [10, 8])
 @pytest.mark.parametrize(
     "settings",

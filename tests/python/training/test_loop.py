@@ -43,6 +43,7 @@ def fit(make_cells, make_model, on_event=lambda event: None, *, model=None, **tr
 # -- learning ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_losses_go_down_on_simulated_data():
     counts = sysvi.datasets.simulate_systems(400, 200, seed=1)
@@ -81,6 +82,7 @@ FAMILY = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("embed", [False, True], ids=["one_hot", "embedded"])
 @pytest.mark.parametrize("mixture", ["joint", "dimension"])
 @pytest.mark.parametrize(("prior", "cycle", "adversary", "variance"), FAMILY)
@@ -125,6 +127,7 @@ def test_no_rest_of_cells_is_too_small(make_cells, make_model, n, batch_size):
 # -- randomness -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("swapped", ["resampled", "observed", "zero"])
 def test_same_seed_same_bits(make_cells, make_model, swapped):
     first, second, other = (

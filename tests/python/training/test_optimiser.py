@@ -46,6 +46,7 @@ def step_both(ours, theirs, step, used):
     theirs.step()
 
 
+@pytest.mark.slow
 @every_decay
 @every_eps
 def test_matches_torch_in_float64_over_many_steps(eps, weight_decay):
@@ -146,6 +147,7 @@ FAMILY = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
 @pytest.mark.parametrize("cycle", [0.0, 5.0])
 @pytest.mark.parametrize(("prior", "variance", "embed", "adversary"), FAMILY)

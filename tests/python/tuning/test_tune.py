@@ -77,6 +77,7 @@ def test_measures_with_labels_are_the_metrics(prepared):
     assert found["collapsed dimensions"] == 1
 
 
+@pytest.mark.slow
 def test_without_labels_neighbours_of_another_state_are_no_mixing(prepared):
     """Without labels, the metrics still distinguish right from wrong mixing."""
     system, _, _ = columns(prepared)
@@ -95,6 +96,7 @@ def test_without_labels_neighbours_of_another_state_are_no_mixing(prepared):
     assert criterion.measure(apart)["shared mixing"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labelled", [True, False])
 def test_a_private_type_moved_onto_another_one_scores_lower_and_is_found(prepared, labelled):
     system, _, label = columns(prepared)
@@ -120,6 +122,7 @@ def test_a_private_type_moved_onto_another_one_scores_lower_and_is_found(prepare
 # -- what is chosen ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label_key", [None, "cell_type"])
 def test_tables_choice_and_embedding_of_a_tuning_agree(cells, label_key):
     found = sysvi.tune(cells, "system", "batch", label_key, kl_weights=[1, 2], **GRID)
@@ -151,6 +154,7 @@ def test_tables_choice_and_embedding_of_a_tuning_agree(cells, label_key):
     assert not found.interrupted
 
 
+@pytest.mark.slow
 def test_priors_are_compared_like_weights(cells, tmp_path):
     """Finished runs of one prior are reused, each run has its own prior, and the explanation names the prior."""
     grid = {**GRID, "output": tmp_path, "seeds": 1}
@@ -183,6 +187,7 @@ def alone(cells, **settings):
     return adata.obsm["X_sysVI"]
 
 
+@pytest.mark.slow
 def test_the_chosen_run_is_what_integrate_gives(cells):
     found = sysvi.tune(cells, "system", "batch", n_latent=4, **GRID)
     chosen = {"cycle_weight": found.cycle_weight, "seed": found.seed, "max_epochs": 2, "n_latent": 4}
@@ -201,6 +206,7 @@ def test_cells_without_a_label_are_trained_on_but_not_measured_by_it(cells):
     assert "nothing was compared" in found.why
 
 
+@pytest.mark.slow
 def test_a_sample_is_measured_and_all_cells_are_trained_on(cells):
     whole = sysvi.tune(cells.copy(), "system", "batch", "cell_type", **GRID)
     part = sysvi.tune(cells, "system", "batch", "cell_type", max_cells=300, **GRID)
@@ -276,6 +282,7 @@ def trained(events):
     return sum(e.stage == "model" and e.values["status"] == "finished" for e in events)
 
 
+@pytest.mark.slow
 def test_an_interrupted_tuning_goes_on(prepared, tmp_path):
     grid = {**GRID, "output": tmp_path / "runs"}
     grid.pop("progress")
@@ -296,6 +303,7 @@ def test_an_interrupted_tuning_goes_on(prepared, tmp_path):
     np.testing.assert_array_equal(second.embedding, whole.embedding)
 
 
+@pytest.mark.slow
 def test_more_weights_and_seeds_reuse_what_is_there(prepared, tmp_path):
     sysvi.tune(prepared.copy(), "system", "batch", output=tmp_path, **GRID)
     events = []
@@ -305,6 +313,7 @@ def test_more_weights_and_seeds_reuse_what_is_there(prepared, tmp_path):
     assert len(found.runs) == 6
 
 
+@pytest.mark.slow
 def test_with_other_labels_runs_are_measured_again_but_not_trained_again(prepared, tmp_path):
     sysvi.tune(prepared.copy(), "system", "batch", output=tmp_path, **GRID)
     events = []
@@ -315,6 +324,7 @@ def test_with_other_labels_runs_are_measured_again_but_not_trained_again(prepare
     pd.testing.assert_frame_equal(found.runs, whole.runs)
 
 
+@pytest.mark.slow
 def test_an_incomplete_run_is_made_again(prepared, tmp_path):
     sysvi.tune(prepared.copy(), "system", "batch", output=tmp_path, **GRID)
     (tmp_path / "vamp_cycle5_kl1_seed1" / "run.json").unlink()
@@ -324,6 +334,7 @@ def test_an_incomplete_run_is_made_again(prepared, tmp_path):
     assert trained(events) == 1
 
 
+@pytest.mark.slow
 def test_settings_given_at_their_default_are_not_other_settings(prepared, tmp_path):
     sysvi.tune(prepared.copy(), "system", "batch", output=tmp_path, **GRID)
     events = []
@@ -332,6 +343,7 @@ def test_settings_given_at_their_default_are_not_other_settings(prepared, tmp_pa
     assert trained(events) == 0
 
 
+@pytest.mark.slow
 def test_other_data_or_settings_are_refused(prepared, tmp_path):
     sysvi.tune(prepared.copy(), "system", "batch", output=tmp_path, **{**GRID, "seeds": 1})
     other = prepared.copy()
@@ -347,6 +359,7 @@ def test_other_data_or_settings_are_refused(prepared, tmp_path):
         sysvi.tune(prepared.copy(), "system", "batch", output=tmp_path, **GRID)
 
 
+@pytest.mark.slow
 def test_data_in_files_are_distinguished(prepared, tmp_path):
     other = prepared.copy()
     other.X.data[0] += 0.1
@@ -371,6 +384,7 @@ def test_long_settings_are_distinguished(prepared, tmp_path):
         sysvi.tune(prepared.copy(), "system", "batch", pseudoinputs_data_indices=other, **grid)
 
 
+@pytest.mark.slow
 def test_weights_that_nearly_agree_are_two_settings(prepared, tmp_path):
     grid = {**GRID, "seeds": 1, "max_epochs": 1, "output": tmp_path, "cycle_weights": [1 / 3, 0.333333]}
     found = sysvi.tune(prepared.copy(), "system", "batch", **grid)
@@ -386,6 +400,7 @@ def test_a_folder_without_finished_runs_can_be_used_with_other_settings(prepared
         sysvi.tune(prepared.copy(), "system", "batch", **{**grid, "max_epochs": 1})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["no record", "cut record", "other record", "no embedding", "empty embedding"])
 def test_a_damaged_run_is_made_again(prepared, tmp_path, damage):
     grid = {**GRID, "seeds": 1, "output": tmp_path}
@@ -403,6 +418,7 @@ def test_a_damaged_run_is_made_again(prepared, tmp_path, damage):
     pd.testing.assert_frame_equal(whole.runs, repeated.runs)
 
 
+@pytest.mark.slow
 def test_a_reused_run_keeps_its_status(prepared, tmp_path):
     early = {"early_stopping": True, "train_size": 0.9, "patience": 1, "lr": 0.5, "max_epochs": 30}
     grid = {**GRID, **early, "seeds": 1, "cycle_weights": [0], "output": tmp_path}
@@ -411,6 +427,7 @@ def test_a_reused_run_keeps_its_status(prepared, tmp_path):
     pd.testing.assert_frame_equal(first.runs, sysvi.tune(prepared.copy(), "system", "batch", **grid).runs)
 
 
+@pytest.mark.slow
 def test_states_given_as_labels_are_labels(cells, tmp_path):
     """Also in a folder in which the same states were found without labels."""
     grid = {**GRID, "output": tmp_path}
@@ -437,6 +454,7 @@ def test_a_label_column_that_is_not_there_is_named(cells, tmp_path):
         sysvi.tune(cells, "system", "batch", output=tmp_path, pseudoinputs_label_key="nope", **GRID)
 
 
+@pytest.mark.slow
 def test_runs_that_fail_do_not_end_the_others(prepared, monkeypatch):
     train = sysvi.SysVI.train
 
@@ -490,6 +508,7 @@ def test_without_states_in_common_labels_are_asked_for():
         Criterion.from_cells(x, np.arange(80), system, None, None, min_cells=20)
 
 
+@pytest.mark.slow
 def test_the_command_line(prepared, tmp_path):
     source, out = tmp_path / "cells.h5ad", tmp_path / "out"
     prepared.write_h5ad(source)
@@ -521,6 +540,7 @@ def test_the_command_line(prepared, tmp_path):
     assert "no column 'nothing'" in bad.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["png", "pdf", "svg"])
 def test_the_figure_shows_every_setting(cells, tmp_path, kind):
     found = sysvi.tune(cells, "system", "batch", kl_weights=[1, 3], priors=["vamp", "gmm"], **GRID)
