@@ -97,6 +97,7 @@ def test_output_is_the_input_with_the_embedding(integrated, counts, assert_same)
     assert [p.name for p in integrated.parent.iterdir()] == [integrated.name]
 
 
+@pytest.mark.slow
 def test_output_is_what_python_gives(integrated, cells):
     prepared = sysvi.prepare(cells, "system", "batch")
     sysvi.integrate(prepared, "system", "batch", max_epochs=2, device="cpu", progress=False)
@@ -104,6 +105,7 @@ def test_output_is_what_python_gives(integrated, cells):
     assert list(anndata.read_h5ad(integrated).uns["sysvi"]["genes"]) == list(prepared.var_names)
 
 
+@pytest.mark.slow
 def test_same_seed_same_bits(integrated, counts, tmp_path):
     again, other = tmp_path / "again.h5ad", tmp_path / "other.h5ad"
     run("integrate", counts, *FAST, "-o", again)
@@ -171,6 +173,7 @@ def test_log_normalised_input(counts, cells, tmp_path, all_genes):
     np.testing.assert_array_equal(embedding(path), log.obsm["X_sysVI"])
 
 
+@pytest.mark.slow
 def test_prepared_input_is_used_as_it_is(counts, integrated, cells, tmp_path, assert_same):
     prepared, path = tmp_path / "prepared.h5ad", tmp_path / "out.h5ad"
     run("prepare", counts, *COLUMNS, "-o", prepared)
@@ -185,6 +188,7 @@ def reread(adata, folder):
     return anndata.read_h5ad(folder / "reread.h5ad")
 
 
+@pytest.mark.slow
 def test_model_is_saved_when_asked_for(counts, integrated, cells, tmp_path):
     run("integrate", counts, *FAST, "-o", tmp_path / "out.h5ad", "--save-model", tmp_path / "model")
     model = SysVI.load(tmp_path / "model", sysvi.prepare(cells, "system", "batch"))
@@ -282,6 +286,7 @@ def test_demo_reports_as_asked(tmp_path, monkeypatch, flag):
 # -- output files ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_existing_output_is_replaced_only_when_asked(counts, integrated, tmp_path):
     path = tmp_path / "out.h5ad"
     path.write_text("precious")
@@ -295,6 +300,7 @@ def test_existing_output_is_replaced_only_when_asked(counts, integrated, tmp_pat
     assert "sysvi_prepare" in anndata.read_h5ad(path).uns
 
 
+@pytest.mark.slow
 def test_output_may_be_the_input_and_a_second_run_replaces_the_first(counts, integrated, tmp_path, assert_same):
     path = tmp_path / "cells.h5ad"
     path.write_bytes(counts.read_bytes())

@@ -204,6 +204,7 @@ def test_doubt_is_a_warning_and_training_goes_on(adata, change, arguments, messa
     assert np.isfinite(adata.obsm["X_sysVI"]).all()
 
 
+@pytest.mark.slow
 def test_good_input_gives_no_warning(adata):
     adata.obs["sample"] = np.arange(300) % 150  # many, of more than one cell each
     big = anndata.concat([adata, adata], index_unique="-", merge="same")
@@ -220,6 +221,7 @@ def test_batches_nested_in_systems_are_fine(adata):
     assert not any("batch" in str(w.message) and "fewer" not in str(w.message) for w in caught)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [299, 149, 13, 2])
 @pytest.mark.filterwarnings(FEW_CELLS)
 def test_one_cell_more_than_full_minibatches_trains(adata, batch_size):

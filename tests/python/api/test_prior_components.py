@@ -108,6 +108,7 @@ def test_without_labels(make):
     pd.testing.assert_frame_equal(result.table, with_labels.table[list(result.table)])
 
 
+@pytest.mark.slow
 def test_unlabelled_cells_are_left_out_of_the_labels_alone(make):
     adata, model = make()
     adata.obs["partial"] = adata.obs["cell_type"].astype(str)
@@ -137,6 +138,7 @@ def test_in_chunks_and_in_another_order_it_is_the_same(make, monkeypatch):
     pd.testing.assert_frame_equal(other.table, whole.table)
 
 
+@pytest.mark.slow
 def test_a_component_far_from_all_cells_has_none(make):
     adata, model = make(prior="gmm")
     with torch.no_grad():
@@ -148,6 +150,7 @@ def test_a_component_far_from_all_cells_has_none(make):
     assert np.isfinite(result.probability).all()
 
 
+@pytest.mark.slow
 def test_components_at_the_types_are_pure_and_at_the_systems_unmixed(make):
     """Components placed by hand at the centres of labels or of systems are found to be theirs."""
     adata, model = make(prior="gmm", n_latent=2)
@@ -189,6 +192,7 @@ def test_mixing_is_relative_to_the_data():
     assert np.isnan(module._mixing(np.array([[3], [4]]))).all()
 
 
+@pytest.mark.slow
 def test_cells_of_one_system_have_no_mixing(make):
     adata, model = make()
     human = adata[adata.obs["system"] == adata.obs["system"].iloc[0]].copy()

@@ -207,6 +207,7 @@ def test_more_components_than_cells_repeat_cells(adata, make_adata, make_sysvi):
     assert set(rows_of(model, adata)) <= set(range(300))
 
 
+@pytest.mark.slow
 def test_mixture_starts_at_encoded_cells_or_at_noise(make_adata, make_sysvi):
     cells = make_sysvi(make_adata(), train=None, prior="gmm", pseudoinputs_data_indices=np.arange(5))
     mean, var = cells.module.eval().embed(cells._cells, torch.arange(5))
@@ -233,6 +234,7 @@ def test_plan_of_scvi_tools_is_understood(make_adata, make_sysvi):
     assert (settings.kl_weight.value, settings.cycle_weight.value, settings.lr) == (0.5, 2.0, 2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [
@@ -384,6 +386,7 @@ def test_rows_are_chosen_as_by_numpy(model, embedding, indices):
     np.testing.assert_allclose(model.get_latent_representation(indices=indices), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "indices",
     [[300], [-301], np.ones(20, dtype=bool), [0.5], 3, [[1, 2]]],

@@ -61,6 +61,7 @@ def assert_equal(model, other):
 # -- the same models --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [2, 3])
 def test_few_threads_give_the_bits_of_one(adata, threads):
     expected = alone(adata)

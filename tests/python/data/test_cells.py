@@ -50,6 +50,7 @@ def test_dense_reads_unsorted_columns_explicit_zeros_and_empty_rows():
 sizes = st.integers(2, 40).flatmap(lambda batch: st.tuples(st.integers(2, 3 * batch), st.just(batch)))
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(sizes, st.none() | st.integers(0, 100))
 def test_minibatches_cut_fairly(size, seed):

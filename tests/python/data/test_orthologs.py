@@ -128,6 +128,7 @@ def test_input_stays_unchanged():
     pd.testing.assert_frame_equal(table, TABLE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csr", "csc", "dense"])
 @pytest.mark.parametrize("duplicates", ["drop", "sum"])
 def test_backed_and_view(kind, duplicates, tmp_path):

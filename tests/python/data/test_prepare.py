@@ -371,6 +371,7 @@ def test_batches_may_be_numbers():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2, 9])
 def test_tiny_batches_are_left_out(size):
     adata = example()
@@ -435,6 +436,7 @@ def test_equal_means_fall_back_to_seurat():
     assert 100 <= result.n_vars < N_GENES
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 60), st.integers(1, 60), st.sampled_from(["cell_ranger", "seurat"]), st.booleans())
 def test_no_number_of_genes_crashes(n_genes, n_top_genes, flavor, by_batch):

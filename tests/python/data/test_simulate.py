@@ -59,6 +59,7 @@ def adata() -> ad.AnnData:
 # --- structure
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     n_cells=st.integers(400, 1500),

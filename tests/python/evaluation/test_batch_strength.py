@@ -193,6 +193,7 @@ def test_three_systems():
     assert strength.substantial is True
 
 
+@pytest.mark.slow
 def test_it_prints_and_draws(adata, tmp_path):
     strength = batch_strength(adata, *KEYS, min_cells=30)
     text = str(strength)

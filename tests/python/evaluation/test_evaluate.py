@@ -134,11 +134,13 @@ def test_order_of_cells_does_not_matter(cells, found):
     )
 
 
+@pytest.mark.slow
 def test_same_seed_same_table(cells):
     tables = [sysvi.evaluate(cells, "X_mixed", **KEYS, min_cells=40, seed=5, **QUIET) for _ in range(2)]
     pd.testing.assert_frame_equal(*tables)
 
 
+@pytest.mark.slow
 def test_input_is_not_changed(cells, assert_same):
     before = cells.copy()
     sysvi.evaluate(cells, ["X_pca", "X_mixed"], **KEYS, min_cells=40, **QUIET)
@@ -268,6 +270,7 @@ def test_files_hold_what_was_found(found, tmp_path):
     pd.testing.assert_frame_equal(pd.read_csv(folder / "labels.csv"), found.per_label)
 
 
+@pytest.mark.slow
 def test_missing_values_are_null_in_json(cells, tmp_path):
     found = sysvi.evaluate_in_detail(cells, "X_mixed", **KEYS, **QUIET)  # groups too small for Moran
     sysvi.write_evaluation(found, tmp_path)

@@ -18,6 +18,7 @@ def blobs(n, spread=1.0, seed=0):
     return 4 * np.eye(5, 8)[label] + spread * rng.normal(size=(n, 8)), label
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 42])
 def test_leiden_gives_the_clusters_of_scib_metrics(seed):
     from scib_metrics.metrics._nmi_ari import _compute_clustering_leiden as reference

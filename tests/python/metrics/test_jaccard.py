@@ -11,6 +11,7 @@ from sysvi.metrics._jaccard import jaccard
 pairs = st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 6)), min_size=1, max_size=40)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(pairs)
 def test_by_definition_and_scikit_learn(pairs):

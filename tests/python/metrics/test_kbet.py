@@ -46,6 +46,7 @@ def scib_of_each_label(neighbors, system, label):
     return pd.Series(values).dropna().to_dict()
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 70), st.integers(2, 4))
 def test_p_values_against_scipy(seed, k, n_systems):

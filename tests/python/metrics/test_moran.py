@@ -141,6 +141,7 @@ def assert_is_papers(adata, embedding, min_cells, cutoff):
     return expected
 
 
+@pytest.mark.slow
 def test_is_the_papers_recipe():
     adata = example()
     expected = assert_is_papers(adata, adata.obsm["X_state"], 30, 0.2)

@@ -118,6 +118,7 @@ def test_where_the_approximate_search_finds_too_few_the_exact_one_takes_over(mon
     np.testing.assert_array_equal(found.indices, nearest_neighbors(points, 15).indices)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["exact", "approximate"])
 def test_the_same_each_time(method):
     points = cloud(4500)
@@ -126,6 +127,7 @@ def test_the_same_each_time(method):
     np.testing.assert_array_equal(first.distances, second.distances)
 
 
+@pytest.mark.slow
 def test_threads_of_torch_are_left_alone():
     before = torch.get_num_threads()
     nearest_neighbors(cloud(4500), 15, method="approximate")

@@ -19,6 +19,7 @@ def prepared(**settings):
     return sysvi.prepare(adata, "system", "batch", min_cells=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

@@ -163,6 +163,7 @@ def test_the_run_says_what_falls_back_and_keeps_the_rest(make_cells, make_model,
     assert np.isfinite(run.history["total_train"]).all()
 
 
+@pytest.mark.slow
 @every_new
 def test_graphs_stay(make_cells, make_model, monkeypatch, new):
     """Steps are captured as on a GPU; without one, the replay is run by Python."""

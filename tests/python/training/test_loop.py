@@ -217,6 +217,7 @@ def pressing(epoch):
     return on_event
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interrupt", [raising, pressing])
 @pytest.mark.parametrize("train_size", [1.0, 0.8])
 def test_interrupted_training_leaves_a_usable_model(make_cells, make_model, interrupt, train_size):
@@ -350,6 +351,7 @@ def test_held_out_cells_do_not_touch_the_weights(make_cells, make_model):
     assert run.history["total_validation"] != changed_run.history["total_validation"]
 
 
+@pytest.mark.slow
 def test_early_stopping_stops_and_restores_the_best_epoch(make_cells, make_model):
     """A dozen training cells, mostly noise, and a high learning rate: held-out cells soon get worse."""
     cells = make_cells(60)

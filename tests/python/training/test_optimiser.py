@@ -60,6 +60,7 @@ def test_matches_torch_in_float64_over_many_steps(eps, weight_decay):
     assert ours.n_steps == 200
 
 
+@pytest.mark.slow
 @every_decay
 def test_equals_torchs_fused_form_bit_by_bit_in_float32(weight_decay):
     a, b = parameters(torch.float32), parameters(torch.float32)

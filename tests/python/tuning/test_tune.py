@@ -214,6 +214,7 @@ def test_a_sample_is_measured_and_all_cells_are_trained_on(cells):
     assert len(part.embedding) == cells.n_obs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mixing", "standardised", "collapsed", "expected"),
     [
@@ -374,6 +375,7 @@ def test_data_in_files_are_distinguished(prepared, tmp_path):
         sysvi.tune(opened[1], "system", "batch", **grid)
 
 
+@pytest.mark.slow
 def test_long_settings_are_distinguished(prepared, tmp_path):
     index = np.random.default_rng(0).integers(0, prepared.n_obs, 1001)
     grid = {**GRID, "seeds": 1, "cycle_weights": [5], "max_epochs": 1, "output": tmp_path, "n_prior_components": 1001}
@@ -391,6 +393,7 @@ def test_weights_that_nearly_agree_are_two_settings(prepared, tmp_path):
     assert found.runs["cycle_weight"].tolist() == [1 / 3, 0.333333]
 
 
+@pytest.mark.slow
 def test_a_folder_without_finished_runs_can_be_used_with_other_settings(prepared, tmp_path):
     grid = {**GRID, "seeds": 1, "cycle_weights": [5], "output": tmp_path}
     with pytest.raises(InputError, match="pseudoinputs"):
