@@ -1,4 +1,4 @@
-"""CPU time of `import sysvi`, of the first use of `sysvi.integrate`, and of `sysvi --help`.
+"""CPU time of `import sysvi`, of the first use of `sysvi.integrate`, of `sysvi --help`, and of torch and its Adam.
 
     python benchmarks/imports.py [--rounds 7]
 
@@ -16,10 +16,18 @@ import sys
 import pandas as pd
 from common import RESULTS
 
+ADAM = """
+import torch
+parameter = torch.nn.Parameter(torch.zeros(2))
+parameter.grad = torch.ones(2)
+torch.optim.Adam([parameter], fused=True).step()
+"""
 TASKS = {
     "import sysvi": ["-c", "import sysvi"],
     "import sysvi; sysvi.integrate": ["-c", "import sysvi; sysvi.integrate"],  # imports torch and anndata
     "sysvi --help": ["-m", "sysvi", "--help"],
+    "import torch": ["-c", "import torch"],
+    "import torch; first step of torch.optim.Adam": ["-c", ADAM],
 }
 
 
