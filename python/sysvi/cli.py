@@ -21,7 +21,7 @@ from click.core import ParameterSource
 
 import sysvi
 from sysvi._core.events import Event, OnEvent, ignore_event, preparation_reporter
-from sysvi._core.settings import PRIORS, Limits, ModelSettings, Ramp, TrainSettings, setting_types
+from sysvi._core.settings import PRIORS, ModelSettings, Ramp, TrainSettings, setting_types
 from sysvi.data.columns import Columns
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -77,22 +77,25 @@ def settings_options(without: Sequence[str] = ()) -> Decorator:
 
 def setting_option(setting: Field[Any]) -> Decorator:
     """The option of a setting, with its type, default, limits and help."""
-    kind, default, about = SETTING_TYPES[setting.name], setting.default, setting.metadata
+    default, about = setting.default, setting.metadata
     name = OPTION_NAMES.get(setting.name, setting.name).replace("_", "-")
     names = f"--{name}/--no-{name}" if default is True else f"--{name}"
     return click.option(
         names,
         setting.name,
-        type=click.Choice(about["registry"].names) if about["registry"] else option_type(kind, about["limits"]),
-        is_flag=kind is bool,
+        type=option_type(setting),
+        is_flag=SETTING_TYPES[setting.name] is bool,
         default=default.value if isinstance(default, Ramp) else default,
         show_default=about["unset"] or default is not None,
         help=about["help"],
     )
 
 
-def option_type(kind: Any, limits: Limits | None) -> Any:
-    """Click's type for the type and the limits of a setting; a ramp is given by its final value."""
+def option_type(setting: Field[Any]) -> Any:
+    """Click's type for the type, the registry and the limits of a setting; a ramp is given by its final value."""
+    kind, registry, limits = SETTING_TYPES[setting.name], setting.metadata["registry"], setting.metadata["limits"]
+    if registry:
+        return click.Choice(registry.names)
     if get_origin(kind) is Literal:
         return click.Choice(get_args(kind))
     if limits is None:
