@@ -1,6 +1,7 @@
 # make demo        install into .venv and integrate simulated cells
 # make test        all tests: Python, R, and the two together
 # make test-quick  Python tests without the slow ones, in under two minutes: for the edit loop
+# make soak        the random tests of robustness again and again: SYSVI_SOAK_ROUNDS times (100)
 # make check       what CI runs: linters, all tests, R CMD check; each step is named and timed
 # make lint        ruff, mypy, import-linter, lintr
 # make docs        help pages and NAMESPACE of the R package
@@ -27,7 +28,7 @@ endif
 endif
 
 .NOTPARALLEL:
-.PHONY: demo engine install test test-quick test-python test-r test-interop check check-r lint lint-python lint-r docs \
+.PHONY: demo engine install test soak test-quick test-python test-r test-interop check check-r lint lint-python lint-r docs \
   bench bench-quick clean
 
 demo: engine
@@ -42,6 +43,10 @@ test-python: $(VENV)/dev
 
 test-quick: $(VENV)/dev
 	$(STEP) "quick Python tests" $(PYTEST) tests/python -n $(JOBS) -m "not slow and not data" $(PYTEST_ARGS)
+
+soak: export SYSVI_SOAK_ROUNDS ?= 100
+soak: $(VENV)/dev
+	$(STEP) "tests of robustness, $(SYSVI_SOAK_ROUNDS) rounds" $(PYTEST) tests/robustness -n $(JOBS) $(PYTEST_ARGS)
 
 test-r: $(VENV)/interop
 	$(STEP) "R tests" Rscript tools/test-r.R

@@ -23,6 +23,8 @@
 #' @param duplicates Genes with the same orthologue: `"drop"` all of them, or
 #'   `"sum"` their counts.
 #' @param normalize `FALSE` if the expression is log-normalised already.
+#' @param fractional_counts `TRUE` if values with fractions are counts too, as from
+#'   the correction for ambient RNA (SoupX, DecontX) and from EM counters.
 #' @param min_cells A gene must be expressed in more than this number of cells of
 #'   every system.
 #' @param process,verbose As in [RunSysVI()].
@@ -48,32 +50,33 @@
 #' dim(joined$expression)
 #' table(joined$metadata$system)
 PrepareSystems <- function(objects, orthologs = NULL, system = "system", reference = names(objects)[1L],
-                           duplicates = c("drop", "sum"), normalize = TRUE, min_cells = 20L,
-                           process = c("session", "separate"), verbose = TRUE, ...) {
+                           duplicates = c("drop", "sum"), normalize = TRUE, fractional_counts = FALSE,
+                           min_cells = 20L, process = c("session", "separate"), verbose = TRUE, ...) {
   duplicates <- rlang::arg_match(duplicates)
   process <- rlang::arg_match(process)
   check_string(system)
   check_bool(normalize)
+  check_bool(fractional_counts)
   check_whole_number(min_cells)
   check_bool(verbose)
   kind <- kind_of_objects(objects)
   if (!rlang::is_string(reference) || !reference %in% names(objects)) {
     sysvi_abort("{.arg reference} must be one of {quote_names(names(objects))}.")
   }
-  if (is.character(orthologs)) orthologs <- normalizePath(orthologs, mustWork = FALSE)
   systems <- lapply(objects, describe_system, kind = kind, normalize = normalize, ...)
   genes <- lapply(systems, select_genes)
   values <- list(
     systems = unname(Map(function(name, cells, genes) {
       list(name = name, genes = I(genes), cells = I(cells_in_layers(cells$layers)))
     }, names(objects), systems, genes)),
-    orthologs = if (is.data.frame(orthologs)) lapply(orthologs, function(x) I(as.character(x))) else orthologs,
-    system = system, reference = reference, duplicates = duplicates, normalize = normalize, min_cells = min_cells
+    orthologs = encode_orthologs(orthologs),
+    system = system, reference = reference, duplicates = duplicates, normalize = normalize,
+    fractional_counts = fractional_counts, min_cells = min_cells
   )
   stream <- function(add) {
     for (i in seq_along(systems)) {
       check <- if (normalize) {
-        check_counts(systems[[i]], names(objects)[i])
+        check_counts(systems[[i]], names(objects)[i], fractional_counts)
       } else {
         check_log_normalised(systems[[i]], factor(rep("all", length(systems[[i]]$cells))))
       }
@@ -83,6 +86,17 @@ PrepareSystems <- function(objects, orthologs = NULL, system = "system", referen
   }
   answer <- call_engine("prepare_systems", values, stream = stream, process = process, verbose = verbose)
   assemble_object(kind, answer, join_metadata(systems, system, answer$values$cells))
+}
+
+# A table of orthologues as a value of a task: the path of a file, or its columns.
+encode_orthologs <- function(orthologs) {
+  if (is.data.frame(orthologs)) {
+    lapply(orthologs, function(x) I(as.character(x)))
+  } else if (is.character(orthologs)) {
+    normalizePath(orthologs, mustWork = FALSE)
+  } else {
+    orthologs
+  }
 }
 
 kind_of_objects <- function(objects) {
@@ -126,14 +140,14 @@ describe_sce_system <- function(object, normalize, assay = if (normalize) "count
   describe_cells(object, assay = assay, ...)
 }
 
-# As check_log_normalised(), for counts.
-check_counts <- function(cells, system) {
+# As check_log_normalised(), for counts; counts with fractions if the user says so.
+check_counts <- function(cells, system, fractional_counts) {
   check_block <- function(block, layer, columns) {
     check_finite(block, cells$source, layer$cells[columns])
-    if (length(block@x) && (min(block@x) < 0 || any(block@x != floor(block@x)))) {
+    if (length(block@x) && (min(block@x) < 0 || (!fractional_counts && any(block@x != floor(block@x))))) {
       sysvi_abort(paste(
         "{capitalise(cells$source)} of system '{system}' does not hold counts: name the counts (assay =, layer =), or",
-        "set normalize = FALSE for log-normalised values."
+        "set normalize = FALSE for log-normalised values or fractional_counts = TRUE for counts with fractions."
       ))
     }
   }
@@ -146,6 +160,12 @@ join_metadata <- function(systems, system, cells) {
   tables <- Map(function(described, name) {
     rows <- match(cells_in_layers(described$layers), described$cells)
     table <- described$metadata[rows, , drop = FALSE]
+    if (any(as.character(table[[system]]) != name, na.rm = TRUE) || anyNA(table[[system]])) {
+      sysvi_abort(paste(
+        "The cells of system '{name}' have a metadata column '{system}' already, which the names of the systems would",
+        "replace: choose another column with {.arg system}."
+      ))
+    }
     table[[system]] <- rep(name, nrow(table))
     table
   }, systems, names(systems))

@@ -1,13 +1,15 @@
 #' Integrate systems
 #'
-#' Trains a sysVI model on log-normalised expression and returns one embedding of
-#' all cells in which systems and batches are mixed and cell types are preserved.
+#' Trains an ensemble of sysVI models on log-normalised expression and returns one
+#' embedding of all cells in which systems and batches are mixed and cell types are
+#' preserved. It also tells how far the models agree that a cell has counterparts in
+#' another system.
 #'
 #' @details
 #' The *system* is the substantial batch effect (species, organoid and tissue,
 #' cells and nuclei, protocol); the *batch* is a weaker one within the systems
 #' (sample, donor). If systems are still separated after a training that was long
-#' enough, a `cycle_weight` of 20 or 50 mixes them more.
+#' enough, a `cycle_weight` of 100 mixes them more.
 #'
 #' Raw counts and scaled values are recognised and refused. Layers are not joined
 #' and matrices are neither transposed nor converted to dense ones; matrices on
@@ -19,9 +21,19 @@
 #' This gene selection matters much for the result: genes that are variable in
 #' one system only make integration worse.
 #'
+#' The models of an ensemble, its members, differ only in their seed. They agree
+#' about what the data show and disagree about what a model learned by chance. Their
+#' embeddings are therefore combined by principal component analysis. The *support* of a
+#' cell, from 0 to 1, is how far the members agree that it has a counterpart in
+#' another system: near 1 if all of them have the same cells of that system in its
+#' neighbourhood, low if they have different ones or if these are far away. Do not
+#' interpret the neighbours from another system of a cell whose support is low, as
+#' is expected of a cell type that the other system lacks. A warning tells where many
+#' cells have a support below 0.2.
+#'
 #' Ctrl-C or Esc stops training after the current step; the result is then that
-#' of the model so far, with a warning. A second interrupt stops the whole call,
-#' and nothing is changed.
+#' of the members that had ended, or of all members so far, with a warning. A second
+#' interrupt stops the whole call, and nothing is changed.
 #'
 #' A warning tells where the embedding leaves a system separated from the others,
 #' and what to try. No cell types are needed for it.
@@ -45,6 +57,15 @@
 #' @param max_epochs Number of passes over the cells; `NULL` chooses it from the
 #'   number of cells.
 #' @param n_latent Number of latent dimensions of the embedding.
+#' @param members Number of models in the ensemble; 1 trains a single model, faster
+#'   and without support.
+#' @param preset Settings that go together: `"mixing"`, the default for two systems;
+#'   `"conservative"`, the default for more, which keeps cell types of single systems
+#'   apart but mixes less (linear start, cycle weight 10, 24 epochs); or `"paper"`,
+#'   model and training of the paper, a single model.
+#'   Arguments and options that are given take precedence; those that are not given
+#'   or `NULL` are left to the preset. A weight that is given as a number takes the
+#'   ramp of the preset. `NULL`: chosen by the number of systems.
 #' @param device `"auto"` (an NVIDIA GPU if there is one), `"cpu"`, `"cuda"`,
 #'   `"cuda:1"` or `"mps"`.
 #' @param seed Random seed, a whole number. The same seed gives the same
@@ -61,9 +82,20 @@
 #'
 #' @return The object with the embedding: a Seurat object with a reduction, a
 #'   SingleCellExperiment with a reducedDim, or, for a matrix, a matrix of cells x
-#'   `n_latent`. The trained model (see [LoadSysVI()]) is stored with it as plain
-#'   data that `saveRDS()` keeps: in `Misc(object[["sysvi"]], "sysVI")`,
-#'   `metadata(object)[["sysVI"]]` or `attr(x, "sysVI")`.
+#'   `n_latent`. With it are stored, as plain data that `saveRDS()` keeps:
+#'   * the trained model or ensemble (see [LoadSysVI()]), in
+#'     `Misc(object[["sysvi"]], "sysVI")`, `metadata(object)[["sysVI"]]` or
+#'     `attr(x, "sysVI")`;
+#'   * the support of each cell, the highest over the other systems: in the metadata
+#'     column `sysvi_support` of a Seurat object (`colData` of a
+#'     SingleCellExperiment), or `attr(x, "support")`, named by cell;
+#'   * the support in each system, a data.frame of cells x systems with `NA` for a
+#'     cell's own system: in `Misc(object[["sysvi"]], "support_by_system")`,
+#'     `metadata(object)[["sysVI_support_by_system"]]` or
+#'     `attr(x, "support_by_system")`.
+#'
+#'   The column is that of the last call. If this trained a single model, which has
+#'   no support, the column is removed.
 #'
 #' @section Errors:
 #' An error is one sentence that names the object, assay, layer or column and says
@@ -86,33 +118,44 @@
 #' x@x <- log1p(x@x) # for an example, any log-normalised values will do
 #' z <- RunSysVI(x, "system", "batch", metadata = cells$metadata, max_epochs = 2, verbose = FALSE)
 #' dim(z)
+#' summary(attr(z, "support"))
 RunSysVI <- function(object, system, batch = NULL, ...) UseMethod("RunSysVI")
 
 #' @rdname RunSysVI
 #' @export
 RunSysVI.default <- function(object, system, batch = NULL, metadata = NULL, covariates = NULL, continuous = NULL,
-                             features = NULL, n_top_genes = 3000L, cycle_weight = 10, max_epochs = NULL,
-                             n_latent = 15L, device = "auto", seed = 0L, process = c("session", "separate"),
-                             verbose = TRUE, options = sysvi_options(), ...) {
+                             features = NULL, n_top_genes = 3000L, cycle_weight = 30, max_epochs = NULL,
+                             n_latent = 15L, members = 4L, preset = NULL, device = "auto", seed = 0L,
+                             process = c("session", "separate"), verbose = TRUE, options = sysvi_options(), ...) {
   rlang::check_dots_empty(error = suggest_options)
   process <- rlang::arg_match(process)
   check_options(options)
   check_weight(cycle_weight)
+  check_whole_number(max_epochs, null_allowed = TRUE)
+  check_whole_number(n_latent)
+  check_whole_number(members)
+  if (!is.null(preset)) check_string(preset)
   check_whole_number(seed)
   cells <- describe_cells(object, metadata = metadata)
   columns <- describe_columns(
     cells, system, batch,
     covariates = covariates, continuous = continuous, pseudoinputs_label = options$pseudoinputs_label,
-    weight_systems = options$weight_systems
+    weight_systems = isTRUE(options$weight_systems)
   )
   genes <- describe_gene_selection(cells, features, n_top_genes, options$min_cells)
-  settings <- collect_settings(options, max_epochs, n_latent, cycle_weight = cycle_weight)
+  # What was not given is left to the engine: to the preset, or to defaults that are the same as here.
+  settings <- collect_settings(
+    options,
+    max_epochs = max_epochs, n_latent = if (!missing(n_latent)) n_latent,
+    cycle_weight = if (!missing(cycle_weight)) cycle_weight
+  )
   fit <- train_in_engine(
     "integrate", cells, columns, genes, settings,
-    task_values = list(seed = seed), device = device, process = process, verbose = verbose
+    task_values = list(seed = seed, members = if (!missing(members)) members, preset = preset),
+    device = device, process = process, verbose = verbose
   )
-  warn_if_interrupted(fit$model)
-  structure(fit$embedding, sysVI = fit$model)
+  warn_if_interrupted(attr(fit$z, "sysVI"))
+  fit$z
 }
 
 #' @rdname RunSysVI
@@ -131,7 +174,7 @@ RunSysVI.Seurat <- function(object, system, batch = NULL, ..., assay = NULL, lay
   if (is.null(assay)) assay <- SeuratObject::DefaultAssay(object)
   cells <- describe_cells(object, assay = assay, layer = layer)
   z <- RunSysVI.default(cells, system, batch, NULL, ...) # NULL: metadata are those of the object
-  object[[reduction.name]] <- as_reduction(z, assay, reduction.key)
+  object <- add_reduction(object, z, reduction.name, assay, reduction.key)
   SeuratObject::LogSeuratCommand(object)
 }
 
@@ -145,35 +188,50 @@ RunSysVI.SingleCellExperiment <- function(object, system, batch = NULL, ..., ass
   add_reduced_dim(object, z, name)
 }
 
-# An embedding, as the default methods return it, as a Seurat reduction. Its model, and
-# its tuning if it has one, go into the reduction's Misc().
+# An embedding, as the default methods return it, as a Seurat reduction. The model and
+# the other attributes go into the reduction's Misc().
 as_reduction <- function(z, assay, key) {
-  results <- list(sysVI = attr(z, "sysVI"))
-  results$tuning <- attr(z, "tuning")
+  results <- attributes(z)[setdiff(names(attributes(z)), c("dim", "dimnames"))]
   z <- matrix(z, nrow(z), dimnames = list(rownames(z), paste0(key, seq_len(ncol(z)))))
   SeuratObject::CreateDimReducObject(
     embeddings = z, stdev = apply(z, 2L, sd), key = key, assay = assay, misc = results
   )
 }
 
-# An embedding as a reducedDim, its model and tuning in the object's metadata. Assigning
-# NULL removes the tuning of an embedding that is replaced.
+# An embedding as a reduction of a Seurat object, and the support of cells in its
+# metadata. NULL removes the support that is there from an embedding that is replaced.
+add_reduction <- function(object, z, name, assay, key) {
+  object[[name]] <- as_reduction(z, assay, key)
+  support <- attr(z, "support")
+  if (!is.null(support) || support_column %in% colnames(object[[]])) object[[support_column]] <- support
+  object
+}
+
+# An embedding as a reducedDim, the support of cells in the object's colData, model and
+# other results in its metadata. Assigning NULL removes what is there from an embedding
+# that is replaced.
 add_reduced_dim <- function(object, z, name) {
   S4Vectors::metadata(object)[[name]] <- attr(z, "sysVI")
-  S4Vectors::metadata(object)[[tuning_key(name)]] <- attr(z, "tuning")
+  for (result in c("tuning", "support_by_system", "missing_genes")) {
+    S4Vectors::metadata(object)[[result_key(name, result)]] <- attr(z, result)
+  }
+  SummarizedExperiment::colData(object)[[support_column]] <- unname(attr(z, "support"))
   SingleCellExperiment::reducedDim(object, name) <- matrix(z, nrow(z), dimnames = dimnames(z))
   object
 }
 
-tuning_key <- function(name) paste0(name, "_tuning")
+support_column <- "sysvi_support"
+
+result_key <- function(name, result) paste0(name, "_", result)
 
 warn_if_interrupted <- function(model) {
   if (model$status != "interrupted") {
     return(invisible())
   }
-  if (!nrow(model$history)) sysvi_abort("Interrupted before the first epoch was complete; nothing was changed.")
+  n_epochs <- nrow(model$history) # of the first member; the others are about as far
+  if (!n_epochs) sysvi_abort("Interrupted before the first epoch was complete; nothing was changed.")
   sysvi_warn(paste(
-    "Training was interrupted after {nrow(model$history)} of {model$train_settings$max_epochs} epochs; the embedding",
-    "is that of the model so far."
+    "Training was interrupted; the embedding is that of {describe_members(model)} after {n_epochs} of",
+    "{model$train_settings$max_epochs} epochs."
   ))
 }

@@ -9,8 +9,8 @@
 #' the ratio of Moran's I are scaled to \[0, 1\] over the runs, and their mean is
 #' the biology score; iLISI, scaled likewise, is the batch correction score; the
 #' overall score is 0.6 biology + 0.4 batch correction. The setting with the
-#' highest mean over its seeds is chosen, and among its runs the one with the
-#' median score.
+#' highest mean over its seeds is chosen. Its runs become an ensemble, as the members
+#' of [RunSysVI()]; the run with the median score represents them in the tables.
 #'
 #' Without labels, clusters of cells that are found within each system take the
 #' place of cell types. Mixing is then measured only where systems share such a
@@ -35,7 +35,8 @@
 #'   `"vamp"`, `"gmm"` and `"standard_normal"` (see [sysvi_options()]). Whether
 #'   `"vamp"` or `"standard_normal"` is better depends on the data.
 #' @param seeds Number of runs per setting (with seeds 0, 1, ...), or the seeds
-#'   themselves: `c(4, 7)`; a single seed is `list(4)`.
+#'   themselves: `c(4, 7)`; a single seed is `list(4)`. With one run per setting the
+#'   result is a single model, without support.
 #' @param folder Folder in which finished runs are stored; it is created if it does
 #'   not exist. After an interrupt or a crash the same call continues from there,
 #'   and weights or seeds can be added later. `NULL` keeps runs in memory.
@@ -49,9 +50,9 @@
 #'   default method from `cycle_weights` on, by their names. For `plot()`, not
 #'   used.
 #'
-#' @return `TuneSysVI()`: the object as [RunSysVI()] returns it, with embedding and
-#'   model of the chosen run, and the tuning stored with them. `Tuning()`: this
-#'   tuning, from `Misc(object[["sysvi"]], "tuning")`,
+#' @return `TuneSysVI()`: the object as [RunSysVI()] returns it, with embedding,
+#'   model and support of the runs of the chosen setting, and the tuning stored with
+#'   them. `Tuning()`: this tuning, from `Misc(object[["sysvi"]], "tuning")`,
 #'   `metadata(object)[["sysVI_tuning"]]` or `attr(x, "tuning")`: a list of class
 #'   `SysVITuning` that holds plain data only:
 #'   * `runs`: data frame with one row per run: `cycle_weight`, `kl_weight`,
@@ -61,11 +62,11 @@
 #'     interrupted has no measures.
 #'   * `settings`: data frame with one row per setting, the best first: means over
 #'     its seeds.
-#'   * `cycle_weight`, `kl_weight`, `prior`, `seed`: those of the chosen run.
+#'   * `cycle_weight`, `kl_weight`, `prior`, `seed`: those of the representative run.
 #'   * `mixing`: name of the column with the measure of mixing, `"iLISI"` or
 #'     `"shared mixing"`.
 #'   * `why`: the reasons for the choice, in two sentences.
-#'   * `warnings`: what speaks against the chosen run, one sentence each, such as
+#'   * `warnings`: what speaks against the choice, one sentence each, such as
 #'     latent dimensions that collapsed or a cell type of one system that was mixed
 #'     into another one.
 #'
@@ -91,7 +92,7 @@ TuneSysVI <- function(object, system, batch = NULL, label = NULL, ...) UseMethod
 #' @rdname TuneSysVI
 #' @export
 TuneSysVI.default <- function(object, system, batch = NULL, label = NULL, ..., metadata = NULL,
-                              cycle_weights = c(0, 2, 5, 10, 20, 50), kl_weights = 1, priors = "vamp", seeds = 3L,
+                              cycle_weights = c(0, 2, 5, 10, 30, 100), kl_weights = 1, priors = "vamp", seeds = 3L,
                               folder = NULL, covariates = NULL, continuous = NULL, features = NULL,
                               n_top_genes = 3000L, max_epochs = NULL, n_latent = 15L, min_cells = 200L,
                               max_cells = 50000L, device = "auto", process = c("session", "separate"),
@@ -102,6 +103,8 @@ TuneSysVI.default <- function(object, system, batch = NULL, label = NULL, ..., m
   check_distinct_weights(kl_weights)
   check_priors(priors)
   seeds <- list_seeds(seeds)
+  check_whole_number(max_epochs, null_allowed = TRUE)
+  check_whole_number(n_latent)
   check_whole_number(min_cells)
   check_whole_number(max_cells)
   check_options(options)
@@ -113,10 +116,10 @@ TuneSysVI.default <- function(object, system, batch = NULL, label = NULL, ..., m
   }
   cells <- describe_cells(object, metadata = metadata)
   columns <- describe_columns(
-    cells, system, batch, label, covariates, continuous, options$pseudoinputs_label, options$weight_systems
+    cells, system, batch, label, covariates, continuous, options$pseudoinputs_label, isTRUE(options$weight_systems)
   )
   genes <- describe_gene_selection(cells, features, n_top_genes, options$min_cells)
-  settings <- collect_settings(options[!names(options) %in% c("kl_weight", "prior")], max_epochs, n_latent)
+  settings <- collect_settings(options, max_epochs = max_epochs, n_latent = n_latent)
   fit <- train_in_engine(
     "tune", cells, columns, genes, settings,
     task_values = list(folder = folder, compared = list(
@@ -127,7 +130,7 @@ TuneSysVI.default <- function(object, system, batch = NULL, label = NULL, ..., m
   )
   tuning <- read_tuning(fit$answer)
   warn_if_runs_are_missing(tuning$runs$status, fit$answer$values$n_missing, folder)
-  structure(fit$embedding, sysVI = fit$model, tuning = tuning)
+  structure(fit$z, tuning = tuning)
 }
 
 #' @rdname TuneSysVI
@@ -138,7 +141,7 @@ TuneSysVI.Seurat <- function(object, system, batch = NULL, label = NULL, ..., as
   check_string(reduction.key)
   if (is.null(assay)) assay <- SeuratObject::DefaultAssay(object)
   z <- TuneSysVI.default(describe_cells(object, assay = assay, layer = layer), system, batch, label, ...)
-  object[[reduction.name]] <- as_reduction(z, assay, reduction.key)
+  object <- add_reduction(object, z, reduction.name, assay, reduction.key)
   SeuratObject::LogSeuratCommand(object)
 }
 
@@ -166,12 +169,8 @@ check_priors <- function(priors) {
 
 # These settings are compared, so they are arguments of TuneSysVI() itself.
 check_not_in_options <- function(options, names) {
-  defaults <- sysvi_options()
-  for (name in names) {
-    value <- options[[name]]
-    if (!isTRUE(all.equal(value, defaults[[name]]))) {
-      sysvi_abort("TuneSysVI() takes no {name} from {.arg options}: give {name}s = {deparse(value[1L])}.")
-    }
+  for (name in intersect(names, names(options))) {
+    sysvi_abort("TuneSysVI() takes no {name} from {.arg options}: give {name}s = {deparse(options[[name]][1L])}.")
   }
 }
 
@@ -221,7 +220,7 @@ Tuning <- function(object, name = NULL) {
     return(object)
   }
   tunings <- find_results(object, "tuning", "SysVITuning")
-  if (is(object, "SingleCellExperiment")) names(tunings) <- sub("_tuning$", "", names(tunings)) # see tuning_key()
+  if (is(object, "SingleCellExperiment")) names(tunings) <- sub("_tuning$", "", names(tunings)) # see result_key()
   pick_result(tunings, name, "tuning", "TuneSysVI()")
 }
 
@@ -238,11 +237,13 @@ print.SysVITuning <- function(x, ...) {
   shown <- settings[columns]
   shown[measures] <- lapply(settings[measures], function(x) ifelse(is.na(x), "-", sprintf("%.3f", x)))
   names(shown) <- sub("kl_", "KL ", sub("cycle_", "cycle ", names(shown)))
+  n_members <- settings$runs[settings$chosen]
   cat(sprintf(
-    "Chosen of %d %s: cycle weight %s%s%s; the embedding is that of seed %.0f\n\n",
+    "Chosen of %d %s: cycle weight %s%s%s; the embedding is %s\n\n",
     n_settings, ngettext(n_settings, "setting", "settings"), format(x$cycle_weight),
     if (several_kl_weights) paste(", KL weight", format(x$kl_weight)) else "",
-    if (several_priors) paste(", prior", x$prior) else "", x$seed
+    if (several_priors) paste(", prior", x$prior) else "",
+    if (n_members > 1L) sprintf("the mean of its %d runs", n_members) else sprintf("that of seed %.0f", x$seed)
   ))
   print(shown, row.names = ifelse(settings$chosen, ">", rep(" ", n_settings)))
   n_failed <- sum(x$runs$status == "failed")

@@ -3,10 +3,11 @@
 
 # A stream of the expression of `genes`, all layers as one: a function that hands every
 # block to `add(layer, block)`. Its attribute "n_values" is the number of stored values,
-# or NULL where that is only known after reading them.
-stream_expression <- function(cells, genes, system) {
+# or NULL where that is only known after reading them. Without `system`, counts are
+# allowed too.
+stream_expression <- function(cells, genes, system = NULL) {
   stream <- function(add) {
-    check <- check_log_normalised(cells, system)
+    check <- if (is.null(system)) check_not_scaled(cells) else check_log_normalised(cells, system)
     stream_blocks(cells, genes, function(layer, block) add(0L, block), check$check_block)
     check$check_all()
   }
@@ -85,13 +86,8 @@ encode_cell_order <- function(cells) {
   if (length(stored) == length(order) && !is.unsorted(order)) list() else list(order = order)
 }
 
-# Checks that expression is log-normalised: `check_block()` for each block,
-# `check_all()` once all blocks were seen. `system` is a factor with the system of each
-# of cells$cells. Values of a system that are all whole numbers are raw counts.
-check_log_normalised <- function(cells, system) {
-  is_whole <- setNames(rep(TRUE, nlevels(system)), levels(system))
-  has_values <- !is_whole
-  largest <- 0
+# Checks that expression is finite and not negative: see check_log_normalised().
+check_not_scaled <- function(cells) {
   check_block <- function(block, layer, columns) {
     source <- if (length(cells$layers) > 1L) sprintf("layer '%s'", layer$name) else cells$source
     check_finite(block, source, layer$cells[columns])
@@ -100,6 +96,20 @@ check_log_normalised <- function(cells, system) {
         "{capitalise(source)} has negative values, so it is scaled or corrected: {cells$remedies[['scaled']]}."
       )
     }
+  }
+  list(check_block = check_block, check_all = function() NULL)
+}
+
+# Checks that expression is log-normalised: `check_block()` for each block,
+# `check_all()` once all blocks were seen. `system` is a factor with the system of each
+# of cells$cells. Values of a system that are all whole numbers are raw counts.
+check_log_normalised <- function(cells, system) {
+  is_whole <- setNames(rep(TRUE, nlevels(system)), levels(system))
+  has_values <- !is_whole
+  largest <- 0
+  not_scaled <- check_not_scaled(cells)
+  check_block <- function(block, layer, columns) {
+    not_scaled$check_block(block, layer, columns)
     largest <<- max(largest, block@x)
     block_system <- as.character(system[match(layer$cells[columns], cells$cells)])
     undecided <- is_whole[block_system] & !is.na(block_system)

@@ -23,10 +23,13 @@
 #' @param new.reduction,reduction.key Name of the new reduction, and prefix of the
 #'   names of its dimensions.
 #' @param ... Further arguments of [RunSysVI()]: `covariates`, `cycle_weight`,
-#'   `max_epochs`, `seed`, `process`, ...
+#'   `max_epochs`, `members`, `preset`, `seed`, `process`, ...
 #'
-#' @return Named list with the reduction, as IntegrateLayers expects it. The model
-#'   is in the reduction's `Misc()` (see [LoadSysVI()]).
+#' @return Named list with the reduction, as IntegrateLayers expects it. `Misc()` of
+#'   the reduction has the model, `"sysVI"` (see [LoadSysVI()]), and of an ensemble
+#'   the support of each cell, `"support"` and `"support_by_system"` (see
+#'   [RunSysVI()]):
+#'   `object$sysvi_support <- Misc(object[["sysvi"]], "support")`.
 #' @export
 #' @examplesIf sysvi_available() && requireNamespace("Seurat", quietly = TRUE)
 #' cells <- SimulateSystems(n_cells = 300, n_genes = 150, seed = 1)

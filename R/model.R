@@ -5,9 +5,9 @@
 
 #' Save and load models
 #'
-#' A model is one file, `model.safetensors`, the same in R and in Python: a model
-#' saved in R is loaded in Python with `sysvi.SysVI.load(folder)`, and the reverse.
-#' Saving and loading do not need Python. A loaded model embeds cells with
+#' A model, single or an ensemble, is one file, `model.safetensors`, the same in R and
+#' in Python: a model saved in R is loaded in Python with `sysvi.load(folder)`, and the
+#' reverse. Saving and loading do not need Python. A loaded model embeds cells with
 #' [predict()][predict.SysVIModel].
 #'
 #' @param object A value of [RunSysVI()] or [TuneSysVI()], or a `SysVIModel`.
@@ -18,9 +18,10 @@
 #'   there is only one.
 #'
 #' @return `SaveSysVI()`: invisibly, the path of the file. `LoadSysVI()`: a
-#'   `SysVIModel`, a plain list with `bytes` (the file), `genes`, `system_key`,
-#'   `systems`, `categorical` and `continuous` (covariates), `history` (a
-#'   data.frame with the mean of each loss term per epoch), `model_settings`,
+#'   `SysVIModel`, a plain list with `bytes` (the file), `members` (number of models:
+#'   1, or more for an ensemble), `genes`, `system_key`, `systems`, `categorical` and
+#'   `continuous` (covariates), `history` (a data.frame with the mean of each loss term
+#'   per epoch; of an ensemble, that of its first member), `model_settings`,
 #'   `train_settings`, `seed`, `versions` and `status` (`"finished"`,
 #'   `"stopped_early"` or `"interrupted"`).
 #' @export
@@ -74,7 +75,8 @@ read_model <- function(bytes, file = "the model") {
     {
       size <- sum(as.numeric(bytes[seq_len(8)]) * 256^(0:7))
       text <- rawToChar(bytes[8 + seq_len(size)])
-      jsonlite::fromJSON(jsonlite::fromJSON(text, simplifyVector = FALSE)$`__metadata__`$sysvi)
+      description <- jsonlite::fromJSON(text, simplifyVector = FALSE)$`__metadata__`$sysvi
+      jsonlite::fromJSON(description, simplifyDataFrame = FALSE)
     },
     error = function(e) NULL
   )
@@ -84,7 +86,8 @@ read_model <- function(bytes, file = "the model") {
   history <- as.data.frame(header$history)
   structure(
     list(
-      bytes = bytes, genes = header$genes, system_key = header$system_key, systems = header$systems,
+      bytes = bytes, members = max(1L, length(header$members)), genes = header$genes,
+      system_key = header$system_key, systems = header$systems,
       categorical = header$categorical, continuous = header$continuous,
       history = cbind(epoch = seq_len(nrow(history)), history),
       model_settings = header$model_settings, train_settings = header$train_settings,
@@ -98,12 +101,16 @@ read_model <- function(bytes, file = "the model") {
 print.SysVIModel <- function(x, ...) {
   covariates <- c(names(x$categorical), names(x$continuous))
   cat(sprintf(
-    "SysVIModel: %s genes; systems %s ('%s'); covariates %s; %d latent dimensions; %s after %d epochs, seed %.0f\n",
-    format(length(x$genes), big.mark = ","), paste(x$systems, collapse = ", "), x$system_key,
+    "SysVIModel, %s: %s genes; systems %s ('%s'); covariates %s; %d latent dimensions; %s after %d epochs, seed %.0f\n",
+    describe_members(x), format(length(x$genes), big.mark = ","), paste(x$systems, collapse = ", "), x$system_key,
     if (length(covariates)) paste(covariates, collapse = ", ") else "none",
     x$model_settings$n_latent, sub("_", " ", x$status), nrow(x$history), x$seed
   ))
   invisible(x)
+}
+
+describe_members <- function(model) {
+  if (model$members > 1L) sprintf("an ensemble of %d models", model$members) else "a single model"
 }
 
 #' Embed cells with a trained model
@@ -173,13 +180,13 @@ find_results <- function(object, key, class) {
   Filter(function(result) inherits(result, class), stored)
 }
 
-# The result called `name`, or the only one. `kind` ("model", "tuning") and `source_call`
-# are for messages.
-pick_result <- function(results, name, kind, source_call) {
+# The result called `name`, or the only one. `kind` ("model", "tuning"), `source_call` and
+# `argument`, that which gives the name, are for messages.
+pick_result <- function(results, name, kind, source_call, argument = "name") {
   if (!is.null(name)) results <- results[intersect(name, names(results))]
   if (length(results) > 1L) {
     sysvi_abort(
-      "The object holds {length(results)} {kind}s: choose one with {.arg name} ({quote_names(names(results))})."
+      "The object holds {length(results)} {kind}s: choose one with {.arg {argument}} ({quote_names(names(results))})."
     )
   }
   if (!length(results)) sysvi_abort("The object holds no sysVI {kind}: run {source_call} first.")

@@ -1,7 +1,8 @@
 #' Settings that are rarely changed
 #'
 #' Settings of the model and of its training that are not arguments of [RunSysVI()]
-#' itself. The defaults are those of the engine.
+#' itself. The defaults are those of the engine. Options that are not given are left
+#' to the engine, which takes them from the preset if there is one.
 #'
 #' @param kl_weight,reconstruction_weight,adversarial_weight Weights of the KL
 #'   divergence, of the reconstruction loss, and of the loss of an adversary that
@@ -31,6 +32,11 @@
 #'   dropout rate, of encoder and decoder.
 #' @param out_var_mode Variance of the expression likelihood: one per gene
 #'   (`"feature"`) or one per cell and gene (`"sample_feature"`).
+#' @param covariates_in_mean Whether covariates also add to the mean expression of
+#'   each gene directly, besides entering the hidden layers.
+#' @param initialisation Start of training: effects of the covariates and principal
+#'   components of the expression (`"linear"`), random combinations of the
+#'   components (`"data"`), or random weights (`"random"`).
 #' @param embed_categorical_covariates,embedding_dim Whether to learn a vector of
 #'   `embedding_dim` numbers for each category of a covariate instead of using a
 #'   one-hot code; for covariates with many categories.
@@ -54,29 +60,32 @@
 #' @param min_cells When variable genes are selected, a gene must be expressed in
 #'   more than this number of cells of every system.
 #'
-#' @return A list of class `sysvi_options`, for the argument `options` of
-#'   [RunSysVI()].
+#' @return A list of class `sysvi_options` with the options that were given, for the
+#'   argument `options` of [RunSysVI()].
 #' @export
 #' @examples
-#' sysvi_options(kl_weight = 0.5, n_hidden = 128)
+#' sysvi_options(kl_weight = 0.5, n_hidden = 256)
 sysvi_options <- function(kl_weight = 1, reconstruction_weight = 1, adversarial_weight = 0,
                           prior = c("vamp", "gmm", "standard_normal"), mixture_share = c(1, 0.1, 0.6),
                           n_prior_components = 5L, mixture = c("dimension", "joint"),
                           pseudoinputs = c("random", "system", "balanced_system", "balanced_label", "noise"),
                           pseudoinputs_system = NULL, pseudoinputs_label = NULL, trainable_priors = TRUE,
-                          n_hidden = 256L, n_layers = 2L, dropout_rate = 0.1,
-                          out_var_mode = c("feature", "sample_feature"),
+                          n_hidden = 128L, n_layers = 2L, dropout_rate = 0.1,
+                          out_var_mode = c("feature", "sample_feature"), covariates_in_mean = TRUE,
+                          initialisation = c("linear", "data", "random"),
                           embed_categorical_covariates = FALSE, embedding_dim = 5L,
                           swapped_covariates = c("resampled", "observed", "zero"), weight_systems = FALSE,
                           batch_size = NULL, lr = NULL, lr_schedule = c("constant", "cosine"),
                           weight_decay = 1e-6, eps = 0.01, clip_norm = NULL,
                           train_size = NULL, early_stopping = FALSE, patience = 20L,
                           precision = c("auto", "float32", "bfloat16"), min_cells = 20L) {
+  given <- intersect(names(formals()), names(match.call()))
   options <- mget(names(formals()))
   options$prior <- rlang::arg_match(prior)
   options$mixture <- rlang::arg_match(mixture)
   options$pseudoinputs <- rlang::arg_match(pseudoinputs)
   options$out_var_mode <- rlang::arg_match(out_var_mode)
+  options$initialisation <- rlang::arg_match(initialisation)
   options$swapped_covariates <- rlang::arg_match(swapped_covariates)
   options$lr_schedule <- rlang::arg_match(lr_schedule)
   options$precision <- rlang::arg_match(precision)
@@ -89,6 +98,7 @@ sysvi_options <- function(kl_weight = 1, reconstruction_weight = 1, adversarial_
   check_whole_number(n_hidden)
   check_whole_number(n_layers)
   check_number(dropout_rate)
+  check_bool(covariates_in_mean)
   check_bool(embed_categorical_covariates)
   check_whole_number(embedding_dim)
   check_bool(weight_systems)
@@ -102,7 +112,7 @@ sysvi_options <- function(kl_weight = 1, reconstruction_weight = 1, adversarial_
   check_whole_number(patience)
   check_whole_number(min_cells)
   if (!is.null(pseudoinputs_system)) check_string(pseudoinputs_system)
-  structure(options, class = "sysvi_options")
+  structure(drop_null(options[given]), class = "sysvi_options")
 }
 
 check_options <- function(options) {
@@ -112,8 +122,7 @@ check_options <- function(options) {
 #' @export
 print.sysvi_options <- function(x, ...) {
   cat("<sysvi_options>\n")
-  for (name in names(x)) {
-    cat(sprintf("  %s = %s\n", name, if (is.null(x[[name]])) "NULL" else paste(format(x[[name]]), collapse = ", ")))
-  }
+  for (name in names(x)) cat(sprintf("  %s = %s\n", name, paste(format(x[[name]]), collapse = ", ")))
+  if (!length(x)) cat("  all settings have their defaults\n")
   invisible(x)
 }

@@ -5,7 +5,8 @@
 python_requirements <- c(
   "anndata>=0.11", "click>=8.1", "h5py>=3.10", "igraph>=0.11", "lazy-loader>=0.4", "matplotlib>=3.8", "numba>=0.60",
   "numpy>=1.26", "packaging>=23", "pandas>=2.1", "pynndescent>=0.5.13", "safetensors>=0.4.3", "scanpy>=1.10",
-  "scikit-learn>=1.4", "scipy>=1.11", "statsmodels>=0.14", "torch>=2.4", "tqdm>=4.66", "umap-learn>=0.5.6"
+  "scikit-learn>=1.4", "scipy>=1.11", "statsmodels>=0.14", "threadpoolctl>=3.1", "torch>=2.4",
+  "tqdm>=4.66", "umap-learn>=0.5.6"
 )
 
 default_environment <- "r-sysvi" # name of the virtual environment that sysvi_install() creates

@@ -5,7 +5,8 @@
 #' chooses the strength of integration. [PrepareSystems()] joins data sets of
 #' several species with a table of orthologues. [BatchStrength()] tells before an
 #' integration whether the differences between systems are substantial,
-#' [EvaluateIntegration()] measures its result. [sysvi_doctor()] tells what is
+#' [EvaluateIntegration()] measures its result. [MapSysVI()] brings new cells onto a
+#' model and labels them. [sysvi_doctor()] tells what is
 #' missing if Python does not work, [sysvi_install()] installs it.
 #'
 #' @inherit RunSysVI references

@@ -2,29 +2,28 @@
 # settings once, and train_in_engine() passes them to the engine.
 
 # Genes to train on: list(names, selection). `selection` is how the engine selects
-# variable genes among them, or NULL where they were given by the user.
+# variable genes among them, or NULL where they were given by the user. A `min_cells` of
+# NULL is left to the engine.
 describe_gene_selection <- function(cells, features, n_top_genes, min_cells) {
   if (is.null(features)) check_whole_number(n_top_genes)
   list(
     names = select_genes(cells, features),
-    selection = if (is.null(features)) list(n_top_genes = n_top_genes, min_cells = min_cells)
+    selection = if (is.null(features)) drop_null(list(n_top_genes = n_top_genes, min_cells = min_cells))
   )
 }
 
-# Settings of the model and of its training by the engine's names: those of `options`,
-# the two that are arguments of both functions, and `...`. NULL leaves a setting to the
-# engine.
-collect_settings <- function(options, max_epochs, n_latent, ...) {
-  check_whole_number(max_epochs, null_allowed = TRUE)
-  check_whole_number(n_latent)
+# Settings of the model and of its training by the engine's names: those in `options`,
+# and arguments in `...`. NULL leaves a setting to the engine.
+collect_settings <- function(options, ...) {
   of_data <- c("pseudoinputs_label", "weight_systems", "min_cells") # these concern columns and genes
-  in_options <- unclass(options)[setdiff(names(options), of_data)]
-  Filter(Negate(is.null), c(list(max_epochs = max_epochs, n_latent = n_latent, ...), in_options))
+  drop_null(c(list(...), unclass(options)[setdiff(names(options), of_data)]))
 }
 
+drop_null <- function(x) Filter(Negate(is.null), x)
+
 # Run a task that trains, "integrate" or "tune". `task_values` are values of this task
-# only. Returns list(embedding, model, answer); the embedding is cells x latent
-# dimensions.
+# only. Returns list(z, answer): z is the embedding, cells x latent dimensions, with the
+# attributes `sysVI` (the model) and, of an ensemble, `support` and `support_by_system`.
 train_in_engine <- function(task, cells, columns, genes, settings, task_values, device, process, verbose) {
   check_string(device)
   check_bool(verbose)
@@ -40,11 +39,28 @@ train_in_engine <- function(task, cells, columns, genes, settings, task_values, 
     task, c(values, task_values), c(column_arrays(all_columns), encode_cell_order(cells)),
     stream = stream_expression(cells, genes$names, columns$system$values), process = process, verbose = verbose
   )
-  list(
-    embedding = name_embedding(answer$arrays$embedding, cells$cells),
-    model = read_model(as.raw(answer$arrays$model)),
-    answer = answer
+  z <- structure(
+    name_embedding(answer$arrays$embedding, cells$cells),
+    sysVI = read_model(as.raw(answer$arrays$model)),
+    support = read_support(answer, cells$cells),
+    support_by_system = read_support_by_system(answer, cells$cells)
   )
+  list(z = z, answer = answer)
+}
+
+# Support of each cell: a vector named by cell, or NULL if the answer has none.
+read_support <- function(answer, cells) {
+  support <- answer$arrays[["cell_support"]]
+  if (!is.null(support)) setNames(as.numeric(support), cells)
+}
+
+# Support of each cell (row) in each system (column): a data.frame with NA for the
+# cell's own system, or NULL if the answer has none.
+read_support_by_system <- function(answer, cells) {
+  support <- answer$arrays[["support"]]
+  if (!is.null(support)) {
+    as.data.frame(matrix(nan_to_na(support), length(cells), dimnames = list(cells, answer$values$systems)))
+  }
 }
 
 name_embedding <- function(embedding, cells) {

@@ -1,5 +1,17 @@
-"""``python -m sysvi`` is the command ``sysvi``."""
+"""The command ``sysvi``, which is also ``python -m sysvi``."""
 
-from sysvi.cli import main
+import sys
 
-main(prog_name="sysvi")
+
+def main() -> None:
+    """Run the command line; an interrupt while it is being imported ends it without a traceback."""
+    try:
+        from sysvi.cli import main as command_line
+
+        command_line(prog_name="sysvi")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

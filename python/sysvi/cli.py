@@ -5,7 +5,7 @@ Heavy libraries (torch, anndata, ...) are imported inside the commands, so that 
 
 from __future__ import annotations
 
-import json
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,15 +14,21 @@ from dataclasses import Field, dataclass, fields, replace
 from functools import wraps
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
 
 import click
 from click.core import ParameterSource
 
 import sysvi
 from sysvi._core.events import Event, OnEvent, ignore_event, preparation_reporter
-from sysvi._core.settings import PRIORS, ModelSettings, Ramp, TrainSettings, setting_types
+from sysvi._core.interrupts import by_signal, catch_interrupts, exit_status, raise_interrupts
+from sysvi._core.settings import DEFAULT_MEMBERS, PRESETS, PRIORS, ModelSettings, Ramp, TrainSettings, setting_types
 from sysvi.data.columns import Columns
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from sysvi.mapping.reference import Reference
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -119,12 +125,18 @@ def given_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 # -- options that commands share --------------------------------------------------------------------------------------
 
 layer_option = click.option("--layer", help="Layer with the expression (default: X).")
+raw_option = click.option("--raw", is_flag=True, help="Take expression and genes from raw instead of X.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace existing results.")
 genes_option = click.option(
     "--genes", "n_top_genes", default=3000, show_default=True, help="Number of variable genes to find in each system."
 )
 min_cells_per_gene_option = click.option(
     "--min-cells", default=20, show_default=True, help="Keep genes that are seen in more cells than this per system."
+)
+fractional_counts_option = click.option(
+    "--fractional-counts",
+    is_flag=True,
+    help="Take values with fractions as counts, as from SoupX, DecontX and EM counters.",
 )
 device_option = click.option(
     "--device", default="auto", show_default=True, help="Device to compute on: auto, cpu, cuda, cuda:1 or mps."
@@ -140,6 +152,22 @@ seeds_option = click.option(
     "--seeds", type=click.IntRange(1), default=3, show_default=True, help="Number of runs of each setting."
 )
 key_option = click.option("--key", default="X_sysVI", show_default=True, help="Name of the embedding in obsm.")
+ensemble_options = combined(
+    click.option(
+        "--members",
+        type=click.IntRange(1),
+        default=DEFAULT_MEMBERS,
+        show_default=f"{DEFAULT_MEMBERS}; with --preset paper 1",
+        help="Number of models, which differ in their seed and are combined; with 1, no support is computed.",
+    ),
+    click.option(
+        "--preset",
+        type=click.Choice(list(PRESETS)),
+        help="Settings that go together: mixing (default for two systems), conservative (default for more: types of "
+        "single systems stay apart, systems mix less) or paper (its model and training). Options given take "
+        "precedence.",
+    ),
+)
 figures_option = click.option(
     "--figures",
     type=click.Choice(["png", "pdf", "svg"]),
@@ -172,7 +200,7 @@ covariate_options = combined(
 def input_options(batch_required: bool = False, label: Literal["none", "optional", "required"] = "none") -> Decorator:
     """The input file and its columns with systems, batches and cell type labels."""
     options = [
-        click.argument("input", type=FILE),
+        click.argument("input", type=click.Path(path_type=Path)),
         click.option(
             "--system", "system_key", required=True, help="Column of obs with the systems, for example species."
         ),
@@ -190,7 +218,7 @@ def input_options(batch_required: bool = False, label: Literal["none", "optional
         options.append(
             click.option("--label", "label_key", required=True, help="Column of obs with the cell type labels.")
         )
-    return combined(*options, layer_option)
+    return combined(*options, layer_option, raw_option)
 
 
 def min_cells_per_group_option(default: int, least: int) -> Decorator:
@@ -214,6 +242,19 @@ def pass_columns(command: Callable[..., Any]) -> Callable[..., Any]:
         command(columns=columns, **arguments)
 
     return run
+
+
+def read_input(path: Path, raw: bool, layer: str | None) -> AnnData:
+    """Open the input file; with `raw`, with the expression and the genes of raw."""
+    from sysvi.data.h5ad import read_h5ad
+
+    if raw and layer is not None:
+        raise sysvi.InputError("--raw and --layer name two different places of the expression: give one of them.")
+    adata = read_h5ad(path, raw)
+    genes = click.get_current_context().get_parameter_source("n_top_genes")
+    if layer is None and "sysvi_prepare" in adata.uns and genes is ParameterSource.COMMANDLINE:
+        warnings.warn("The input is prepared already: --genes has no effect.", stacklevel=1)
+    return adata
 
 
 # -- reporting --------------------------------------------------------------------------------------------------------
@@ -255,24 +296,99 @@ def reporting_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def reporting(as_json: bool, quiet: bool) -> Iterator[OnEvent]:
-    """Choose how events are shown, and show warnings and errors as one line each."""
+    """Choose how events are shown, and show warnings, errors and interrupts as one line each."""
     from sysvi._core.progress import JsonLines, ProgressBar
 
     on_event: OnEvent = JsonLines() if as_json else ignore_event if quiet else ProgressBar()
 
     def show_warning(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
         if issubclass(category, UserWarning) and not issubclass(category, (FutureWarning, DeprecationWarning)):
-            on_event(Event("warning", f"Warning: {message}"))
+            on_event(Event("warning", f"Warning: {in_words_of_options(str(message))}"))
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), raise_interrupts():
         warnings.showwarning = show_warning
         try:
             yield on_event
+        except KeyboardInterrupt:
+            fail(f"Interrupted{by_signal()}; no file was left half-written.", on_event, as_json, exit_status())
         except (sysvi.InputError, sysvi.NonFiniteLossError, OSError) as error:
-            if as_json:
-                print(json.dumps({"stage": "error", "message": str(error)}), flush=True)
-                sys.exit(1)
-            raise click.ClickException(str(error)) from error
+            fail(in_words_of_options(str(error)), on_event, as_json, 1)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            fail(f"There is not enough memory ({str(error).splitlines()[0]}): {LESS_MEMORY}", on_event, as_json, 1)
+
+
+def fail(message: str, on_event: OnEvent, as_json: bool, status: int) -> NoReturn:
+    """Print an error and end the program."""
+    on_event(Event("error", message if as_json else ""))  # which also ends the progress bar
+    if not as_json:
+        click.echo(f"Error: {message}", err=True)
+    sys.exit(status)
+
+
+LESS_MEMORY = "give fewer genes (--genes) or cells, or use a machine with more memory."
+
+
+def is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """Whether memory is exhausted, which torch reports as a RuntimeError."""
+    return isinstance(error, MemoryError) or "allocate" in str(error) or "out of memory" in str(error)
+
+
+# Options that are not named as the argument of Python, with hyphens for underscores.
+OPTION_OF_ARGUMENT = {
+    "batch_key": "--batch",
+    "cluster_key": "--cluster",
+    "categorical_covariate_keys": "--covariate",
+    "continuous_covariate_keys": "--continuous",
+    "key_added": "--key",
+    "label_key": "--label",
+    "max_epochs": "--epochs",
+    "n_top_genes": "--genes",
+    "pseudoinputs_label_key": "--pseudoinputs-label",
+    "system_key": "--system",
+}
+OTHER_ARGUMENTS = ("all_genes", "layer", "max_cells", "min_cells", "overwrite", "standardised", "weight_systems")
+ARGUMENT = re.compile(rf"\b({'|'.join((*OPTION_OF_ARGUMENT, *OTHER_ARGUMENTS, *SETTING_TYPES))})\b(=True|=)?")
+PHRASES = (
+    (
+        r"fractional_counts=True of sysvi\.prepare \(--fractional-counts on the command line\)",
+        "--fractional-counts (of sysvi prepare, integrate and tune)",
+    ),
+    (
+        r"give counts \(see the argument layer\) or pass normalize=False",
+        "give counts (--layer), or log-normalised values to sysvi integrate",
+    ),
+    (r" \(of SysVI: weight_batches=True\)", ""),
+    (r"take adata = adata\.raw\.to_adata\(\)", "pass --raw"),
+    (r"run adata = sysvi\.prepare\(.*?\) first", "run sysvi prepare first"),
+    (r"\(orthologs\)", "(--orthologs)"),
+    (r"\bsysvi\.map_query\b", "sysvi map"),
+    (r"\bsysvi\.(prepare|integrate|evaluate|tune|compare)\b", r"sysvi \1"),
+    (r"\badata\.(obsm?|obs_names|var|var_names|uns|X|layers|raw)\b", r"\1"),
+    (r"\badata has\b", "The input has"),
+)
+
+
+def in_words_of_options(message: str) -> str:
+    """A message of the Python package in the words of the command line.
+
+    Examples
+    --------
+    >>> in_words_of_options("adata.obs['x'] (system_key) is missing: set n_top_genes, kl_weight=2 or overwrite=True.")
+    "obs['x'] (--system) is missing: set --genes, --kl-weight 2 or --overwrite."
+    """
+
+    def option(found: re.Match[str]) -> str:
+        name, value = found[1], found[2] or ""
+        if "_" not in name and not value:
+            return name  # a word of English, such as "prior"
+        option = OPTION_OF_ARGUMENT.get(name, f"--{name.replace('_', '-')}")
+        return f"{option} " if value == "=" else option
+
+    for phrase, words in PHRASES:
+        message = re.sub(phrase, words, message)
+    return ARGUMENT.sub(option, message)
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------
@@ -296,8 +412,10 @@ def main() -> None:
 @output_file_options
 @genes_option
 @min_cells_per_gene_option
+@fractional_counts_option
 @click.option("--all-genes", is_flag=True, help="Use all genes of log-normalised input instead of variable ones.")
 @covariate_options
+@ensemble_options
 @settings_options()
 @device_option
 @seed_option
@@ -308,11 +426,13 @@ def main() -> None:
 def integrate(
     report: Report,
     input: Path,
+    raw: bool,
     output: Path,
     columns: Columns,
     overwrite: bool,
     n_top_genes: int,
     min_cells: int,
+    fractional_counts: bool,
     all_genes: bool,
     device: str,
     seed: int,
@@ -325,22 +445,25 @@ def integrate(
     INPUT holds the cells of all systems with the same genes, as counts (which are prepared as in the paper: genes seen
     in every system, normalised, variable in every system) or log-normalised (variable genes are chosen). The output is
     a copy of INPUT with the embedding in obsm; use it for neighbours, UMAP and clustering.
+
+    Several models are trained and combined. How far they agree that a cell has counterparts in other systems, from 0 to
+    1, is written into sysvi_support in obs, and for each other system into sysvi_support in obsm.
     """
     from sysvi.data.ensure_prepared import ensure_prepared
-    from sysvi.data.h5ad import check_output, read_h5ad, write_with_embedding
-    from sysvi.model.checkpoint import MODEL_FILE
+    from sysvi.data.h5ad import check_output
 
-    check_output(output, overwrite)
-    if save_model is not None and (save_model / MODEL_FILE).exists() and not overwrite:
-        raise sysvi.InputError(f"{save_model / MODEL_FILE} exists already; pass --overwrite to replace it.")
+    adata = read_input(input, raw, columns.layer)
+    check_output(output, overwrite, input.stat().st_size)
+    check_model_output(save_model, overwrite)
     prepared, layer = ensure_prepared(
-        read_h5ad(input),
+        adata,
         columns.system,
         columns.batch,
         layer=columns.layer,
         n_top_genes=n_top_genes,
         min_cells=min_cells,
         all_genes=all_genes,
+        fractional_counts=fractional_counts,
         report=report.preparation(),
     )
     model = sysvi.integrate(
@@ -352,14 +475,15 @@ def integrate(
         progress=report.on_event,
         **given_settings(settings),
     )
-    embedding = prepared.obsm[key]
-    if save_model is not None:
-        model.save(save_model, overwrite=overwrite)
-        report.on_event(Event("write", f"Wrote the model to {save_model}"))
-    write_with_embedding(input, output, {key: embedding}, {"sysvi": model_record(model)})
-    report.wrote(output, f": obsm[{key!r}], {' x '.join(map(str, embedding.shape))}", key=key)
-    if model.status == "interrupted":
-        sys.exit(130)
+    with catch_interrupts() as interrupted:  # what was trained is written first
+        write_results_of(prepared, model, key, input, output, overwrite)
+        save_trained_model(model, save_model, overwrite, report)
+    details = f": obsm[{key!r}], {' x '.join(map(str, prepared.obsm[key].shape))}"
+    if len(model.members) > 1:
+        details += f", the mean of {len(model.members)} models; their agreement in sysvi_support of obs and obsm"
+    report.wrote(output, details, key=key)
+    if model.status == "interrupted" or interrupted():
+        sys.exit(exit_status())
 
 
 @main.command()
@@ -367,10 +491,12 @@ def integrate(
 @output_file_options
 @genes_option
 @min_cells_per_gene_option
+@fractional_counts_option
 @reporting_options
 def prepare(
     report: Report,
     input: Path,
+    raw: bool,
     output: Path,
     system_key: str,
     batch_key: str | None,
@@ -378,6 +504,7 @@ def prepare(
     overwrite: bool,
     n_top_genes: int,
     min_cells: int,
+    fractional_counts: bool,
 ) -> None:
     """Prepare counts: genes seen in every system, normalised, log1p, variable in every system.
 
@@ -385,20 +512,128 @@ def prepare(
     itself; prepare a file to look at the result, or to use it more than once.
     """
     from sysvi._core.files import write_atomically
-    from sysvi.data.h5ad import check_output, read_h5ad
+    from sysvi.data.h5ad import check_output, write_anndata
 
     check_output(output, overwrite)
     prepared = sysvi.prepare(
-        read_h5ad(input),
+        read_input(input, raw, layer),
         system_key,
         batch_key,
         layer=layer,
         n_top_genes=n_top_genes,
         min_cells=min_cells,
+        fractional_counts=fractional_counts,
         report=report.preparation(),
     )
-    write_atomically(output, prepared.write_h5ad)
+    write_atomically(output, lambda path: write_anndata(path, prepared), overwrite=overwrite)
     report.wrote(output, f": {prepared.n_obs:,} cells x {prepared.n_vars:,} genes")
+
+
+@main.command("map")
+@click.argument("input", type=click.Path(path_type=Path))
+@click.option(
+    "--model",
+    "model_path",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder in which the model was saved, or its file.",
+)
+@click.option("--system", "system_key", help="Column of obs with the systems (default: that of the model).")
+@click.option("--batch", "batch_key", help="Column of obs with the batches (default: that of the model).")
+@click.option("--layer", help="Layer with the expression (default: that of the model, or X).")
+@raw_option
+@click.option("--orthologs", type=FILE, help="Table of orthologues, if the genes are those of another species.")
+@click.option("--label", "label_key", help="Column of obs of the model's cells with labels to transfer.")
+@click.option(
+    "--labels-from",
+    type=click.Path(exists=True, path_type=Path),
+    help="The model's cells: an h5ad file, or a folder of sysvi.save_reference (default: --model).",
+)
+@output_file_options
+@click.option("--epochs", "max_epochs", type=click.IntRange(1), help="Passes over new batches and systems.")
+@device_option
+@seed_option
+@key_option
+@click.option("--save-model", type=FOLDER, help="Folder in which the extended model is saved.")
+@reporting_options
+def map_cells(
+    report: Report,
+    input: Path,
+    model_path: Path,
+    system_key: str | None,
+    batch_key: str | None,
+    layer: str | None,
+    raw: bool,
+    orthologs: Path | None,
+    label_key: str | None,
+    labels_from: Path | None,
+    output: Path,
+    overwrite: bool,
+    max_epochs: int | None,
+    device: str,
+    seed: int,
+    key: str,
+    save_model: Path | None,
+) -> None:
+    """Embed new cells with a trained model, whose own cells stay where they are.
+
+    INPUT holds new cells, as counts or log-normalised; genes may be in any order, and some may be missing. Systems and
+    batches that the model does not know get weights of their own, which are trained; all other weights stay. The output
+    is a copy of INPUT with the embedding in obsm, in the same space as that of the model's cells. With --label, it also
+    has the columns that sysvi transfer adds.
+    """
+    import numpy as np
+    from anndata import AnnData
+
+    from sysvi.api.results import check_embedding_name
+    from sysvi.data.h5ad import check_output
+    from sysvi.data.query import QUERY_KEY
+    from sysvi.mapping.reference import CONFIG_FILE
+    from sysvi.mapping.transfer_labels import read_labelled
+
+    check_embedding_name(key)
+    query = read_input(input, raw, layer)
+    check_output(output, overwrite, input.stat().st_size)
+    check_model_output(save_model, overwrite)
+    model = sysvi.load(model_path, device=device)
+    labelled = None
+    keys: dict[str, Any] = {"system_key": model.columns.system, "batch_key": model.columns.batch}
+    if label_key is not None:
+        if labels_from is None and not (model_path / CONFIG_FILE).is_file():
+            raise sysvi.InputError(
+                f"{model_path} was not written by sysvi.save_reference, so it has no labels: give --labels-from, the "
+                "model's cells."
+            )
+        labelled = open_reference(model_path if labels_from is None else labels_from)
+        read_labelled(labelled, label_key, key, **keys)  # what is wrong with it is said before the work
+    elif labels_from is not None:
+        raise sysvi.InputError("--labels-from names cells with labels, but not their column: give it with --label.")
+    extended = sysvi.extend_model(
+        model,
+        query,
+        system_key,
+        batch_key,
+        layer=layer,
+        orthologs=orthologs,
+        max_epochs=max_epochs,
+        device=device,
+        seed=seed,
+        progress=report.on_event,
+    )
+    with catch_interrupts() as interrupted:  # what was trained is written first
+        assert extended.adata is not None
+        embedding = np.asarray(extended.get_latent_representation())
+        results = AnnData(obs=query.obs, obsm={key: embedding}, uns={QUERY_KEY: extended.adata.uns[QUERY_KEY]})
+        columns: dict[str, Any] = {}
+        if labelled is not None and label_key is not None:
+            found = sysvi.transfer_labels(labelled, results, label_key, embedding=key, **keys)
+            report.text(str(found))
+            columns = found.columns(label_key)
+        write_results_of(results, extended, key, input, output, overwrite, columns)
+        save_trained_model(extended, save_model, overwrite, report)
+    report.wrote(output, f": obsm[{key!r}], {' x '.join(map(str, embedding.shape))}", key=key)
+    if extended.status == "interrupted" or interrupted():
+        sys.exit(exit_status())
 
 
 @main.command()
@@ -431,6 +666,7 @@ def prepare(
 def evaluate(
     report: Report,
     input: Path,
+    raw: bool,
     embeddings: tuple[str, ...],
     system_key: str,
     batch_key: str | None,
@@ -452,13 +688,12 @@ def evaluate(
     Prints a table, higher is better. With -o also writes evaluation.csv and .json (the table and notes on it),
     labels.csv and cells.csv (the values by cell type and by cell) and the figures evaluation and labels.
     """
-    from sysvi.data.h5ad import read_h5ad
     from sysvi.evaluation.files import check_output_folder, format_evaluation, write_evaluation
 
     if output is not None:
         check_output_folder(output, overwrite)
     evaluation = sysvi.evaluate_in_detail(
-        read_h5ad(input),
+        read_input(input, raw, layer),
         embeddings,
         system_key=system_key,
         batch_key=batch_key,
@@ -472,7 +707,7 @@ def evaluate(
         seed=seed,
         progress=report.on_event,
     )
-    report.text(format_evaluation(evaluation))
+    report.text(in_words_of_options(format_evaluation(evaluation)))
     if output is not None:
         for path in write_evaluation(evaluation, output, figures):
             report.wrote(path)
@@ -504,6 +739,7 @@ def evaluate(
 def compare(
     report: Report,
     input: Path,
+    raw: bool,
     system_key: str,
     batch_key: str,
     label_key: str,
@@ -532,11 +768,10 @@ def compare(
     scmgca, scgen, saturn.
     """
     from sysvi.comparison.tables import format_comparison
-    from sysvi.data.h5ad import read_h5ad
 
     try:
         comparison = sysvi.compare(
-            read_h5ad(input),
+            read_input(input, raw, layer),
             output,
             system_key=system_key,
             batch_key=batch_key,
@@ -556,7 +791,7 @@ def compare(
             progress=report.on_event,
         )
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(exit_status())
     report.text(format_comparison(comparison.table, comparison.methods, comparison.notes))
 
 
@@ -568,7 +803,7 @@ def compare(
     "cycle_weights",
     type=click.FloatRange(0),
     multiple=True,
-    default=(0, 2, 5, 10, 20, 50),
+    default=(0, 2, 5, 10, 30, 100),
     show_default=True,
     help="Cycle weight to try; can be repeated.",
 )
@@ -592,6 +827,7 @@ def compare(
 )
 @seeds_option
 @genes_option
+@fractional_counts_option
 @covariate_options
 @settings_options(without=("cycle_weight", "kl_weight", "prior"))
 @min_cells_per_group_option(default=200, least=2)
@@ -603,6 +839,7 @@ def compare(
 def tune(
     report: Report,
     input: Path,
+    raw: bool,
     columns: Columns,
     label_key: str | None,
     output: Path,
@@ -611,6 +848,7 @@ def tune(
     priors: tuple[str, ...],
     seeds: int,
     n_top_genes: int,
+    fractional_counts: bool,
     min_cells: int,
     device: str,
     key: str,
@@ -621,18 +859,24 @@ def tune(
 
     With --label by the rule of the paper, otherwise by a rule that needs no labels. Every finished run is kept in the
     output folder: after an interruption, the same command continues. The folder then also holds integrated.h5ad (a copy
-    of INPUT with the chosen embedding in obsm), runs.csv, settings.csv, tuning.json (the choice and its reasons), the
-    figure tuning and the chosen model.
+    of INPUT with the embedding in obsm, the mean of the runs of the chosen setting, and their agreement in
+    sysvi_support of obs and obsm), runs.csv, settings.csv, tuning.json (the choice and its reasons), the figure tuning
+    and the model, an ensemble of these runs.
     """
+    from sysvi._core.files import check_folder, check_free_space
     from sysvi.data.ensure_prepared import ensure_prepared
-    from sysvi.data.h5ad import read_h5ad, write_with_embedding
 
+    adata = read_input(input, raw, columns.layer)
+    integrated = output / "integrated.h5ad"
+    check_folder(output, may_be_missing=True)
+    check_free_space(integrated, input.stat().st_size)
     prepared, layer = ensure_prepared(
-        read_h5ad(input),
+        adata,
         columns.system,
         columns.batch,
         layer=columns.layer,
         n_top_genes=n_top_genes,
+        fractional_counts=fractional_counts,
         report=report.preparation(),
     )
     if label_key is not None and label_key not in prepared.obs:
@@ -653,14 +897,15 @@ def tune(
         **given_settings(settings),
     )
     report.text(str(tuning))
-    paths = sysvi.write_tuning(tuning, output, figures)
-    paths.append(output / "integrated.h5ad")
-    write_with_embedding(input, paths[-1], {key: tuning.embedding}, {"sysvi": model_record(tuning.model)})
+    with catch_interrupts() as interrupted:
+        paths = sysvi.write_tuning(tuning, output, figures)
+        write_results_of(prepared, tuning.model, key, input, integrated)
+        paths.append(integrated)
     report.on_event(Event("choice", "", {**tuning.choice, "why": tuning.why, "warnings": list(tuning.warnings)}))
     for path in paths:
         report.wrote(path)
-    if tuning.interrupted:
-        sys.exit(130)
+    if tuning.interrupted or interrupted():
+        sys.exit(exit_status())
 
 
 @main.command("batch-strength")
@@ -679,6 +924,7 @@ def tune(
 def batch_strength(
     report: Report,
     input: Path,
+    raw: bool,
     system_key: str,
     batch_key: str,
     label_key: str,
@@ -693,22 +939,83 @@ def batch_strength(
     Compares the distances between batches of one system with those between systems, for each cell type.
     """
     from sysvi._core.files import write_atomically
+    from sysvi._core.tables import write_csv
     from sysvi.data.ensure_prepared import ensure_prepared
-    from sysvi.data.h5ad import check_output, read_h5ad
+    from sysvi.data.h5ad import check_output
 
     paths = [] if output is None else [output.with_suffix(".csv"), output.with_suffix(".png")]
     for path in paths:
         check_output(path, overwrite)
-    adata, layer = ensure_prepared(read_h5ad(input), system_key, batch_key, layer=layer, report=report.preparation())
+    adata, layer = ensure_prepared(
+        read_input(input, raw, layer), system_key, batch_key, layer=layer, report=report.preparation()
+    )
     strength = sysvi.batch_strength(
         adata, system_key, batch_key, label_key, layer=layer, min_cells=min_cells, seed=seed
     )
     report.text(str(strength))
     report.on_event(Event("strength", "", {"substantial": strength.substantial, "advice": strength.advice}))
     if paths:
-        write_atomically(paths[0], strength.table.to_csv)
-        sysvi.plot_batch_strength(strength, paths[1])
-        report.on_event(Event("write", f"Wrote {paths[0]} and {paths[1]}", {"output": str(paths[0])}))
+        write_atomically(paths[0], lambda path: write_csv(strength.table, path), overwrite=overwrite)
+        figure = ", and no figure: there are no two samples of one cell type"
+        if len(strength.distances):
+            sysvi.plot_batch_strength(strength, paths[1])
+            figure = f" and {paths[1]}"
+        report.wrote(paths[0], figure)
+
+
+@main.command()
+@click.argument("reference", type=click.Path(exists=True, path_type=Path))
+@click.argument("query", type=FILE)
+@click.option("--label", "label_key", required=True, help="Column of obs of the reference with the labels.")
+@click.option("--system", "system_key", help="Column of obs of the reference with the systems.")
+@click.option("--batch", "batch_key", help="Column of obs of the reference with the batches (samples, donors).")
+@click.option("--cluster", "cluster_key", help="Column of obs of the query with clusters, for the printed summary.")
+@key_option
+@output_file_options
+@reporting_options
+def transfer(
+    report: Report,
+    reference: Path,
+    query: Path,
+    label_key: str,
+    system_key: str | None,
+    batch_key: str | None,
+    cluster_key: str | None,
+    key: str,
+    output: Path,
+    overwrite: bool,
+) -> None:
+    """Label the cells of QUERY by those of REFERENCE in the same embedding, with confidence and novelty.
+
+    REFERENCE is an h5ad file, or a folder of sysvi.save_reference, which knows its systems and batches. The output is a
+    copy of QUERY with the columns LABEL_transferred, LABEL_confidence and LABEL_novelty in obs; where it is not sure,
+    the label is "unknown". Prints a summary.
+    """
+    from sysvi.data.h5ad import check_output, read_h5ad, write_with_results
+
+    check_output(output, overwrite, query.stat().st_size if query.is_file() else 0)
+    cells = read_h5ad(query)
+    result = sysvi.transfer_labels(
+        open_reference(reference),
+        cells,
+        label_key,
+        embedding=key,
+        system_key=system_key,
+        batch_key=batch_key,
+        cluster_key=cluster_key,
+    )
+    report.text(str(result))
+    write_with_results(
+        query,
+        output,
+        cells=cells.obs_names,
+        obs=result.columns(label_key),
+        obsm={},
+        uns={},
+        overwrite=overwrite,
+    )
+    counts = result.cells["label"].value_counts().to_dict()
+    report.wrote(output, labels=counts, calibration_error=result.calibration_error)
 
 
 @main.command()
@@ -726,11 +1033,69 @@ def demo(report: Report, output: Path, cells: int, seed: int) -> None:
     report.on_event(Event("write", f"Wrote {files}", {"results": table.iloc[:, 0].to_dict()}))
 
 
-def model_record(model: sysvi.SysVI) -> dict[str, Any]:
-    """Settings and versions of a model and the genes that it was trained on, for uns of the output file."""
-    import numpy as np
+def open_reference(path: Path) -> AnnData | Reference:
+    """The reference whose labels are transferred: a folder of sysvi.save_reference, or an h5ad file."""
+    from sysvi.data.h5ad import read_h5ad
 
-    return {**model.record(), "genes": np.array(model.vocabulary.genes, dtype=object)}
+    return sysvi.load_reference(path) if path.is_dir() else read_h5ad(path)
+
+
+def check_model_output(folder: Path | None, overwrite: bool) -> None:
+    """Check that a model can be saved in a folder, before any work is done; there is none for None."""
+    from sysvi._core.files import check_folder
+    from sysvi.model.checkpoint import MODEL_FILE
+
+    if folder is not None:
+        check_folder(folder, may_be_missing=True)
+        if (folder / MODEL_FILE).exists() and not overwrite:
+            raise sysvi.InputError(f"{folder / MODEL_FILE} exists already; pass --overwrite to replace it.")
+
+
+def save_trained_model(
+    model: sysvi.SysVI | sysvi.Ensemble, folder: Path | None, overwrite: bool, report: Report
+) -> None:
+    """Save a model in a folder, if there is one."""
+    if folder is not None:
+        model.save(folder, overwrite=overwrite)
+        report.on_event(Event("write", f"Wrote the model to {folder}"))
+
+
+def write_results_of(
+    adata: AnnData,
+    model: sysvi.SysVI | sysvi.Ensemble,
+    key: str,
+    source: Path,
+    target: Path,
+    overwrite: bool = True,
+    columns: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a copy of an h5ad file with what `integrate`, `map` or `tune` wrote into its prepared cells, `adata`.
+
+    Further columns of obs are given as `columns`. The record of the model in uns also has the genes that it was trained
+    on, since the copy has all genes. If the file was replaced during the run, the results are written without its
+    expression, into a file beside `target`, and an InputError is raised.
+    """
+    import numpy as np
+    from anndata import AnnData
+
+    from sysvi._core.files import write_atomically
+    from sysvi.api.support import SUPPORT_KEY
+    from sysvi.data.h5ad import OtherCellsError, write_anndata, write_with_results
+    from sysvi.data.query import QUERY_KEY
+
+    support = adata.obs.get(SUPPORT_KEY)
+    obs = {SUPPORT_KEY: None if support is None else support.to_numpy(), **(columns or {})}
+    obsm = {key: adata.obsm[key], SUPPORT_KEY: adata.obsm.get(SUPPORT_KEY)}
+    uns = {"sysvi": {**model.record(), "genes": np.array(model.vocabulary.genes, dtype=object)}}
+    if QUERY_KEY in adata.uns:
+        uns[QUERY_KEY] = adata.uns[QUERY_KEY]
+    try:
+        write_with_results(source, target, cells=adata.obs_names, obs=obs, obsm=obsm, uns=uns, overwrite=overwrite)
+    except OtherCellsError as error:
+        results = AnnData(obs=adata.obs, obsm={name: x for name, x in obsm.items() if x is not None}, uns=uns)
+        kept = target.with_name(f"{target.stem}.results.h5ad")
+        write_atomically(kept, lambda path: write_anndata(path, results))
+        raise sysvi.InputError(f"{error} Their embedding, with their names and columns, is in {kept}.") from error
 
 
 if __name__ == "__main__":

@@ -88,18 +88,19 @@ def log_cells():
 
 @pytest.fixture(scope="session")
 def integrate():
-    """Return a function that selects genes and trains in Python as the R package does: (model, prepared AnnData)."""
+    """Return a function that selects genes and trains in Python as the R package does: (model, prepared AnnData).
+
+    It trains a single model with the settings `r_objects.SMALL`, unless others are given.
+    """
     import r_objects
 
     import sysvi
 
-    def run(adata, *, n_top_genes=3000, **covariates):
+    def run(adata, *, n_top_genes=3000, settings=r_objects.SMALL, **covariates):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # few genes
             prepared = sysvi.prepare(adata, "system", "batch", normalize=False, n_top_genes=n_top_genes)
-            model = sysvi.integrate(
-                prepared, "system", "batch", **r_objects.SMALL, **covariates, device="cpu", progress=False
-            )
+            model = sysvi.integrate(prepared, "system", "batch", **settings, **covariates, device="cpu", progress=False)
         return model, prepared
 
     return run
@@ -109,6 +110,14 @@ def integrate():
 def python_embedding(integrate, log_cells):
     """Embedding of `log_cells` by Python, (cells, latent dimensions): what every R object of these cells must give."""
     return integrate(log_cells)[1].obsm["X_sysVI"]
+
+
+@pytest.fixture(scope="session")
+def ensemble(integrate, log_cells):
+    """Ensemble with the default number of members, and the prepared cells with its embedding and support."""
+    import r_objects
+
+    return integrate(log_cells, settings=r_objects.ENSEMBLE)
 
 
 @pytest.fixture(scope="session")

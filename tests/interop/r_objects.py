@@ -1,7 +1,9 @@
 """Settings of the models in the tests, in Python and in R, and R code that makes objects."""
 
-SMALL = {"max_epochs": 2, "n_latent": 5, "seed": 3}
-SMALL_R = "max_epochs = 2, n_latent = 5, seed = 3, device = 'cpu', verbose = FALSE"
+ENSEMBLE = {"max_epochs": 2, "n_latent": 5, "seed": 3}  # with the default number of members
+ENSEMBLE_R = "max_epochs = 2, n_latent = 5, seed = 3, device = 'cpu', verbose = FALSE"
+SMALL = {**ENSEMBLE, "members": 1}
+SMALL_R = f"{ENSEMBLE_R}, members = 1"
 
 # R code by kind of object; it uses the variables `expression`, `counts` (genes x cells) and `obs`.
 OBJECTS = {

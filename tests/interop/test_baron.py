@@ -9,7 +9,7 @@ import sysvi
 PREPARE = """
     systems <- list(human = human, mouse = mouse)
     object <- PrepareSystems(systems, orthologs = table, system = "species", verbose = FALSE)
-    RunSysVI(object, system = "species", batch = "batch", max_epochs = 2, device = "cpu", verbose = FALSE)
+    RunSysVI(object, system = "species", batch = "batch", max_epochs = 2, members = 1, device = "cpu", verbose = FALSE)
 """
 MAKE = {
     "Seurat": "suppressWarnings(CreateSeuratObject(x, meta.data = obs))",
@@ -28,7 +28,7 @@ def prepared(species, data_dir):
     mouse = sysvi.map_orthologs(species["mouse"], table, source="mouse_symbol", target="human_symbol")
     counts = sysvi.join_systems({"human": species["human"], "mouse": mouse}, system_key="species")
     adata = sysvi.prepare(counts, "species", "batch")
-    sysvi.integrate(adata, "species", "batch", max_epochs=2, device="cpu", progress=False)
+    sysvi.integrate(adata, "species", "batch", max_epochs=2, members=1, device="cpu", progress=False)
     return adata
 
 

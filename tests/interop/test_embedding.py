@@ -1,11 +1,12 @@
 """Every kind of R object of the same cells gives the embedding of Python, identical to the bit and in its own order."""
 
 import os
+import warnings
 
 import anndata
 import numpy as np
 import pytest
-from r_objects import OBJECTS, SMALL, SMALL_R
+from r_objects import ENSEMBLE, ENSEMBLE_R, OBJECTS, SMALL, SMALL_R
 from scipy import sparse
 
 import sysvi
@@ -82,6 +83,77 @@ def test_integrate_layers(r, build, log_cells):
     )
     model = sysvi.integrate(log_cells.copy(), "system", "batch", **SMALL, device="cpu", progress=False)
     np.testing.assert_array_equal(np.asarray(embedding), model.get_latent_representation())
+
+
+@pytest.mark.parametrize(("kind", "process"), [("split Assay5", "session"), ("SCE", "separate")])
+def test_ensemble_and_its_support(r, build, ensemble, kind, process):
+    found = r(
+        f"""
+        object <- RunSysVI(object, 'system', 'batch', {ENSEMBLE_R}, process = '{process}')
+        seurat <- is(object, 'Seurat')
+        by_system <- if (seurat) {{
+          Misc(object[['sysvi']], 'support_by_system')
+        }} else {{
+          metadata(object)[['sysVI_support_by_system']]
+        }}
+        list(
+          z = unname(if (seurat) Embeddings(object, 'sysvi') else reducedDim(object, 'sysVI')),
+          support = unname(object$sysvi_support), by_system = as.matrix(by_system), systems = names(by_system)
+        )
+        """,
+        object=build(kind),
+    )
+    model, prepared = ensemble
+    assert len(model.members) > 1
+    np.testing.assert_array_equal(np.asarray(found["z"]), prepared.obsm["X_sysVI"])
+    np.testing.assert_array_equal(np.asarray(found["support"]), prepared.obs["sysvi_support"])
+    np.testing.assert_array_equal(np.asarray(found["by_system"]), prepared.obsm["sysvi_support"])
+    assert list(found["systems"]) == list(prepared.obsm["sysvi_support"])
+
+
+def test_ensemble_of_a_matrix_and_of_integrate_layers(r, build, log_cells):
+    """With the genes that are given, here all."""
+    found = r(
+        f"""
+        direct <- RunSysVI(
+          LayerData(JoinLayers(object), 'data'), 'system', 'batch', metadata = object[[]], features = rownames(object),
+          {ENSEMBLE_R}
+        )
+        layers <- IntegrateLayers(
+          object, SysVIIntegration, orig.reduction = NULL, new.reduction = 'sysvi', scale.layer = 'data',
+          features = rownames(object), batch = object$batch, {ENSEMBLE_R}
+        )
+        list(
+          direct = matrix(direct, nrow(direct)), layers = unname(Embeddings(layers, 'sysvi')),
+          support = unname(attr(direct, 'support')), layer_support = unname(Misc(layers[['sysvi']], 'support'))
+        )
+        """,
+        object=build("split Assay5"),
+    )
+    adata = log_cells.copy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # few epochs
+        sysvi.integrate(adata, "system", "batch", **ENSEMBLE, device="cpu", progress=False)
+    for name in ("direct", "layers"):
+        np.testing.assert_array_equal(np.asarray(found[name]), adata.obsm["X_sysVI"], err_msg=name)
+    for name in ("support", "layer_support"):
+        np.testing.assert_array_equal(np.asarray(found[name]), adata.obs["sysvi_support"], err_msg=name)
+
+
+def test_preset(r, build, integrate, log_cells):
+    few = {"max_epochs": 2, "seed": 3, "n_hidden": 32}
+    expected = integrate(log_cells, settings={"preset": "paper", **few})[1].obsm["X_sysVI"]
+    z = r(
+        """
+        object <- RunSysVI(
+          object, 'system', 'batch', preset = 'paper', max_epochs = 2, seed = 3, options = sysvi_options(n_hidden = 32),
+          device = 'cpu', verbose = FALSE
+        )
+        unname(reducedDim(object, 'sysVI'))
+        """,
+        object=build("SCE"),
+    )
+    np.testing.assert_array_equal(np.asarray(z), expected)
 
 
 def test_separate_process(embed, build, python_embedding):

@@ -18,6 +18,8 @@ def species(log_cells):
     mouse = counts[counts.obs["system"] == "system2", 10:].copy()
     table = pd.DataFrame({"human": counts.var_names, "mouse": [f"Mm-{i}" for i in range(counts.n_vars)]})
     mouse.var_names = table["mouse"].iloc[10:]
+    for adata in (human, mouse):
+        del adata.obs["system"]  # joining the species adds it
     return human, mouse[:, ::-1].copy(), table
 
 

@@ -57,7 +57,7 @@ def test_chosen_models_of_r_and_python_are_equal(r, build, expected, tmp_path):
     save = "SaveSysVI(found, folder)"
     folder = str(tmp_path / "model")
     r(f"label <- {'NULL' if label is None else repr(label)}; {TUNE_R} {save}", object=build("SCE"), folder=folder)
-    model = sysvi.SysVI.load(folder)
+    model = sysvi.load(folder)
     assert model.seed == python.seed
     assert model.train_settings == python.model.train_settings
     np.testing.assert_array_equal(model.get_latent_representation(python.model.adata), embedding)

@@ -77,6 +77,8 @@ def encode(p, x, c, **mode):
 def decode(p, z, c, **mode):
     """Mean (n, G) and variance (n, G) of p(x | z, c)."""
     h = mlp(p, "decoder", z, c, **mode)
+    if p["likelihood.head.weight"].shape[1] > h.shape[1]:  # covariates_in_mean
+        h = np.concatenate([h, c], 1)
     mean = linear(p, "likelihood.head", h)
     per_gene = "likelihood.log_var" in p
     log_var = p["likelihood.log_var"] + 0 * mean if per_gene else linear(p, "likelihood.log_var_head", h)

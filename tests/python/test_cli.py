@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import warnings
+from functools import partial
 
 import anndata
 import click
@@ -13,6 +14,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from anndata import AnnData
 from click.testing import CliRunner
 from scipy import sparse
 
@@ -25,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:System .* has fewer cells", "ign
 
 COMPARED = {"cycle_weight", "kl_weight", "prior"}  # settings of which `tune` takes several values
 COLUMNS = ["--system", "system", "--batch", "batch"]
-FAST = [*COLUMNS, "--epochs", "2", "--device", "cpu"]
+FAST = [*COLUMNS, "--members", "1", "--epochs", "2", "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +102,7 @@ def test_output_is_the_input_with_the_embedding(integrated, counts, assert_same)
 @pytest.mark.slow
 def test_output_is_what_python_gives(integrated, cells):
     prepared = sysvi.prepare(cells, "system", "batch")
-    sysvi.integrate(prepared, "system", "batch", max_epochs=2, device="cpu", progress=False)
+    sysvi.integrate(prepared, "system", "batch", members=1, max_epochs=2, device="cpu", progress=False)
     np.testing.assert_array_equal(embedding(integrated), prepared.obsm["X_sysVI"])
     assert list(anndata.read_h5ad(integrated).uns["sysvi"]["genes"]) == list(prepared.var_names)
 
@@ -141,6 +143,7 @@ def test_options_reach_the_model(counts, tmp_path, cells):
         categorical_covariate_keys=["sex"],
         continuous_covariate_keys=["age"],
         weight_systems=True,
+        members=1,
         cycle_weight=2,
         kl_weight=0.5,
         n_latent=3,
@@ -169,11 +172,24 @@ def test_log_normalised_input(counts, cells, tmp_path, all_genes):
         assert log.n_vars < 40
     else:
         log.X = log.layers["log"]
-    sysvi.integrate(log, "system", "batch", max_epochs=2, device="cpu", progress=False)
+    sysvi.integrate(log, "system", "batch", members=1, max_epochs=2, device="cpu", progress=False)
     np.testing.assert_array_equal(embedding(path), log.obsm["X_sysVI"])
 
 
 @pytest.mark.slow
+def test_counts_with_fractions_are_counts_when_told_so(cells, tmp_path):
+    adata = cells.copy()
+    adata.X = adata.X.toarray()
+    adata.X -= np.where((adata.X > 0) & (np.random.default_rng(0).random(adata.shape) < 0.5), np.float32(0.25), 0)
+    adata.write_h5ad(tmp_path / "fractions.h5ad")
+    for command in (["prepare", *COLUMNS], ["integrate", *FAST], ["tune", *COLUMNS]):
+        arguments = [command[0], tmp_path / "fractions.h5ad", *command[1:], "-o", tmp_path / f"{command[0]}.h5ad"]
+        result = run(*arguments, code=1)
+        assert re.search(r"looks like counts with fractions.*round them.*--fractional-counts", result.stderr)
+        if command[0] != "tune":
+            assert "Normalised each cell" in run(*arguments, "--fractional-counts").stderr
+
+
 def test_prepared_input_is_used_as_it_is(counts, integrated, cells, tmp_path, assert_same):
     prepared, path = tmp_path / "prepared.h5ad", tmp_path / "out.h5ad"
     run("prepare", counts, *COLUMNS, "-o", prepared)
@@ -217,6 +233,111 @@ def test_interrupted_training_still_writes(counts, tmp_path, monkeypatch):
     assert json.loads(record["status"]) == "interrupted"
 
 
+@pytest.fixture(scope="module")
+def reference_and_query(cells, tmp_path_factory):
+    """Folder with the counts of all batches but one, and of that one, and with a model of the first."""
+    folder = tmp_path_factory.mktemp("map")
+    is_new = (cells.obs["batch"] == cells.obs["batch"].iloc[0]).to_numpy()
+    for name, rows in (("reference", ~is_new), ("query", is_new)):
+        AnnData(cells.layers["counts"], obs=cells.obs, var=cells.var)[rows].copy().write_h5ad(folder / f"{name}.h5ad")
+    fast = ["--members", 2, "--epochs", 2, "--device", "cpu"]
+    run(
+        "integrate", folder / "reference.h5ad", *COLUMNS, *fast, "-o", folder / "out.h5ad", "--save-model", folder / "m"
+    )
+    return folder
+
+
+def test_map_writes_what_map_query_gives(reference_and_query, tmp_path):
+    source, out = reference_and_query / "query.h5ad", tmp_path / "out.h5ad"
+    options = ["--model", reference_and_query / "m", "-o", out, "--save-model", tmp_path / "m2", "--epochs", 2]
+    lines = json_lines(run("map", source, *options, "--seed", 3, "--device", "cpu", "--json").stdout)
+    assert [line["stage"] for line in lines if line["stage"] in ("map", "plan", "write")] == [
+        "map",
+        "plan",
+        "write",
+        "write",
+    ]
+    query, written = anndata.read_h5ad(source), anndata.read_h5ad(out)
+    model = sysvi.load(reference_and_query / "m", device="cpu")
+    sysvi.map_query(model, query, max_epochs=2, seed=3, device="cpu", progress=False)
+    np.testing.assert_array_equal(written.obsm["X_sysVI"], query.obsm["X_sysVI"])
+    assert written.uns["sysvi"]["status"] == query.uns["sysvi"]["status"]
+    assert list(written.uns["sysvi_query"]["missing_genes"]) == []
+    again = ["--model", tmp_path / "m2", "-o", tmp_path / "again.h5ad", "--quiet"]  # knows the batch by now
+    run("map", source, *again, "--device", "cpu")
+    np.testing.assert_array_equal(anndata.read_h5ad(tmp_path / "again.h5ad").obsm["X_sysVI"], query.obsm["X_sysVI"])
+
+
+@pytest.mark.parametrize("source", ["file", "folder"])
+def test_map_transfers_labels_of_the_models_cells(reference_and_query, tmp_path, source):
+    """Labels come from the file of the integrated cells, or from the model's folder if it is that of a reference."""
+    integrated = anndata.read_h5ad(reference_and_query / "out.h5ad")
+    model, query = reference_and_query / "m", anndata.read_h5ad(reference_and_query / "query.h5ad")
+    options = ["--labels-from", reference_and_query / "out.h5ad"]
+    if source == "folder":
+        sysvi.save_reference(tmp_path / "r", sysvi.load(model), integrated, "cell_type", licence="mit")
+        model, options = tmp_path / "r", []
+    command = ["map", reference_and_query / "query.h5ad", "--model", model, "--label", "cell_type", *options]
+    out = tmp_path / "out.h5ad"
+    result = run(*command, "-o", out, "--epochs", 2, "--device", "cpu")
+    sysvi.map_query(sysvi.load(model, device="cpu"), query, max_epochs=2, device="cpu", progress=False)
+    expected = sysvi.transfer_labels(integrated, query, "cell_type", system_key="system", batch_key="batch")
+    assert str(expected) in result.stdout
+    written = anndata.read_h5ad(out)
+    pd.testing.assert_frame_equal(written.obs, query.obs)
+    np.testing.assert_array_equal(written.obsm["X_sysVI"], query.obsm["X_sysVI"])
+
+
+def test_map_refuses_before_work(reference_and_query, tmp_path):
+    query, model = reference_and_query / "query.h5ad", reference_and_query / "m"
+    labels = ["--labels-from", reference_and_query / "out.h5ad", "--label"]
+    (tmp_path / "out.h5ad").write_bytes(b"precious")
+    refused = [
+        (["--model", model, "-o", tmp_path / "out.h5ad"], "exists already; pass --overwrite"),
+        (["--model", tmp_path / "none", "-o", tmp_path / "new.h5ad"], "no saved model"),
+        (["--model", model, "-o", tmp_path / "new.h5ad", "--save-model", model], "exists already; pass --overwrite"),
+        (["--model", model, "-o", tmp_path / "new.h5ad", "--batch", "donor"], "--batch 'donor' is not a column of obs"),
+        (["--model", model, "-o", tmp_path / "new.h5ad", "--key", "a/b"], "--key"),
+        (["--model", model, "-o", tmp_path / "new.h5ad", "--orthologs", "no.tsv"], "no orthologue table"),
+        (["--model", model, "-o", tmp_path / "new.h5ad", "--label", "cell_type"], "no labels: give --labels-from"),
+        (["--model", model, "-o", tmp_path / "new.h5ad", "--labels-from", query], "give it with --label"),
+        (
+            ["--model", model, "-o", tmp_path / "new.h5ad", *labels, "leiden"],
+            "'leiden' is not a column of reference",
+        ),
+        (["--model", model, "-o", tmp_path / "new.h5ad", *labels, "batch", "--key", "X_pca"], "no embedding 'X_pca'"),
+    ]
+    for options, words in refused:
+        result = run("map", query, *options, "--device", "cpu", code=1)
+        assert words in result.stderr
+        assert "epoch" not in result.stderr
+    assert (tmp_path / "out.h5ad").read_bytes() == b"precious"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.h5ad"]
+
+
+@pytest.mark.parametrize("change", [lambda a: a[::-1], lambda a: a[:-1]], ids=["order", "number"])
+def test_results_are_not_written_beside_other_cells(counts, cells, tmp_path, monkeypatch, change):
+    source, output = tmp_path / "cells.h5ad", tmp_path / "out.h5ad"
+    source.write_bytes(counts.read_bytes())
+
+    class Replacing(JsonLines):
+        def __call__(self, event):
+            if event.stage == "plan":
+                change(cells).copy().write_h5ad(tmp_path / "new.h5ad")
+                (tmp_path / "new.h5ad").replace(source)
+            super().__call__(event)
+
+    monkeypatch.setattr("sysvi._core.progress.JsonLines", Replacing)
+    result = run("integrate", source, *FAST, "-o", output, "--json", code=1)
+    message = json_lines(result.stdout)[-1]["message"]
+    assert re.fullmatch(r".*cells\.h5ad was changed during the run: .* is in .*out\.results\.h5ad\.", message)
+    assert not output.exists()
+    kept = anndata.read_h5ad(tmp_path / "out.results.h5ad")
+    assert list(kept.obs_names) == list(cells.obs_names)
+    run("integrate", counts, *FAST, "-o", output)
+    np.testing.assert_array_equal(kept.obsm["X_sysVI"], embedding(output))
+
+
 def test_file_without_obsm_and_uns(counts, integrated, tmp_path):
     bare, path = tmp_path / "bare.h5ad", tmp_path / "out.h5ad"
     bare.write_bytes(counts.read_bytes())
@@ -235,6 +356,106 @@ def test_other_matrices_give_the_same_bits(cells, integrated, tmp_path, kind):
     other.write_h5ad(tmp_path / "in.h5ad")
     run("integrate", tmp_path / "in.h5ad", *FAST, "-o", tmp_path / "out.h5ad")
     np.testing.assert_array_equal(embedding(tmp_path / "out.h5ad"), embedding(integrated))
+
+
+# -- ensembles -------------------------------------------------------------------------------------------------------
+
+
+SEVERAL = [*COLUMNS, "--members", 2, "--epochs", 1, "--device", "cpu"]
+
+
+@pytest.mark.slow
+def test_an_ensemble_is_trained_by_default(counts, cells, tmp_path, assert_same):
+    path = tmp_path / "out.h5ad"
+    options = [*COLUMNS, "--epochs", 1, "--device", "cpu", "--save-model", tmp_path / "model"]
+    result = run("integrate", counts, *options, "-o", path)
+    prepared = sysvi.prepare(cells, "system", "batch")
+    model = sysvi.integrate(prepared, "system", "batch", max_epochs=1, device="cpu", progress=False)
+    output = anndata.read_h5ad(path)
+    np.testing.assert_array_equal(output.obsm.pop("X_sysVI"), prepared.obsm["X_sysVI"])
+    pd.testing.assert_frame_equal(output.obsm.pop("sysvi_support"), prepared.obsm["sysvi_support"])
+    pd.testing.assert_series_equal(output.obs.pop("sysvi_support"), prepared.obs["sysvi_support"])
+    record = output.uns.pop("sysvi")
+    assert json.loads(record["members"]) == len(model.members) == 4
+    assert_same(output, anndata.read_h5ad(counts))
+    loaded = sysvi.load(tmp_path / "model", prepared)
+    assert isinstance(loaded, sysvi.Ensemble)
+    np.testing.assert_array_equal(loaded.get_latent_representation(), prepared.obsm["X_sysVI"])
+    assert re.search(
+        r"Counterparts on which the members agree: \d+ of 150 cells of system1 in system2; ", result.stderr
+    )
+    assert "300 x 15, the mean of 4 models; their agreement in sysvi_support of obs and obsm" in result.stderr
+
+
+def contents(path):
+    """Values, with shape and type, and attributes of every part of an HDF5 file, by name."""
+    found = {}
+
+    def add(name, part):
+        values = part[()] if isinstance(part, h5py.Dataset) else None
+        if isinstance(values, np.ndarray):
+            values = values.dtype, values.shape, values.tolist() if values.dtype == object else values.tobytes()
+        found[name] = repr(values), {key: np.asarray(value).tolist() for key, value in part.attrs.items()}
+
+    with h5py.File(path) as file:
+        file.visititems(add)
+    return found
+
+
+@pytest.mark.slow
+def test_the_support_of_an_earlier_run_is_replaced_or_removed(counts, integrated, tmp_path, assert_same):
+    """And everything else stays as it is, to the byte."""
+    path, fresh = tmp_path / "cells.h5ad", tmp_path / "fresh.h5ad"
+    run("integrate", counts, *SEVERAL, "-o", path, "--seed", 1)
+    run("integrate", counts, *SEVERAL, "-o", fresh)
+    assert not anndata.read_h5ad(path).obs["sysvi_support"].equals(anndata.read_h5ad(fresh).obs["sysvi_support"])
+    run("integrate", path, *SEVERAL, "-o", path, "--overwrite")
+    assert_same(anndata.read_h5ad(path), anndata.read_h5ad(fresh))
+    before, after = contents(counts), contents(path)
+    order = after["obs"][1].pop("column-order")
+    assert order == [*before["obs"][1].pop("column-order"), "sysvi_support"]
+    assert {name: after[name] for name in before} == before
+    new = {name.split("/")[1] for name in set(after) - set(before)}
+    assert new == {"X_sysVI", "sysvi_support", "sysvi"}
+    run("integrate", path, *FAST, "-o", path, "--overwrite")  # a single model
+    assert_same(anndata.read_h5ad(path), anndata.read_h5ad(integrated))
+    assert contents(path) == contents(integrated)
+
+
+def test_the_support_is_a_json_line_with_numbers(counts, tmp_path):
+    result = run("integrate", counts, *SEVERAL, "-o", tmp_path / "out.h5ad", "--json")
+    [line] = [line for line in json_lines(result.stdout) if line["stage"] == "support"]
+    table = anndata.read_h5ad(tmp_path / "out.h5ad").obsm["sysvi_support"]
+    assert {(row["system"], row["other"]): row["n_cells"] for row in line["low_support"]} == {
+        ("system1", "system2"): (table["system2"] < 0.5).sum(),
+        ("system2", "system1"): (table["system1"] < 0.5).sum(),
+    }
+    assert line["message"].startswith("Counterparts on which")
+
+
+def test_an_interrupted_ensemble_is_written(counts, tmp_path, monkeypatch):
+    class Impatient(JsonLines):
+        def __call__(self, event):
+            if event.stage == "epoch":
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr("sysvi._core.progress.JsonLines", Impatient)
+    options = [*COLUMNS, "--members", 3, "--epochs", 100_000, "--device", "cpu", "--json"]
+    run("integrate", counts, *options, "-o", tmp_path / "out.h5ad", code=130)
+    output = anndata.read_h5ad(tmp_path / "out.h5ad")
+    assert json.loads(output.uns["sysvi"]["status"]) == "interrupted"
+    assert np.isfinite(output.obsm["X_sysVI"]).all()
+
+
+def test_the_preset_of_the_paper(counts, tmp_path):
+    options = [*COLUMNS, "--preset", "paper", "--cycle-weight", 2, "--epochs", 1, "--device", "cpu"]
+    run("integrate", counts, *options, "-o", tmp_path / "out.h5ad")
+    output = anndata.read_h5ad(tmp_path / "out.h5ad")
+    training = json.loads(output.uns["sysvi"]["train_settings"])
+    assert (training["batch_size"], training["max_epochs"]) == (128, 1)
+    assert (training["cycle_weight"], training["mixture_share"]) == ([2, 0, 0], [1, 0, 0])
+    assert "members" not in output.uns["sysvi"]  # a single model
+    assert "sysvi_support" not in output.obs
 
 
 # -- reporting -------------------------------------------------------------------------------------------------------
@@ -372,7 +593,7 @@ def test_file_that_is_no_h5ad_is_refused(command, kind, message, counts, tmp_pat
         (["--covariate", "batch"], "batch, batch"),
         (["--device", "abacus"], "device 'abacus' is not known"),
         (["--min-cells", 10_000], "more than 10000 cells"),
-        (["--genes", 0], "n_top_genes is 0"),
+        (["--genes", 0], "--genes is 0"),
         (["--key", "a/b"], "a/b"),
     ],
     ids=str,
@@ -397,7 +618,16 @@ def test_unwritable_output_is_refused_before_the_input_is_read(counts, tmp_path,
 
 
 @pytest.mark.parametrize(
-    "options", [["--epochs", 0], ["--prior", "flat"], ["--cycle-weight", -1], ["--batch-size", 1], ["--n-latent", 0]]
+    "options",
+    [
+        ["--epochs", 0],
+        ["--prior", "flat"],
+        ["--cycle-weight", -1],
+        ["--batch-size", 1],
+        ["--n-latent", 0],
+        ["--members", 0],
+        ["--preset", "quick"],
+    ],
 )
 def test_impossible_options_are_usage_errors(counts, tmp_path, options):
     result = run("integrate", counts, *FAST, "-o", tmp_path / "out.h5ad", *options, code=2)
@@ -408,7 +638,9 @@ def test_impossible_options_are_usage_errors(counts, tmp_path, options):
 
 
 @pytest.mark.slow
-def test_demo(tmp_path):
+def test_demo(tmp_path, monkeypatch):
+    """With two short trainings in place of four of the usual length."""
+    monkeypatch.setattr("sysvi.demo.integrate", partial(sysvi.integrate, members=2, max_epochs=100))
     result = run("demo", "--cells", 600, "-o", tmp_path / "deep" / "demo", "--json")
     folder = tmp_path / "deep" / "demo"
     assert sorted(p.name for p in folder.iterdir()) == ["demo.h5ad", "demo.png"]
@@ -522,3 +754,47 @@ def test_batch_strength_prints_advice_and_writes_table_and_figure(counts, tmp_pa
     assert "exists already" in run(*command, "-o", tmp_path / "strength.csv", code=1).output
     events = [json.loads(line) for line in run(*command, "--json").stdout.splitlines()]
     assert events[-1]["substantial"] is strength.substantial
+
+
+@pytest.fixture(scope="module")
+def embedded(cells, tmp_path_factory):
+    """Files of a reference and a query that have an embedding in which cell types are apart."""
+    adata = cells.copy()
+    del adata.raw, adata.layers
+    place = pd.factorize(adata.obs["cell_type"])[0]
+    adata.obsm["X_sysVI"] = np.random.default_rng(0).normal(size=(adata.n_obs, 3)) + 9 * place[:, None]
+    is_query = np.arange(adata.n_obs) % 3 == 0
+    folder = tmp_path_factory.mktemp("embedded")
+    adata[~is_query].copy().write_h5ad(folder / "reference.h5ad")
+    adata[is_query].copy().write_h5ad(folder / "query.h5ad")
+    return folder
+
+
+def test_transfer_writes_the_columns_of_transfer_labels_into_a_copy(embedded, tmp_path):
+    reference, query = (anndata.read_h5ad(embedded / f"{name}.h5ad") for name in ("reference", "query"))
+    expected = sysvi.transfer_labels(reference, query, "cell_type", system_key="system", batch_key="batch")
+    command = ["transfer", embedded / "reference.h5ad", embedded / "query.h5ad", *COLUMNS, "--label", "cell_type"]
+    result = run(*command, "-o", tmp_path / "labelled.h5ad")
+    assert str(expected) in result.stdout
+    written = anndata.read_h5ad(tmp_path / "labelled.h5ad")
+    pd.testing.assert_frame_equal(written.obs, query.obs)
+    np.testing.assert_array_equal(written.X.toarray(), query.X.toarray())
+    assert "exists already" in run(*command, "-o", tmp_path / "labelled.h5ad", code=1).output
+    event = json.loads(run(*command, "-o", tmp_path / "again.h5ad", "--json").stdout.splitlines()[-1])
+    assert event["labels"] == expected.cells["label"].value_counts().to_dict()
+    assert event["calibration_error"] == pytest.approx(expected.calibration_error)
+    message = run(*command, "-o", tmp_path / "other.h5ad", "--cluster", "leiden", code=1).output
+    assert "--cluster 'leiden' is not a column of query.obs" in message
+
+
+def test_transfer_reads_the_folder_of_a_reference(cells, tmp_path):
+    adata = sysvi.prepare(cells, "system", "batch", layer="log", normalize=False, min_cells=3)
+    model = sysvi.integrate(adata, "system", "batch", members=1, max_epochs=1, progress=False)
+    sysvi.save_reference(tmp_path / "reference", model, adata, "cell_type", licence="mit")
+    query = adata[::2].copy()
+    query.obs_names = [f"new {name}" for name in query.obs_names]
+    query.write_h5ad(tmp_path / "query.h5ad")
+    output = tmp_path / "labelled.h5ad"
+    run("transfer", tmp_path / "reference", tmp_path / "query.h5ad", "--label", "cell_type", "-o", output)
+    sysvi.transfer_labels(sysvi.load_reference(tmp_path / "reference"), query, "cell_type")
+    pd.testing.assert_frame_equal(anndata.read_h5ad(output).obs, query.obs)

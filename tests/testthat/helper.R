@@ -16,15 +16,22 @@ make_cells <- function(n_cells = 240L, n_genes = 80L, seed = 1L) {
   list(counts = counts, data = data, metadata = metadata)
 }
 
-# A short training; the warnings that such small data cause are muffled.
-run <- function(..., max_epochs = 1L, verbose = FALSE) {
-  withCallingHandlers(
-    RunSysVI(..., max_epochs = max_epochs, verbose = verbose),
-    warning = function(w) {
-      expected <- "few for|fewer cells|are zero in all|The integration leaves"
-      if (grepl(expected, conditionMessage(w))) invokeRestart("muffleWarning")
-    }
-  )
+# A short training of a single model.
+run <- function(..., members = 1L, max_epochs = 1L, verbose = FALSE) {
+  quietly(RunSysVI(..., members = members, max_epochs = max_epochs, verbose = verbose))
+}
+
+# A short training of an ensemble with the default number of members.
+run_ensemble <- function(..., max_epochs = 1L, verbose = FALSE) {
+  quietly(RunSysVI(..., max_epochs = max_epochs, verbose = verbose))
+}
+
+# Muffle the warnings that small data and short trainings cause.
+quietly <- function(code) {
+  withCallingHandlers(code, warning = function(w) {
+    expected <- "few for|fewer cells|are zero in all|The integration leaves|Some cells have no counterpart"
+    if (grepl(expected, conditionMessage(w))) invokeRestart("muffleWarning")
+  })
 }
 
 small <- sysvi_options(n_hidden = 16L, n_prior_components = 2L)

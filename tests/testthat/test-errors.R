@@ -93,7 +93,7 @@ test_that("settings are checked, in R or by the engine", {
   expect_sysvi_error(call(foo = 1), "Unknown argument: see `\\?sysvi_options`.*foo = 1")
   expect_error(call(process = "elsewhere"), "`process` must be one of \"session\" or \"separate\", not \"elsewhere\"")
   expect_sysvi_error(call(verbose = NA), "`verbose` must be TRUE or FALSE, not NA")
-  for (name in c("n_top_genes", "cycle_weight", "n_latent", "seed")) {
+  for (name in c("n_top_genes", "cycle_weight", "n_latent", "members", "seed")) {
     expect_sysvi_error(do.call(call, setNames(list(NULL), name)), sprintf("`%s` must be a .*number.*, not NULL", name))
   }
   expect_sysvi_error(call(n_latent = 2.5), "`n_latent` must be a whole number, not 2.5")
@@ -101,6 +101,8 @@ test_that("settings are checked, in R or by the engine", {
     call(cycle_weight = c(1, 2)), "`cycle_weight` must be a number or c\\(value, start, end\\), not a double"
   )
   expect_sysvi_error(call(max_epochs = NA), "`max_epochs` must be a whole number or NULL, not NA")
+  expect_sysvi_error(call(members = 2.5), "`members` must be a whole number, not 2.5")
+  expect_sysvi_error(call(preset = NA), "`preset` must be a string, not NA")
   expect_sysvi_error(call(options = list()), "`options` must be a value of `sysvi_options")
   expect_error(sysvi_options(prior = "flat"), "`prior` must be one of \"vamp\", \"gmm\", or \"standard_normal\"")
   expect_sysvi_error(sysvi_options(trainable_priors = "yes"), "`trainable_priors` must be TRUE or FALSE, not \"yes\"")
@@ -108,6 +110,8 @@ test_that("settings are checked, in R or by the engine", {
   for (process in c("session", "separate")) {
     expect_sysvi_error(suppressWarnings(call(process = process, n_latent = 0L, verbose = FALSE)), "n_latent is 0")
   }
+  expect_sysvi_error(suppressWarnings(call(members = 0, verbose = FALSE)), "members is 0")
+  expect_sysvi_error(suppressWarnings(call(preset = "article", verbose = FALSE)), "preset is 'article'.* paper")
   expect_sysvi_error(suppressWarnings(call(max_epochs = -1, verbose = FALSE)), "max_epochs is -1")
   expect_sysvi_error(suppressWarnings(call(device = "abacus", verbose = FALSE)), "device 'abacus' is not known")
 })

@@ -58,6 +58,23 @@ test_that("a separate process gives the same bits, and leaves no files behind", 
   expect_identical(attr(separate, "sysVI")$genes, attr(call("session"), "sysVI")$genes)
 })
 
+test_that("an ensemble has the support of each cell, in both processes; a single model has none", {
+  skip_without_engine()
+  call <- function(...) run_ensemble(cells$data, "system", "batch", metadata = cells$metadata, options = small, ...)
+  z <- call()
+  expect_identical(attr(z, "sysVI")$members, formals(RunSysVI.default)$members)
+  expect_identical(dim(z), c(240L, 15L))
+  by_system <- attr(z, "support_by_system")
+  expect_named(by_system, c("human", "mouse"))
+  expect_identical(rownames(by_system), colnames(cells$data))
+  expect_identical(unname(is.na(by_system)), cells$metadata$system == cbind(rep("human", 240), "mouse"))
+  expect_true(all(by_system >= 0 & by_system <= 1, na.rm = TRUE))
+  highest <- apply(by_system, 1, max, na.rm = TRUE)
+  expect_equal(attr(z, "support"), highest, tolerance = 1e-6) # single precision
+  expect_identical(call(process = "separate"), z)
+  expect_named(attributes(call(members = 1)), c("dim", "dimnames", "sysVI"), ignore.order = TRUE)
+})
+
 test_that("features are used in the given order, with a warning about absent ones", {
   skip_without_engine()
   features <- c("gene30", "gene02", "gene77", "gene11")
@@ -98,5 +115,11 @@ test_that("progress is shown unless verbose = FALSE", {
       ),
       "Trained 1 epoch"
     )
+  }
+  messages <- testthat::capture_messages(
+    run(cells$data, "system", metadata = cells$metadata, options = small, verbose = TRUE, members = 2L)
+  )
+  for (text in c("Training 2 models", "2 of 2 models", "Counterparts on which the members agree")) {
+    expect_match(messages, text, all = FALSE)
   }
 })

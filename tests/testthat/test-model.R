@@ -22,7 +22,32 @@ test_that("models are saved and loaded without loss, and never in part", {
   model$seed <- 3e9
   expect_output(print(model), "seed 3000000000$")
   model$seed <- 3L
-  expect_output(print(model), "systems human, mouse \\('system'\\); covariates batch, age; .* 2 epochs, seed 3")
+  expect_output(
+    print(model),
+    "SysVIModel, a single model: .* systems human, mouse \\('system'\\); covariates batch, age; .* 2 epochs, seed 3"
+  )
+})
+
+test_that("an ensemble is saved, loaded and embeds cells as a single model does", {
+  skip_without_engine()
+  z <- fit(members = 2L, seed = 3L, max_epochs = 2L)
+  model <- attr(z, "sysVI")
+  expect_identical(model$members, 2L)
+  expect_identical(model$seed, 3L)
+  expect_identical(model$history$epoch, 1:2)
+  expect_output(print(model), "SysVIModel, an ensemble of 2 models: .* 2 epochs, seed 3$")
+  folder <- withr::local_tempdir()
+  SaveSysVI(z, folder)
+  expect_identical(LoadSysVI(folder), model)
+  for (process in c("session", "separate")) {
+    again <- predict(model, cells$data, metadata = cells$metadata, process = process, verbose = FALSE)
+    expect_identical(values(again), values(z))
+  }
+  import_bridge()
+  loaded <- reticulate::import("sysvi")$load(folder)
+  expect_match(as.character(reticulate::py_str(loaded)), "Ensemble of 2 members", fixed = TRUE)
+  loaded$save(file.path(folder, "python"))
+  expect_identical(LoadSysVI(file.path(folder, "python"))$members, 2L)
 })
 
 test_that("a loaded model gives the embedding of its training, in both processes", {
@@ -85,7 +110,7 @@ test_that("a model trained in Python is loaded, and one trained in R is loaded i
   folder <- withr::local_tempdir()
   SaveSysVI(z, folder)
   import_bridge()
-  loaded <- reticulate::import("sysvi")$SysVI$load(folder)
+  loaded <- reticulate::import("sysvi")$load(folder)
   expect_match(as.character(reticulate::py_str(loaded)), "systems (human, mouse)", fixed = TRUE)
   loaded$save(file.path(folder, "python"))
   expect_identical(LoadSysVI(file.path(folder, "python"))$genes, attr(z, "sysVI")$genes)
@@ -111,8 +136,35 @@ test_that("the model must be named if an object holds several", {
 })
 
 test_that("an interrupted training causes a warning, or an error before its first epoch", {
-  model <- list(status = "interrupted", history = data.frame(epoch = 1:3), train_settings = list(max_epochs = 9))
-  expect_warning(warn_if_interrupted(model), "interrupted after 3 of 9 epochs")
+  model <- list(
+    status = "interrupted", members = 1L, history = data.frame(epoch = 1:3), train_settings = list(max_epochs = 9)
+  )
+  expect_warning(warn_if_interrupted(model), "interrupted; the embedding is that of a single model after 3 of 9 epochs")
+  model$members <- 2L
+  expect_warning(warn_if_interrupted(model), "that of an ensemble of 2 models after 3 of 9 epochs")
   model$history <- model$history[0, , drop = FALSE]
   expect_sysvi_error(warn_if_interrupted(model), "nothing was changed")
+})
+
+test_that("an interrupted ensemble consists of the members that had ended", {
+  skip_without_engine()
+  listen_and_interrupt <- function(verbose) {
+    interrupted <- FALSE
+    handle_event <- function(line) {
+      if (!interrupted && jsonlite::fromJSON(line)$stage == "model") {
+        interrupted <<- TRUE
+        signalCondition(structure(class = c("interrupt", "condition"), list()))
+      }
+    }
+    list(handle_event = handle_event, close = function() NULL, warnings = function() character())
+  }
+  local_mocked_bindings(new_event_listener = listen_and_interrupt)
+  expect_warning(
+    z <- fit(members = 12L, max_epochs = 20L),
+    "interrupted; the embedding is that of an? (single model|ensemble of [0-9]+ models) after 20 of 20 epochs"
+  )
+  model <- attr(z, "sysVI")
+  expect_identical(model$status, "interrupted")
+  expect_lt(model$members, 12L)
+  expect_identical(is.null(attr(z, "support")), model$members == 1L)
 })

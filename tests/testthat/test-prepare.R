@@ -94,6 +94,38 @@ test_that("unknown arguments are refused, metadata of matrices are kept", {
   expect_named(join(objects, metadata = cells$metadata["age"])$metadata, c("age", "system"))
 })
 
+test_that("counts with fractions are refused, or taken as counts when told so", {
+  skip_without_engine()
+  fractions <- human
+  odd <- fractions@x %% 2 == 1
+  fractions@x[odd] <- fractions@x[odd] - 0.25
+  objects <- list(human = fractions, mouse = mouse)
+  expect_sysvi_error(join(objects), "of system 'human' does not hold counts.*fractional_counts = TRUE")
+  counts <- join(objects, fractional_counts = TRUE)$counts
+  expect_equal(as.matrix(counts[, colnames(human)]), as.matrix(fractions[rownames(counts), ]), tolerance = 1e-6)
+  expect_sysvi_error(
+    run(cbind(fractions, cells$counts[, colnames(mouse)]), "system", metadata = cells$metadata[c(
+      colnames(human), colnames(mouse)
+    ), ]),
+    "looks like raw counts in system 'mouse'"
+  )
+  both <- cbind(fractions, fractions)
+  colnames(both) <- paste0("cell", seq_len(ncol(both)))
+  metadata <- data.frame(system = rep(c("a", "b"), each = ncol(human)), row.names = colnames(both))
+  expect_sysvi_error(
+    run(both, "system", metadata = metadata), "counts with fractions.*fractional_counts = TRUE of PrepareSystems"
+  )
+})
+
+test_that("the names of the systems replace no other column", {
+  skip_without_engine()
+  metadata <- data.frame(system = rep("organoid", ncol(cells$counts)), row.names = colnames(cells$counts))
+  expect_sysvi_error(
+    join(list(human = human, mouse = mouse), metadata = metadata), "have a metadata column 'system' already"
+  )
+  expect_named(join(list(human = human, mouse = mouse), metadata = metadata, system = "s")$metadata, c("system", "s"))
+})
+
 test_that("errors say why objects cannot be joined", {
   expect_sysvi_error(PrepareSystems(list(human, mouse)), "named list of two or more")
   expect_sysvi_error(join(setNames(list(human, mouse), c("a", ""))), "named list of two or more")

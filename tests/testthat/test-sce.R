@@ -13,6 +13,18 @@ test_that("a SingleCellExperiment gets the embedding of the matrix, and the mode
   expect_identical(SingleCellExperiment::reducedDimNames(named), "mix")
 })
 
+test_that("support is in colData and metadata until a single model replaces the ensemble", {
+  skip_without_engine()
+  z <- run_ensemble(cells$data, "system", metadata = cells$metadata, options = small)
+  sce <- run_ensemble(make_sce(cells), "system", options = small)
+  expect_identical(values(SingleCellExperiment::reducedDim(sce, "sysVI")), values(z))
+  expect_identical(sce$sysvi_support, unname(attr(z, "support")))
+  expect_identical(S4Vectors::metadata(sce)$sysVI_support_by_system, attr(z, "support_by_system"))
+  sce <- run(sce, "system", options = small)
+  expect_false("sysvi_support" %in% colnames(SummarizedExperiment::colData(sce)))
+  expect_named(S4Vectors::metadata(sce), "sysVI")
+})
+
 test_that("the error for a SummarizedExperiment says how to convert it", {
   object <- SummarizedExperiment::SummarizedExperiment(list(logcounts = cells$data), colData = cells$metadata)
   expect_sysvi_error(run(object, "system"), "as\\(object, \"SingleCellExperiment\"\\)")

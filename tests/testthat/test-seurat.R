@@ -33,6 +33,21 @@ test_that("the result has names, key, assay, stdev, model and command", {
   expect_identical(colnames(other[["mix"]])[1], "mix_1")
 })
 
+test_that("support is in the metadata until a single model replaces the ensemble", {
+  skip_without_engine()
+  z <- run_ensemble(cells$data, "system", metadata = cells$metadata, options = small)
+  object <- make_seurat(cells)
+  object[["RNA"]] <- split(object[["RNA"]], object$system)
+  object <- run_ensemble(object, "system", options = small)
+  expect_identical(values(SeuratObject::Embeddings(object, "sysvi")), values(z))
+  expect_identical(object$sysvi_support, attr(z, "support"))
+  expect_identical(SeuratObject::FetchData(object, "sysvi_support")[[1]], unname(attr(z, "support")))
+  expect_identical(SeuratObject::Misc(object[["sysvi"]], "support_by_system"), attr(z, "support_by_system"))
+  object <- run(object, "system", options = small)
+  expect_false("sysvi_support" %in% colnames(object[[]]))
+  expect_named(SeuratObject::Misc(object[["sysvi"]]), "sysVI")
+})
+
 test_that("layers may differ in the order of cells and genes; their shared genes are used", {
   skip_without_engine()
   z <- run(cells$data, "system", metadata = cells$metadata, features = rownames(cells$data)[1:50], options = small)

@@ -21,7 +21,8 @@ test_that("print shows settings, reasons and warnings; plot shows settings and r
     class = "SysVITuning"
   )
   expect_snapshot(found)
-  expect_output(print(utils::modifyList(found, list(seed = 3e9))), "that of seed 3000000000\n")
+  single <- utils::modifyList(found, list(settings = transform(settings, runs = 1, check.names = FALSE), seed = 3e9))
+  expect_output(print(single), "that of seed 3000000000\n")
   expect_identical(as.data.frame(found), runs)
   skip_if_not_installed("ggplot2")
   drawn <- plot(found)
@@ -51,11 +52,6 @@ cells <- local({
   list(counts = simulated$counts, data = data, metadata = simulated$metadata)
 })
 tiny <- sysvi_options(n_hidden = 16L, n_prior_components = 2L, min_cells = 5L)
-quietly <- function(code) {
-  withCallingHandlers(code, warning = function(w) {
-    if (grepl("few for|fewer cells|are zero in all", conditionMessage(w))) invokeRestart("muffleWarning")
-  })
-}
 tuned <- function(object, label = NULL, ..., cycle_weights = c(0, 5), seeds = 2, options = tiny, max_epochs = 2,
                   verbose = FALSE) {
   quietly(TuneSysVI(
@@ -121,13 +117,13 @@ test_that("runs, settings and the choice are those of Python, with labels and wi
   }
 })
 
-test_that("embedding and model are those of RunSysVI with the chosen setting", {
-  z <- tune_matrix("cell_type")
+test_that("with one run per setting, embedding and model are those of RunSysVI with the chosen setting", {
+  z <- tune_matrix("cell_type", seeds = list(1))
   found <- Tuning(z)
   direct <- quietly(RunSysVI(
     cells$data, "system", "batch",
-    metadata = cells$metadata, cycle_weight = found$cycle_weight, seed = found$seed, max_epochs = 2, n_latent = 4,
-    options = tiny, verbose = FALSE
+    metadata = cells$metadata, cycle_weight = found$cycle_weight, seed = found$seed, members = 1, max_epochs = 2,
+    n_latent = 4, options = tiny, verbose = FALSE
   ))
   expect_equal(values(z), values(direct), tolerance = 1e-4) # models train in one thread each here
   expect_identical(dimnames(z), dimnames(direct))
@@ -135,10 +131,20 @@ test_that("embedding and model are those of RunSysVI with the chosen setting", {
   describe <- function(z) attr(z, "sysVI")[compared]
   expect_identical(describe(z), describe(direct))
   expect_identical(values(predict(attr(z, "sysVI"), cells$data, metadata = cells$metadata, verbose = FALSE)), values(z))
+  expect_null(attr(z, "support"))
   again <- tune_matrix("cell_type", seeds = list(1), cycle_weights = 0, kl_weights = c(1, 2))
   expect_identical(Tuning(again)$runs[1:5], data.frame(
     cycle_weight = c(0, 0), kl_weight = c(1, 2), prior = "vamp", seed = c(1, 1), status = "finished"
   ))
+})
+
+test_that("the runs of the chosen setting are the members of an ensemble", {
+  z <- tune_matrix("cell_type")
+  expect_identical(attr(z, "sysVI")$members, 2L)
+  expect_identical(attr(z, "sysVI")$seed, Tuning(z)$seed)
+  expect_named(attr(z, "support_by_system"), c("system1", "system2"))
+  expect_equal(attr(z, "support"), apply(attr(z, "support_by_system"), 1, max, na.rm = TRUE), tolerance = 1e-6)
+  expect_identical(values(predict(attr(z, "sysVI"), cells$data, metadata = cells$metadata, verbose = FALSE)), values(z))
 })
 
 test_that("priors are compared, and the model has the chosen one", {
@@ -151,8 +157,8 @@ test_that("priors are compared, and the model has the chosen one", {
   options$prior <- "standard_normal"
   direct <- quietly(RunSysVI(
     cells$data, "system", "batch",
-    metadata = cells$metadata, cycle_weight = 5, seed = 1, max_epochs = 2, n_latent = 4, options = options,
-    verbose = FALSE
+    metadata = cells$metadata, cycle_weight = 5, seed = 1, members = 1, max_epochs = 2, n_latent = 4,
+    options = options, verbose = FALSE
   ))
   only <- tune_matrix("cell_type", seeds = list(1), cycle_weights = 5, priors = "standard_normal")
   expect_equal(values(only), values(direct), tolerance = 1e-4)

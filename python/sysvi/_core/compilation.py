@@ -19,8 +19,10 @@ def ensure_numba_cache() -> None:
     therefore run before the first such function is defined: those of sysVI, and those of scanpy, umap-learn and
     pynndescent, which are defined when these packages are imported. The temporary folder is deleted at exit, so every
     process compiles anew; to keep the cache, set the environment variable ``NUMBA_CACHE_DIR`` to a writable folder.
+    Without a folder for temporary files, functions are compiled without a cache.
     """
     import numba
+    from numba.core.dispatcher import Dispatcher
 
     def probe() -> None: ...
 
@@ -29,7 +31,11 @@ def ensure_numba_cache() -> None:
             code = probe.__code__.replace(co_filename=module_file)
             numba.njit(cache=True)(FunctionType(code, {}))
     except RuntimeError:
-        folder = tempfile.mkdtemp(prefix="sysvi-numba-")
+        try:
+            folder = tempfile.mkdtemp(prefix="sysvi-numba-")
+        except OSError:
+            setattr(Dispatcher, "enable_caching", lambda self: None)  # noqa: B010 (numba has no setting for this)
+            return
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         os.environ["NUMBA_CACHE_DIR"] = folder
         numba.config.reload_config()

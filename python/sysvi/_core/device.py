@@ -9,6 +9,7 @@ import warnings
 import torch
 
 from sysvi._core.errors import InputError
+from sysvi._core.forks import check_fork
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
@@ -35,6 +36,9 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
     >>> choose_device("cpu")
     device(type='cpu')
     """
+    if not isinstance(device, str | torch.device):
+        raise InputError(f"device is {device!r}; it must be a string, such as 'auto', 'cpu' or 'cuda'.")
+    check_fork()
     if str(device) == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

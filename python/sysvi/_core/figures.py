@@ -16,6 +16,7 @@ from sysvi._core.compilation import ensure_numba_cache
 from sysvi._core.errors import InputError
 from sysvi._core.files import write_atomically
 from sysvi._core.parallel import restore_thread_count
+from sysvi._core.seeds import seed_of_32_bits
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,12 +73,16 @@ def umap_before_after(
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure atomically, in the format given by the extension of the file's name (PNG if there is none).
 
+    All text is drawn as it is: a dollar sign in the name of a cell type begins no formula.
+
     Raises
     ------
     InputError
         If matplotlib cannot write that format, or the folder cannot be written to.
     """
+    import matplotlib
     from matplotlib.backend_bases import FigureCanvasBase
+    from matplotlib.text import Text
 
     path = Path(path)
     kind = path.suffix.lstrip(".").lower() or "png"
@@ -86,7 +91,10 @@ def save_figure(figure: Figure, path: str | Path) -> None:
             f"The figure cannot be saved as {path.name}: matplotlib does not write .{kind} files; use .png, .pdf or "
             ".svg."
         )
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120, format=kind))
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    with matplotlib.rc_context({"text.parse_math": False}):  # for tick labels that are made while drawing
+        write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120, format=kind))
 
 
 @restore_thread_count()
@@ -101,8 +109,8 @@ def umap(embedding: np.ndarray, seed: int = 0) -> np.ndarray:
         warnings.filterwarnings("ignore", "Changing the sparsity structure", sparse.SparseEfficiencyWarning)
         # Where clusters lie far apart; it concerns only the initial positions, which are then optimised.
         warnings.filterwarnings("ignore", "Graph is not fully connected", UserWarning)
-        sc.pp.neighbors(points, n_neighbors=15, use_rep="X", random_state=seed)
-        sc.tl.umap(points, random_state=seed)
+        sc.pp.neighbors(points, n_neighbors=15, use_rep="X", random_state=seed_of_32_bits(seed))
+        sc.tl.umap(points, random_state=seed_of_32_bits(seed))
     return points.obsm["X_umap"]
 
 

@@ -1,30 +1,47 @@
-"""Writing files atomically."""
+"""Writing files whole or not at all, and keeping runs that use the same folder apart."""
 
 from __future__ import annotations
 
+import errno
+import glob
 import os
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 from sysvi._core.errors import InputError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file so that it appears under its name only when it is complete.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def write_atomically(path: Path, write: Callable[[Path], object], *, overwrite: bool = True) -> None:
+    """Write a file so that it appears under its name only when it is complete and on the disk.
+
+    Temporary files that a killed run has left for the same file are removed.
 
     Parameters
     ----------
     path
-        File to create or replace.
+        File to create or replace; of a symbolic link, the file to which it leads.
     write
         Function that writes the content to the path it is given: a temporary file in the folder of `path`, which is
         then renamed to `path`.
+    overwrite
+        Whether a file of this name may be replaced. If not, and there is one by now, the new file gets another name.
 
     Raises
     ------
     InputError
-        If the folder does not exist or cannot be written to.
+        If the folder does not exist or cannot be written to, if there is no space left, or if a file that must not be
+        replaced has appeared since the caller looked for it.
 
     Examples
     --------
@@ -34,18 +51,205 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     ...     path.read_text()
     'INS'
     """
-    path = Path(path)
+    given, path = Path(path), Path(os.path.realpath(path))
+    check_regular(given)
+    _remove_leftovers(path)
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     except OSError as error:
-        raise InputError(f"Cannot write into the folder {path.parent} ({error.strerror}).") from error
-    os.close(handle)
+        raise InputError(f"Cannot write into the folder {given.parent} ({error.strerror}).") from error
     temporary = Path(name)
     try:
-        write(temporary)
+        with suppress(OSError):  # without locks, leftovers stay
+            _lock(handle)
+        try:
+            write(temporary)
+            _flush(temporary)
+        except OSError as error:
+            raise InputError(_describe_write_error(given, error)) from error
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # the usual permissions; mkstemp lets only the owner read
-        temporary.replace(path)
+        if overwrite:
+            temporary.replace(path)
+        elif not _rename_without_replacing(temporary, path):
+            raise InputError(
+                f"{given} was written by another run in the meantime and is kept; the result of this run is in "
+                f"{_rename_to_free_name(temporary, path)}."
+            )
+        with suppress(OSError):  # not all systems can do this for folders
+            _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def check_regular(path: Path) -> None:
+    """Check that a path is free or that of a regular file, not of a folder, a pipe or a device such as ``/dev/null``.
+
+    Raises
+    ------
+    InputError
+        If it is something else.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: give the name of a file.")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is a pipe or a device: give the name of a file.")
+
+
+def create_folder(folder: str | Path) -> Path:
+    """Create the folder for an output, if it is missing.
+
+    Raises
+    ------
+    InputError
+        If it cannot be created.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The folder {folder} cannot be created ({error.strerror}).") from error
+    return folder
+
+
+def check_folder(folder: Path, may_be_missing: bool = False) -> None:
+    """Check, before any work is done, that files can be written into a folder.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    may_be_missing
+        Whether the folder will be created if it does not exist.
+
+    Raises
+    ------
+    InputError
+        If it does not exist, cannot be created or cannot be written to.
+    """
+    existing = _nearest_existing(folder) if may_be_missing else folder
+    if not existing.is_dir():
+        if may_be_missing:
+            raise InputError(f"The folder {folder} cannot be created: {existing} is not a folder.")
+        raise InputError(f"The folder {folder} does not exist: create it first.")
+    try:
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        raise InputError(f"Cannot write into the folder {existing} ({error.strerror}).") from error
+
+
+def _nearest_existing(folder: Path) -> Path:
+    """The folder itself, or the nearest of those above it that exists."""
+    return next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+
+
+def check_free_space(path: Path, n_bytes: int) -> None:
+    """Check that the disk of a file that will be written has space for it; its folder may not exist yet.
+
+    Raises
+    ------
+    InputError
+        If less than `n_bytes` are free.
+    """
+    free = shutil.disk_usage(_nearest_existing(path.parent)).free
+    if free < n_bytes:
+        raise InputError(
+            f"{path} will take about {n_bytes / 1e6:,.0f} MB, but only {free / 1e6:,.0f} MB are free on its disk: free "
+            "some space or choose another folder."
+        )
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Keep the runs of other processes out of a folder; the lock ends with this process, however it ends.
+
+    Without effect where folders cannot be locked.
+
+    Raises
+    ------
+    InputError
+        If another run holds the lock.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows
+        yield
+        return
+    try:
+        try:
+            is_free = _lock(handle)
+        except OSError:
+            is_free = True
+        if not is_free:
+            raise InputError(
+                f"Another run is working in the folder {folder}: wait until it has ended, or choose another folder."
+            )
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Lock an open file or folder until it is closed; False if another process has locked it.
+
+    Raises
+    ------
+    OSError
+        Where there are no locks: on Windows, and on some network file systems.
+    """
+    if fcntl is None:
+        raise OSError(errno.ENOTSUP, "no file locks")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of `path` that no process writes any more: its lock on them is gone."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with suppress(OSError):
+            handle = os.open(leftover, os.O_RDWR)
+            try:
+                if _lock(handle):
+                    leftover.unlink()
+            finally:
+                os.close(handle)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file or folder is on the disk, so that a power failure after the renaming leaves no empty file."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _describe_write_error(path: Path, error: OSError) -> str:
+    """Why a file could not be written, and what to do."""
+    if error.errno in NO_SPACE:
+        return f"{path} cannot be written: there is no space left ({error.strerror}). Free some space and run it again."
+    return f"{path} cannot be written ({error.strerror or error})."
+
+
+def _rename_without_replacing(temporary: Path, path: Path) -> bool:
+    """Give a file another name, unless there is a file of that name already; returns whether it got the name."""
+    try:
+        os.link(temporary, path)  # unlike a look and a renaming, this cannot be overtaken by another process
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        if path.exists():
+            return False
+        temporary.replace(path)
+    return True
+
+
+def _rename_to_free_name(temporary: Path, path: Path) -> Path:
+    """Give a file the name of `path` with the first number that is free, and return it."""
+    names = (path.with_name(f"{path.stem}-{i}{path.suffix}") for i in count(1))
+    return next(name for name in names if _rename_without_replacing(temporary, name))

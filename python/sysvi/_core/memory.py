@@ -1,15 +1,90 @@
-"""Settings of the C library's memory allocator during training."""
+"""Memory: how much is free, and settings of the C library's allocator during training."""
 
 from __future__ import annotations
 
 import ctypes
+import math
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+
+from sysvi._core.errors import InputError
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from glibc's malloc.h
 _lock = threading.Lock()
 _n_trainings = 0  # trainings in progress that retain freed memory
+
+
+def check_memory(n_bytes: float, purpose: str, advice: str, device: torch.device | None = None) -> None:
+    """Check, before it is taken, that there is memory for what is known to be needed at least.
+
+    Parameters
+    ----------
+    n_bytes
+        Memory that is needed at least.
+    purpose, advice
+        For the message: what needs it, and what to do.
+    device
+        Device whose memory is needed; by default the CPU.
+
+    Raises
+    ------
+    InputError
+        If less is free.
+
+    Examples
+    --------
+    >>> check_memory(1e6, "Training", "lower n_hidden")
+    """
+    free = free_memory(torch.device("cpu") if device is None else device)
+    if n_bytes > free:
+        needed, left = (f"{n / 1e9:,.1f} GB" for n in (n_bytes, free))
+        raise InputError(f"{purpose} takes at least {needed} of memory, but only {left} are free: {advice}.")
+
+
+def free_memory(device: torch.device) -> float:
+    """Memory that can still be had on a device, in bytes; infinite where it is not known.
+
+    For the CPU, what the operating system can take back from its caches, and swap, count as free. The memory of a
+    process may be limited by a control group (containers, SLURM) or by ``ulimit -v``.
+
+    Examples
+    --------
+    >>> free_memory(torch.device("cpu")) > 0
+    True
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type != "cpu":
+        return math.inf
+    free = [math.inf, *_limits()]
+    with suppress(OSError, KeyError):  # not Linux
+        numbers = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free.append(1024 * sum(int(numbers[name].split()[0]) for name in ("MemAvailable", "SwapFree")))
+    return min(free)
+
+
+def _limits() -> Iterator[float]:
+    """Limits of the memory of this process, in bytes."""
+    if resource is not None and (limit := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
+        yield limit
+    with suppress(OSError):  # not Linux
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            if controllers in ("", "memory"):  # version 2 and version 1 of control groups
+                name = "memory.limit_in_bytes" if controllers else "memory.max"
+                folder = Path("/sys/fs/cgroup", controllers, group.lstrip("/"))
+                for level in (folder, *folder.parents):
+                    with suppress(OSError, ValueError):  # "max": no limit
+                        yield int((level / name).read_text())
 
 
 @contextmanager

@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from queue import SimpleQueue
 
 import torch
+from threadpoolctl import threadpool_limits
+
+one_blas_thread = threadpool_limits.wrap(limits=1, user_api="blas")  # the same bits of NumPy on any number of cores
 
 _stream_lock = threading.Lock()
 _idle_streams: defaultdict[torch.device, list[torch.cuda.Stream]] = defaultdict(list)
@@ -26,6 +29,14 @@ def restore_thread_count() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread, so that results have the same bits whatever its number of threads."""
+    with restore_thread_count():
+        torch.set_num_threads(1)
+        yield
 
 
 def n_parallel_workers(device: torch.device) -> int:
@@ -182,8 +193,8 @@ def single_thread_pool(device: torch.device, n_threads: int | None = None) -> It
     n_threads
         Number of threads; by default `n_parallel_workers` of the device.
     """
-    with restore_thread_count(), ThreadPoolExecutor(n_threads or n_parallel_workers(device)) as pool:
-        torch.set_num_threads(1)
+    n_workers = n_threads or n_parallel_workers(device)
+    with one_thread(), ThreadPoolExecutor(n_workers) as pool:
         try:
             yield pool
         finally:

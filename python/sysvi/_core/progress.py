@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sysvi._core.events import Event, OnEvent, as_json, ignore_event
 from sysvi._core.log import logger, show_messages
+from sysvi._core.settings import flag
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -73,4 +74,4 @@ def as_callback(progress: bool | OnEvent) -> OnEvent:
     """
     if callable(progress):
         return progress
-    return ProgressBar() if progress else ignore_event
+    return ProgressBar() if flag("progress", progress) else ignore_event

@@ -53,7 +53,7 @@ class Registry(Generic[T]):
 
     def check(self, name: object) -> None:
         """Raise an InputError for a name that is not registered."""
-        if name not in self.names:
+        if not isinstance(name, str) or name not in self.names:
             raise InputError(f"{self.kind} is {name!r}; it must be one of {', '.join(self.names)}.")
 
     def __getitem__(self, name: str) -> type[T]:

@@ -6,6 +6,7 @@ The Python functions, the command line, saved models and R take them from here.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import Field, dataclass, field, fields
 from functools import cache
 from operator import index
@@ -21,12 +22,16 @@ LIKELIHOODS: Registry[Any] = Registry("likelihood", {"gaussian": "sysvi.model.li
 
 Mixture = Literal["dimension", "joint"]
 Pseudoinputs = Literal["random", "system", "balanced_system", "balanced_label", "noise"]
+Initialisation = Literal["data", "linear", "random"]
 Variance = Literal["feature", "sample_feature"]
 LearningRateSchedule = Literal["constant", "cosine"]
 SwappedCovariates = Literal["resampled", "observed", "zero"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
+LARGEST_SIZE = (
+    10**9
+)  # of whole numbers that are no seeds: R, torch and NumPy can hold it, and count a matrix of its square
 RAMPS = ("reconstruction_weight", "kl_weight", "cycle_weight", "adversarial_weight", "mixture_share")
 
 
@@ -121,7 +126,7 @@ class ModelSettings:
 
     n_latent: int = field(default=15, metadata=about("Number of latent dimensions.", Limits(min=1)))
     n_hidden: int = field(
-        default=256, metadata=about("Width of the hidden layers of encoder and decoder.", Limits(min=1))
+        default=128, metadata=about("Width of the hidden layers of encoder and decoder.", Limits(min=1))
     )
     n_layers: int = field(default=2, metadata=about("Number of hidden layers of encoder and decoder.", Limits(min=1)))
     dropout_rate: float = field(
@@ -163,6 +168,20 @@ class ModelSettings:
     out_var_mode: Variance = field(
         default="feature",
         metadata=about("Variance of the expression: per gene (feature) or per cell and gene (sample_feature)."),
+    )
+    covariates_in_mean: bool = field(
+        default=True,
+        metadata=about(
+            "Let covariates also add to the mean expression of each gene directly, besides entering the hidden layers; "
+            "false, as in the paper: hidden layers only."
+        ),
+    )
+    initialisation: Initialisation = field(
+        default="linear",
+        metadata=about(
+            "Start of training: effects of the covariates and principal components (linear), random combinations of "
+            "components (data), or random weights, as in the paper."
+        ),
     )
     embed_categorical_covariates: bool = field(
         default=False,
@@ -216,10 +235,10 @@ class TrainSettings:
         ),
     )
     cycle_weight: Ramp = field(
-        default=Ramp(10.0, start=0.1, end=0.6),
+        default=Ramp(30.0, start=0.1, end=0.6),
         metadata=about(
-            "Weight of the cycle loss, the strength of integration; with enough epochs 20 or 50 mix cells of one type "
-            "more and of different types less.",
+            "Weight of the cycle loss, the strength of integration; 100 mixes more, 10 keeps more of the differences "
+            "between neighbouring cells.",
             NOT_NEGATIVE,
         ),
     )
@@ -279,6 +298,8 @@ def _check_settings(settings: Any) -> None:
 def _checked(f: Field[Any], kind: Any, value: Any) -> Any:
     """The value of a setting as its type, or an InputError that names the setting."""
     limits = f.metadata["limits"]
+    if f.name == "seed":
+        return random_seed(value)
     if kind is int:
         return whole_number(f.name, value, int(limits.min))
     if kind is float:
@@ -289,7 +310,7 @@ def _checked(f: Field[Any], kind: Any, value: Any) -> Any:
         return as_ramp(value, cast(Ramp, f.default), f.name, limits)
     if f.metadata["registry"] is not None:
         f.metadata["registry"].check(value)
-    if get_origin(kind) is Literal and value not in get_args(kind):
+    if get_origin(kind) is Literal and not (isinstance(value, str) and value in get_args(kind)):
         raise InputError(f"{f.name} is {value!r}; it must be one of {', '.join(get_args(kind))}.")
     return value
 
@@ -310,23 +331,39 @@ def as_ramp(
     return ramp
 
 
-def whole_number(name: str, value: Any, least: int) -> int:
-    """The value of setting `name` as a plain int, at least `least`, or an InputError that names it."""
+def whole_number(name: str, value: Any, least: int, most: int | None = LARGEST_SIZE) -> int:
+    """The value of setting `name` as a plain int from `least` to `most`, or an InputError that names it.
+
+    Examples
+    --------
+    >>> whole_number("n_cells", 3, 1)
+    3
+    >>> whole_number("n_cells", 2**64, 1)
+    Traceback (most recent call last):
+        ...
+    sysvi._core.errors.InputError: n_cells is 18446744073709551616; it must be a whole number of 1000000000 or less.
+    """
     try:
-        value = index(value)
-        good = value >= least
+        whole = index(value)
+        good = whole >= least and not isinstance(value, bool)
     except TypeError:
         good = False
     if not good:
         raise InputError(f"{name} is {value!r}; it must be a whole number of {least} or more.")
-    return int(value)
+    if most is not None and whole > most:
+        raise InputError(f"{name} is {whole}; it must be a whole number of {most} or less.")
+    return whole
+
+
+def random_seed(value: Any, name: str = "seed") -> int:
+    """A random seed as a plain int: a whole number of any size that is not negative; or an InputError."""
+    return whole_number(name, value, 0, most=None)
 
 
 def number(name: str, value: Any, limits: Limits) -> float:
     """The value of setting `name` as a plain float within limits, or an InputError that names it."""
     try:
-        value = float(0 + value)  # 0 + refuses strings
-        good = limits.contain(value)
+        good = not isinstance(value, bool) and limits.contain(float(0 + value))  # 0 + refuses strings
     except (TypeError, ValueError, OverflowError):
         good = False
     if not good:
@@ -352,21 +389,106 @@ def flag(name: str, value: Any) -> bool:
 
 
 def default_batch_size(n_cells: int) -> int:
-    """Default number of cells in a minibatch: large for speed, small where an epoch would have few minibatches."""
-    for at_least, size in ((50_000, 2048), (5_000, 1024), (1_000, 256)):
+    """Default number of cells in a minibatch: large for speed, small where an epoch would have few minibatches.
+
+    Examples
+    --------
+    >>> [default_batch_size(n) for n in (500, 5_000, 50_000, 500_000)]
+    [128, 256, 1024, 2048]
+    """
+    for at_least, size in ((100_000, 2048), (20_000, 1024), (1_000, 256)):
         if n_cells >= at_least:
             return size
     return 128
 
 
 def default_lr(batch_size: int) -> float:
-    """Default learning rate: 0.001 up to 512 cells in a minibatch, then proportional to its size, at most 0.004.
+    """Default learning rate: 0.002, or 0.004 for 2,048 cells in a minibatch or more."""
+    return 2e-3 if batch_size < 2048 else 4e-3
 
-    It lets an epoch of few large minibatches achieve what one of many small ones does (Goyal et al., 2017).
+
+def default_max_epochs(n_cells: int, steps_per_epoch: int) -> int:
+    """Default number of epochs: 520 steps for 1,000 cells or fewer, 1,310 for 10,000, at least 20 epochs.
+
+    The number of steps grows with the number of cells to the power of 0.4: more cells show more to learn, but each of
+    them need not be seen as often.
+
+    Examples
+    --------
+    >>> default_max_epochs(1_000, 4), default_max_epochs(10_000, 40), default_max_epochs(1_000_000, 489)
+    (130, 33, 20)
     """
-    return 1e-3 * min(max(1.0, batch_size / 512), 4.0)
+    steps = 520 * max(1.0, n_cells / 1000) ** 0.4
+    return max(20, math.ceil(steps / steps_per_epoch))
 
 
-def default_max_epochs(steps_per_epoch: int, lr: float) -> int:
-    """Default number of epochs: enough for 4,400 steps at a learning rate of 0.001, and at least 20."""
-    return max(20, math.ceil(4.4 / lr / steps_per_epoch))
+DEFAULT_MEMBERS = 4  # models in an ensemble; other numbers were not compared yet (benchmarks/paper/trust.py)
+
+
+class Preset(NamedTuple):
+    """Settings that go together, under one name.
+
+    Parameters
+    ----------
+    members
+        Number of models in the ensemble.
+    settings
+        Settings of the model and of its training.
+    epochs
+        Number of epochs by number of cells; None: our default.
+    """
+
+    members: int
+    settings: dict[str, Any]
+    epochs: Callable[[int], int] | None = None
+
+
+def epochs_of_the_paper(n_cells: int) -> int:
+    """Number of epochs of scvi-tools, in which the paper's model was published: 400, fewer above 20,000 cells.
+
+    Examples
+    --------
+    >>> epochs_of_the_paper(5_000), epochs_of_the_paper(100_000)
+    (400, 80)
+    """
+    return max(1, min(round(20_000 / n_cells * 400), 400))
+
+
+# The paper's model and training: the whole VampPrior and cycle weight from the first step, no covariates in the cycle.
+PAPER = Preset(
+    members=1,
+    settings={
+        "n_hidden": 256,
+        "covariates_in_mean": False,
+        "initialisation": "random",
+        "prior": "vamp",
+        "n_prior_components": 5,
+        "mixture_share": Ramp(1.0),
+        "cycle_weight": Ramp(5.0),
+        "kl_weight": Ramp(1.0),
+        "swapped_covariates": "zero",
+        "batch_size": 128,
+        "lr": 1e-3,
+    },
+    epochs=epochs_of_the_paper,
+)
+# The defaults as they are; they mix two systems well.
+MIXING = Preset(members=DEFAULT_MEMBERS, settings={})
+# Keeps cell types of single systems apart, at the price of less mixing: the model starts as a linear one, in which a
+# type has the same markers in all systems, and does not go far from there.
+CONSERVATIVE = Preset(
+    members=DEFAULT_MEMBERS,
+    settings={"cycle_weight": Ramp(10.0, 0.1, 0.6), "max_epochs": 24},
+)
+PRESETS = {"mixing": MIXING, "conservative": CONSERVATIVE, "paper": PAPER}
+
+
+def default_preset(n_systems: int) -> Preset:
+    """The preset for so many systems, where none is given (docs/trust.md).
+
+    Examples
+    --------
+    >>> default_preset(2) is MIXING, default_preset(3) is CONSERVATIVE
+    (True, True)
+    """
+    return MIXING if n_systems == 2 else CONSERVATIVE

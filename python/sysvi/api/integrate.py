@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 from anndata import AnnData
 
 from sysvi._core.checks import check_obs_column
-from sysvi._core.errors import InputError
 from sysvi._core.events import OnEvent
-from sysvi._core.settings import ModelSettings, TrainSettings
-from sysvi.api.separation import warn_about_separated_systems
-from sysvi.api.sysvi import MODEL_ARGUMENTS, SysVI
+from sysvi._core.progress import as_callback
+from sysvi._core.seeds import member_seeds
+from sysvi._core.settings import (
+    DEFAULT_MEMBERS,
+    ModelSettings,
+    TrainSettings,
+    default_preset,
+    random_seed,
+    whole_number,
+)
+from sysvi.api.arguments import fill_in, find_preset, split_settings
+from sysvi.api.ensemble import Ensemble
+from sysvi.api.results import check_embedding_name, write_results
+from sysvi.api.separation import report_weak_effect, warn_about_separated_systems
+from sysvi.api.sysvi import SysVI
+from sysvi.api.train_many import Combination, combinations, common_settings, train_each
 from sysvi.data.columns import Columns
-from sysvi.data.from_anndata import check_writable, read_data, write_setup
+from sysvi.data.from_anndata import ModelData, check_writable, read_data, write_setup
 
 
 def integrate(
@@ -27,20 +39,29 @@ def integrate(
     categorical_covariate_keys: Sequence[str] | None = None,
     continuous_covariate_keys: Sequence[str] | None = None,
     weight_systems: bool = False,
+    members: int | None = None,
+    preset: str | None = None,
     key_added: str = "X_sysVI",
     device: str = "auto",
     seed: int = 0,
     progress: bool | OnEvent = True,
     **settings: Any,
-) -> SysVI:
-    """Train a model on `adata` and write the integrated embedding into it.
+) -> SysVI | Ensemble:
+    """Train an ensemble of models on `adata` and write the integrated embedding into it.
+
+    Models that differ only in their seed agree about what the data show and disagree about what a model learned by
+    chance. Their embeddings are therefore combined (:class:`sysvi.Ensemble`), and how far they agree about the
+    counterparts of a cell is written down as its support.
 
     Parameters
     ----------
     adata
         Log-normalised expression of all systems, cells x genes, as :func:`sysvi.prepare` returns it. The embedding
         (float32, cells x latent dimensions) is written into ``obsm[key_added]``, settings and versions into
-        ``uns["sysvi"]``, the columns into ``uns["sysvi_setup"]``.
+        ``uns["sysvi"]``, the columns into ``uns["sysvi_setup"]``. With two members or more, ``obsm["sysvi_support"]``
+        is a table of how far they agree, from 0 to 1, that a cell (row) has counterparts in each other system (column;
+        NaN for its own; a slash in the name becomes a bar), and ``obs["sysvi_support"]`` has the highest value of each
+        cell.
     system_key
         Column of ``adata.obs`` with the systems: the substantial effect to remove (species, organoid and tissue, ...).
     batch_key
@@ -51,6 +72,13 @@ def integrate(
         Columns with further covariates whose effects are removed.
     weight_systems
         Let all systems count the same in the loss, whatever their number of cells.
+    members
+        Number of models in the ensemble, 4 by default; 1 trains a single model, and no support is computed.
+    preset
+        Settings that go together; those that are given take precedence. ``"mixing"`` is the default for two systems.
+        ``"conservative"``, the default for more, keeps cell types of single systems apart but mixes less: training
+        starts from a linear model, the cycle weight is 10, and there are 24 epochs. ``"paper"``: model and training of
+        the paper, a single model.
     key_added
         Name of the embedding in ``adata.obsm``.
     device
@@ -59,15 +87,17 @@ def integrate(
         Random seed. The same seed gives the same embedding; on a CPU every bit is the same for up to three torch
         threads, and for any fixed number of more.
     progress
-        True draws a progress bar, False is silent, a function is called with each :class:`sysvi.Event`.
+        True draws a progress bar, False is silent, a function is called with each :class:`sysvi.Event`. An event
+        ``"effect"`` reports systems that differ little: their cells have neighbours from other systems before the
+        integration.
     **settings
-        Any argument of :class:`sysvi.SysVI` and any field of :class:`sysvi.TrainSettings`: ``cycle_weight`` (20 mixes
+        Any argument of :class:`sysvi.SysVI` and any field of :class:`sysvi.TrainSettings`: ``cycle_weight`` (100 mixes
         systems more), ``max_epochs``, ``batch_size``, ``n_latent``, ``prior``, ...
 
     Returns
     -------
-    SysVI
-        The trained model.
+    Ensemble or SysVI
+        The trained ensemble, or the model if there is one member.
 
     Raises
     ------
@@ -77,8 +107,16 @@ def integrate(
     Warns
     -----
     UserWarning
-        If a system stays apart: its cells have less than a twentieth of the neighbours from other systems that they
-        would have in a fully mixed embedding (15 nearest neighbours among up to 10,000 cells; labels are not needed).
+        If a twentieth of a system's cells or more have a support below 0.2 in another system; or if a system stays
+        apart: its cells have less than a twentieth of the neighbours from other systems that they would have in a fully
+        mixed embedding (15 nearest neighbours among up to 10,000 cells). Labels are not needed for either.
+        If the loss of a member became non-finite, the others are used.
+
+    Notes
+    -----
+    Ctrl-C stops the training. The members that had ended by then make up the ensemble, or if none had, all whose
+    training had begun; its ``status`` is ``"interrupted"``. If it is one member, that model is returned, without a
+    support.
 
     Examples
     --------
@@ -87,10 +125,15 @@ def integrate(
     >>> model = sysvi.integrate(adata, "system", "batch", max_epochs=2, progress=False)
     >>> adata.obsm["X_sysVI"].shape
     (300, 15)
+    >>> bool(adata.obs["sysvi_support"].between(0, 1).all())
+    True
     """
-    model_kwargs, train_kwargs = split_settings("integrate", settings)
-    if not isinstance(key_added, str) or not key_added or "/" in key_added:
-        raise InputError(f"key_added is {key_added!r}; it must be a string, not empty and without a slash.")
+    split_settings("integrate", settings)  # for its checks, before the data are read
+    chosen = find_preset(preset)
+    if members is None:
+        members = DEFAULT_MEMBERS if chosen is None else chosen.members
+    n_members = whole_number("members", members, 1)
+    check_embedding_name(key_added)
     columns = Columns.from_arguments(
         system_key,
         batch_key,
@@ -101,44 +144,65 @@ def integrate(
     )
     check_writable(adata)
     data = read_data(adata, columns)
-    model = SysVI.from_data(adata, data, seed=seed, **model_kwargs)
-    write_setup(adata, columns)
-    model.train(device=device, progress=progress, **train_kwargs)
-    adata.obsm[key_added] = model.get_latent_representation()
-    adata.uns["sysvi"] = model.record()
+    chosen = chosen or default_preset(data.cells.n_systems)
+    settings, on_event = fill_in(chosen, settings, data.cells.n_cells), as_callback(progress)
     system = check_obs_column(adata, system_key, "system_key")
-    assert model.run is not None
-    warn_about_separated_systems(
-        adata.obsm[key_added], system, model.run.n_epochs, model.run.usual_epochs, stacklevel=2
-    )
+    report_weak_effect(data.cells.x, system, on_event)
+    model: SysVI | Ensemble
+    if n_members == 1:
+        model_kwargs, train_kwargs = split_settings("integrate", settings)
+        model = SysVI.from_data(adata, data, seed=seed, **model_kwargs)
+        write_setup(adata, columns)
+        model.train(device=device, progress=on_event, **train_kwargs)
+    else:
+        grid = member_grid(n_members, seed, settings)
+        write_setup(adata, columns)
+        model = train_ensemble(adata, data, grid, seed, settings, device, on_event)
+    write_results(adata, model, key_added, on_event, stacklevel=2)
+    run = model.members[0].run
+    assert run is not None
+    warn_about_separated_systems(adata.obsm[key_added], system, run.n_epochs, run.usual_epochs, stacklevel=2)
     return model
 
 
-def split_settings(caller: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Separate the arguments of :class:`sysvi.SysVI` from those of its training.
+def member_grid(n_members: int, seed: int, settings: Mapping[str, Any]) -> list[Combination]:
+    """Seeds and weights of the members of an ensemble. The seeds of different ensembles are different."""
+    seed = random_seed(seed)
+    return combinations(
+        member_seeds(seed, "member", n_members),
+        [settings.get("cycle_weight", TrainSettings.cycle_weight)],
+        [settings.get("kl_weight", TrainSettings.kl_weight)],
+        [settings.get("prior", ModelSettings.prior)],
+    )
 
-    Parameters
-    ----------
-    caller
-        Name of the function that was given the settings, for the error message.
-    settings
-        Settings of both kinds.
 
-    Returns
-    -------
-    tuple of dict
-        Arguments of the model, and arguments of training.
+def train_ensemble(
+    adata: AnnData,
+    data: ModelData,
+    grid: Sequence[Combination],
+    seed: int,
+    settings: Mapping[str, Any],
+    device: str,
+    on_event: OnEvent,
+) -> SysVI | Ensemble:
+    """Train the members of an ensemble in parallel; after Ctrl-C, those that had ended, or all that had begun.
 
-    Raises
-    ------
-    InputError
-        For settings that are neither.
+    Members whose loss became non-finite are left out with a warning. If one member remains, it is returned itself.
     """
-    train_names = {f.name for f in fields(TrainSettings)}
-    model_names = {f.name for f in fields(ModelSettings)} | MODEL_ARGUMENTS
-    if unknown := sorted(set(settings) - train_names - model_names):
-        known = ", ".join(sorted(train_names | model_names))
-        raise InputError(f"{caller} has no setting {', '.join(unknown)}; settings are {known}.")
-    model_kwargs = {name: value for name, value in settings.items() if name in model_names}
-    train_kwargs = {name: value for name, value in settings.items() if name in train_names}
-    return model_kwargs, train_kwargs
+    model_kwargs, train_kwargs = split_settings("integrate", common_settings(settings))
+    runs = train_each(adata, data, grid, model_kwargs, train_kwargs, device, on_event, lambda run: None)
+    failed = [run.error for run in runs if run.error is not None]
+    usable = [run for run in runs if run.error is None]
+    if not usable and failed:
+        raise failed[0]
+    if not usable:  # Ctrl-C came before any member had begun
+        raise KeyboardInterrupt
+    if failed:
+        warnings.warn(f"{len(failed)} of {len(runs)} members failed and are left out. {failed[0]}", stacklevel=3)
+    interrupted = len(runs) < len(grid) or any(run.status == "interrupted" for run in usable)
+    members = [run.model for run in usable if run.status != "interrupted"] or [run.model for run in usable]
+    if len(members) > 1:
+        return Ensemble(members, seed, status="interrupted" if interrupted else None)
+    if interrupted:
+        members[0].status = "interrupted"
+    return members[0]

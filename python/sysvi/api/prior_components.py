@@ -13,8 +13,10 @@ import torch
 from anndata import AnnData
 from torch import Tensor
 
+from sysvi._core.arguments import check_types
 from sysvi._core.checks import check_obs_column
 from sysvi._core.errors import InputError
+from sysvi.api.ensemble import Ensemble
 from sysvi.api.sysvi import SysVI
 from sysvi.data.labels import read_labels
 from sysvi.kernels.densities import normal_log_density
@@ -66,7 +68,7 @@ def prior_components(model: SysVI, adata: AnnData, label_key: str | None = None)
     Parameters
     ----------
     model
-        Trained model with the prior ``"vamp"`` or ``"gmm"``.
+        Trained model with the prior ``"vamp"`` or ``"gmm"``; of an ensemble, one of its ``members``.
     adata
         Cells with the model's genes, systems and categories: the training data or others.
     label_key
@@ -80,18 +82,24 @@ def prior_components(model: SysVI, adata: AnnData, label_key: str | None = None)
     Raises
     ------
     InputError
-        If the model is untrained or its prior a standard normal, `adata` does not fit the model, or `label_key` is
-        missing or labels no cell.
+        If the model is an ensemble, untrained, or its prior a standard normal, `adata` does not fit the model, or
+        `label_key` is missing or labels no cell.
 
     Examples
     --------
     >>> import sysvi
     >>> adata = sysvi.prepare(sysvi.datasets.simulate_systems(300, 200, seed=1), "system", "batch", min_cells=3)
-    >>> model = sysvi.integrate(adata, "system", "batch", max_epochs=2, progress=False, n_prior_components=3)
+    >>> model = sysvi.integrate(
+    ...     adata, "system", "batch", members=1, max_epochs=2, progress=False, n_prior_components=3
+    ... )
     >>> result = prior_components(model, adata, "cell_type")
     >>> int(result.table["n_cells"].sum()), result.table.index.to_list()
     (300, [0, 1, 2])
     """
+    check_types(prior_components, adata=adata)
+    if isinstance(model, Ensemble):
+        raise InputError("Each member of an ensemble has a prior of its own: pass one of model.members.")
+    check_types(prior_components, model=model)
     prior = model.module.prior
     if not isinstance(prior, MixturePrior):
         raise InputError("A standard normal prior has no components: train with prior='vamp' or 'gmm' to look at them.")

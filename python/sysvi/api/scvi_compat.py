@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
+import anndata
+import numpy as np
 import pandas as pd
+from anndata import AnnData
+from scipy import sparse
 
+from sysvi._core.checks import check_anndata
 from sysvi._core.errors import InputError
+from sysvi.data.from_anndata import check_writable, write_setup
+from sysvi.data.query import read_query
+
+if TYPE_CHECKING:
+    from sysvi.api.sysvi import SysVI
+
+MIN_SHARE_OF_GENES = 0.8  # of the model's; with fewer, scvi-tools warns
 
 # Loss terms of our history, and their names in the history of scvi-tools.
 HISTORY_NAMES = {"total": "loss", "reconstruction": "reconstruction_loss", "kl": "kl_local", "cycle": "cycle_loss"}
@@ -53,6 +66,205 @@ IGNORED_PLAN_ARGUMENTS = {
     "optimizer",
     "reduce_lr_on_plateau",
 }
+
+
+class NotInSysVI:
+    """A method of scvi-tools' models that sysVI does not have: a call says what to do instead."""
+
+    def __init__(self, instead: str):
+        self.instead = instead
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: object, owner: type) -> Callable[..., NoReturn]:
+        def refuse(*args: Any, **kwargs: Any) -> NoReturn:
+            raise InputError(f"SysVI has no {self.name} of scvi-tools: {self.instead}.")
+
+        return refuse
+
+
+class MethodsOfScvi:
+    """Methods that scripts for scvi-tools may call and that sysVI does not have."""
+
+    _NO_DECODER = "its decoder serves training only, and the embedding is the result; use the input's expression"
+    _NO_REGISTRY = "sysVI has no registry; setup_anndata writes adata.uns['sysvi_setup']"
+    _NO_ELBO = "the loss terms of each epoch are in model.history"
+
+    get_normalized_expression = NotInSysVI(_NO_DECODER)
+    get_likelihood_parameters = NotInSysVI(_NO_DECODER)
+    posterior_predictive_sample = NotInSysVI(_NO_DECODER)
+    get_feature_correlation_matrix = NotInSysVI(_NO_DECODER)
+    differential_expression = NotInSysVI(
+        "compare the expression of the input between groups, for example with scanpy.tl.rank_genes_groups"
+    )
+    differential_abundance = NotInSysVI(
+        "compare numbers of cells in neighbourhoods of the embedding, for example with milo"
+    )
+    get_elbo = NotInSysVI(_NO_ELBO)
+    get_reconstruction_error = NotInSysVI(_NO_ELBO)
+    get_marginal_ll = NotInSysVI(_NO_ELBO)
+    view_anndata_setup = NotInSysVI(_NO_REGISTRY)
+    register_manager = NotInSysVI(_NO_REGISTRY)
+    get_anndata_manager = NotInSysVI(_NO_REGISTRY)
+    view_setup_args = NotInSysVI(_NO_REGISTRY)
+    convert_legacy_save = NotInSysVI("models are saved as one safetensors file, with save and load")
+    minify_adata = NotInSysVI("the embedding in adata.obsm is all that is needed of the cells")
+    predict = NotInSysVI("it does not predict labels; take those of the nearest neighbours in the embedding")
+
+
+class QueryMethodsOfScvi:
+    """Mapping new cells onto a single model step by step, as in scvi-tools; `sysvi.map_query` does it all at once."""
+
+    @classmethod
+    def prepare_query_anndata(
+        cls,
+        adata: AnnData,
+        reference_model: SysVI | str | PathLike[str],
+        return_reference_var_names: bool = False,
+        inplace: bool = True,
+    ) -> AnnData | pd.Index | None:
+        """Give new cells the genes of a model in its order; missing genes are 0.
+
+        Parameters
+        ----------
+        adata
+            New cells, normalised as those of the model.
+        reference_model
+            The model, or the folder in which it is saved.
+        return_reference_var_names
+            Return the names of the model's genes, and do nothing else.
+        inplace
+            Change `adata`; False: return a new object.
+
+        Raises
+        ------
+        InputError
+            If the query has none of the model's genes.
+
+        Warns
+        -----
+        UserWarning
+            If it has less than 80 % of them. (:func:`sysvi.map_query` takes the mean expression of the reference for
+            missing genes, which is closer to the truth than 0.)
+        """
+        genes = pd.Index(cls._as_model(reference_model).vocabulary.genes)
+        if return_reference_var_names:
+            return genes
+        check_anndata(adata)
+        found, missing = genes.intersection(adata.var_names), genes.difference(adata.var_names)
+        if found.empty:
+            raise InputError(
+                "No reference var names found in query data. Please rerun with return_reference_var_names=True to see "
+                "reference var names."
+            )
+        if len(found) < MIN_SHARE_OF_GENES * len(genes):
+            warnings.warn(
+                f"Query data contains less than {MIN_SHARE_OF_GENES:.0%} of reference var names "
+                f"({len(found)} of {len(genes)}). This may result in poor performance.",
+                stacklevel=2,
+            )
+        prepared = adata[:, found].copy()
+        if len(missing):
+            zeros = sparse.csr_matrix((adata.n_obs, len(missing)), dtype=np.float32)
+            layers = dict.fromkeys(adata.layers, zeros)
+            padding = AnnData(zeros, obs=adata.obs[[]], var=pd.DataFrame(index=missing), layers=layers)
+            prepared = anndata.concat([prepared, padding], axis=1, merge="first", uns_merge="first")[:, genes].copy()
+        if not inplace:
+            return prepared
+        adata._init_as_actual(prepared)
+        return None
+
+    @classmethod
+    def load_query_data(
+        cls,
+        adata: AnnData,
+        reference_model: SysVI | str | PathLike[str],
+        registry: Mapping[str, Any] | None = None,
+        inplace_subset_query_vars: bool = False,
+        accelerator: str = "auto",
+        device: str | int = "auto",
+        unfrozen: bool = False,
+        **freeze: bool,
+    ) -> SysVI:
+        """A model of new cells with the weights of a trained one, whose ``train`` trains those of new categories only.
+
+        Parameters
+        ----------
+        adata
+            New cells with the model's genes and columns, normalised as those of the model. Systems may be new, too.
+        reference_model
+            The model, or the folder in which it is saved.
+        registry
+            Must be None: sysVI has no registry.
+        inplace_subset_query_vars
+            Reduce `adata` to the genes of the model, in its order.
+        accelerator, device
+            Device as in :meth:`sysvi.SysVI.load`.
+        unfrozen
+            Must be False: to train all weights, train on all cells together.
+        **freeze
+            Arguments of scvi-tools that choose what is frozen, and ``transfer_batch``; ignored with a warning, since
+            the weights of new categories are all that is trained.
+
+        Returns
+        -------
+        SysVI
+            The model of the new cells. Train it before it embeds cells, unless it knows all their categories.
+
+        Raises
+        ------
+        InputError
+            If genes or columns are missing, or an argument is not supported.
+
+        Examples
+        --------
+        >>> import sysvi
+        >>> cells = sysvi.datasets.simulate_systems(400, 200, seed=1)
+        >>> cells = sysvi.prepare(cells, "system", "batch", min_cells=3)
+        >>> is_new = (cells.obs["batch"] == cells.obs["batch"].iloc[0]).to_numpy()
+        >>> reference, query = cells[~is_new].copy(), cells[is_new].copy()
+        >>> sysvi.SysVI.setup_anndata(reference, batch_key="system", categorical_covariate_keys=["batch"])
+        >>> model = sysvi.SysVI(reference)
+        >>> model.train(max_epochs=2, progress=False)
+        >>> mapped = sysvi.SysVI.load_query_data(query, model)
+        >>> mapped.train(progress=False)
+        >>> mapped.get_latent_representation().shape == (is_new.sum(), 15)
+        True
+        """
+        model = cls._as_model(reference_model)
+        if registry is not None:
+            raise InputError("registry is not supported, since sysVI has none: leave it out.")
+        if unfrozen:
+            raise InputError("unfrozen=True is not supported: to train all weights, train on all cells together.")
+        if unknown := sorted(name for name in freeze if not name.startswith("freeze_") and name != "transfer_batch"):
+            raise InputError(f"load_query_data has no argument {', '.join(unknown)}.")
+        for name in freeze:
+            warnings.warn(
+                f"load_query_data({name}=...) is ignored: only weights of new categories are trained.", stacklevel=2
+            )
+        check_anndata(adata)
+        check_writable(adata)
+        if inplace_subset_query_vars:
+            adata._inplace_subset_var([gene for gene in model.vocabulary.genes if gene in adata.var_names])
+        extended = model.extend(
+            adata, read_query(adata, *model.summary(), warn_of_large=True, stacklevel=2), model.seed
+        )
+        write_setup(adata, model.columns)
+        extended.attach(None, None, accelerator, None if device == "auto" else device)
+        return extended
+
+    @classmethod
+    def _as_model(cls, reference_model: Any) -> Any:
+        """The model itself, or the saved one."""
+        if isinstance(reference_model, str | PathLike):
+            return cast(Any, cls).load(reference_model, device="cpu")
+        if not isinstance(reference_model, cls):
+            raise InputError(
+                f"reference_model is of type {type(reference_model).__name__}; give a SysVI or its folder, or map new "
+                "cells onto an ensemble with sysvi.map_query."
+            )
+        return reference_model
 
 
 def translate_training(settings: Mapping[str, Any], plan_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:

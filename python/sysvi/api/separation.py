@@ -1,4 +1,4 @@
-"""Systems that stay apart in an embedding, found by their neighbours from other systems; no labels are needed."""
+"""Systems that mix or stay apart, found by their cells' neighbours from other systems; no labels are needed."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ import warnings
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
+from sysvi._core.errors import InputError
+from sysvi._core.events import Event, OnEvent, ignore_event
+from sysvi._core.samples import sample_rows
 from sysvi.metrics._neighbors import nearest_neighbors
+from sysvi.metrics._pca import principal_components
 from sysvi.metrics._shared_neighbors import relative_to_full_mixing
 
 MAX_SAMPLED_CELLS = 10_000  # neighbours are searched among at most this many cells
 MIN_CELLS_PER_SYSTEM = 20  # smaller systems are left out: too few cells to judge
 N_NEIGHBORS = 15
+N_COMPONENTS = 30  # of the expression before the integration
 SEPARATION_THRESHOLD = 0.05  # a system with a smaller share of the neighbours of full mixing counts as apart
 
 
@@ -39,9 +45,8 @@ def cross_system_neighbors(embedding: np.ndarray, system: np.ndarray) -> pd.Seri
     >>> cross_system_neighbors(embedding, np.repeat(["human", "mouse"], 50)).to_dict()
     {'human': 0.0, 'mouse': 0.0}
     """
-    if len(system) > MAX_SAMPLED_CELLS:
-        rows = np.random.default_rng(0).choice(len(system), MAX_SAMPLED_CELLS, replace=False)
-        embedding, system = embedding[rows], system[rows]
+    rows = sample_rows(np.arange(len(system)), MAX_SAMPLED_CELLS)
+    embedding, system = embedding[rows], system[rows]
     sizes = pd.Series(system).value_counts()
     sizes = sizes[sizes >= MIN_CELLS_PER_SYSTEM].sort_index()
     if len(sizes) < 2:
@@ -65,4 +70,37 @@ def warn_about_separated_systems(
         "neighbours from other systems that full mixing would give. Where systems have cell types in common, "
         f"{longer}try another seed or prior='standard_normal', or compare settings with sysvi.tune.",
         stacklevel=stacklevel + 1,
+    )
+
+
+def report_weak_effect(expression: sparse.csr_matrix, system: np.ndarray, on_event: OnEvent) -> None:
+    """Report if systems differ little: in principal components of the expression, none of them is apart.
+
+    Parameters
+    ----------
+    expression
+        Log-normalised expression, (n, genes). Of more than 10,000 cells a random sample of fixed seed is used.
+    system
+        System of each cell, (n,).
+    on_event
+        Progress callback.
+    """
+    if on_event is ignore_event:  # principal components take seconds, and nobody would see the report
+        return
+    rows = sample_rows(np.arange(len(system)), MAX_SAMPLED_CELLS)
+    try:
+        components = principal_components(expression[rows], N_COMPONENTS)
+    except InputError:  # too few genes or cells to judge
+        return
+    mixing = cross_system_neighbors(components, system[rows])
+    if mixing.empty or (mixing < SEPARATION_THRESHOLD).any():
+        return
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in mixing.items())
+    on_event(
+        Event(
+            "effect",
+            "The systems differ little: before the integration, their cells have neighbours from other systems already "
+            f"({shares} of full mixing). A weaker method, such as Harmony, may be enough.",
+            {"mixing_before": mixing.to_dict()},
+        )
     )

@@ -3,31 +3,46 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from anndata.io import write_h5ad
 
-from sysvi._core.checks import check_anndata, check_obs_column
+from sysvi._core.arguments import check_types
+from sysvi._core.checks import check_anndata
 from sysvi._core.device import choose_device
 from sysvi._core.errors import InputError
 from sysvi._core.events import OnEvent
-from sysvi._core.files import write_atomically
+from sysvi._core.files import create_folder, write_atomically
+from sysvi._core.forks import check_fork
+from sysvi._core.memory import check_memory
 from sysvi._core.progress import as_callback
+from sysvi._core.samples import sample_groups
 from sysvi._core.seeds import generator
-from sysvi._core.settings import PRIORS, Limits, ModelSettings, TrainSettings, number, whole_number
+from sysvi._core.settings import (
+    PRIORS,
+    RAMPS,
+    Limits,
+    ModelSettings,
+    Ramp,
+    TrainSettings,
+    number,
+    random_seed,
+    whole_number,
+)
 from sysvi._version import __version__
-from sysvi.api.scvi_compat import device_name, history_frames, translate_training
-from sysvi.data.cells import Cells, Vocabulary
+from sysvi.api.scvi_compat import MethodsOfScvi, QueryMethodsOfScvi, device_name, history_frames, translate_training
+from sysvi.data.cells import Cells, Vocabulary, n_minibatches
 from sysvi.data.columns import Columns
 from sysvi.data.from_anndata import (
     ModelData,
@@ -38,18 +53,59 @@ from sysvi.data.from_anndata import (
     read_vocabulary,
     write_setup,
 )
+from sysvi.data.h5ad import write_anndata
+from sysvi.data.labels import read_labels
+from sysvi.data.reference import Reference, count_cells
 from sysvi.model.checkpoint import MODEL_FILE, Checkpoint, corruption_as_input_error, load_checkpoint, save_checkpoint
 from sysvi.model.cvae import Model
+from sysvi.model.extension import decode_prior_samples, extend, find_starts
 from sysvi.model.pseudoinputs import check_pseudoinput_rows, choose_pseudoinput_rows
 from sysvi.training.loop import NonFiniteLossError, TrainingRun, train
 
 # Arguments of SysVI that are no settings of the model: where the components of the prior start.
 PRIOR_ARGUMENTS = ("pseudoinputs_data_indices", "pseudoinputs_label_key")
 MODEL_ARGUMENTS = {*PRIOR_ARGUMENTS, "embedding_kwargs"}
+# Training of the weights of new covariates, which are few (benchmarks/mapping.py)
+SURGERY_STEPS, SURGERY_STEPS_OF_SYSTEM, SURGERY_BATCH_SIZE, SURGERY_LR = 100, 300, 128, 0.03
+MAX_TRAINED_CELLS = 3_200  # new cells that their weights are trained on, beside as many that the model decodes
+# Numbers that training keeps for each parameter: its value, now and after the last epoch, its gradient, two of Adam.
+TRAINING_COPIES = 5
 VALIDATION_SIZE_LIMITS = Limits(min=0, max=1, min_open=True, max_open=True)
 
 
-class SysVI:
+class Surgery(NamedTuple):
+    """What is trained of a model that was extended by new systems and categories, and how.
+
+    Parameters
+    ----------
+    new_weights
+        Masks of the weights of the new systems and categories, by the names of the parameters; the others stay.
+    cells
+        New cells, and as many that are decoded from samples of the prior, for the cycle between them.
+    settings
+        Settings of training.
+    """
+
+    new_weights: dict[str, torch.Tensor]
+    cells: Cells
+    settings: dict[str, Any]
+
+
+def surgery_settings(trained: TrainSettings, n_cells: int, has_new_system: bool) -> dict[str, Any]:
+    """How the weights of new systems and categories are trained: with the last loss weights of the model's training."""
+    weights = {name: Ramp(getattr(trained, name).value) for name in RAMPS} | {"adversarial_weight": Ramp(0.0)}
+    steps = SURGERY_STEPS_OF_SYSTEM if has_new_system else SURGERY_STEPS
+    epochs = math.ceil(steps / n_minibatches(n_cells, SURGERY_BATCH_SIZE))
+    return weights | {
+        "swapped_covariates": trained.swapped_covariates,
+        "batch_size": SURGERY_BATCH_SIZE,
+        "max_epochs": epochs,
+        "lr": SURGERY_LR,
+        "lr_schedule": "cosine",
+    }
+
+
+class SysVI(QueryMethodsOfScvi, MethodsOfScvi):
     """Integrate systems with a conditional VAE, a VampPrior and latent cycle-consistency.
 
     A drop-in for ``scvi.external.SysVI``: the same names with the same meanings, so its `batch_key` is the *system*.
@@ -73,7 +129,7 @@ class SysVI:
     pseudoinputs_system
         The system for ``pseudoinputs="system"``.
     pseudoinputs_label_key
-        Column of ``adata.obs`` for ``pseudoinputs="balanced_label"``.
+        Column of ``adata.obs`` for ``pseudoinputs="balanced_label"``; unlabelled cells are left out.
     trainable_priors
         Whether the components are trained; otherwise they stay where they start.
     mixture
@@ -83,6 +139,13 @@ class SysVI:
         Number of latent dimensions, width and number of hidden layers, and dropout rate of encoder and decoder.
     out_var_mode
         Variance of the expression per gene (``"feature"``) or per cell and gene (``"sample_feature"``).
+    covariates_in_mean
+        Let covariates also add to the mean expression of each gene directly. Differences between systems that are the
+        same in all cells then need no hidden layer.
+    initialisation
+        Start of training. ``"linear"``: the effects of systems and other covariates on each gene, and the principal
+        components of the expression without these effects, as in probabilistic principal component analysis;
+        ``"data"``: the same effects, and random combinations of the components; ``"random"``: random weights.
     embed_categorical_covariates
         Learn a vector for each category instead of one-hot codes; for covariates of many categories.
     embedding_kwargs
@@ -129,7 +192,7 @@ class SysVI:
     """
 
     adata: AnnData | None
-    _cells: Cells | None
+    cells: Cells | None
 
     def __init__(
         self,
@@ -162,7 +225,7 @@ class SysVI:
             "embedding_kwargs": embedding_kwargs,
         }
         settings, prior_kwargs = _model_settings(model_kwargs)
-        self._build(adata, read_data(adata, columns), settings, seed, **prior_kwargs)
+        self._build(adata, read_data(adata, columns, warn_of_large=True), settings, seed, **prior_kwargs)
 
     @classmethod
     def from_data(cls, adata: AnnData, data: ModelData, *, seed: int = 0, **model_kwargs: Any) -> SysVI:
@@ -192,13 +255,17 @@ class SysVI:
         pseudoinputs_label_key: str | None = None,
     ) -> None:
         """Create the module and start its prior at the chosen cells."""
-        columns, vocabulary, cells = data
-        self._create_module(columns, vocabulary, settings, seed)
-        self.adata, self._cells = adata, cells
+        columns, vocabulary, cells, reference = data
+        _check_memory(settings, vocabulary)
+        self._create_module(columns, vocabulary, reference, settings, seed)
+        self.adata, self.cells = adata, cells
+        if settings.initialisation != "random":
+            self.module.start_at_data(cells, generator(seed, "start"))
         if pseudoinputs_data_indices is None or not PRIORS[settings.prior].starts_at_cells:
             label = None
             if settings.pseudoinputs == "balanced_label" and pseudoinputs_label_key is not None:
-                label = check_obs_column(adata, pseudoinputs_label_key, "pseudoinputs_label_key").astype(str)
+                names, labelled = read_labels(adata, pseudoinputs_label_key, argument="pseudoinputs_label_key")
+                label = np.where(labelled, np.asarray(names), "")
             system = cells.covariates.system.cpu().numpy()
             rows = choose_pseudoinput_rows(settings, system, vocabulary.systems, label, seed)
         else:
@@ -206,20 +273,17 @@ class SysVI:
         start = None if rows is None else torch.from_numpy(rows)
         self.module.init_prior(cells, start, generator(seed, "prior"))
 
-    def _create_module(self, columns: Columns, vocabulary: Vocabulary, settings: ModelSettings, seed: int) -> None:
+    def _create_module(
+        self, columns: Columns, vocabulary: Vocabulary, reference: Reference, settings: ModelSettings, seed: int
+    ) -> None:
         """Set up everything that does not need data, for a new model and for a loaded one."""
-        seed = whole_number("seed", seed, 0)
-        self.columns, self.vocabulary, self.model_settings, self.seed = columns, vocabulary, settings, seed
-        self.module = Model(
-            settings,
-            len(vocabulary.genes),
-            len(vocabulary.systems),
-            vocabulary.n_categories,
-            len(vocabulary.continuous),
-            generator(seed, "weights"),
-        )
+        seed = random_seed(seed)
+        self.columns, self.vocabulary, self.reference = columns, vocabulary, reference
+        self.model_settings, self.seed = settings, seed
+        self.module = Model.of_vocabulary(settings, vocabulary, generator(seed, "weights"))
         self.adata = None
-        self._cells = None
+        self.cells = None
+        self.surgery: Surgery | None = None
         self._history: dict[str, list[float]] = {}
         self.train_settings: TrainSettings | None = None
         self.run: TrainingRun | None = None
@@ -285,15 +349,18 @@ class SysVI:
         read_vocabulary(adata, columns)  # for its checks
         write_setup(adata, columns)
 
-    def _cells_of(self, adata: AnnData | None) -> Cells:
-        """Cells of `adata` in the model's terms, on the model's device; the model's own cells for None."""
+    def cells_of(self, adata: AnnData | None, warn_of_large: bool = False) -> Cells:
+        """Cells of `adata` in the model's terms, on the model's device; the model's own cells for None.
+
+        With `warn_of_large`, values that are too large for logarithms are warned about, not refused.
+        """
         if adata is not None and adata is not self.adata:
-            return cells_from_anndata(adata, self.columns, self.vocabulary, self.device)
-        if self._cells is None:
+            return cells_from_anndata(adata, self.columns, self.vocabulary, self.device, warn_of_large)
+        if self.cells is None:
             raise InputError("This model was loaded without data: pass adata.")
-        if self._cells.covariates.system.device != self.device:  # another model that shares these cells has moved them
-            self._cells.to(self.device)
-        return self._cells
+        if self.cells.covariates.system.device != self.device:  # another model that shares these cells has moved them
+            self.cells.to(self.device)
+        return self.cells
 
     @property
     def device(self) -> torch.device:
@@ -304,8 +371,58 @@ class SysVI:
         """Move model and data to a device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"`` or ``"auto"``."""
         chosen = choose_device(device)
         self.module.to(chosen)
-        if self._cells is not None and self._cells.device != chosen:
-            self._cells.to(chosen)
+        if self.cells is not None and self.cells.device != chosen:
+            self.cells.to(chosen)
+
+    # -- new cells ----------------------------------------------------------------------------------------------------
+
+    def summary(self) -> tuple[Columns, Vocabulary, Reference]:
+        """Columns, genes and categories of the model, and the summary of the cells it was trained on.
+
+        Raises
+        ------
+        InputError
+            If the model is not trained.
+        """
+        if not self.is_trained:
+            raise InputError("The model is not trained yet: call train() first.")
+        return self.columns, self.vocabulary, self.reference
+
+    def extend(self, adata: AnnData, query: ModelData, seed: int) -> SysVI:
+        """A new model of new cells that has this one's weights, and further ones for their new systems and categories.
+
+        Its :meth:`train` trains these weights alone; without any, the new model is trained already. The cycle runs
+        between the new cells and cells of the known systems that the model decodes from samples of its prior.
+
+        Parameters
+        ----------
+        adata, query
+            New cells, prepared, and what was read of them (:mod:`sysvi.data.query`).
+        seed
+            Random seed of the new model.
+        """
+        _, known, reference = self.summary()
+        n_systems, vocabulary, cells = len(known.systems), query.vocabulary, query.cells
+        sizes = cells.system_size.cpu().numpy()
+        starts = find_starts(n_systems, reference.n_cells, count_cells(cells, vocabulary), sizes)
+        extension = extend(self.module, vocabulary, starts)
+        model = type(self).__new__(type(self))
+        model._create_module(self.columns, vocabulary, query.reference, self.model_settings, seed)
+        model.module, model.adata, model.cells = extension.model, adata, cells
+        model.train_settings = self.train_settings
+        if not extension.new_weights:
+            model.status, model.surgery = self.status, Surgery({}, cells, {})
+            return model
+        groups = torch.column_stack([cells.covariates.system, cells.covariates.categorical]).cpu().numpy()
+        trained_on = cells.select(sample_groups(groups, MAX_TRAINED_CELLS))
+        n_each, noise = -(-trained_on.n_cells // n_systems), generator(seed, "replay")
+        decoded = decode_prior_samples(self.module, reference.n_cells, n_each, len(vocabulary.systems), noise)
+        trained_on = trained_on.join(decoded)
+        settings = surgery_settings(
+            self.train_settings or TrainSettings(), trained_on.n_cells, len(vocabulary.systems) > n_systems
+        )
+        model.surgery = Surgery(extension.new_weights, trained_on, settings)
+        return model
 
     # -- training -----------------------------------------------------------------------------------------------------
 
@@ -379,10 +496,22 @@ class SysVI:
         -----
         Ctrl-C stops after the current step and leaves a usable model with ``status == "interrupted"``.
         """
+        check_types(SysVI.train, plan_kwargs=plan_kwargs, early_stopping=early_stopping, stop=stop)
+        check_types(SysVI.train, validation_size=validation_size)
         if train_size is None:
             train_size = 0.9 if early_stopping or check_val_every_n_epoch is not None else 1.0
             if validation_size:
                 train_size = 1 - number("validation_size", validation_size, VALIDATION_SIZE_LIMITS)
+        surgery = self.surgery
+        if surgery is not None and not surgery.new_weights:
+            warnings.warn(
+                "Nothing is trained: the model knows all systems and categories of these cells.", stacklevel=2
+            )
+            return
+        if surgery is not None:
+            named = {"max_epochs": max_epochs, "batch_size": batch_size}
+            given = translate_training(settings, plan_kwargs) | {k: v for k, v in named.items() if v is not None}
+            settings, plan_kwargs = surgery.settings | given, None
         if early_stopping_patience is not None:
             settings["patience"] = early_stopping_patience
         train_settings = _train_settings(
@@ -393,9 +522,15 @@ class SysVI:
             early_stopping=early_stopping,
             seed=self.seed if seed is None else seed,
         )
-        self.to_device(device or device_name(accelerator, devices))
+        self.to_device(device_name(accelerator, devices) if device is None else device)
         try:
-            run = train(self.module, self._cells_of(None), train_settings, as_callback(progress), stop)
+            if surgery is None:
+                run = train(self.module, self.cells_of(None), train_settings, as_callback(progress), stop)
+            else:
+                surgery.cells.to(self.device)
+                run = train(
+                    self.module, surgery.cells, train_settings, as_callback(progress), stop, surgery.new_weights
+                )
         except NonFiniteLossError as error:
             if error.run is not None and error.run.n_epochs:
                 self._store_run(error.run)
@@ -437,6 +572,11 @@ class SysVI:
         """Rows of the data that were held out."""
         return None if self.run is None else self.run.validation_index.numpy()
 
+    @property
+    def members(self) -> tuple[SysVI]:
+        """The model itself, as the only member, so that single models and ensembles can be treated alike."""
+        return (self,)
+
     # -- results ------------------------------------------------------------------------------------------------------
 
     def get_latent_representation(
@@ -476,12 +616,11 @@ class SysVI:
         InputError
             If the model is untrained, or `adata` lacks genes or has systems or categories that the model does not know.
         """
+        check_types(SysVI.get_latent_representation, give_mean=give_mean, return_dist=return_dist)
         if not self.is_trained:
             raise InputError("The model is not trained yet: call train() first.")
-        cells = self._cells_of(adata)
-        index = torch.from_numpy(_row_numbers(indices, cells.n_cells)).to(cells.device)
-        chunk_size = None if batch_size is None else whole_number("batch_size", batch_size, 1)
-        mean, var = self.module.embed(cells, index, chunk_size)
+        cells = self.cells_of(adata, warn_of_large=True)
+        [(mean, var)] = posteriors([self], cells, row_numbers(indices, cells.n_cells), batch_size)
         if return_dist:
             return mean.numpy(), var.numpy()
         if not give_mean:
@@ -489,13 +628,14 @@ class SysVI:
             mean = mean + var.sqrt() * torch.randn(mean.shape, generator=noise)
         return mean.numpy()
 
-    def _checkpoint(self) -> Checkpoint:
+    def checkpoint(self) -> Checkpoint:
         """The model's present state, as a saved file holds it."""
         libraries = {name: version(name) for name in ("torch", "numpy", "anndata", "scanpy")}
         return Checkpoint(
             self.module.state_dict(),
             self.columns,
             self.vocabulary,
+            self.reference,
             self.model_settings,
             self.train_settings,
             self._history,
@@ -508,7 +648,7 @@ class SysVI:
 
     def record(self) -> dict[str, str]:
         """How the model was made, as JSON strings, which h5ad files keep: settings, status, seed, versions."""
-        return {name: json.dumps(value) for name, value in self._checkpoint().provenance().items()}
+        return {name: json.dumps(value) for name, value in self.checkpoint().provenance().items()}
 
     # -- saving -------------------------------------------------------------------------------------------------------
 
@@ -533,21 +673,35 @@ class SysVI:
         InputError
             If the folder holds a model already, or cannot be written.
         """
-        folder, prefix = Path(dir_path), prefix or ""
-        if save_anndata and self.adata is None:
-            raise InputError("This model was loaded without data: there is no AnnData to save.")
-        data_file = folder / f"{prefix}adata.h5ad"
-        if save_anndata and data_file.exists() and not overwrite:
-            raise InputError(f"{data_file} exists already; pass overwrite=True to replace it.")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"Cannot create the folder {folder} ({error.strerror}).") from error
-        save_checkpoint(folder / f"{prefix}{MODEL_FILE}", self._checkpoint(), overwrite)
-        if save_anndata and self.adata is not None:
-            adata = self.adata
-            # Not adata.write_h5ad: it would make a backed object point to the temporary file.
-            write_atomically(data_file, lambda temporary: write_h5ad(temporary, adata))
+
+        def write(path: Path) -> None:
+            save_checkpoint(path, self.checkpoint(), overwrite)
+
+        write_model_folder(dir_path, write, overwrite, self.adata, save_anndata, prefix)
+
+    @classmethod
+    def from_checkpoint(cls, saved: Checkpoint) -> SysVI:
+        """The model that a file holds, on the CPU and without data."""
+        model = cls.__new__(cls)
+        model._create_module(saved.columns, saved.vocabulary, saved.reference, saved.model_settings, saved.seed)
+        model.module.load_state_dict(dict(saved.tensors))
+        model.train_settings, model.kernels = saved.train_settings, saved.kernels
+        model._history, model.status = saved.history, saved.status
+        return model
+
+    def attach(self, adata: AnnData | None, cells: Cells | None, accelerator: str, device: str | int | None) -> None:
+        """Give a loaded model its data, unless there are none, and move it to its device.
+
+        `cells` are those of `adata` if they were read already.
+        """
+        if adata is not None:
+            if cells is None:
+                cells = cells_from_anndata(adata, self.columns, self.vocabulary, warn_of_large=True)
+            self.cells = cells
+            self.adata = adata
+        if isinstance(device, int):
+            device = f"cuda:{device}"
+        self.to_device(device_name(accelerator if device is None else str(device)))
 
     @classmethod
     def load(
@@ -578,29 +732,59 @@ class SysVI:
         InputError
             If the file is missing, damaged or not a sysVI model, or `adata` does not fit the model.
         """
-        path = Path(dir_path)
-        if not path.is_file():
-            path = path / f"{prefix or ''}{MODEL_FILE}"
+        path = model_file(dir_path, prefix)
         saved = load_checkpoint(path)
-        model = cls.__new__(cls)
         with corruption_as_input_error(path):
-            model._create_module(saved.columns, saved.vocabulary, saved.model_settings, saved.seed)
-            model.module.load_state_dict(dict(saved.tensors))
-        model.train_settings, model.kernels = saved.train_settings, saved.kernels
-        model._history, model.status = saved.history, saved.status
-        if adata is not None:
-            model._cells = cells_from_anndata(adata, saved.columns, saved.vocabulary)
-            model.adata = adata
-        if isinstance(device, int):
-            device = f"cuda:{device}"
-        model.to_device(device_name(accelerator if device is None else str(device)))
+            model = cls.from_checkpoint(saved)
+        model.attach(adata, None, accelerator, device)
         return model
 
 
-def _row_numbers(indices: Sequence[int] | np.ndarray | None, n_cells: int) -> np.ndarray:
+def model_file(dir_path: str | Path, prefix: str | None = None) -> Path:
+    """The file of a saved model, from its folder or the file itself."""
+    check_types(model_file, dir_path=dir_path, prefix=prefix)
+    path = Path(dir_path)
+    return path if path.is_file() else path / f"{prefix or ''}{MODEL_FILE}"
+
+
+def write_model_folder(
+    dir_path: str | Path,
+    write: Callable[[Path], None],
+    overwrite: bool,
+    adata: AnnData | None,
+    save_anndata: bool,
+    prefix: str | None,
+) -> None:
+    """Create the folder of a model, and write the model's file (by `write`) and, if asked for, its data into it."""
+    check_types(SysVI.save, dir_path=dir_path, prefix=prefix, overwrite=overwrite, save_anndata=save_anndata)
+    folder, prefix = Path(dir_path), prefix or ""
+    if save_anndata and adata is None:
+        raise InputError("This model was loaded without data: there is no AnnData to save.")
+    data_file = folder / f"{prefix}adata.h5ad"
+    if save_anndata and data_file.exists() and not overwrite:
+        raise InputError(f"{data_file} exists already; pass overwrite=True to replace it.")
+    create_folder(folder)
+    write(folder / f"{prefix}{MODEL_FILE}")
+    if save_anndata and adata is not None:
+        write_atomically(data_file, lambda temporary: write_anndata(temporary, adata), overwrite=overwrite)
+
+
+def posteriors(
+    models: Sequence[SysVI], cells: Cells, rows: np.ndarray, batch_size: int | None
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Mean and variance of q(z | x, c) of some rows of the cells, from each of several models, on the CPU."""
+    check_fork()
+    index = torch.from_numpy(rows).to(cells.device)
+    chunk_size = None if batch_size is None else whole_number("batch_size", batch_size, 1)
+    return [model.module.embed(cells, index, chunk_size) for model in models]
+
+
+def row_numbers(indices: Sequence[int] | np.ndarray | None, n_cells: int) -> np.ndarray:
     """Rows as numbers from 0, from a boolean mask, from numbers (negative ones count from the end) or None for all."""
     if indices is None:
         return np.arange(n_cells)
+    if not isinstance(indices, Iterable):
+        raise InputError(f"indices is of type {type(indices).__name__}; give a list of rows or a mask.")
     rows = np.asarray(indices)
     if rows.dtype == bool:
         if rows.shape != (n_cells,):
@@ -616,9 +800,24 @@ def _row_numbers(indices: Sequence[int] | np.ndarray | None, n_cells: int) -> np
     return np.where(rows < 0, rows + n_cells, rows)
 
 
+def _check_memory(settings: ModelSettings, vocabulary: Vocabulary) -> None:
+    """Check that the parameters of a model, and what training keeps for each of them, fit into memory."""
+    one, two = (
+        sum(tensor.numel() for tensor in Model.shapes(replace(settings, n_layers=n), vocabulary).values())
+        for n in (1, 2)
+    )
+    n_parameters = one + (settings.n_layers - 1) * (two - one)
+    check_memory(
+        4 * TRAINING_COPIES * n_parameters,
+        f"Training a model of {n_parameters:,} parameters",
+        "lower n_hidden, n_layers, n_latent or n_prior_components, or use fewer genes",
+    )
+
+
 def _model_settings(model_kwargs: Mapping[str, Any]) -> tuple[ModelSettings, dict[str, Any]]:
     """Arguments of `SysVI` as settings, and those that are not settings: where the prior's components start."""
     given = dict(model_kwargs)
+    check_types(SysVI.__init__, embedding_kwargs=given.get("embedding_kwargs"))
     given |= dict(given.pop("embedding_kwargs", None) or {})
     prior_kwargs = {name: given.pop(name) for name in PRIOR_ARGUMENTS if name in given}
     known = {f.name for f in fields(ModelSettings)}

@@ -16,17 +16,19 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from anndata import AnnData
 
+from sysvi._core.arguments import check_types
 from sysvi._core.device import choose_device
 from sysvi._core.errors import InputError
 from sysvi._core.events import Event, OnEvent
+from sysvi._core.interrupts import by_signal, catch_interrupts
 from sysvi._core.parallel import n_parallel_workers, single_thread_pool
 from sysvi._core.progress import as_callback
-from sysvi._core.settings import ModelSettings, Ramp, TrainSettings, as_ramp, whole_number
-from sysvi.api.integrate import split_settings
+from sysvi._core.settings import ModelSettings, Ramp, TrainSettings, as_ramp, random_seed
+from sysvi.api.arguments import split_settings
 from sysvi.api.sysvi import SysVI
 from sysvi.data.columns import Columns
 from sysvi.data.from_anndata import ModelData, check_writable, read_data, write_setup
-from sysvi.training.loop import NonFiniteLossError, catch_interrupts
+from sysvi.training.loop import NonFiniteLossError
 
 MODELS_PER_GPU = 12  # trained in parallel: the short operations of one model's step leave most of a GPU idle
 
@@ -40,6 +42,11 @@ class Combination(NamedTuple):
     cycle_weight: Ramp
     kl_weight: Ramp
     prior: str
+
+
+def common_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are not part of a combination, so that all models have them in common."""
+    return {name: value for name, value in settings.items() if name not in Combination._fields}
 
 
 @dataclass
@@ -97,12 +104,12 @@ def train_many(
     """Train a model for every combination of seed, cycle weight, KL weight and prior, on one copy of the data.
 
     On a CPU as many models are trained in parallel as torch has threads, each in one thread: several models keep all
-    cores busy, but a single one is trained faster by :func:`sysvi.integrate`. On an NVIDIA GPU up to twelve models are
-    trained in parallel on the same cells, each in its own CUDA streams (measured with three).
+    cores busy, but a single one is trained faster by :func:`sysvi.integrate` with ``members=1``. On an NVIDIA GPU up to
+    twelve models are trained in parallel on the same cells, each in its own CUDA streams (measured with three).
 
-    Each model equals that of :func:`sysvi.integrate` with the same settings, in every bit if torch has up to three
-    threads. With more threads sums are rounded differently: models start equal up to rounding, and training amplifies
-    these differences.
+    Each model equals that of :func:`sysvi.integrate` with ``members=1`` and the same settings, in every bit if torch
+    has up to three threads. With more threads sums are rounded differently: models start equal up to rounding, and
+    training amplifies these differences.
 
     Parameters
     ----------
@@ -155,6 +162,7 @@ def train_many(
     >>> runs[0].model.get_latent_representation().shape
     (300, 15)
     """
+    check_types(train_many, on_run=on_run)
     refuse_single_values("train_many", settings)
     model_kwargs, train_kwargs = split_settings("train_many", settings)
     grid = combinations(seeds, cycle_weights, kl_weights, priors)
@@ -198,7 +206,7 @@ def combinations(
     [(0, 2.0), (0, 5.0), (1, 2.0), (1, 5.0)]
     """
     values = product(
-        _distinct("seeds", seeds, lambda seed: whole_number("seed", seed, 0)),
+        _distinct("seeds", seeds, lambda seed: random_seed(seed)),
         _distinct("cycle_weights", cycle_weights, lambda w: as_ramp(w, TrainSettings.cycle_weight, "cycle_weight")),
         _distinct("kl_weights", kl_weights, lambda w: as_ramp(w, TrainSettings.kl_weight, "kl_weight")),
         _distinct("priors", priors, lambda prior: ModelSettings(prior=prior).prior),
@@ -250,6 +258,35 @@ def train_each(
         runs[0].model.to_device(chosen)  # moves the cells, which all models share
         events = _CombinedEvents(runs, min(n_parallel, len(runs)), on_event)
         return _train(pool, runs, trainers, events, on_run)
+
+
+def train_extended(models: Sequence[SysVI], train_kwargs: Mapping[str, Any], device: str, on_event: OnEvent) -> None:
+    """Train the new weights of extended models in parallel.
+
+    After Ctrl-C, all have the status ``"interrupted"``; weights whose training had not begun are where they started.
+
+    Raises
+    ------
+    sysvi.NonFiniteLossError
+        If the loss of one of them is not finite.
+    """
+    chosen = choose_device(device)
+    weights = [model.surgery.settings for model in models if model.surgery is not None]
+    runs = [
+        Run(model.seed, of_model["cycle_weight"].value, of_model["kl_weight"].value, model)
+        for model, of_model in zip(models, weights, strict=True)
+    ]
+    trainers: list[Callable[..., None]] = [partial(model.train, device=str(chosen), **train_kwargs) for model in models]
+    n_parallel = n_parallel_models(chosen)
+    with single_thread_pool(chosen, n_parallel) as pool:
+        runs[0].model.to_device(chosen)  # moves the cells, which all models share
+        events = _CombinedEvents(runs, min(n_parallel, len(runs)), on_event)
+        begun = _train(pool, runs, trainers, events, lambda run: None)
+    if error := next((run.error for run in begun if run.error is not None), None):
+        raise error
+    if len(begun) < len(runs) or any(run.status == "interrupted" for run in runs):
+        for model in models:
+            model.status = "interrupted"
 
 
 def n_parallel_models(device: torch.device) -> int:
@@ -380,6 +417,8 @@ class _CombinedEvents:
         summary = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts.items())
         status = "interrupted" if counts["interrupted"] or n_begun < n else "finished"
         message = f"{n_begun} of {n} models in {seconds:.1f} s: {summary}."
+        if status == "interrupted":
+            message = f"Interrupted{by_signal()}: {message}"
         values = {"status": status, "models": n, "begun": n_begun, "failed": counts["failed"], "seconds": seconds}
         self.on_event(Event("end", message, values))
 

@@ -20,8 +20,11 @@ from scipy import sparse
 from sysvi._core.device import choose_device, describe_device
 from sysvi._core.errors import InputError
 from sysvi._core.events import Event, OnEvent, preparation_reporter
-from sysvi._core.settings import ModelSettings, TrainSettings
+from sysvi._core.settings import DEFAULT_MEMBERS, ModelSettings, TrainSettings
+from sysvi.api.ensemble import Ensemble, load
 from sysvi.api.integrate import integrate
+from sysvi.api.query import extend_model
+from sysvi.api.support import SUPPORT_KEY
 from sysvi.api.sysvi import SysVI
 from sysvi.bridge.translation import translate_for_r
 from sysvi.bridge.transport import ExpressionBuffer
@@ -29,9 +32,12 @@ from sysvi.data.columns import Columns
 from sysvi.data.ensure_prepared import ensure_prepared
 from sysvi.data.orthologs import join_systems, map_orthologs, read_orthologs
 from sysvi.data.prepare import ignore_few_genes_warning, prepare
+from sysvi.data.query import QUERY_KEY
 from sysvi.data.simulate import simulate_systems
 from sysvi.evaluation.batch_strength import batch_strength
 from sysvi.evaluation.evaluate import PCA_KEY, evaluate_in_detail
+from sysvi.mapping.reference import load_reference, save_reference
+from sysvi.mapping.transfer_labels import read_labelled, transfer_labels
 from sysvi.model.checkpoint import MODEL_FILE
 from sysvi.tuning.tune import tune
 
@@ -42,16 +48,25 @@ Task = Callable[[Values, Arrays, ExpressionBuffer, OnEvent], Answer]
 
 
 def _integrate(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_event: OnEvent) -> Answer:
-    """Train a model; the answer is the embedding (n, L) and the bytes of the model's file."""
+    """Train an ensemble or a single model; the answer is the embedding (n, L), the model's file and the support."""
     adata = _training_cells(values, arrays, expression, on_event)
-    model = integrate(adata, **_training_arguments(values), seed=values["seed"], progress=on_event)
-    return {}, {"embedding": adata.obsm["X_sysVI"], "model": _model_bytes(model)}
+    model = integrate(
+        adata,
+        **_training_arguments(values),
+        members=values["members"],
+        preset=values["preset"],
+        seed=values["seed"],
+        progress=on_event,
+    )
+    systems, support = _support(adata)
+    return systems, {"embedding": adata.obsm["X_sysVI"], "model": _model_bytes(model), **support}
 
 
 def _tune(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_event: OnEvent) -> Answer:
-    """Compare settings; the answer is tables of runs and settings, the choice, its embedding (n, L) and its model."""
+    """Compare settings; the answer is tables of runs and settings, the choice, its embedding (n, L), model, support."""
+    adata = _training_cells(values, arrays, expression, on_event)
     found = tune(
-        _training_cells(values, arrays, expression, on_event),
+        adata,
         **_training_arguments(values),
         label_key=values["label"],
         output=values["folder"],
@@ -59,7 +74,9 @@ def _tune(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_event
         **values["compared"],
     )
     settings = found.settings.reset_index()
+    systems, support = _support(adata)
     answer: dict[str, Any] = {
+        **systems,
         "runs": _columns(found.runs, "prior", "status", "chosen", "representative"),
         "settings": _columns(settings, "prior", "chosen"),
         "chosen": found.choice,
@@ -73,6 +90,7 @@ def _tune(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_event
         "settings": _numbers(settings, answer["settings"]),
         "embedding": found.embedding,
         "model": _model_bytes(found.model),
+        **support,
     }
 
 
@@ -98,7 +116,18 @@ def _training_arguments(values: Values) -> dict[str, Any]:
     return {**columns.to_arguments(), "device": values["device"], **values["settings"]}
 
 
-def _model_bytes(model: SysVI) -> np.ndarray:
+def _support(adata: AnnData) -> Answer:
+    """Names of the systems, support of each cell by system (n, systems) and the highest of each cell (n,).
+
+    A single model has none, and the answer is then empty.
+    """
+    if SUPPORT_KEY not in adata.obsm:
+        return {}, {}
+    table = adata.obsm[SUPPORT_KEY]
+    return {"systems": list(table)}, {"support": table.to_numpy(), "cell_support": adata.obs[SUPPORT_KEY].to_numpy()}
+
+
+def _model_bytes(model: SysVI | Ensemble) -> np.ndarray:
     """The bytes of the model's saved file."""
     with tempfile.TemporaryDirectory() as folder:
         model.save(folder)
@@ -107,14 +136,76 @@ def _model_bytes(model: SysVI) -> np.ndarray:
 
 def _embed(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_event: OnEvent) -> Answer:
     """Embed cells with a trained model; the answer is the embedding (n, L)."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, MODEL_FILE)
-        file.write_bytes(bytes(arrays["model"]))
-        model = SysVI.load(file, device=values["device"])
+    model = _load_model(values, arrays)
     adata = _anndata(values, arrays, expression)
     if model.columns.layer is not None:
         adata.layers[model.columns.layer] = adata.X
     return {}, {"embedding": np.asarray(model.get_latent_representation(adata))}
+
+
+def _map(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_event: OnEvent) -> Answer:
+    """Map new cells onto a model, and give them labels if R names a reference that has some.
+
+    The answer is the embedding (n, L), the extended model's file, names of missing genes, and of each cell its label as
+    a code of `labels`, its confidence and its novelty, (n,).
+    """
+    given = values["labels_from"]
+    if given is not None:
+        reference = load_reference(given["folder"]) if "folder" in given else _described_cells(given, arrays)
+        keys = {"system_key": given["system"], "batch_key": given["batch"]}
+        read_labelled(reference, given["label"], **keys)  # what is wrong with it is said before the work
+    query, orthologs = _anndata(values, arrays, expression), values["orthologs"]
+    extended = extend_model(
+        _load_model(values, arrays),
+        query,
+        orthologs=pd.DataFrame(orthologs) if isinstance(orthologs, Mapping) else orthologs,
+        max_epochs=values["max_epochs"],
+        device=values["device"],
+        seed=values["seed"],
+        progress=on_event,
+    )
+    embedding = np.asarray(extended.get_latent_representation())
+    assert extended.adata is not None
+    answer: dict[str, Any] = {"missing_genes": list(extended.adata.uns[QUERY_KEY]["missing_genes"])}
+    out = {"embedding": embedding, "model": _model_bytes(extended)}
+    if given is None:
+        return answer, out
+    cells = AnnData(obs=pd.DataFrame(index=query.obs_names), obsm={"X_sysVI": embedding})
+    found = transfer_labels(reference, cells, given["label"], **keys)
+    on_event(Event("labels", str(found).partition("\n")[0]))
+    label = pd.Categorical(found.cells["label"])
+    answer["labels"] = list(label.categories)
+    doubt = {name: found.cells[name].to_numpy() for name in ("confidence", "novelty")}
+    return answer, {**out, "label": label.codes.astype(np.int32), **doubt}
+
+
+def _save_reference(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_event: OnEvent) -> Answer:
+    """Save a model and the labelled cells that R describes as a reference."""
+    given = values["reference"]
+    save_reference(
+        values["folder"],
+        _load_model(values, arrays),
+        _described_cells(given, arrays),
+        given["label"],
+        licence=values["licence"],
+        description=values["description"],
+        overwrite=values["overwrite"],
+    )
+    return {}, {}
+
+
+def _described_cells(given: Values, arrays: Arrays) -> AnnData:
+    """Cells of a reference with labels and embedding, whose arrays begin with ``reference_``."""
+    embedding = np.ascontiguousarray(arrays["reference_embedding"], np.float32)
+    return AnnData(obs=_obs(given, arrays, "reference_"), obsm={"X_sysVI": embedding})
+
+
+def _load_model(values: Values, arrays: Arrays) -> SysVI | Ensemble:
+    """The model whose file is in the array ``model``."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, MODEL_FILE)
+        file.write_bytes(bytes(arrays["model"]))
+        return load(file, device=values["device"])
 
 
 def _prepare_systems(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_event: OnEvent) -> Answer:
@@ -142,6 +233,7 @@ def _prepare_systems(values: Values, arrays: Arrays, expression: ExpressionBuffe
             n_top_genes=joined.n_vars,  # all genes: variable genes are chosen when a model is trained
             min_cells=values["min_cells"],
             normalize=values["normalize"],
+            fractional_counts=values["fractional_counts"],
             report=lambda line: None if "ariable" in line else preparation_reporter(on_event)(line),
         )
     x = prepared.X
@@ -285,8 +377,8 @@ def _device(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_eve
 
 
 def _defaults(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_event: OnEvent) -> Answer:
-    """Defaults of the settings of model and training; a ramp is a list of value, start and end."""
-    return {"model": asdict(ModelSettings()), "training": asdict(TrainSettings())}, {}
+    """Defaults of the settings of model and training, a ramp being a list of value, start and end; and of `members`."""
+    return {"model": asdict(ModelSettings()), "training": asdict(TrainSettings()), "members": DEFAULT_MEMBERS}, {}
 
 
 def _anndata(values: Values, arrays: Arrays, expression: ExpressionBuffer) -> AnnData:
@@ -299,18 +391,25 @@ def _anndata(values: Values, arrays: Arrays, expression: ExpressionBuffer) -> An
     x = expression.take_all(len(genes)) if genes else None
     if x is not None and "order" in arrays:
         x = x[np.asarray(arrays["order"])]
+    return AnnData(x, obs=_obs(values, arrays), var=pd.DataFrame(index=pd.Index(genes, dtype=object)))
+
+
+def _obs(values: Values, arrays: Arrays, prefix: str = "") -> pd.DataFrame:
+    """Names and columns of cells: the arrays whose names begin with `prefix` and ``column``."""
     obs = pd.DataFrame(index=pd.Index(values["cells"], dtype=object))
     for i, column in enumerate(values["columns"]):
-        array = np.array(arrays[f"column{i}"])
+        array = np.array(arrays[f"{prefix}column{i}"])
         levels = column["levels"]
         obs[column["name"]] = array if levels is None else pd.Categorical.from_codes(array, levels)
-    return AnnData(x, obs=obs, var=pd.DataFrame(index=pd.Index(genes, dtype=object)))
+    return obs
 
 
 TASKS: dict[str, Task] = {
     "integrate": _integrate,
     "tune": _tune,
     "embed": _embed,
+    "map": _map,
+    "save_reference": _save_reference,
     "prepare_systems": _prepare_systems,
     "evaluate": _evaluate,
     "batch_strength": _batch_strength,

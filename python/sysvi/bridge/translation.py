@@ -6,10 +6,16 @@ import re
 
 REPLACEMENTS = (
     (r"adata\.X is empty\.", "There is no expression."),
-    (r"(?:adata\.)?obsm?\['(.*?)'\]", r"'\1'"),
+    (r"^adata\.X\b|(?<=\. )adata\.X\b", "The expression"),
+    (r"\badata\.X\b", "the expression"),
+    (r"\bsysvi\.prepare \(--fractional-counts on the command line\)", "PrepareSystems()"),
+    (r"(?:\b(?:adata|reference|query)\.)?obsm?\['(.*?)'\]", r"'\1'"),
+    (r"\b(reference|query)\.obs\b", r"the metadata of the \1"),
     (r"\b(\w+)_key\b", r"\1"),
     (r"=True\b", " = TRUE"),
+    (r"\bsysvi\.save_reference\b", "SaveReferenceSysVI()"),
     (r"\bsysvi\.tune\b", "TuneSysVI()"),
+    (r"(?:\bsysvi\.)?\bmap_orthologs\b", "PrepareSystems()"),
 )
 
 
@@ -20,6 +26,8 @@ def translate_for_r(text: str) -> str:
     --------
     >>> translate_for_r("adata.obs['age'] (label_key) is missing: compare settings with sysvi.tune.")
     "'age' (label) is missing: compare settings with TuneSysVI()."
+    >>> translate_for_r("adata.X is zero. No gene of adata.X is seen.")
+    'The expression is zero. No gene of the expression is seen.'
     """
     for pattern, replacement in REPLACEMENTS:
         text = re.sub(pattern, replacement, text)

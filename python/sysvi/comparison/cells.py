@@ -12,6 +12,7 @@ from sysvi._core.checks import check_key, check_obs_column, get_expression
 from sysvi._core.events import OnEvent, preparation_reporter
 from sysvi._core.files import write_atomically
 from sysvi._core.fingerprint import fingerprint
+from sysvi.data.h5ad import write_anndata
 from sysvi.data.labels import read_labels
 from sysvi.data.prepare import prepare
 from sysvi.data.row_blocks import to_csr
@@ -82,7 +83,7 @@ def write_cells(cells: AnnData, folder: Path, for_r: bool) -> None:
         expression.indices, expression.indptr: little-endian, four bytes a value), genes.txt and obs.csv.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "cells.h5ad", cells.write_h5ad)
+    write_atomically(folder / "cells.h5ad", lambda path: write_anndata(path, cells))
     if not for_r:
         return
     for name, dtype in {"data": "<f4", "indices": "<i4", "indptr": "<i4"}.items():

@@ -9,17 +9,19 @@ from typing import Literal
 
 from anndata import AnnData
 
+from sysvi._core.arguments import check_types
 from sysvi._core.errors import InputError
 from sysvi._core.events import Event, OnEvent
+from sysvi._core.files import check_folder, create_folder, locked_folder
 from sysvi._core.progress import as_callback
-from sysvi._core.settings import whole_number
+from sysvi._core.settings import random_seed, whole_number
 from sysvi.comparison.cells import fingerprint_cells, prepared_cells, write_cells
 from sysvi.comparison.environments import default_folder, get_environments
 from sysvi.comparison.execution import make_missing_runs
 from sysvi.comparison.files import write_comparison
 from sysvi.comparison.methods import ADAPTERS, choose_methods, read_methods
 from sysvi.comparison.result import Comparison
-from sysvi.comparison.runs import MethodRun, Runner, read_record
+from sysvi.comparison.runs import MethodRun, Runner, read_run
 from sysvi.comparison.scoring import score_runs
 from sysvi.comparison.tables import methods_table, runs_table, summary_table, tests_table
 
@@ -100,8 +102,8 @@ def compare(
     Raises
     ------
     InputError
-        If an argument or the cells cannot be used. A method or a run that fails raises no error: the tables give the
-        reason.
+        If an argument or the cells cannot be used, or another comparison is under way in the folder. A method or a run
+        that fails raises no error: the tables give the reason.
     KeyboardInterrupt
         After an interrupt (Ctrl-C); the tables and figures then hold what was finished.
 
@@ -121,68 +123,84 @@ def compare(
     >>> comparison.table[["method", "runs"]].values.tolist()
     [['pca', 1]]
     """
+    check_types(
+        compare,
+        adata=adata,
+        output=output,
+        methods=methods,
+        timeout=timeout,
+        environments=environments,
+        constraint=constraint,
+        adapters=adapters,
+    )
     on_event = as_callback(progress)
     start = time.perf_counter()
     known_methods = read_methods([ADAPTERS, *([Path(adapters)] if adapters else [])])
     chosen_methods = choose_methods(known_methods, methods)
     seed_list = _list_seeds(seeds)
     _check_arguments(grid, epochs, timeout, jobs, min_cells, constraint, figures)
-    folder = _create_folder(output)
-
+    check_folder(Path(output), may_be_missing=True)
     cells = prepared_cells(adata, system_key, batch_key, label_key, layer, on_event)
     cells_name = fingerprint_cells(cells)
-    source = folder / "cells" / cells_name  # another comparison, of other cells, may be under way in the same folder
-    write_cells(cells, source, for_r=any(method.is_r for method in chosen_methods))
-    available, reasons = get_environments(
-        chosen_methods,
-        "counts" in cells.layers,
-        Path(environments) if environments else default_folder(),
-        Path(constraint) if constraint else None,
-        on_event,
-    )
-    runs = [
-        MethodRun(method, parameter, value, seed, epochs, cells_name, available[method.name].version_of(method.package))
-        for method in chosen_methods
-        if method.name in available
-        for parameter, value in method.grid_points(grid)
-        for seed in (seed_list[:1] if method.deterministic else seed_list)
-    ]
-    runner = Runner(folder / "runs", source, cells.n_obs, timeout, jobs)
-    failures: dict[str, str] = {}  # name of a run -> why it failed
-    interrupt = None
-    try:
-        make_missing_runs(runs, available, runner, failures, jobs, start, on_event)
-    except KeyboardInterrupt as error:
-        interrupt = error
-        on_event(Event("compare", "Interrupted; measuring and writing the finished runs"))
-    try:
-        score_runs(runs, runner.folder, cells, min_cells, failures, on_event)
-    except KeyboardInterrupt as error:
-        interrupt = error
-        on_event(Event("compare", "Interrupted; writing the runs measured so far"))
+    folder = create_folder(output)
+    with locked_folder(folder):
+        source = folder / "cells" / cells_name
+        write_cells(cells, source, for_r=any(method.is_r for method in chosen_methods))
+        available, reasons = get_environments(
+            chosen_methods,
+            "counts" in cells.layers,
+            Path(environments) if environments else default_folder(),
+            Path(constraint) if constraint else None,
+            on_event,
+        )
+        runs = [
+            MethodRun(
+                method, parameter, value, seed, epochs, cells_name, available[method.name].version_of(method.package)
+            )
+            for method in chosen_methods
+            if method.name in available
+            for parameter, value in method.grid_points(grid)
+            for seed in (seed_list[:1] if method.deterministic else seed_list)
+        ]
+        runner = Runner(folder / "runs", source, cells.n_obs, timeout, jobs)
+        runner.remove_leftovers()
+        failures: dict[str, str] = {}  # name of a run -> why it failed
+        interrupt = None
+        try:
+            make_missing_runs(runs, available, runner, failures, jobs, start, on_event)
+        except KeyboardInterrupt as error:
+            interrupt = error
+            on_event(Event("compare", "Interrupted; measuring and writing the finished runs"))
+        try:
+            score_runs(runs, runner.folder, cells, min_cells, failures, on_event)
+        except KeyboardInterrupt as error:
+            interrupt = error
+            on_event(Event("compare", "Interrupted; writing the runs measured so far"))
 
-    table, metrics = runs_table(runs, runner.folder, failures)
-    comparison = Comparison(
-        summary_table(table, metrics),
-        table,
-        methods_table(chosen_methods, available, reasons, table),
-        tests_table(table, metrics),
-        {name: dict(sorted(environment.versions.items())) for name, environment in available.items()},
-        tuple(_notes(grid, epochs, _most_jobs(runs, runner.folder), cells)),
-        folder,
-    )
-    write_comparison(comparison, cells.obs, figures, on_event)
-    if interrupt is not None:
-        raise interrupt
-    return comparison
+        table, metrics = runs_table(runs, runner.folder, failures)
+        comparison = Comparison(
+            summary_table(table, metrics),
+            table,
+            methods_table(chosen_methods, available, reasons, table),
+            tests_table(table, metrics),
+            {name: dict(sorted(environment.versions.items())) for name, environment in available.items()},
+            tuple(_notes(grid, epochs, _most_jobs(runs, runner.folder), cells)),
+            folder,
+        )
+        write_comparison(comparison, cells.obs, figures, on_event)
+        if interrupt is not None:
+            raise interrupt
+        return comparison
 
 
 def _list_seeds(seeds: int | Sequence[int]) -> list[int]:
     """The seeds, which may be given by their number."""
     if isinstance(seeds, Iterable):
-        seed_list = [whole_number("seeds", seed, 0) for seed in seeds]
-        if not seed_list or len(set(seed_list)) < len(seed_list):
-            raise InputError(f"seeds is {seed_list}; it must be a number of seeds or a list of different ones.")
+        seed_list = [random_seed(seed, "seeds") for seed in seeds]
+        if not seed_list or len(set(seed_list)) < len(seed_list) or max(seed_list) >= 2**32:
+            raise InputError(
+                f"seeds is {seed_list}; it must be a number of seeds or a list of different ones below 2^32."
+            )
         return seed_list
     return list(range(whole_number("seeds", seeds, 1)))
 
@@ -205,25 +223,18 @@ def _check_arguments(
         raise InputError(f"timeout is {timeout}; it must be a number of seconds above 0.")
     whole_number("jobs", jobs, 1)
     whole_number("min_cells", min_cells, 2)
-    if constraint is not None and not Path(constraint).is_file():
-        raise InputError(f"The constraint file {constraint} does not exist.")
+    if constraint is not None:
+        try:
+            Path(constraint).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"The constraint file {constraint} cannot be read ({error}).") from error
     if figures not in ("png", "pdf", "svg"):
         raise InputError(f"figures is {figures!r}; it must be 'png', 'pdf' or 'svg'.")
 
 
-def _create_folder(output: str | Path) -> Path:
-    """The folder for the results, created if missing."""
-    folder = Path(output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"The folder {folder} cannot be created ({error.strerror}).") from error
-    return folder
-
-
 def _most_jobs(runs: Sequence[MethodRun], folder: Path) -> int:
     """The largest number of runs that were made at the same time, among the finished runs."""
-    records = (read_record(folder, run) for run in runs)
+    records = (read_run(folder, run) for run in runs)
     return max((record.get("jobs", 1) for record in records if record is not None), default=1)
 
 

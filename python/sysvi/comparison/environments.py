@@ -19,6 +19,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from sysvi._core.events import Event, OnEvent
+from sysvi._core.records import read_record, write_record
 from sysvi.comparison.methods import Method
 
 VERSIONS_FILE = "installed.json"  # version of each package; written last, so that it marks a complete environment
@@ -75,7 +76,10 @@ def default_folder() -> Path:
 
     These are the folders that the package platformdirs would name; it is not worth a further dependency.
     """
-    home = Path.home()
+    try:
+        home = Path.home()
+    except RuntimeError:  # a user without a home, as of a container
+        home = Path(tempfile.gettempdir())
     by_platform = {
         "darwin": home / "Library/Caches",
         "win32": Path(os.environ.get("LOCALAPPDATA", home / "AppData/Local")),
@@ -233,8 +237,8 @@ def _create(
             _install_with_pip(unfinished, dependencies, constraint)
         listed = json.loads(_run(_pip(unfinished), ["list", "--format", "json"]))
         versions = {package["name"].lower(): package["version"] for package in listed}
-        (unfinished / VERSIONS_FILE).write_text(json.dumps(versions, indent=1) + "\n")
-        if not (location / VERSIONS_FILE).is_file():  # another process may have been faster
+        write_record(unfinished / VERSIONS_FILE, {"versions": versions})
+        if _read_versions(location) is None:  # another process may have been faster
             unfinished.rename(location)
     return versions
 
@@ -271,10 +275,8 @@ def _python_in(location: Path) -> Path:
 
 def _read_versions(location: Path) -> dict[str, str] | None:
     """Package versions of an environment; None if it is incomplete or damaged."""
-    try:
-        return dict(json.loads((location / VERSIONS_FILE).read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
+    record = read_record(location / VERSIONS_FILE)
+    return None if record is None else record["versions"]
 
 
 def _r_environment(method: Method, folder: Path, report: Callable[[str], None]) -> Environment:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sysvi._core.events import Event, OnEvent
 from sysvi.comparison.environments import Environment
-from sysvi.comparison.runs import MethodRun, RunFailed, Runner, RunStopped, read_record
+from sysvi.comparison.runs import MethodRun, RunFailed, Runner, RunStopped, read_run
 
 
 def make_missing_runs(
@@ -42,7 +42,7 @@ def make_missing_runs(
     on_event
         Function that receives the events.
     """
-    unfinished = {run.name: run for run in runs if read_record(runner.folder, run) is None}
+    unfinished = {run.name: run for run in runs if read_run(runner.folder, run) is None}
     n_reused = len({run.name for run in runs}) - len(unfinished)
     if n_reused:
         on_event(Event("compare", f"{n_reused} of {n_reused + len(unfinished)} runs are finished already"))

@@ -10,6 +10,7 @@ import pandas as pd
 
 from sysvi._core.events import Event, OnEvent
 from sysvi._core.files import write_atomically
+from sysvi._core.tables import write_csv
 from sysvi.comparison.result import Comparison
 from sysvi.comparison.runs import EMBEDDING
 
@@ -38,7 +39,7 @@ def write_comparison(comparison: Comparison, obs: pd.DataFrame, figures: str, on
         "tests": comparison.tests,
     }
     for name, table in tables.items():
-        write_atomically(folder / f"{name}.csv", partial(table.to_csv, index=False))
+        write_atomically(folder / f"{name}.csv", partial(write_csv, table, index=False))
     versions = json.dumps(comparison.versions, indent=1) + "\n"
     write_atomically(folder / "versions.json", lambda path: path.write_text(versions))
     write_atomically(folder / "notes.txt", lambda path: path.write_text("\n".join(comparison.notes) + "\n"))

@@ -143,10 +143,10 @@ def choose_methods(known: dict[str, Method], names: str | Sequence[str]) -> list
 
 def _read_header(script: Path) -> Iterator[Method]:
     """The methods that a script declares; none if it has no header."""
-    header = HEADER.search(script.read_text())
-    if header is None:
-        return
     try:
+        header = HEADER.search(script.read_text("utf-8"))
+        if header is None:
+            return
         table = tomllib.loads(re.sub(r"^# ?", "", header.group(1), flags=re.MULTILINE))
         declaration = table["tool"]["sysvi"]
         for name, declared in declaration["methods"].items():
@@ -163,5 +163,5 @@ def _read_header(script: Path) -> Iterator[Method]:
                 raise InputError(f"the grid of {name} varies {listing(missing)}, which its settings lack.")
             json.dumps(method.settings)  # fails for settings that cannot be passed on
             yield method
-    except (tomllib.TOMLDecodeError, KeyError, TypeError, InputError) as error:
+    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:  # InputError is a ValueError
         raise InputError(f"The header of the adapter {script} is invalid: {error}") from error

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from sysvi._core.files import write_atomically
+from sysvi._core.records import read_record, write_record
 from sysvi.comparison.environments import Environment
 from sysvi.comparison.methods import Method
 
@@ -93,21 +93,18 @@ class MethodRun:
         return f"{self.method.name}{setting}, seed {self.seed}"
 
 
-def read_record(folder: Path, run: MethodRun) -> dict[str, Any] | None:
-    """Record of a finished run: identity, jobs, seconds, peak_mb and, once measured, scores. None if not finished."""
-    try:
-        record = json.loads((folder / run.name / RECORD).read_text())
-    except (OSError, ValueError):
-        return None
-    same_run = isinstance(record, dict) and record.get("identity") == run.identity
-    finished = same_run and (folder / run.name / EMBEDDING).is_file()
-    return record if finished else None
+def read_run(folder: Path, run: MethodRun) -> dict[str, Any] | None:
+    """Record of a finished run: identity, jobs, seconds, peak_mb and, once measured, scores.
+
+    None if the run is not finished, or its record or embedding is damaged.
+    """
+    record = read_record(folder / run.name / RECORD)
+    return record if record is not None and record.get("identity") == run.identity else None
 
 
-def write_record(folder: Path, run: MethodRun, record: Mapping[str, Any]) -> None:
-    """Replace the record of a finished run; the file is never incomplete."""
-    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
-    write_atomically(folder / run.name / RECORD, lambda path: path.write_text(text))
+def write_run(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write or replace the record of a finished run in the folder with its embedding; it is never incomplete."""
+    write_record(folder / RECORD, record, [EMBEDDING])
 
 
 def read_embedding(folder: Path, run: MethodRun) -> np.ndarray:
@@ -156,8 +153,6 @@ class Runner:
             If `stop` was called.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        for leftover in self.folder.glob(f".{run.name}.*"):  # of a process that was killed
-            shutil.rmtree(leftover, ignore_errors=True)
         with tempfile.TemporaryDirectory(
             prefix=f".{run.name}.", dir=self.folder, ignore_cleanup_errors=True
         ) as temporary:
@@ -170,11 +165,16 @@ class Runner:
                 (unfinished / LOG).replace(self._failure_log(run))
                 raise
             record = {"identity": run.identity, "jobs": self.jobs, **usage}
-            (unfinished / RECORD).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+            write_run(unfinished, record)
             shutil.rmtree(self.folder / run.name, ignore_errors=True)  # a damaged one
             unfinished.rename(self.folder / run.name)
         self._failure_log(run).unlink(missing_ok=True)  # of an earlier attempt
         return record
+
+    def remove_leftovers(self) -> None:
+        """Remove the temporary folders of a process that was killed; to be called before any run is made."""
+        for leftover in self.folder.glob(".*"):
+            shutil.rmtree(leftover, ignore_errors=True)
 
     def stop(self) -> None:
         """End the runs under way and start no further one."""

@@ -10,7 +10,7 @@ from anndata import AnnData
 
 from sysvi._core.events import Event, OnEvent, ignore_event
 from sysvi._version import __version__
-from sysvi.comparison.runs import MethodRun, read_embedding, read_record, write_record
+from sysvi.comparison.runs import MethodRun, read_embedding, read_run, write_run
 from sysvi.evaluation.evaluate import evaluate_in_detail
 from sysvi.metrics._pca import principal_components
 
@@ -45,7 +45,7 @@ def score_runs(
     conditions = {"min_cells": min_cells, "sysvi": __version__}  # scores under other conditions are computed again
     by_method: dict[str, dict[str, MethodRun]] = {}  # method -> name of the run -> run
     for run in runs:
-        record = read_record(folder, run)
+        record = read_run(folder, run)
         if record is not None and record.get("measured") != conditions:
             by_method.setdefault(run.method.name, {})[run.name] = run
     if not by_method:
@@ -69,9 +69,9 @@ def score_runs(
             ).table
             for name, run in unscored.items():
                 scores = {metric: _number_or_none(value) for metric, value in table[name].items()}
-                record = read_record(folder, run)
+                record = read_run(folder, run)
                 assert record is not None
-                write_record(folder, run, record | {"measured": conditions, "scores": scores})
+                write_run(folder / run.name, record | {"measured": conditions, "scores": scores})
         except Exception as error:  # an unusual embedding of one method must not end the comparison of the others
             reason = f"cannot be measured: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
             failures |= dict.fromkeys(unscored, reason)

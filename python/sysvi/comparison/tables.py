@@ -10,7 +10,7 @@ import pandas as pd
 
 from sysvi.comparison.environments import Environment
 from sysvi.comparison.methods import Method
-from sysvi.comparison.runs import MethodRun, read_record
+from sysvi.comparison.runs import MethodRun, read_run
 from sysvi.evaluation.scores import best_setting, paper_scores
 
 # Columns of the table of runs that are not metrics.
@@ -41,7 +41,7 @@ def runs_table(runs: Sequence[MethodRun], folder: Path, failures: Mapping[str, s
     """
     rows = []
     for run in runs:
-        record = read_record(folder, run) or {}
+        record = read_run(folder, run) or {}
         finished = "scores" in record and run.name not in failures
         row = {
             "method": run.method.name,

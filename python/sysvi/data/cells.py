@@ -6,8 +6,8 @@ B cells of a minibatch, P categorical and Q continuous covariates, S systems, nn
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from sysvi._core.errors import InputError
+from sysvi._core.forks import check_fork
+from sysvi.data.summary import Summary, summarise
 from sysvi.kernels.backend import choose_backend
 from sysvi.kernels.sparse import SparseExpression
 
@@ -47,6 +49,21 @@ class Vocabulary:
     def n_categories(self) -> list[int]:
         """Number of categories of each categorical covariate."""
         return [len(categories) for categories in self.categorical.values()]
+
+    def extend(self, systems: Iterable[str], categorical: Mapping[str, Iterable[str]]) -> Vocabulary:
+        """The same with further systems and categories, in the order of their names, after the known ones.
+
+        Examples
+        --------
+        >>> Vocabulary(("INS",), "species", ("human", "mouse")).extend(["rat", "human"], {}).systems
+        ('human', 'mouse', 'rat')
+        """
+
+        def and_new(known: tuple[str, ...], names: Iterable[str]) -> tuple[str, ...]:
+            return known + tuple(sorted(set(names) - set(known)))
+
+        categories = {key: and_new(known, categorical.get(key, ())) for key, known in self.categorical.items()}
+        return replace(self, systems=and_new(self.systems, systems), categorical=categories)
 
 
 @dataclass(frozen=True)
@@ -134,6 +151,7 @@ class Cells:
         weight_systems: bool = False,
         device: torch.device | str = "cpu",
     ):
+        check_fork()
         n = x.shape[0]
         self.x = x
         self.n_cells, self.n_genes = x.shape
@@ -141,6 +159,7 @@ class Cells:
         self.max_values_per_cell = int(np.diff(x.indptr).max(initial=0))
         self.device = torch.device("cpu")
         self.device_csr: tuple[Tensor, Tensor, Tensor] | None = None  # row starts, columns and values
+        self._summary: Summary | None = None
         categorical = np.zeros((n, 0)) if categorical is None else categorical
         continuous = np.zeros((n, 0)) if continuous is None else continuous
         self.covariates = Covariates(
@@ -161,6 +180,18 @@ class Cells:
         """Fraction of expression values that are stored (nonzero)."""
         return self.x.nnz / max(1, self.n_cells * self.n_genes)
 
+    def summary(self, n_categories: Sequence[int]) -> Summary:
+        """Linear model of the expression, computed once.
+
+        Its design is one-hot system | one-hot categorical covariates, of so many categories | continuous covariates.
+        """
+        if self._summary is None:
+            c = self.covariates
+            codes = zip([c.system, *c.categorical.T], [self.n_systems, *n_categories], strict=True)
+            one_hot = [code.cpu().numpy()[:, None] == np.arange(n) for code, n in codes]
+            self._summary = summarise(self.x, np.hstack([*one_hot, c.continuous.cpu().numpy()]))
+        return self._summary
+
     def to(self, device: torch.device) -> None:
         """Move the tensors to a device. The expression given at creation also stays in main memory."""
         self.device = device
@@ -170,6 +201,19 @@ class Cells:
         c = self.covariates
         self.covariates = Covariates(c.system.to(device), c.categorical.to(device), c.continuous.to(device))
         self.weight = None if self.weight is None else self.weight.to(device)
+
+    def select(self, rows: np.ndarray) -> Cells:
+        """Some of the cells, as new cells of equal weight on this device."""
+        c = self.covariates.select(torch.from_numpy(rows).to(self.device))
+        values = (getattr(c, name).cpu().numpy() for name in Covariates.__dataclass_fields__)
+        return Cells(self.x[rows], *values, n_systems=self.n_systems, device=self.device)
+
+    def join(self, other: Cells) -> Cells:
+        """These cells and others with the same genes and categories, as new cells of equal weight on this device."""
+        parts = self.covariates, other.covariates
+        values = (np.concatenate([getattr(c, name).cpu() for c in parts]) for name in Covariates.__dataclass_fields__)
+        x = sp.csr_matrix(sp.vstack([self.x, other.x], format="csr"))
+        return Cells(x, *values, n_systems=self.n_systems, device=self.device)
 
     def _csr_on_device(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Copy the CSR expression to a device: row starts (n + 1,), columns (nnz,) and values (nnz,)."""

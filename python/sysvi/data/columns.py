@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -74,12 +74,14 @@ class Columns:
         for name, keys in (("categorical", categorical_covariate_keys), ("continuous", continuous_covariate_keys)):
             if isinstance(keys, str):
                 raise InputError(f"{name}_covariate_keys is the string {keys!r}; give a list of columns: [{keys!r}].")
+            if keys is not None and (not isinstance(keys, Iterable) or isinstance(keys, Mapping)):
+                raise InputError(f"{name}_covariate_keys is of type {type(keys).__name__}; give a list of columns.")
         return cls(
             system_key,
             batch_key,
             layer,
-            tuple(categorical_covariate_keys or ()),
-            tuple(continuous_covariate_keys or ()),
+            () if categorical_covariate_keys is None else tuple(categorical_covariate_keys),
+            () if continuous_covariate_keys is None else tuple(continuous_covariate_keys),
             flag("weight_systems (of SysVI: weight_batches)", weight_systems),
         )
 

@@ -21,6 +21,7 @@ def ensure_prepared(
     n_top_genes: int = 3000,
     min_cells: int = 20,
     all_genes: bool = False,
+    fractional_counts: bool = False,
     report: Callable[[str], None] = lambda line: None,
 ) -> tuple[AnnData, str | None]:
     """Return cells with log-normalised expression of the genes that are variable in every system.
@@ -40,6 +41,8 @@ def ensure_prepared(
         Settings of the gene selection, as in `prepare`.
     all_genes
         Whether to keep all genes of log-normalised input, and all genes of counts that are detected in every system.
+    fractional_counts
+        Whether values with fractions are counts, as in `prepare`.
     report
         Function that is called with one line of text after each step.
 
@@ -64,9 +67,9 @@ def ensure_prepared(
     (200, None, True)
     """
     if layer is None and "sysvi_prepare" in adata.uns:
-        report("The input is prepared already")
+        report(f"The input is prepared already: its {adata.n_vars} genes are used, no others are chosen")
         return _copy_with_expression(adata, None), None
-    if all_genes and not _are_counts(get_expression(adata, layer)[1]):
+    if all_genes and not fractional_counts and not _are_counts(get_expression(adata, layer)[1]):
         report("The input looks like log-normalised expression")
         return _copy_with_expression(adata, layer), layer
     return prepare(
@@ -77,6 +80,7 @@ def ensure_prepared(
         n_top_genes=adata.n_vars if all_genes else n_top_genes,
         min_cells=min_cells,
         normalize=None,
+        fractional_counts=fractional_counts,
         keep_counts=False,
         report=report,
     ), None

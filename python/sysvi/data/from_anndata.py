@@ -20,8 +20,10 @@ from sysvi._core.checks import (
     check_finite_nonnegative,
     check_key,
     check_log_normalised,
+    check_not_counts,
     check_not_empty,
     check_obs_column,
+    check_shared_genes,
     check_unique_names,
     get_expression,
     listing,
@@ -30,7 +32,8 @@ from sysvi._core.checks import (
 from sysvi._core.errors import InputError
 from sysvi.data.cells import Cells, Vocabulary
 from sysvi.data.columns import Columns
-from sysvi.data.row_blocks import select_genes
+from sysvi.data.reference import Reference
+from sysvi.data.row_blocks import check_sparse, computed, select_genes
 
 MIN_CELLS_PER_SYSTEM = 10  # smaller systems are refused
 SMALL_SYSTEM = 256  # systems with fewer cells than this are warned about: they do not fill one minibatch
@@ -44,26 +47,30 @@ class ModelData(NamedTuple):
     columns: Columns
     vocabulary: Vocabulary
     cells: Cells
+    reference: Reference
 
 
-def read_data(adata: AnnData, columns: Columns) -> ModelData:
+def read_data(adata: AnnData, columns: Columns, warn_of_large: bool = False) -> ModelData:
     """Read and check the cells to train on, and warn of data on which integration is likely to be poor.
+
+    With `warn_of_large`, values that are too large for logarithms are warned about, not refused.
 
     Raises
     ------
     InputError
-        As `read_vocabulary` and `cells_from_anndata`, and if the expression is zero in all cells.
+        As `read_vocabulary` and `cells_from_anndata`, and if the expression is zero in all cells or systems name their
+        genes differently.
     """
     check_anndata(adata)
     values = _checked_values(adata, columns)
     vocabulary = _vocabulary(adata, columns, values)
-    cells = _encode(adata, columns, vocabulary, values)
+    cells = _encode(adata, columns, vocabulary, values, warn_of_large=warn_of_large)
     if not cells.x.data.any():
         where, _ = get_expression(adata, columns.layer)
         raise InputError(f"{where} is zero in all cells: choose the layer that holds the expression.")
-    for message in data_warnings(cells, vocabulary):
+    for message in (*data_warnings(cells, vocabulary), *_shared_batch_warnings(cells, columns, vocabulary)):
         warnings.warn(message, stacklevel=3)  # the line that called the public function
-    return ModelData(columns, vocabulary, cells)
+    return ModelData(columns, vocabulary, cells, Reference.of_cells(cells, vocabulary, adata, columns.layer))
 
 
 def read_vocabulary(adata: AnnData, columns: Columns) -> Vocabulary:
@@ -79,7 +86,11 @@ def read_vocabulary(adata: AnnData, columns: Columns) -> Vocabulary:
 
 
 def cells_from_anndata(
-    adata: AnnData, columns: Columns, vocabulary: Vocabulary, device: torch.device | str = "cpu"
+    adata: AnnData,
+    columns: Columns,
+    vocabulary: Vocabulary,
+    device: torch.device | str = "cpu",
+    warn_of_large: bool = False,
 ) -> Cells:
     """The cells of `adata` in the model's terms: its genes in its order, systems and categories as its codes.
 
@@ -93,6 +104,8 @@ def cells_from_anndata(
         Genes, systems and categories of the model.
     device
         Device of the tensors.
+    warn_of_large
+        Whether values that are too large for logarithms are warned about, not refused.
 
     Raises
     ------
@@ -101,7 +114,7 @@ def cells_from_anndata(
     """
     check_anndata(adata)
     check_unique_names(adata)
-    return _encode(adata, columns, vocabulary, None, device)
+    return _encode(adata, columns, vocabulary, None, device, warn_of_large)
 
 
 def check_writable(adata: AnnData) -> None:
@@ -141,6 +154,11 @@ def data_warnings(cells: Cells, vocabulary: Vocabulary) -> list[str]:
 
     Small systems, covariates that are constant, that differ in almost every cell or that repeat the system, and genes
     that are not seen in a system.
+
+    Raises
+    ------
+    InputError
+        If systems have hardly any gene in common.
     """
     covariates = cells.covariates
     system = covariates.system.cpu().numpy()  # (n,)
@@ -182,6 +200,22 @@ def _categorical_warnings(system: np.ndarray, codes: np.ndarray, vocabulary: Voc
             )
 
 
+def _shared_batch_warnings(cells: Cells, columns: Columns, vocabulary: Vocabulary) -> Iterable[str]:
+    """A batch that occurs in several systems may be two batches of the same name, such as "donor1"."""
+    if columns.batch is None:
+        return
+    system, batch = cells.covariates.system.cpu().numpy(), cells.covariates.categorical[:, 0].cpu().numpy()  # (n,)
+    pairs = np.unique(np.stack([batch, system]), axis=1)
+    n_systems = np.bincount(pairs[0])  # of each batch
+    shared = [name for name, n in zip(vocabulary.categorical[columns.batch], n_systems, strict=True) if n > 1]
+    if shared:
+        yield (
+            f"{'Batch' if len(shared) == 1 else 'Batches'} {listing(shared, 5)} of adata.obs[{columns.batch!r}] "
+            f"{'occurs' if len(shared) == 1 else 'occur'} in several systems, and all cells of one name are taken as "
+            "one batch: if they are different samples, give them different names."
+        )
+
+
 def _continuous_warnings(values: np.ndarray, vocabulary: Vocabulary) -> Iterable[str]:
     """`values` are the standardised continuous covariates, (n, Q)."""
     for column, (key, (mean, _)) in zip(values.T, vocabulary.continuous.items(), strict=True):
@@ -196,6 +230,8 @@ def _undetected_gene_warnings(cells: Cells, system: np.ndarray, vocabulary: Voca
         block = cells.x[first : first + 4096].tocoo()
         expressed = block.data > 0
         seen[system[first + block.row[expressed]], block.col[expressed]] = True
+    n_seen = dict(zip(vocabulary.systems, seen.sum(axis=1).tolist(), strict=True))
+    check_shared_genes(int(seen.all(axis=0).sum()), n_seen, "seen in")
     for name, genes in zip(vocabulary.systems, seen, strict=True):
         undetected = np.flatnonzero(~genes)
         if len(undetected):
@@ -242,7 +278,10 @@ def _numeric_column(adata: AnnData, key: str) -> np.ndarray:
     """Values of a continuous covariate, (n,) float64."""
     check_obs_column(adata, key, "continuous covariate")
     try:
-        values = adata.obs[key].to_numpy(dtype=np.float64)
+        values = adata.obs[key].to_numpy()
+        if np.iscomplexobj(values):
+            raise TypeError
+        values = values.astype(np.float64)
     except (TypeError, ValueError):
         raise InputError(
             f"adata.obs[{key!r}] is not numeric; list it under categorical_covariate_keys instead."
@@ -281,18 +320,21 @@ def _encode(
     vocabulary: Vocabulary,
     values: _CovariateValues | None,
     device: torch.device | str = "cpu",
+    warn_of_large: bool = False,
 ) -> Cells:
     """Expression in the model's gene order and covariates as codes; `values` are read if they are not given."""
     x = _expression_in_gene_order(adata, columns.layer, vocabulary.genes)
+    for_trained_model = values is None
     if values is None:
         values = _read_values(adata, vocabulary.system_key, vocabulary.categorical, vocabulary.continuous)
     system = _codes(vocabulary.system_key, values.system, vocabulary.systems)
     categorical = [_codes(key, values.categorical[key], names) for key, names in vocabulary.categorical.items()]
     continuous = [(values.continuous[key] - mean) / std for key, (mean, std) in vocabulary.continuous.items()]
     where, _ = get_expression(adata, columns.layer)
-    check_finite_nonnegative(x, adata.obs_names, pd.Index(vocabulary.genes), where)
-    check_log_normalised(x, where)
+    check_finite_nonnegative(x, adata.obs_names, pd.Index(vocabulary.genes), where, adata.raw is not None)
+    check_not_counts(x, where, for_trained_model)
     _check_no_system_is_counts(x, system, vocabulary.systems, where)
+    check_log_normalised(x, where, warn_of_large)
     n = adata.n_obs
     return Cells(
         x,
@@ -312,7 +354,7 @@ def _codes(key: str, labels: np.ndarray, categories: tuple[str, ...]) -> np.ndar
         new = sorted(set(labels[codes < 0]))
         raise InputError(
             f"adata.obs[{key!r}] has categories that the model does not know ({listing(new)}); "
-            f"it knows {listing(categories)}."
+            f"it knows {listing(categories)}. New ones are mapped with sysvi.map_query."
         )
     return codes.astype(np.int64)
 
@@ -327,11 +369,12 @@ def _expression_in_gene_order(adata: AnnData, layer: str | None, genes: tuple[st
             f"({listing(missing, 5)}): use the same gene names and do not remove the model's genes."
         )
     _, x = get_expression(adata, layer)
-    if adata.isbacked:
+    check_sparse(x)
+    if not isinstance(x, np.ndarray) and not sparse.issparse(x):  # on disk, or lazy
         x = select_genes(x, position)  # reads nothing but these genes
     elif not np.array_equal(position, np.arange(adata.n_vars)):
         x = x[:, position]
-    x = sparse.csr_matrix(x, dtype=np.float32)  # shares the memory of adata where it is CSR float32 already
+    x = sparse.csr_matrix(computed(x), dtype=np.float32)  # shares the memory of adata where it is CSR float32 already
     if not x.has_canonical_format:
         x = x.copy()
     x.sum_duplicates()  # also sorts the columns

@@ -8,17 +8,17 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from sysvi._core.checks import check_obs_column, listing
+from sysvi._core.checks import MISSING_NAMES, check_obs_column, get_obs_column, is_missing
 from sysvi._core.errors import InputError
 
-UNLABELLED = ("", "nan", "na", "none", "unlabelled", "unlabeled", "unknown", "unassigned")
+UNLABELLED = (*MISSING_NAMES, "unlabelled", "unlabeled", "unknown", "unassigned")
 
 
 def is_labelled(labels: pd.Series, unlabelled: Iterable[str] = UNLABELLED) -> np.ndarray:
     """Find the cells that have a label: the one rule of the package.
 
-    A cell is unlabelled if its value is missing or one of the names in `unlabelled`. Names are compared without regard
-    to case and to surrounding spaces.
+    A cell is unlabelled if its value is missing (`sysvi._core.checks.is_missing`) or one of the names in `unlabelled`.
+    Names are compared without regard to case and to surrounding spaces.
 
     Parameters
     ----------
@@ -39,11 +39,11 @@ def is_labelled(labels: pd.Series, unlabelled: Iterable[str] = UNLABELLED) -> np
     """
     meaningless = {str(name).strip().lower() for name in unlabelled}
     names = labels.astype(str).str.strip().str.lower()
-    return (labels.notna() & ~names.isin(meaningless)).to_numpy(bool)
+    return ~is_missing(labels) & ~names.isin(meaningless).to_numpy(bool)
 
 
 def read_labels(
-    adata: AnnData, key: str | None, unlabelled: Iterable[str] = UNLABELLED
+    adata: AnnData, key: str | None, unlabelled: Iterable[str] = UNLABELLED, *, argument: str = "label_key"
 ) -> tuple[np.ndarray | None, np.ndarray]:
     """Read the label of each cell, and which cells have one.
 
@@ -55,6 +55,8 @@ def read_labels(
         Column of ``adata.obs`` with the labels; None if there are no labels.
     unlabelled
         Names that mean "no label", as in `is_labelled`.
+    argument
+        Name of the argument that gave `key`, for messages.
 
     Returns
     -------
@@ -77,17 +79,23 @@ def read_labels(
     """
     if key is None:
         return None, np.ones(adata.n_obs, bool)
-    if key not in adata.obs:
-        raise InputError(
-            f"label_key={key!r} is not a column of adata.obs: choose one of its columns ({listing(adata.obs.columns)})."
-        )
-    labelled = is_labelled(adata.obs[key], unlabelled)
+    column = get_obs_column(adata, key, argument)
+    labelled = is_labelled(column, unlabelled)
     if not labelled.any():
-        raise InputError(f"adata.obs[{key!r}] (label_key) labels no cell: choose another column, or give no label_key.")
-    return adata.obs[key].astype(str).to_numpy(dtype=object), labelled
+        raise InputError(
+            f"adata.obs[{key!r}] ({argument}) labels no cell: choose another column, or give no {argument}."
+        )
+    return column.astype(str).to_numpy(dtype=object), labelled
 
 
-def stratified_sample(adata: AnnData, system_key: str, label_key: str | None, n: int, seed: int) -> np.ndarray:
+def stratified_sample(
+    adata: AnnData,
+    system_key: str,
+    label_key: str | None,
+    n: int,
+    seed: int,
+    unlabelled: Iterable[str] = UNLABELLED,
+) -> np.ndarray:
     """Draw cells at random so that each label of each system keeps its proportion.
 
     Parameters
@@ -95,12 +103,14 @@ def stratified_sample(adata: AnnData, system_key: str, label_key: str | None, n:
     adata
         Annotated data.
     system_key, label_key
-        Columns of ``adata.obs`` with the systems and labels. Missing labels count as one more label; without
-        `label_key`, or if there is no such column, only the systems keep their proportions.
+        Columns of ``adata.obs`` with the systems and labels. Unlabelled cells count as one more label;
+        without `label_key`, or if there is no such column, only the systems keep their proportions.
     n
         Number of cells to draw.
     seed
         Random seed of the sample.
+    unlabelled
+        Names that mean "no label", as in `is_labelled`.
 
     Returns
     -------
@@ -116,9 +126,9 @@ def stratified_sample(adata: AnnData, system_key: str, label_key: str | None, n:
     """
     keys = [check_obs_column(adata, system_key, "system_key")]
     if label_key is not None and label_key in adata.obs:
-        label = adata.obs[label_key]
-        keys.append(np.where(label.isna(), "", label.astype(str)))
+        label = get_obs_column(adata, label_key, "label_key")
+        keys.append(np.where(is_labelled(label, unlabelled), label.astype(str), ""))
     stratum = pd.Series(0, index=range(adata.n_obs)).groupby(keys).ngroup().to_numpy()  # (n_cells,)
     random = np.random.default_rng(seed).permutation(adata.n_obs)
     order = random[np.argsort(stratum[random], kind="stable")]  # stratum by stratum, each in random order
-    return np.sort(order[np.linspace(0, adata.n_obs, n, endpoint=False).astype(np.int64)])
+    return np.sort(order[np.arange(n) * adata.n_obs // n])

@@ -1,5 +1,6 @@
 """Mapping the genes of one species to orthologues of another, and joining species in one object."""
 
+import warnings
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
@@ -11,9 +12,24 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from sysvi._core.checks import check_unique_names, listing, looks_like_counts
+from sysvi._core.arguments import check_types
+from sysvi._core.checks import (
+    check_anndata,
+    check_not_empty,
+    check_real,
+    check_shared_genes,
+    check_unique_names,
+    have_fractions_of_counts,
+    is_missing,
+    listing,
+    looks_like_counts,
+    whole_numbers,
+)
 from sysvi._core.errors import InputError
-from sysvi.data.row_blocks import select_genes
+from sysvi.data.h5ad import RESERVED_COLUMN
+from sysvi.data.row_blocks import check_sparse, select_genes
+
+FEW_MATCHED = 0.2  # of all genes; between mouse and human about half have an orthologue
 
 
 def map_orthologs(
@@ -63,6 +79,11 @@ def map_orthologs(
     InputError
         If the table or its columns cannot be used, no gene is kept, or values that are not counts would be summed.
 
+    Warns
+    -----
+    UserWarning
+        If less than a fifth of the genes are kept.
+
     Examples
     --------
     >>> import numpy as np, pandas as pd, anndata
@@ -74,6 +95,8 @@ def map_orthologs(
     >>> summed.var_names.tolist(), summed.X.tolist(), summed.var["ortholog_source"].tolist()
     (['GCG', 'INS'], [[3.0, 3.0]], ['Gcg', 'Ins1;Ins2'])
     """
+    check_types(map_orthologs, adata=adata, table=table, source=source, target=target, report=report)
+    check_types(map_orthologs, duplicates=duplicates)
     if duplicates not in ("drop", "sum"):
         raise InputError(f"duplicates is {duplicates!r}; it must be 'drop' or 'sum'.")
     check_unique_names(adata)
@@ -89,10 +112,16 @@ def map_orthologs(
     if duplicates == "drop":
         new_name = new_name[~shared]
     if new_name.empty:
-        raise InputError(
-            f"No gene of adata can be renamed from {source!r} to {target!r}: check that adata.var_names are names of "
-            f"{source!r} (adata has {listing(adata.var_names, 3)}; the table has {listing(table[source].dropna(), 3)})."
+        reason = (
+            f"check that adata.var_names are names of {source!r} (adata has {listing(adata.var_names, 3)}; the table "
+            f"has {listing(table[source].dropna(), 3)})"
         )
+        if n_in_table:
+            reason = (
+                f"of its {n_in_table} genes in the table, {n_ambiguous} have several orthologues, and the others share "
+                "theirs (duplicates='sum' adds their counts); give a table of one-to-one orthologues"
+            )
+        raise InputError(f"No gene of adata can be renamed from {source!r} to {target!r}: {reason}.")
 
     columns = np.flatnonzero(adata.var_names.isin(new_name.index))  # (n_columns,), in the input's order
     former = adata.var_names[columns]
@@ -103,10 +132,19 @@ def map_orthologs(
     var["ortholog_source"] = pd.Series(former).groupby(group).agg(";".join).to_numpy()
 
     def map_columns(matrix: Any, where: str) -> Any:  # (n_cells, n_genes) -> (n_cells, n_kept)
+        check_real(matrix, where)
+        check_sparse(matrix)
         in_memory = isinstance(matrix, np.ndarray) or sparse.issparse(matrix)
         matrix = matrix[:, columns] if in_memory else select_genes(matrix, columns)
         return matrix if len(first) == len(columns) else _sum_columns(matrix, group, where)
 
+    if len(names) < FEW_MATCHED * adata.n_vars:
+        warnings.warn(
+            f"Only {len(names)} of {adata.n_vars} genes have an orthologue: check that adata.var_names "
+            f"({listing(adata.var_names, 3)}) and column {source!r} of the table "
+            f"({listing(table[source].dropna(), 3)}) are names of the same kind, and that the table is complete.",
+            stacklevel=2,
+        )
     counts = {
         "kept": len(names),
         "lost": int(adata.n_vars - n_in_table),
@@ -153,7 +191,14 @@ def join_systems(adatas: dict[str, AnnData], system_key: str = "system") -> AnnD
     Raises
     ------
     InputError
-        If there are fewer than two systems, they share no gene, or a gene or cell name occurs twice in one system.
+        If there are fewer than two systems, they share no gene, or fewer than 500 and less than a tenth of their genes
+        (systems then name their genes differently), a gene or cell name occurs twice in one system, or `system_key` is
+        a column with other values already.
+
+    Warns
+    -----
+    UserWarning
+        If they share more genes, but less than a tenth.
 
     Notes
     -----
@@ -168,15 +213,35 @@ def join_systems(adatas: dict[str, AnnData], system_key: str = "system") -> AnnD
     >>> joined.var_names.tolist(), joined.obs_names.tolist(), joined.obs["system"].tolist()
     (['GCG'], ['human_0', 'human_1', 'mouse_0'], ['human', 'human', 'mouse'])
     """
+    check_types(join_systems, adatas=adatas, system_key=system_key)
     if len(adatas) < 2:
         raise InputError(f"At least two systems are needed to join, but adatas has {len(adatas)}: add the others.")
+    if system_key in ("", RESERVED_COLUMN):
+        raise InputError(f"system_key is {system_key!r}; it must be the name of a column: choose another one.")
+    if is_missing(pd.Series([*adatas])).any():
+        raise InputError(
+            f"A system in adatas ({listing(map(repr, adatas))}) has a name that stands for missing values: rename it."
+        )
     for adata in adatas.values():
+        check_anndata(adata)
+        check_not_empty(adata)
         check_unique_names(adata)
-    if not set.intersection(*(set(adata.var_names) for adata in adatas.values())):
+    without_x = [system for system, adata in adatas.items() if adata.X is None]
+    if 0 < len(without_x) < len(adatas):
+        raise InputError(f"adata.X of system {without_x[0]!r} is empty, but others have one: put the expression there.")
+    n_shared = len(set.intersection(*(set(adata.var_names) for adata in adatas.values())))
+    if not n_shared:
         raise InputError(
             f"The systems {listing(adatas)} share no gene name: rename their genes to one species first "
             "(see map_orthologs)."
         )
+    check_shared_genes(n_shared, {system: adata.n_vars for system, adata in adatas.items()}, "of")
+    for system, adata in adatas.items():
+        if system_key in adata.obs and (adata.obs[system_key].astype(str) != system).any():
+            raise InputError(
+                f"The cells of system {system!r} have a column {system_key!r} already, which the names of the systems "
+                "would replace: rename the column, or choose another system_key."
+            )
     in_memory = {system: adata.to_memory() if adata.isbacked else adata for system, adata in adatas.items()}
     joined = anndata.concat(in_memory, join="inner", merge="unique", label=system_key, index_unique="_")
     names = pd.Index(
@@ -192,8 +257,27 @@ def read_orthologs(table: pd.DataFrame | str | PathLike[str]) -> pd.DataFrame:
         path = Path(table)
         if not path.is_file():
             raise InputError(f"There is no orthologue table {str(path)!r}: check the path.")
+        if path.suffix.lower() in (".xlsx", ".xls", ".ods"):
+            raise InputError(f"The orthologue table {path} is a spreadsheet: save it as CSV.")
         # pandas would also read "nan" and "null" as missing, but genes may have these names
-        table = pd.read_csv(path, sep="," if ".csv" in path.suffixes else "\t", dtype=str, keep_default_na=False)
+        # Without a header: given one, pandas would take the first of too many fields of a row for the row's name.
+        try:
+            table = pd.read_csv(
+                path, sep="," if ".csv" in path.suffixes else "\t", dtype=str, keep_default_na=False, header=None
+            )
+        except pd.errors.EmptyDataError:
+            raise InputError(f"The orthologue table {path} is empty.") from None
+        except pd.errors.ParserError as error:
+            raise InputError(
+                f"The rows of the orthologue table {path} do not have the fields of its header "
+                f"({str(error).strip().splitlines()[-1]}): write it without row names, and quote fields that hold the "
+                "separator."
+            ) from None
+        except UnicodeDecodeError:
+            raise InputError(f"The orthologue table {path} is not text in UTF-8: save it in this encoding.") from None
+        except Exception as error:  # each kind of compression has errors of its own
+            raise InputError(f"The orthologue table {path} cannot be read ({error}).") from error
+        table = table.iloc[1:].set_axis(table.iloc[0].astype(str), axis=1).reset_index(drop=True)
     names = table.rename(columns=str).apply(lambda column: column.astype("string").str.strip()).astype(object)
     return names.mask(names.isna() | names.isin(["", "NA"]), np.nan)
 
@@ -208,8 +292,11 @@ def _columns(table: pd.DataFrame, var_names: pd.Index, source: str | None, targe
             )
     if len(columns) < 2 or (source is not None and source == target):
         raise InputError(
-            f"The orthologue table must have two different columns, source and target, but it has {listing(columns)}."
+            f"The orthologue table must have two different columns, source and target, but it has {listing(columns)}: "
+            "separate columns with commas in a .csv file, with tabs in others."
         )
+    if len(set(columns)) < len(columns):
+        raise InputError(f"The orthologue table has two columns of the same name ({listing(columns)}): rename one.")
     if source is None:
         source = max((name for name in columns if name != target), key=lambda name: var_names.isin(table[name]).sum())
     if target is None:
@@ -220,6 +307,11 @@ def _columns(table: pd.DataFrame, var_names: pd.Index, source: str | None, targe
                 "choose the column with the new gene names with the argument target."
             )
         target = others[0]
+    if source in var_names:
+        raise InputError(
+            f"The first row of the orthologue table must name its columns, but {source!r} is a gene of adata: add such "
+            "a row."
+        )
     return source, target
 
 
@@ -240,7 +332,9 @@ def _sum_columns(matrix: Any, group: np.ndarray, where: str) -> Any:
     numpy.ndarray or scipy.sparse matrix
         Sums, (n_cells, n_groups), sparse if `matrix` is.
     """
-    if not looks_like_counts(matrix.data if sparse.issparse(matrix) else matrix):
+    values = matrix.data if sparse.issparse(matrix) else matrix[matrix != 0]
+    with_fractions = values.size and have_fractions_of_counts(whole_numbers(values).sum(), values.size, values.max())
+    if not (looks_like_counts(values) or with_fractions):
         raise InputError(
             f"{where} does not look like counts, and only counts can be summed over genes that share a target: "
             "give counts or pass duplicates='drop'."

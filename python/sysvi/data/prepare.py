@@ -1,7 +1,7 @@
 """Preparation of the data: genes detected in every system, normalisation, and genes variable in every system."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,23 +11,28 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from sysvi._core.arguments import check_types
 from sysvi._core.checks import (
+    FEW_GENES,
     check_anndata,
     check_finite_nonnegative,
     check_not_empty,
     check_obs_column,
+    check_shared_genes,
     check_unique_names,
     get_expression,
     listing,
     looks_like_counts,
+    refuse_fractional_counts,
+    whole_numbers,
 )
 from sysvi._core.errors import InputError
-from sysvi._core.settings import positive_number, whole_number
+from sysvi._core.settings import flag, positive_number, whole_number
 from sysvi.data.row_blocks import row_blocks, row_sliceable, stack_blocks
 from sysvi.data.variable_genes import FLAVORS, GeneMoments, variable_genes
 
+TOTALS_KEY = "sysvi_totals"
 MIN_BATCH_CELLS = 10  # in smaller batches a gene's variance is too uncertain
-FEW_GENES = 500  # with fewer, an integration is doubtful
 
 
 def prepare(
@@ -40,6 +45,7 @@ def prepare(
     min_cells: int = 20,
     target_sum: float = 1e4,
     normalize: bool | None = True,
+    fractional_counts: bool = False,
     flavor: str = "cell_ranger",
     copy: bool = True,
     keep_counts: bool = True,
@@ -74,6 +80,9 @@ def prepare(
     normalize
         True for counts, False for log-normalised expression (steps 1, 4 and 5 only), None to tell them apart by their
         values.
+    fractional_counts
+        Whether values with fractions are counts too, as from the correction for ambient RNA (SoupX, DecontX) and from
+        EM counters. By default, such counts are recognised by their many whole numbers or large values, and refused.
     flavor
         Method of scanpy that ranks the genes by variability: ``"cell_ranger"`` or ``"seurat"``.
     copy
@@ -90,19 +99,22 @@ def prepare(
         New object of shape (n_cells, n_kept): ``X`` the log-normalised expression (CSR, float32),
         ``layers["counts"]`` the counts (CSR, float32; only if the input is counts), ``obs``, ``obsm`` and ``uns`` of
         the input, ``var`` of the kept genes, and ``uns["sysvi_prepare"]`` the settings and the number of genes after
-        each step (with "|" instead of "/" in the names of systems, because HDF5 keys cannot contain "/").
+        each step (with "|" instead of "/" in the names of systems, because HDF5 keys cannot contain "/"). If the input
+        is counts, ``uns["sysvi_totals"]`` has the names of the genes over which the counts of a cell are summed, the
+        share of each in all counts, and the target, by which :func:`sysvi.map_query` normalises new cells alike.
 
     Raises
     ------
     InputError
-        If the input cannot be used, or no gene remains.
+        If the input cannot be used, no gene remains, or the genes seen in every system are fewer than 500 and less than
+        a tenth of those seen in each: systems then name their genes differently.
 
     Warns
     -----
     UserWarning
-        If fewer than 500 genes remain, if cells have no counts, if small batches are left out of the selection of
-        variable genes, or if there are too few genes for the bins of ``flavor="cell_ranger"`` so that ``"seurat"`` is
-        used.
+        If the genes seen in every system are less than a tenth of those seen in each, or fewer than 500 genes remain,
+        if cells have no counts, if small batches are left out of the selection of variable genes, or if there are too
+        few genes for the bins of ``flavor="cell_ranger"`` so that ``"seurat"`` is used.
 
     Notes
     -----
@@ -125,10 +137,15 @@ def prepare(
     >>> prepared.shape, sorted(prepared.layers)
     ((100, 30), ['counts'])
     """
+    check_types(prepare, normalize=normalize, flavor=flavor, copy=copy, keep_counts=keep_counts, report=report)
     report = report or (lambda line: None)
     check_anndata(adata)
     n_top_genes, min_cells = _as_int("n_top_genes", n_top_genes, 1), _as_int("min_cells", min_cells, 0)
     target_sum = positive_number("target_sum", target_sum)
+    if flag("fractional_counts", fractional_counts):
+        if normalize is not None and not normalize:
+            raise InputError("fractional_counts=True contradicts normalize=False: pass one of them only.")
+        normalize = True
     if flavor not in FLAVORS:
         raise InputError(f"flavor is {flavor!r}; it must be 'cell_ranger' or 'seurat'.")
     check_not_empty(adata)
@@ -145,14 +162,15 @@ def prepare(
     # 1. Genes detected in every system
     where, matrix = get_expression(adata, layer)
     matrix = row_sliceable(matrix)
-    n_detected, is_counts = _detect_genes(
-        matrix, where, adata, system_codes, systems, normalize
+    n_detected, is_counts = detect_genes(
+        matrix, where, adata, system_codes, systems, normalize, fractional_counts
     )  # (n_systems, n_genes)
     if normalize is None:
         report(f"The input looks like {'counts' if is_counts else 'log-normalised expression'}")
     passes = n_detected > min_cells  # (n_systems, n_genes)
-    for name, n_passing in zip(systems, passes.sum(axis=1), strict=True):
-        if n_passing == 0:
+    n_passing = dict(zip(systems, passes.sum(axis=1).tolist(), strict=True))
+    for name, n in n_passing.items():
+        if n == 0:
             raise InputError(
                 f"No gene of {where} is seen in more than {min_cells} cells of system {name!r}: "
                 "lower min_cells or check that system's expression."
@@ -165,6 +183,7 @@ def prepare(
             f"No gene of {where} is seen in more than {min_cells} cells of every system, although each system has such "
             "genes: check that all systems use the same gene names (see map_orthologs) or lower min_cells."
         )
+    check_shared_genes(n_detected_genes, n_passing, f"seen in more than {min_cells} cells of")
 
     # 2. and 3. Log-normalisation: for the gene selection row block by row block, at the end of the kept genes
     target = float(target_sum) if is_counts else None
@@ -174,7 +193,8 @@ def prepare(
     # 4. and 5. Variable genes of each system, and those variable in every system
     variable = np.ones((len(systems), n_detected_genes), dtype=bool)
     if n_detected_genes > n_top_genes:
-        base = None if is_counts else adata.uns.get("log1p", {}).get("base")
+        mark = adata.uns.get("log1p")  # scanpy's; after a round trip through R it may be no mapping any more
+        base = mark.get("base") if not is_counts and isinstance(mark, Mapping) else None
         groups = _groups(system_codes, systems, batch)
         select = partial(_select_genes, matrix, detected, target, base, groups, adata.var_names[detected], n_top_genes)
         variable = _variable_genes(select, systems, n_detected_genes, flavor)
@@ -197,7 +217,7 @@ def prepare(
     if not is_counts and len(kept) == adata.n_vars and _is_canonical(matrix):  # the expression stays the same
         prepared.X = matrix.copy() if copy else matrix
     else:
-        prepared.X, total = _read_genes(matrix, kept, int(n_detected[:, kept].sum()), detected)
+        prepared.X, total, gene_total = read_genes(matrix, kept, int(n_detected[:, kept].sum()), detected)
         if is_counts:
             if keep_counts:
                 prepared.layers["counts"] = prepared.X.copy()
@@ -210,6 +230,9 @@ def prepare(
                 )
             log_normalise(prepared.X, total, target_sum)
             prepared.uns["log1p"] = {"base": None}  # tells scanpy that the natural logarithm was taken
+            share = gene_total[detected] / max(1.0, gene_total[detected].sum())
+            names = adata.var_names[detected].to_numpy(object)
+            prepared.uns[TOTALS_KEY] = {"genes": names, "shares": share, "target_sum": target_sum}
 
     settings = {
         "system_key": system_key,
@@ -219,6 +242,7 @@ def prepare(
         "min_cells": min_cells,
         "target_sum": target_sum,
         "normalize": is_counts,
+        "fractional_counts": bool(fractional_counts),
         "flavor": flavor,
     }
     steps = {
@@ -287,8 +311,14 @@ def _as_int(name: str, value: Any, least: int) -> int:
     return whole_number(name, value, least)
 
 
-def _detect_genes(
-    matrix: Any, where: str, adata: AnnData, system_codes: np.ndarray, systems: np.ndarray, normalize: bool | None
+def detect_genes(
+    matrix: Any,
+    where: str,
+    adata: AnnData,
+    system_codes: np.ndarray,
+    systems: np.ndarray,
+    normalize: bool | None,
+    fractional_counts: bool,
 ) -> tuple[np.ndarray, bool]:
     """Count the cells in which each gene is detected, and check the expression.
 
@@ -304,6 +334,8 @@ def _detect_genes(
         Code of each cell's system, (n_cells,), and names of the systems, (n_systems,).
     normalize
         Whether the user gave counts; None to decide by the values.
+    fractional_counts
+        Whether the user said that values with fractions are counts.
 
     Returns
     -------
@@ -314,28 +346,38 @@ def _detect_genes(
     """
     shape = (len(systems), adata.n_vars)
     n_detected = np.zeros(shape, np.int64)
-    like_counts = np.ones(len(systems), dtype=bool)  # whether all values of a system so far look like counts
+    n_whole, largest = np.zeros(len(systems), np.int64), np.zeros(len(systems))  # of the values of each system
     for start, stop, block in row_blocks(matrix):
-        block_codes = system_codes[start:stop]  # (n_rows,)
-        position = np.repeat(block_codes * adata.n_vars, np.diff(block.indptr))  # (nnz,) in the flat n_detected
-        position += block.indices
-        n_detected += np.bincount(position, minlength=n_detected.size).reshape(shape)
+        code = np.repeat(system_codes[start:stop], np.diff(block.indptr))  # (nnz,)
+        position = code * adata.n_vars + block.indices  # in the flat n_detected
+        detected = np.bincount(position, minlength=n_detected.size).reshape(shape)
+        n_detected += detected
         if looks_like_counts(block.data):  # counts are finite and not negative
+            n_whole += detected.sum(axis=1)
             continue
-        check_finite_nonnegative(block, adata.obs_names[start:stop], adata.var_names, where)
-        for i in np.flatnonzero(like_counts):
-            like_counts[i] = looks_like_counts(block[block_codes == i].data)
-        if normalize and not like_counts.all():
-            raise InputError(
-                f"{where} looks log-normalised, not like counts, in system {systems[~like_counts][0]!r}: "
-                "give counts (see the argument layer) or pass normalize=False."
-            )
-    is_counts = bool(like_counts.all()) if normalize is None else bool(normalize)
-    like_counts &= n_detected.any(axis=1)
-    if not is_counts and like_counts.any():
+        check_finite_nonnegative(block, adata.obs_names[start:stop], adata.var_names, where, adata.raw is not None)
+        n_whole += np.bincount(code[whole_numbers(block.data)], minlength=len(systems))
+        np.maximum.at(largest, code, block.data)
+    if fractional_counts:
+        return n_detected, True
+    n_values = n_detected.sum(axis=1)
+    like_counts = n_whole == n_values  # also a system without expression
+    for i, name in enumerate(systems):
+        refuse_fractional_counts(n_whole[i], n_values[i], largest[i], f"{where} of system {name!r}")
+    if normalize and not like_counts.all():
         raise InputError(
-            f"{where} looks like raw counts in system {systems[like_counts][0]!r}: "
-            "pass normalize=True or give log-normalised values."
+            f"{where} looks log-normalised, not like counts, in system {systems[~like_counts][0]!r}: "
+            "give counts (see the argument layer) or pass normalize=False."
+        )
+    is_counts = bool(like_counts.all()) if normalize is None else bool(normalize)
+    raw = like_counts & (n_values > 0)
+    if not is_counts and raw.any():
+        name = systems[raw][0]
+        if raw.all():
+            raise InputError(f"{where} looks like raw counts in system {name!r}: pass normalize=True.")
+        raise InputError(
+            f"{where} looks like raw counts in system {name!r} and log-normalised in {systems[~raw][0]!r}: give the "
+            "counts of all systems, or log-normalised values of all."
         )
     return n_detected, is_counts
 
@@ -477,10 +519,10 @@ def _variable_genes(
     return np.stack([genes for genes in selected if genes is not None])
 
 
-def _read_genes(
+def read_genes(
     matrix: Any, genes: np.ndarray, n_values: int, detected: np.ndarray
-) -> tuple[sparse.csr_matrix, np.ndarray]:
-    """Read the expression of the kept genes, and the total of each cell over all detected genes.
+) -> tuple[sparse.csr_matrix, np.ndarray, np.ndarray]:
+    """Read the expression of the kept genes, and the totals of each cell over all detected genes and of each gene.
 
     Parameters
     ----------
@@ -497,14 +539,15 @@ def _read_genes(
     -------
     expression : scipy.sparse.csr_matrix
         (n_cells, n_kept), float32.
-    total : numpy.ndarray
-        (n_cells,), float64.
+    total, gene_total : numpy.ndarray
+        (n_cells,) and (n_genes,), float64.
     """
-    total = np.empty(matrix.shape[0])
+    total, gene_total = np.empty(matrix.shape[0]), np.zeros(matrix.shape[1])
 
     def blocks() -> Iterator[sparse.csr_matrix]:
         for start, stop, block in row_blocks(matrix):
             total[start:stop] = block @ detected.astype(np.float64)
+            gene_total[:] += np.bincount(block.indices, block.data, minlength=len(gene_total))
             yield block[:, genes]
 
-    return stack_blocks(blocks(), (matrix.shape[0], len(genes)), n_values), total
+    return stack_blocks(blocks(), (matrix.shape[0], len(genes)), n_values), total, gene_total

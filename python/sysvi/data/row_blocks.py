@@ -3,13 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
 
+from sysvi._core.errors import InputError
+
 BLOCK_VALUES = 2**19  # values of a row block, which take about 20 MB during its processing
+
+
+def check_sparse(matrix: Any) -> None:
+    """Check the arrays of a sparse matrix in memory, by which compiled code would otherwise crash.
+
+    Like scipy's ``check_format(full_check=True)``, which however may change the arrays.
+
+    Raises
+    ------
+    InputError
+        If they do not go together, or an index is out of range.
+    """
+    if not sparse.issparse(matrix) or matrix.format not in ("csr", "csc"):
+        return
+    n_major, n_minor = matrix.shape if matrix.format == "csr" else matrix.shape[::-1]
+    starts, indices = matrix.indptr, matrix.indices
+    valid = (
+        starts.shape == (n_major + 1,)
+        and starts[0] == 0
+        and not (starts[1:] < starts[:-1]).any()
+        and starts[-1] <= min(len(indices), len(matrix.data))
+    )
+    if valid and starts[-1]:
+        used = indices[: starts[-1]]
+        valid = used.min() >= 0 and used.max() < n_minor
+    if not valid:
+        raise InputError(
+            f"The expression is damaged: the indices of its {matrix.format.upper()} matrix are out of range. Read it "
+            "from an intact file."
+        )
 
 
 def read_into_memory(matrix: Any) -> Any:
@@ -26,8 +59,22 @@ def read_into_memory(matrix: Any) -> Any:
         Same values, sparse format and type.
     """
     if isinstance(matrix, CSRDataset | CSCDataset):
-        return matrix.to_memory()
-    return matrix if sparse.issparse(matrix) else np.asarray(matrix)
+        with _damage_as_input_error():
+            matrix = matrix.to_memory()
+    matrix = computed(matrix)
+    if sparse.issparse(matrix):
+        check_sparse(matrix)
+        return matrix
+    with _damage_as_input_error():
+        return np.asarray(matrix)
+
+
+def computed(matrix: Any) -> Any:
+    """Compute a lazy array, such as those of dask, whose chunks may be sparse; other matrices are returned as they are.
+
+    numpy and scipy would take a lazy array of sparse chunks for a single object.
+    """
+    return matrix.compute() if hasattr(matrix, "compute") else matrix
 
 
 def to_csr(matrix: Any) -> sparse.csr_matrix:
@@ -53,8 +100,12 @@ def row_sliceable(matrix: Any) -> Any:
 
     CSC on disk is read into memory, since a few of its rows cost as much as all of them.
     """
+    if len(getattr(matrix, "shape", ())) != 2:
+        raise InputError(f"Expression must be a matrix of cells x genes, but it is of type {type(matrix).__name__}.")
     if isinstance(matrix, CSCDataset):
-        matrix = matrix.to_memory()
+        matrix = read_into_memory(matrix)
+    elif sparse.issparse(matrix):
+        check_sparse(matrix)
     return matrix.tocsr() if sparse.issparse(matrix) else matrix
 
 
@@ -86,7 +137,10 @@ def row_blocks(matrix: Any, n_rows: int | None = None) -> Iterator[tuple[int, in
         n_rows = max(1, BLOCK_VALUES * matrix.shape[0] // max(1, _n_stored_values(matrix)))
     for start in range(0, matrix.shape[0], n_rows):
         stop = min(start + n_rows, matrix.shape[0])
-        block = sparse.csr_matrix(matrix[start:stop], dtype=np.float32)
+        with _damage_as_input_error():
+            block = sparse.csr_matrix(computed(matrix[start:stop]), dtype=np.float32)
+        if isinstance(matrix, CSRDataset):
+            check_sparse(block)
         if sparse.issparse(matrix) and np.may_share_memory(block.data, matrix.data):
             block = block.copy()
         block.sum_duplicates()  # sorts the indices too
@@ -143,6 +197,16 @@ def stack_blocks(blocks: Iterable[sparse.csr_matrix], shape: tuple[int, int], ma
         starts[row + 1 : row + n + 1] = start + block.indptr[1:]
         row += n
     return sparse.csr_matrix((values[:end], columns[:end], starts), shape=shape)
+
+
+@contextmanager
+def _damage_as_input_error() -> Iterator[None]:
+    """Turn the errors of reading from a damaged file into an InputError."""
+    try:
+        yield
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"The expression cannot be read; its file is damaged ({reason}).") from error
 
 
 def _n_stored_values(matrix: Any) -> int:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from sysvi._core.errors import InputError
-from sysvi._core.settings import Limits, number, whole_number
+from sysvi._core.memory import check_memory
+from sysvi._core.settings import Limits, number, random_seed, whole_number
 
 _BLOCK = 1024  # cells drawn together from one random stream; changing it changes the counts of every seed
 _MIN_CELLS = 3  # cells of every sample, and of every type of a system
@@ -239,14 +240,16 @@ def _check(settings: dict[str, Any]) -> dict[str, Any]:
     """Check the arguments of `simulate_systems` and return them as plain numbers."""
     least = {"n_cells": 1, "n_genes": 2, "n_systems": 2, "n_types": 1, "n_samples": 1}
     least |= dict.fromkeys(["n_private", "n_programmes", "system_programmes", "n_markers"], 0)
-    least |= dict.fromkeys(["n_programme_genes", "seed"], 0)
+    least["n_programme_genes"] = 0
     effects = ["marker_effect", "system_effect", "interaction", "sample_effect", "programme_effect"]
     limits = dict.fromkeys([*effects, "baseline_sd", "depth_sd"], Limits(0.0, _MAX_EFFECT))
     limits |= {"interaction_fraction": Limits(0.0, 1.0), "imbalance": Limits(0.0, 1.0, max_open=True)}
     limits |= {"depth": Limits(1.0, 1e7), "dispersion": Limits(1e-6, 10.0)}
     checked: dict[str, Any] = {}
     for name, value in settings.items():
-        if name in least:
+        if name == "seed":
+            checked[name] = random_seed(value)
+        elif name in least:
             checked[name] = whole_number(name, value, least[name])
         else:
             checked[name] = number(name, value, limits[name])
@@ -259,6 +262,13 @@ def _check(settings: dict[str, Any]) -> dict[str, Any]:
             f"n_private={n_private} in each of {n_systems} systems leaves none of the {n_types} types to share: "
             "raise n_types or lower n_private."
         )
+    n_programmes = checked["n_programmes"] + checked["system_programmes"]
+    n_profiles = n_systems * checked["n_samples"] * n_types
+    check_memory(
+        8 * checked["n_genes"] * (n_profiles + n_programmes) + 4 * checked["n_cells"] * (10 + n_programmes),
+        f"Simulating {checked['n_cells']:,} cells and {checked['n_genes']:,} genes",
+        "lower the numbers of cells, genes, systems, types, samples or programmes",
+    )
     return checked
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from sysvi._core.arguments import check_types
 from sysvi._core.checks import (
     check_finite_nonnegative,
     check_log_normalised,
@@ -20,7 +21,7 @@ from sysvi._core.checks import (
     listing,
 )
 from sysvi._core.errors import InputError
-from sysvi._core.settings import whole_number
+from sysvi._core.settings import random_seed, whole_number
 from sysvi.data.row_blocks import select_genes
 from sysvi.metrics._labels import read_labels_with_warning
 from sysvi.metrics._pca import principal_components
@@ -137,6 +138,8 @@ def batch_strength(
     """
     whole_number("min_cells", min_cells, 1)
     whole_number("n_pcs", n_pcs, 1)
+    check_types(batch_strength, adata=adata, label_key=label_key)
+    seed = random_seed(seed)
     check_unique_names(adata)
     system = check_obs_column(adata, system_key, "system_key")
     batch = check_obs_column(adata, batch_key, "batch_key")

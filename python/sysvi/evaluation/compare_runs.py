@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from sysvi._core.arguments import check_types
 from sysvi._core.checks import listing
 from sysvi._core.errors import InputError
 
@@ -68,6 +69,7 @@ def compare_runs(
     """
     from statsmodels.stats.multitest import multipletests
 
+    check_types(compare_runs, table=table, method=method, metrics=metrics, family=family, alpha=alpha)
     if not 0 < alpha < 1:
         raise InputError(f"alpha is {alpha}: it must be between 0 and 1.")
     if family not in ("metric", "all"):

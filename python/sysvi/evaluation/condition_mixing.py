@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from sysvi._core.arguments import check_types
 from sysvi._core.checks import check_obs_column, listing
 from sysvi._core.errors import InputError
+from sysvi._core.settings import random_seed, whole_number
 from sysvi.metrics._labels import read_labels_with_warning
 from sysvi.metrics._latent import get_embedding
 from sysvi.metrics._lisi import ilisi
@@ -103,6 +105,8 @@ def condition_mixing(
     >>> mixing.table["ilisi"].round(1).to_dict()
     {'similar': 0.9, 'dissimilar': 0.0}
     """
+    check_types(condition_mixing, adata=adata, embedding_key=embedding_key)
+    n_neighbors, seed = whole_number("n_neighbors", n_neighbors, 1), random_seed(seed)
     points = get_embedding(adata, embedding_key)
     group = check_obs_column(adata, group_key, "group_key").astype(str)
     selected = np.ones(adata.n_obs, dtype=bool)
@@ -140,6 +144,6 @@ def condition_mixing(
 
 def _check_pair(pair: tuple[str, str], argument: str) -> tuple[str, str]:
     """Check that a pair names two different groups."""
-    if isinstance(pair, str) or len(pair) != 2 or str(pair[0]) == str(pair[1]):
+    if not isinstance(pair, tuple | list | np.ndarray) or len(pair) != 2 or str(pair[0]) == str(pair[1]):
         raise InputError(f"{argument} is {pair!r}: give two different groups.")
     return str(pair[0]), str(pair[1])

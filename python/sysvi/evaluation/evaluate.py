@@ -5,18 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from sysvi._core.arguments import check_types
 from sysvi._core.checks import check_obs_column, get_expression, listing
 from sysvi._core.device import choose_device
 from sysvi._core.errors import InputError
 from sysvi._core.events import Event, OnEvent, preparation_reporter
 from sysvi._core.progress import as_callback
-from sysvi._core.settings import whole_number
+from sysvi._core.settings import random_seed, whole_number
 from sysvi.data.ensure_prepared import ensure_prepared
 from sysvi.data.labels import UNLABELLED, read_labels, stratified_sample
 from sysvi.data.prepare import ignore_few_genes_warning
@@ -87,7 +88,7 @@ def evaluate_in_detail(
     batch_key: str | None = None,
     label_key: str | None = None,
     layer: str | None = None,
-    metrics: Literal["default", "all"] | Sequence[str] = "default",
+    metrics: str | Sequence[str] = "default",
     standardised: bool = False,
     unlabelled: Iterable[str] = UNLABELLED,
     min_cells: int = 500,
@@ -156,6 +157,15 @@ def evaluate_in_detail(
     >>> found.per_cell["X_pca", "iLISI"].shape
     (300,)
     """
+    check_types(
+        evaluate_in_detail,
+        adata=adata,
+        embeddings=embeddings,
+        metrics=metrics,
+        standardised=standardised,
+        unlabelled=unlabelled,
+    )
+    seed = random_seed(seed)
     on_event = as_callback(progress)
     choose_device(device)  # fail before any work is done
     chosen = choose_metrics(metrics, batch_key, label_key)
@@ -166,7 +176,7 @@ def evaluate_in_detail(
         whole_number("max_cells", max_cells, 2)
         if max_cells < adata.n_obs:
             notes.append(f"Measured on {max_cells} of {adata.n_obs} cells, drawn at random by system and cell type.")
-            adata = adata[stratified_sample(adata, system_key, label_key, max_cells, seed)].to_memory()
+            adata = adata[stratified_sample(adata, system_key, label_key, max_cells, seed, unlabelled)].to_memory()
     system = check_obs_column(adata, system_key, "system_key")
     if len(set(system)) < 2:
         raise InputError(f"adata.obs[{system_key!r}] holds one system only ({system[0]}): mixing needs at least two.")
@@ -181,7 +191,10 @@ def evaluate_in_detail(
     expression = None
     pca_needed = "pca" in required or PCA_KEY in names
     if "moran_reference" in required or (pca_needed and PCA_KEY not in adata.obsm):
-        expression = _log_normalised_expression(adata, system_key, batch_key, layer, notes, on_event)
+        if layer is not None:
+            get_expression(adata, layer)  # a layer that was asked for must be there
+        must_have = PCA_KEY in names and PCA_KEY not in adata.obsm
+        expression = _log_normalised_expression(adata, system_key, batch_key, layer, must_have, notes, on_event)
     pca, pca_source = _pca_before_integration(adata, expression, seed)
     coordinates = {name: pca if name == PCA_KEY and pca is not None else get_embedding(adata, name) for name in names}
     notes += [note for name, z in coordinates.items() for note in _note_collapsed_dimensions(name, z)]
@@ -250,9 +263,18 @@ def _check_embeddings(adata: AnnData, embeddings: str | Sequence[str]) -> list[s
 
 
 def _log_normalised_expression(
-    adata: AnnData, system_key: str, batch_key: str | None, layer: str | None, notes: list[str], on_event: OnEvent
+    adata: AnnData,
+    system_key: str,
+    batch_key: str | None,
+    layer: str | None,
+    must_have: bool,
+    notes: list[str],
+    on_event: OnEvent,
 ) -> Any:
-    """Prepare log-normalised expression of variable genes, (n, genes); None, and a note, if that is not possible."""
+    """Prepare log-normalised expression of variable genes, (n, genes); None, and a note, if that is not possible.
+
+    With `must_have`, because the principal components are to be evaluated, an InputError says why it is not.
+    """
     try:
         if layer is None and adata.X is None:
             raise InputError("adata.X is empty.")
@@ -262,6 +284,8 @@ def _log_normalised_expression(
             )
         return get_expression(cells, layer)[1]
     except InputError as error:
+        if must_have:
+            raise InputError(f"adata.obsm has no {PCA_KEY!r}, and it cannot be computed. {error}") from error
         notes.append(f"Metrics that need expression are left out. {error}")
         return None
 

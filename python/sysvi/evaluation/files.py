@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from sysvi._core.arguments import check_types
 from sysvi._core.errors import InputError
-from sysvi._core.files import write_atomically
+from sysvi._core.files import check_folder, create_folder, write_atomically
+from sysvi._core.tables import write_csv
 from sysvi.evaluation.evaluate import Evaluation
 from sysvi.evaluation.plots import plot_evaluation, plot_labels
 from sysvi.evaluation.tables import AGGREGATE, embedding_columns
@@ -36,15 +38,16 @@ def format_evaluation(evaluation: Evaluation) -> str:
 
 
 def check_output_folder(folder: Path, overwrite: bool) -> None:
-    """Check, before any work is done, that a folder holds no results that may not be overwritten.
+    """Check, before any work is done, that a folder can be written to and holds no results that must be kept.
 
     Raises
     ------
     InputError
-        If it holds results and `overwrite` is False.
+        If it cannot be created or written to, or it holds results and `overwrite` is False.
     """
     if (folder / TABLE_FILE).exists() and not overwrite:
         raise InputError(f"{folder / TABLE_FILE} exists already; pass --overwrite to replace it, or another folder.")
+    check_folder(folder, may_be_missing=True)
 
 
 def write_evaluation(evaluation: Evaluation, folder: str | Path, figures: str = "png") -> list[Path]:
@@ -65,19 +68,19 @@ def write_evaluation(evaluation: Evaluation, folder: str | Path, figures: str = 
         Files written: evaluation.csv, evaluation.json (table and notes), cells.csv and the figure evaluation; with
         labels also labels.csv and the figure labels.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    check_types(write_evaluation, evaluation=evaluation, folder=folder, figures=figures)
+    folder = create_folder(folder)
     cells = evaluation.per_cell.copy()
     cells.columns = cells.columns.map(": ".join)
     writers: dict[str, Callable[[Path], object]] = {
-        TABLE_FILE: lambda path: evaluation.table.to_csv(path, index_label="metric"),
+        TABLE_FILE: lambda path: write_csv(evaluation.table, path, index_label="metric"),
         JSON_FILE: lambda path: path.write_text(
             json.dumps(_json_document(evaluation), indent=1, allow_nan=False) + "\n"
         ),
-        CELL_FILE: lambda path: cells.to_csv(path, index_label="cell", float_format="%.6g"),
+        CELL_FILE: lambda path: write_csv(cells, path, index_label="cell", float_format="%.6g"),
     }
     if not evaluation.per_label.empty:
-        writers[LABEL_FILE] = lambda path: evaluation.per_label.to_csv(path, index=False)
+        writers[LABEL_FILE] = lambda path: write_csv(evaluation.per_label, path, index=False)
     for name, write in writers.items():
         write_atomically(folder / name, write)
     paths = [folder / name for name in writers]

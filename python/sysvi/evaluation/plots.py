@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from sysvi._core.arguments import check_types
 from sysvi._core.errors import InputError
 from sysvi._core.figures import save_figure
 from sysvi.evaluation.batch_strength import BatchStrength
@@ -39,6 +40,7 @@ def plot_evaluation(table: pd.DataFrame, path: str | Path) -> None:
     """
     from matplotlib.figure import Figure
 
+    check_types(plot_evaluation, table=table, path=path)
     embeddings = embedding_columns(table)
     table = table[table[embeddings].notna().any(axis=1)]
     if table.empty:
@@ -84,6 +86,7 @@ def plot_labels(per_label: pd.DataFrame, path: str | Path) -> None:
     """
     from matplotlib.figure import Figure
 
+    check_types(plot_labels, per_label=per_label, path=path)
     per_label = per_label[per_label["by"] == "label"]
     if per_label.empty:
         raise InputError("Nothing was measured by label: evaluate with label_key.")
@@ -152,6 +155,7 @@ def plot_batch_strength(strength: BatchStrength, path: str | Path) -> None:
     """
     from matplotlib.figure import Figure
 
+    check_types(plot_batch_strength, strength=strength, path=path)
     distances = strength.distances
     if distances.empty:
         raise InputError("There are no two samples of one cell type, so there are no distances to draw.")

@@ -168,7 +168,7 @@ def choose_metrics(metrics: str | Sequence[str], batch_key: str | None, label_ke
     >>> [metric.name for metric in choose_metrics("default", None, None)]
     ['iLISI', 'PCR comparison']
     """
-    if metrics in ("default", "all"):
+    if isinstance(metrics, str) and metrics in ("default", "all"):
         requested = [metric for metric in METRICS if metrics == "all" or not metric.slow]
     else:
         names = [metrics] if isinstance(metrics, str) else list(metrics)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from sysvi._core.errors import InputError
+from sysvi._core.arguments import check_types
 from sysvi.metrics._group_distances import silhouette_width
 from sysvi.metrics._score import Score, check_embedding, convention, encode_categories
 from sysvi.metrics._silhouette import measurable_labels, score_by_label
@@ -74,8 +74,7 @@ def bras(
     >>> bras(embedding, ["human", "mouse", "human", "mouse"], ["alpha", "alpha", "beta", "beta"]).value
     nan
     """
-    if between not in ("mean_other", "furthest"):
-        raise InputError(f"between={between!r} is not known: use 'mean_other' or 'furthest'.")
+    check_types(bras, between=between)
     points = check_embedding(embedding).astype(np.float64)
     system_codes, _ = encode_categories(system, "system", len(points))
     codes, names = encode_categories(label, "label", len(points))

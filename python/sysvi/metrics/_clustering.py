@@ -9,8 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 
+from sysvi._core.arguments import check_types
 from sysvi._core.errors import InputError
+from sysvi._core.seeds import seed_of_32_bits
+from sysvi._core.settings import random_seed, whole_number
 from sysvi.metrics._neighbors import Neighbors
 from sysvi.metrics._score import check_embedding, encode_categories
 
@@ -50,15 +54,16 @@ def kmeans(embedding: ArrayLike, n_clusters: int, *, seed: int = 0) -> np.ndarra
     >>> kmeans([[0.0], [0.1], [5.0], [5.1]], 2).tolist() in ([0, 0, 1, 1], [1, 1, 0, 0])
     True
     """
+    seed = random_seed(seed)
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
     points = check_embedding(embedding)
-    if not 1 <= n_clusters <= len(points):
+    if not 1 <= whole_number("n_clusters", n_clusters, 0) <= len(points):
         raise InputError(f"n_clusters is {n_clusters}: it must be between 1 and the number of cells, {len(points)}.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct cells than clusters
-        return KMeans(n_clusters, n_init=10, random_state=seed).fit_predict(points).astype(np.int64)
+        return KMeans(n_clusters, n_init=10, random_state=seed_of_32_bits(seed)).fit_predict(points).astype(np.int64)
 
 
 def leiden(neighbors: Neighbors, resolution: float = 1.0, *, n_neighbors: int = 14, seed: int = 42) -> np.ndarray:
@@ -71,6 +76,7 @@ def leiden(neighbors: Neighbors, resolution: float = 1.0, *, n_neighbors: int = 
     >>> leiden(neighbors).tolist()
     [0, 0, 0, 1, 1, 1]
     """
+    check_types(leiden, neighbors=neighbors, resolution=resolution, n_neighbors=n_neighbors, seed=seed)
     return leiden_sweep(neighbors, [resolution], n_neighbors=n_neighbors, seed=seed)[resolution]
 
 
@@ -102,10 +108,10 @@ def leiden_sweep(
 
     Notes
     -----
-    Same clusters as scib-metrics 0.5.10 for the same neighbours and seed: its 15 neighbours count the cell itself,
-    hence 14 here. The paper clustered the graph of scanpy's 90 neighbours (``n_neighbors=89``) with leidenalg at
-    resolution 2. igraph has one random generator per process. It is replaced during the call and then reset to igraph's
-    default, Python's `random`.
+    Cells at the same point are in the same cluster. Otherwise these are the clusters of scib-metrics 0.5.10 for the
+    same neighbours and seed: its 15 neighbours count the cell itself, hence 14 here. The paper clustered the graph of
+    scanpy's 90 neighbours (``n_neighbors=89``) with leidenalg at resolution 2. igraph has one random generator per
+    process. It is replaced during the call and then reset to igraph's default, Python's `random`.
 
     Examples
     --------
@@ -114,6 +120,7 @@ def leiden_sweep(
     >>> {resolution: int(clusters.max()) + 1 for resolution, clusters in leiden_sweep(neighbors, [0.0, 1.0]).items()}
     {0.0: 2, 1.0: 2}
     """
+    check_types(leiden_sweep, neighbors=neighbors, resolutions=resolutions, n_neighbors=n_neighbors, seed=seed)
     import igraph
 
     for resolution in resolutions:
@@ -132,10 +139,26 @@ def leiden_sweep(
         for resolution in resolutions:
             igraph.set_random_number_generator(random.Random(seed))
             found = graph.community_leiden("modularity", weights=weights, resolution=resolution, n_iterations=2)
-            clusters[resolution] = np.asarray(found.membership, dtype=np.int64)
+            clusters[resolution] = _unite_equal_cells(np.asarray(found.membership, dtype=np.int64), neighbors)
     finally:
         igraph.set_random_number_generator(random)
     return clusters
+
+
+def _unite_equal_cells(clusters: np.ndarray, neighbors: Neighbors) -> np.ndarray:
+    """Give cells at the same point the cluster of the first of them, (n,) -> (n,), numbered from 0.
+
+    Which of very many equally near cells are neighbours means nothing, and Leiden may then split them down to single
+    cells, which would agree with any labels.
+    """
+    if neighbors.distances.min(initial=np.inf) > 0:
+        return clusters
+    n = neighbors.n_cells
+    row, column = np.nonzero(neighbors.distances == 0)
+    equal = sparse.coo_matrix((np.ones(len(row)), (row, neighbors.indices[row, column])), shape=(n, n))
+    _, point = connected_components(equal, directed=False)  # (n,)
+    first_of_point = np.unique(point, return_index=True)[1]
+    return np.unique(clusters[first_of_point][point], return_inverse=True)[1].astype(np.int64)
 
 
 def name_clusters(clusters: ArrayLike, label: ArrayLike) -> np.ndarray:
@@ -165,7 +188,7 @@ def name_clusters(clusters: ArrayLike, label: ArrayLike) -> np.ndarray:
     ['beta', 'beta', 'beta', 'alpha', 'alpha']
     """
     label = np.asarray(label, dtype=object)
-    codes, names = encode_categories(label, "label", len(label))
-    cluster_codes, clusters_found = encode_categories(clusters, "clusters", len(label))
+    codes, names = encode_categories(label, "label")
+    cluster_codes, clusters_found = encode_categories(clusters, "clusters", len(codes))
     counts = sparse.coo_matrix((np.ones(len(codes)), (cluster_codes, codes)), shape=(len(clusters_found), len(names)))
     return names[counts.toarray().argmax(1)][cluster_codes]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,9 +11,12 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from sysvi._core.arguments import check_types
 from sysvi._core.checks import check_obs_column, check_unique_names, get_expression, listing
 from sysvi._core.compilation import ensure_numba_cache
 from sysvi._core.errors import InputError
+from sysvi._core.seeds import seed_of_32_bits
+from sysvi._core.settings import random_seed
 from sysvi.data.row_blocks import row_sliceable
 from sysvi.metrics._labels import read_labels_with_warning
 from sysvi.metrics._latent import get_embedding
@@ -127,6 +130,20 @@ def gene_set_preservation(
     >>> bool(result.ratio["active"] > 0.9), result.missing
     (True, {'active': ('XIST',)})
     """
+    check_types(
+        gene_set_preservation,
+        adata=adata,
+        embedding_key=embedding_key,
+        gene_sets=gene_sets,
+        label_key=label_key,
+        batch_key=batch_key,
+        system_key=system_key,
+        layer=layer,
+        min_cells=min_cells,
+        min_share=min_share,
+        n_pcs=n_pcs,
+    )
+    seed = random_seed(seed)
     check_unique_names(adata)
     points = get_embedding(adata, embedding_key)
     label, labelled = read_labels_with_warning(adata, label_key)
@@ -171,8 +188,8 @@ def _genes_in_data(
     present: dict[str, list[str]] = {}
     missing: dict[str, tuple[str, ...]] = {}
     for name, genes in gene_sets.items():
-        if isinstance(genes, str):
-            raise InputError(f"Gene set {name!r} is the string {genes!r}: give a list of genes.")
+        if isinstance(genes, str) or not isinstance(genes, Iterable):
+            raise InputError(f"Gene set {name!r} is {genes!r}: give a list of genes.")
         unique = list(dict.fromkeys(map(str, genes)))
         present[str(name)] = [gene for gene in unique if gene in var_names]
         missing[str(name)] = tuple(gene for gene in unique if gene not in var_names)
@@ -194,7 +211,7 @@ def _score(x: sparse.csr_matrix, var_names: pd.Index, genes: list[str], name: st
     n_bins = min(25, max(2, len(var_names) // 2 + 1))  # scanpy's default, but at least two genes per bin
     with _restore_numpy_random_state():
         try:
-            sc.tl.score_genes(cells, genes, n_bins=n_bins, random_state=seed, use_raw=False)
+            sc.tl.score_genes(cells, genes, n_bins=n_bins, random_state=seed_of_32_bits(seed), use_raw=False)
         except RuntimeError as error:
             raise InputError(
                 f"No genes are left to compare gene set {name!r} with: use a smaller set or keep more genes."

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
+from sysvi._core.arguments import check_types
 from sysvi.metrics._neighbors import Neighbors
 from sysvi.metrics._score import Score, convention, encode_categories
 
@@ -53,6 +54,7 @@ def graph_connectivity(neighbors: Neighbors, label: ArrayLike, *, n_neighbors: i
     >>> graph_connectivity(line, ["a", "a", "a", "a", "a", "b", "b"], n_neighbors=1).per_label.to_dict()
     {'a': 0.4, 'b': 1.0}
     """
+    check_types(graph_connectivity, neighbors=neighbors, n_neighbors=n_neighbors)
     indices = neighbors.nearest(n_neighbors).indices
     n = neighbors.n_cells
     codes, names = encode_categories(label, "label", n)

@@ -56,6 +56,9 @@ def group_distances(embedding: ArrayLike, groups: np.ndarray, *, device: str = "
            [9., 0.]])
     """
     points = check_embedding(embedding).astype(np.float64)
+    groups = np.asarray(groups)
+    if groups.ndim != 1 or groups.dtype.kind not in "iu":
+        raise InputError(f"groups is of type {groups.dtype}; it must have a whole number for each cell.")
     if len(groups) != len(points):
         raise InputError(f"groups has {len(groups)} values for {len(points)} cells: give one value per cell.")
     torch_device = float64_device(device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sysvi._core.arguments import check_types
 from sysvi._core.errors import InputError
 from sysvi.metrics._score import Score, convention, encode_categories
 from sysvi.metrics._silhouette import score_by_label
@@ -48,6 +49,7 @@ def isolated_labels(silhouette: Score, label: ArrayLike, system: ArrayLike) -> S
     >>> isolated_labels(silhouette, label, ["human", "mouse", "human", "human"]).per_label.round(3).to_dict()
     {'beta': 0.944}
     """
+    check_types(isolated_labels, silhouette=silhouette)
     if silhouette.per_cell is None:
         raise InputError("silhouette has no value for each cell: give isolated_labels the result of label_silhouette.")
     n = len(silhouette.per_cell)

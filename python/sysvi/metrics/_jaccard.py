@@ -48,7 +48,7 @@ def jaccard(label: ArrayLike, clusters: ArrayLike) -> Score:
     from sklearn.metrics import jaccard_score
 
     label = np.asarray(label, dtype=object)
-    codes, names = encode_categories(label, "label", len(label))
+    codes, names = encode_categories(label, "label")
     cluster_codes = np.searchsorted(names, name_clusters(clusters, label))  # (n,), label after which it is named
     index = jaccard_score(codes, cluster_codes, labels=np.arange(len(names)), average=None)
     per_label = pd.Series(index, index=names)

@@ -10,6 +10,8 @@ from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import eigsh
 from scipy.special import chdtrc
 
+from sysvi._core.arguments import check_types
+from sysvi._core.settings import random_seed, whole_number
 from sysvi.metrics._neighbors import Neighbors, nearest_neighbors
 from sysvi.metrics._score import Score, convention, encode_categories
 
@@ -55,6 +57,7 @@ def kbet(neighbors: Neighbors, system: ArrayLike, *, alpha: float = 0.05) -> Sco
     >>> kbet(line, ["human", "mouse"] * 20).value, kbet(line, ["human"] * 20 + ["mouse"] * 20).value
     (1.0, 0.175)
     """
+    check_types(kbet, neighbors=neighbors, alpha=alpha)
     codes, names = encode_categories(system, "system", neighbors.n_cells)
     p_values = _p_values(neighbors, codes)
     value = float((p_values >= alpha).mean()) if len(names) > 1 else np.nan
@@ -154,6 +157,15 @@ def kbet_per_label(
     >>> round(kbet_per_label(neighbors, mixed, label).value, 1), round(kbet_per_label(neighbors, apart, label).value, 1)
     (1.0, 0.1)
     """
+    check_types(
+        kbet_per_label,
+        neighbors=neighbors,
+        n_neighbors=n_neighbors,
+        alpha=alpha,
+        min_cells=min_cells,
+    )
+    whole_number("n_components", n_components, 1)
+    seed = random_seed(seed)
     n = neighbors.n_cells
     systems, _ = encode_categories(system, "system", n)
     labels, names = encode_categories(label, "label", n)

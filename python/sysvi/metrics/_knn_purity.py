@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from sysvi._core.arguments import check_types
 from sysvi.metrics._neighbors import Neighbors
 from sysvi.metrics._score import Score, convention, encode_categories
 
@@ -49,6 +50,7 @@ def knn_purity(neighbors: Neighbors, label: ArrayLike, *, n_neighbors: int = 30)
     >>> knn_purity(line, ["a", "a", "a", "b", "b", "b"], n_neighbors=2).per_label.round(2).to_dict()
     {'a': 0.83, 'b': 0.67}
     """
+    check_types(knn_purity, neighbors=neighbors, n_neighbors=n_neighbors)
     indices = neighbors.nearest(n_neighbors).indices
     codes, names = encode_categories(label, "label", neighbors.n_cells)
     hits = np.zeros(neighbors.n_cells)

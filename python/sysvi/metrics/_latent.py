@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from numpy.typing import ArrayLike
+from scipy import sparse
 
+from sysvi._core.arguments import check_types
 from sysvi._core.checks import listing
 from sysvi._core.errors import InputError
 from sysvi.metrics._score import check_embedding
@@ -29,7 +31,8 @@ def get_embedding(adata: AnnData, key: str) -> np.ndarray:
     if key not in adata.obsm:
         raise InputError(f"adata.obsm has no embedding {key!r}: choose one of its keys ({listing(adata.obsm)}).")
     try:
-        return check_embedding(adata.obsm[key])
+        embedding = adata.obsm[key]
+        return check_embedding(embedding.toarray() if sparse.issparse(embedding) else embedding)
     except InputError as error:
         raise InputError(f"adata.obsm[{key!r}] cannot be measured. {error}") from error
 
@@ -71,6 +74,7 @@ def latent_spread(embedding: ArrayLike, *, collapsed_below: float = 0.05) -> pd.
     1          1  0.01  0.0001       True
     2          2  0.00  0.0000       True
     """
+    check_types(latent_spread, collapsed_below=collapsed_below)
     points = check_embedding(embedding)
     std = _standard_deviations(points)  # (d,)
     variance = std**2

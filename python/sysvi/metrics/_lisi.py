@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 
+from sysvi._core.arguments import check_types
 from sysvi._core.device import float64_device
 from sysvi._core.errors import InputError
 from sysvi._core.parallel import single_thread_pool
@@ -71,6 +72,7 @@ def lisi(
     >>> lisi(line, ["a", "a", "a", "a", "b", "b"], perplexity=2)
     array([1., 1., 1., 1., 2., 2.])
     """
+    check_types(lisi, neighbors=neighbors, perplexity=perplexity)
     n, k = neighbors.indices.shape
     codes, names = encode_categories(groups, "groups", n)
     perplexity = max(1, (k + 1) // 3) if perplexity is None else perplexity
@@ -178,6 +180,7 @@ def ilisi(
     >>> round(ilisi(ring, ["human", "mouse", "mouse", "human"], perplexity=3).value, 3)
     0.8
     """
+    check_types(ilisi, neighbors=neighbors, perplexity=perplexity)
     n_systems = len(encode_categories(system, "system", neighbors.n_cells)[1])
     per_cell = lisi(neighbors, system, perplexity=perplexity, device=device) - 1
     per_cell = per_cell / (n_systems - 1) if n_systems > 1 else np.full(len(per_cell), np.nan)
@@ -218,6 +221,7 @@ def clisi(neighbors: Neighbors, label: ArrayLike, *, perplexity: float | None = 
     >>> clisi(line, ["alpha", "alpha", "beta", "beta"]).per_label.to_dict()
     {'alpha': 1.0, 'beta': 1.0}
     """
+    check_types(clisi, neighbors=neighbors, perplexity=perplexity)
     n_labels = len(encode_categories(label, "label", neighbors.n_cells)[1])
     per_cell = n_labels - lisi(neighbors, label, perplexity=perplexity, device=device)
     per_cell = per_cell / (n_labels - 1) if n_labels > 1 else np.full(len(per_cell), np.nan)
@@ -283,6 +287,7 @@ def cilisi(
     >>> score.per_label.round(3).to_dict()
     {'a': 0.994, 'b': 0.994}
     """
+    check_types(cilisi, n_neighbors=n_neighbors, perplexity=perplexity, min_cells=min_cells)
     points = check_embedding(embedding)
     systems, _ = encode_categories(system, "system", len(points))
     labels, names = encode_categories(label, "label", len(points))
@@ -340,6 +345,7 @@ def ilisi_within(
     >>> score.per_label.round(2).to_dict()
     {'human': 0.69}
     """
+    check_types(ilisi_within, n_neighbors=n_neighbors)
     points = check_embedding(embedding)
     batches, _ = encode_categories(batch, "batch", len(points))
     systems, names = encode_categories(system, "system", len(points))

@@ -19,9 +19,10 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import sparse
 
+from sysvi._core.arguments import check_types
 from sysvi._core.checks import check_log_normalised
 from sysvi._core.errors import InputError
-from sysvi._core.settings import whole_number
+from sysvi._core.settings import random_seed, whole_number
 from sysvi.data.row_blocks import row_sliceable
 from sysvi.metrics._neighbors import nearest_neighbors
 from sysvi.metrics._pca import principal_components
@@ -70,7 +71,10 @@ def morans_i(graph: Any, values: Any) -> np.ndarray:
     >>> morans_i(line, np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 1.0], [3.0, 0.0]])).round(3)
     array([ 0.333, -1.   ])
     """
-    weights = sparse.csr_matrix(graph, dtype=np.float64)
+    try:
+        weights = sparse.csr_matrix(graph, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"graph is of type {type(graph).__name__}; it must be a matrix of cells x cells.") from error
     n = weights.shape[0]
     if weights.shape[1] != n or len(np.shape(values)) != 2 or np.shape(values)[0] != n:
         raise InputError(
@@ -211,6 +215,8 @@ def moran_reference(
     >>> [(group.label, len(group.genes)) for group in reference.groups]
     [('beta', 20)]
     """
+    check_types(moran_reference, min_cells=min_cells, min_share=min_share, n_pcs=n_pcs, cutoff=cutoff)
+    seed = random_seed(seed)
     matrix = row_sliceable(expression)
     if cutoff is not None and not 0 <= cutoff < 1:
         raise InputError(f"cutoff is {cutoff}: it must be at least 0 and below 1.")
@@ -270,6 +276,7 @@ def moran_groups(reference: MoranReference, embedding: ArrayLike) -> pd.DataFram
       label  n_cells  n_genes
     0  beta       60       20
     """
+    check_types(moran_groups, reference=reference)
     points = check_embedding(embedding)
     if len(points) != reference.n_cells:
         raise InputError(
@@ -334,6 +341,7 @@ def moran_ratio(reference: MoranReference, embedding: ArrayLike) -> Score:
     >>> float(moran_ratio(reference, state)) > 0.95 > 0.7 > float(moran_ratio(reference, rng.normal(size=(60, 1))))
     True
     """
+    check_types(moran_ratio, reference=reference)
     return mean_ratio(moran_groups(reference, embedding))
 
 

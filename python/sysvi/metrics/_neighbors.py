@@ -11,10 +11,12 @@ import torch
 from numpy.typing import ArrayLike
 from scipy import sparse
 
+from sysvi._core.arguments import check_types
 from sysvi._core.compilation import ensure_numba_cache
 from sysvi._core.device import float64_device
 from sysvi._core.errors import InputError
 from sysvi._core.parallel import restore_thread_count
+from sysvi._core.seeds import seed_of_32_bits
 from sysvi.metrics._score import check_embedding
 
 GPU_BLOCK_DISTANCES = 2**26  # distances that the search on a GPU holds at a time
@@ -140,12 +142,11 @@ def nearest_neighbors(
     >>> nearest_neighbors([[0.0], [1.0], [3.0]], 1).indices.ravel()
     array([1, 0, 1])
     """
+    check_types(nearest_neighbors, k=k, method=method, seed=seed)
     points = check_embedding(embedding)
     n = len(points)
     if n < 2:
         raise InputError(f"The embedding has {n} cell, which has no neighbours: give at least two cells.")
-    if method not in ("auto", "exact", "approximate"):
-        raise InputError(f"method {method!r} is not known: use 'auto', 'exact' or 'approximate'.")
     if k < 1:
         raise InputError(f"k is {k}: choose at least one neighbour.")
     k = min(k, n - 1)
@@ -184,7 +185,7 @@ def _approximate(points: np.ndarray, k: int, seed: int) -> Neighbors:
     ensure_numba_cache()
     from pynndescent import NNDescent
 
-    index = NNDescent(points, n_neighbors=k + 1, random_state=seed, n_jobs=torch.get_num_threads())
+    index = NNDescent(points, n_neighbors=k + 1, random_state=seed_of_32_bits(seed), n_jobs=torch.get_num_threads())
     indices, _ = index.neighbor_graph  # (n, k + 1), usually the cell itself first
     if (indices < 0).any():  # too few neighbours of some cells were found
         return _exact(points, k)

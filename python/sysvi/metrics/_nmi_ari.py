@@ -15,6 +15,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sysvi._core.arguments import check_types
+from sysvi._core.errors import InputError
 from sysvi.metrics._score import Score, convention, encode_categories
 
 
@@ -115,10 +117,14 @@ def best_clusters(label: ArrayLike, clusterings: Mapping[float, np.ndarray]) -> 
     >>> best_clusters(["a", "a", "b"], {0.2: [0, 0, 0], 1.0: [0, 0, 1], 2.0: [0, 1, 2]})
     [0, 0, 1]
     """
+    check_types(best_clusters, clusterings=clusterings)
+    if not clusterings:
+        raise InputError("clusterings is empty: give at least one clustering.")
     return max(clusterings.values(), key=lambda clusters: nmi(label, clusters).value)
 
 
 def _codes(label: ArrayLike, clusters: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Check labels and clusters, and represent both by integers, (n,)."""
     label = np.asarray(label, dtype=object)
-    return encode_categories(label, "label", len(label))[0], encode_categories(clusters, "clusters", len(label))[0]
+    codes = encode_categories(label, "label")[0]
+    return codes, encode_categories(clusters, "clusters", len(codes))[0]

@@ -8,6 +8,8 @@ import numpy as np
 from scipy import sparse
 
 from sysvi._core.errors import InputError
+from sysvi._core.seeds import seed_of_32_bits
+from sysvi._core.settings import whole_number
 
 
 def principal_components(expression: Any, n_components: int, *, seed: int = 0) -> np.ndarray:
@@ -34,13 +36,14 @@ def principal_components(expression: Any, n_components: int, *, seed: int = 0) -
     Raises
     ------
     InputError
-        If there are fewer than two cells, or fewer than two genes that vary.
+        If there are fewer than two cells, or fewer than two genes that vary, or all values are tiny or huge.
 
     Examples
     --------
     >>> principal_components(np.array([[0.0, 0.0], [3.0, 0.1], [6.0, 0.2]]), 5).shape
     (3, 1)
     """
+    from scipy.sparse.linalg import ArpackError
     from sklearn.decomposition import PCA
 
     varies = _varies(expression) if expression.shape[0] else np.zeros(0, bool)
@@ -50,8 +53,14 @@ def principal_components(expression: Any, n_components: int, *, seed: int = 0) -
         )
     if not varies.all():
         expression = expression[:, np.flatnonzero(varies)]
-    n_components = min(n_components, min(expression.shape) - 1)
-    return PCA(n_components, svd_solver="arpack", random_state=seed).fit_transform(expression)
+    n_components = min(whole_number("n_pcs", n_components, 1), min(expression.shape) - 1)
+    try:
+        return PCA(n_components, svd_solver="arpack", random_state=seed_of_32_bits(seed)).fit_transform(expression)
+    except ArpackError as error:
+        largest = expression.max()
+        raise InputError(
+            f"Principal components cannot be computed: the values, up to {largest:g}, are too small or too large."
+        ) from error
 
 
 def _varies(expression: Any) -> np.ndarray:

@@ -10,7 +10,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from sysvi._core.checks import is_missing
 from sysvi._core.errors import InputError
+
+MAX_COORDINATE = 1e15  # of an embedding: squared distances in float32 stay finite, and in float64 precise
 
 MetricFunction = TypeVar("MetricFunction", bound=Callable[..., Any])
 
@@ -63,7 +66,7 @@ def convention(text: str) -> Callable[[MetricFunction], MetricFunction]:
     return add_convention
 
 
-def encode_categories(values: ArrayLike, name: str, n: int) -> tuple[np.ndarray, np.ndarray]:
+def encode_categories(values: ArrayLike, name: str, n: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Represent categories by integers.
 
     Parameters
@@ -73,7 +76,7 @@ def encode_categories(values: ArrayLike, name: str, n: int) -> tuple[np.ndarray,
     name
         Name of the argument for error messages, such as ``"label"``.
     n
-        Number of cells that `values` must have.
+        Number of cells that `values` must have; None: any.
 
     Returns
     -------
@@ -85,7 +88,7 @@ def encode_categories(values: ArrayLike, name: str, n: int) -> tuple[np.ndarray,
     Raises
     ------
     InputError
-        If the length is not n, or a value is missing.
+        If the length is not n, or a value is missing (`is_missing`).
 
     Examples
     --------
@@ -93,11 +96,14 @@ def encode_categories(values: ArrayLike, name: str, n: int) -> tuple[np.ndarray,
     (array([1, 0, 1]), array(['alpha', 'beta'], dtype=object))
     """
     array = np.asarray(values, dtype=object)
+    n = len(array) if n is None and array.ndim == 1 else n
     if array.shape != (n,):
         shape = f"{len(array)} values" if array.ndim == 1 else f"the shape {array.shape}"
+        if n is None:
+            raise InputError(f"{name} has {shape}: give a list with one value per cell.")
         raise InputError(f"{name} has {shape} for {n} cells: give one value per cell.")
     column = pd.Series(array)
-    missing = int(column.isna().sum())
+    missing = int(is_missing(column).sum())
     if missing:
         raise InputError(f"{name} is missing for {missing} of {n} cells: remove these cells or fill in the values.")
     names, codes = np.unique(column.astype(str).to_numpy(dtype=object), return_inverse=True)
@@ -110,7 +116,8 @@ def check_embedding(embedding: ArrayLike) -> np.ndarray:
     Raises
     ------
     InputError
-        If it is not a matrix of cells x dimensions, has no cells, or holds a value that is not finite.
+        If it is not a matrix of cells x dimensions, has no cells, or holds a value that is not a real, finite number,
+        or is too large for distances.
 
     Examples
     --------
@@ -119,7 +126,10 @@ def check_embedding(embedding: ArrayLike) -> np.ndarray:
     """
     points = np.asarray(embedding)
     if points.dtype.kind != "f":
-        points = points.astype(np.float64)
+        try:
+            points = points.astype(np.float64, casting="same_kind" if points.dtype.kind == "c" else "unsafe")
+        except (TypeError, ValueError):
+            raise InputError(f"An embedding must hold real numbers; this one is of type {points.dtype}.") from None
     if points.ndim != 2 or 0 in points.shape:
         raise InputError(
             f"An embedding must be a matrix of cells x dimensions that is not empty; this one has shape {points.shape}."
@@ -127,4 +137,7 @@ def check_embedding(embedding: ArrayLike) -> np.ndarray:
     bad = int((~np.isfinite(points)).any(1).sum())
     if bad:
         raise InputError(f"The embedding of {bad} of {len(points)} cells is not finite: repair or remove these cells.")
+    largest = np.abs(points).max()
+    if largest > MAX_COORDINATE:
+        raise InputError(f"The embedding has values up to {largest:g}, too large for distances: scale or repair it.")
     return points

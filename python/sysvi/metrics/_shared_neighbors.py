@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from sysvi._core.arguments import check_types
 from sysvi._core.errors import InputError
 from sysvi.metrics._neighbors import nearest_neighbors
-from sysvi.metrics._score import encode_categories
+from sysvi.metrics._score import check_embedding, encode_categories
 
 
 def shared_neighbors(
@@ -57,11 +58,9 @@ def shared_neighbors(
     >>> shared_neighbors(points, system, n_neighbors=2).round(2).to_dict()
     {'all': 1.98}
     """
-    system = np.asarray(system)
-    n = len(embedding)
-    if len(system) != n or (label is not None and len(label) != n):
-        labels = "" if label is None else f" and label {len(label)} values"
-        raise InputError(f"embedding has {n} cells, system {len(system)}{labels}: give one value per cell.")
+    check_types(shared_neighbors, n_neighbors=n_neighbors, min_cells=min_cells)
+    n = len(check_embedding(embedding))
+    system = encode_categories(system, "system", n)[0]
     codes, names = encode_categories(np.full(n, "all") if label is None else label, "label", n)
     if n <= n_neighbors:
         raise InputError(f"{n} cells are too few for {n_neighbors} neighbours each: lower n_neighbors.")

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from sysvi._core.arguments import check_types
 from sysvi.metrics._group_distances import group_distances, silhouette_width
 from sysvi.metrics._score import Score, check_embedding, convention, encode_categories
 
@@ -117,6 +118,7 @@ def batch_silhouette(
     >>> round(batch_silhouette(apart, ["human", "human", "mouse", "mouse"], ["beta"] * 4).value, 3)
     0.056
     """
+    check_types(batch_silhouette, signed=signed)
     points = check_embedding(embedding)
     system_codes, _ = encode_categories(system, "system", len(points))
     codes, names = encode_categories(label, "label", len(points))

@@ -18,8 +18,9 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
+from sysvi._core.arguments import check_types
 from sysvi._core.errors import InputError
-from sysvi._core.settings import whole_number
+from sysvi._core.settings import random_seed, whole_number
 from sysvi.data.row_blocks import row_sliceable
 from sysvi.metrics._clustering import leiden
 from sysvi.metrics._neighbors import nearest_neighbors
@@ -123,6 +124,8 @@ def find_states(
     >>> len(states.shared), len(states.private)
     (2, 2)
     """
+    check_types(find_states, resolution=resolution, n_pcs=n_pcs, n_neighbors=n_neighbors)
+    seed = random_seed(seed)
     x = row_sliceable(expression)
     codes, names = encode_categories(system, "system", x.shape[0])
     whole_number("min_cells", min_cells, 1)

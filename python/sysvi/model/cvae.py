@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from collections import deque
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sysvi._core.parallel import single_thread_pool
+from sysvi._core.parallel import one_thread, single_thread_pool
 from sysvi._core.settings import LIKELIHOODS, PRIORS, ModelSettings
-from sysvi.data.cells import Cells, Covariates
+from sysvi.data.cells import Cells, Covariates, Vocabulary
+from sysvi.data.summary import MIN_VARIANCE
 from sysvi.kernels.plan import prefer_sparse_products
 from sysvi.model.likelihoods import Likelihood
 from sysvi.model.networks import Decoder, Encoder
 from sysvi.model.priors import Prior
 
+MIN_SHARE = 0.1  # of the variance along an axis that counts as signal, however large the noise seems
 EMBED_BLOCK_CPU, EMBED_BLOCK_GPU = 1024, 16_384  # cells that are embedded at a time
 
 
@@ -46,7 +49,7 @@ class CovariateCode(nn.Module):
         init: torch.Generator,
     ):
         super().__init__()
-        self.n_systems, self.n_categories, self.embed = n_systems, n_categories, embed
+        self.n_systems, self.n_categories, self.n_continuous, self.embed = n_systems, n_categories, n_continuous, embed
         if embed:
             self.tables = nn.ParameterList(
                 nn.Parameter(torch.randn(n, embedding_dim, generator=init)) for n in n_categories
@@ -61,6 +64,11 @@ class CovariateCode(nn.Module):
             category = one_hot(covariates.categorical[:, p], n)
             parts.append(category @ self.tables[p] if self.embed else category)
         return torch.cat([*parts, covariates.continuous], dim=1)
+
+    def from_one_hot(self) -> Tensor:
+        """The linear map from one-hot codes (and continuous covariates) to c: (D, C), the identity without `embed`."""
+        categories = [table.detach() for table in self.tables] if self.embed else map(torch.eye, self.n_categories)
+        return torch.block_diag(torch.eye(self.n_systems), *categories, torch.eye(self.n_continuous))
 
 
 def one_hot(code: Tensor, n: int) -> Tensor:
@@ -100,9 +108,64 @@ class Model(nn.Module):
         )
         width = self.code.width
         self.encoder = Encoder(n_genes, width, s.n_hidden, s.n_layers, s.n_latent, s.dropout_rate, init)
-        self.decoder = Decoder(s.n_latent, width, s.n_hidden, s.n_layers, s.dropout_rate, init)
-        self.likelihood = LIKELIHOODS[s.likelihood](s, n_genes, init)
+        self.decoder = Decoder(s.n_latent, width, s.n_hidden, s.n_layers, s.dropout_rate, s.covariates_in_mean, init)
+        self.likelihood = LIKELIHOODS[s.likelihood](s, self.decoder.n_outputs, n_genes, init)
         self.prior = PRIORS[s.prior](s, n_genes, width)
+
+    @classmethod
+    def of_vocabulary(cls, settings: ModelSettings, vocabulary: Vocabulary, init: torch.Generator) -> Model:
+        """A new model for the genes, systems and covariates of a vocabulary."""
+        v = vocabulary
+        return cls(settings, len(v.genes), len(v.systems), v.n_categories, len(v.continuous), init)
+
+    @classmethod
+    def shapes(cls, settings: ModelSettings, vocabulary: Vocabulary) -> dict[str, Tensor]:
+        """Parameters and buffers of such a model by name, as tensors on torch's "meta" device, which take no memory."""
+        with torch.device("meta"):
+            return cls.of_vocabulary(settings, vocabulary, torch.Generator()).state_dict()
+
+    @one_thread()
+    @torch.no_grad()
+    def start_at_data(self, cells: Cells, init: torch.Generator) -> None:
+        """Set the initial weights from a linear model of the expression (`sysvi.data.summary`).
+
+        The likelihood starts with the effects of systems and other covariates, and with the mean and variance of each
+        gene. From random weights, these are found slowly and after the latent space was formed, which then carries the
+        systems, or lacks cell types. The hidden layers start with principal components from which these effects are
+        subtracted: with random combinations of them (``initialisation="data"``), or such that the whole model is
+        probabilistic principal component analysis (``"linear"``; Tipping and Bishop, 1999).
+        """
+        summary = cells.summary(self.code.n_categories)
+        axes, sd, effects, mean, variance = (
+            torch.from_numpy(np.ascontiguousarray(part, np.float32))
+            for part in (summary.axes, summary.sd, summary.effects, summary.mean, summary.variance)
+        )
+        effects = torch.linalg.pinv(self.code.from_one_hot()) @ effects  # (C, G)
+        hidden = None
+        if len(sd):
+            self.encoder.start_at(axes, sd, effects, init)
+            if self.settings.initialisation == "linear":
+                hidden, variance = self._start_linear(axes, sd, effects, variance)
+            else:
+                n_hidden = self.settings.n_hidden
+                hidden = axes * sd @ torch.randn(len(sd), n_hidden, generator=init) / n_hidden**0.5
+        self.likelihood.start_at(mean, effects if self.decoder.passes_covariates else None, variance, hidden)
+
+    def _start_linear(self, axes: Tensor, sd: Tensor, effects: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """Let encoder and decoder start as probabilistic PCA; as many dimensions as half of the hidden units can carry.
+
+        In dimension k it has loadings W = axis · sqrt(sd² - noise), posterior mean W'x / sd² and posterior variance
+        noise / sd². Returns the effects of the decoder's hidden units on the genes, (G, H), and the rest of the
+        variance of each gene, (G,).
+        """
+        k = min(len(sd), self.settings.n_latent, self.settings.n_hidden // 2)
+        axes, sd = axes[:, :k], sd[:k]
+        noise = (variance.sum() - sd.square().sum()) / max(1, len(variance) - k)
+        share = (1 - noise / sd.square()).clamp(min=MIN_SHARE)  # of the variance along each axis that is not noise
+        self.encoder.start_linear(axes / sd, -effects @ axes / sd, share.sqrt(), 1 - share)
+        loadings = axes * sd * share.sqrt()  # (G, k)
+        rest = (variance - loadings.square().sum(dim=1)).clamp(min=MIN_VARIANCE)
+        return loadings @ self.decoder.start_linear(k).T, rest
 
     @torch.no_grad()
     def init_prior(self, cells: Cells, rows: Tensor | None, init: torch.Generator) -> None:
@@ -135,3 +198,16 @@ class Model(nn.Module):
         else:  # a GPU works through a queue anyway, and its stream belongs to this thread
             deque(map(embed_block, starts), maxlen=0)
         return mean.cpu(), var.cpu()
+
+    @torch.no_grad()
+    def decode(self, cells: Cells, genes: np.ndarray) -> np.ndarray:
+        """Expected expression of some genes, from the embedding and the covariates of each cell: (n, genes) float32."""
+        z, device = self.embed(cells)[0], cells.device
+        chosen = torch.from_numpy(genes)
+        expected = np.empty((cells.n_cells, len(genes)), np.float32)
+        for start in range(0, cells.n_cells, EMBED_BLOCK_CPU):
+            rows = torch.arange(start, min(start + EMBED_BLOCK_CPU, cells.n_cells))
+            c = self.code(cells.covariates.select(rows.to(device)))
+            mean = self.likelihood.mean(self.decoder(z[rows].to(device), c))
+            expected[rows.numpy()] = mean.cpu()[:, chosen].numpy()
+        return expected

@@ -1,10 +1,11 @@
-"""Likelihoods p(x | h): the distribution of a cell's expression given the decoder's last hidden layer.
+"""Likelihoods p(x | h): the distribution of a cell's expression given the decoder's output h.
 
 To add one, subclass `Likelihood` and register it: ``@LIKELIHOODS.register("name")``. `mean` and `nll` are enough to
 train, save and load it. The further members say what the hand-written gradient (`sysvi.training.gradient`) can use; a
 likelihood without them is differentiated by autograd, and everything else stays as fast as before.
 
-Shapes: B cells of a minibatch, G genes, H hidden units.
+Shapes: B cells of a minibatch, G genes, H width of the decoder's output: the hidden units and, with the setting
+`covariates_in_mean`, the covariates.
 """
 
 from __future__ import annotations
@@ -35,19 +36,21 @@ FusedLikelihood = Callable[[Tensor], LikelihoodGradient]
 
 
 class Likelihood(nn.Module, ABC):
-    """Distribution of expression given the decoder's last hidden layer.
+    """Distribution of expression given the decoder's output.
 
     Parameters
     ----------
     settings
         Settings of the model.
+    n_inputs
+        Width H of the decoder's output.
     n_genes
         Number of genes G.
     init
         Generator of the initial weights, on the CPU.
     """
 
-    def __init__(self, settings: ModelSettings, n_genes: int, init: torch.Generator):
+    def __init__(self, settings: ModelSettings, n_inputs: int, n_genes: int, init: torch.Generator):
         super().__init__()
 
     @abstractmethod
@@ -57,6 +60,19 @@ class Likelihood(nn.Module, ABC):
     @abstractmethod
     def nll(self, x: Tensor, h: Tensor) -> Tensor:
         """Negative log-likelihood of each cell, summed over genes: (B, G), (B, H) -> (B,)."""
+
+    def start_at(self, mean: Tensor, effects: Tensor | None, variance: Tensor, hidden: Tensor | None) -> None:
+        """Set the initial parameters from a linear model of the expression; without this, they are random.
+
+        Parameters
+        ----------
+        mean, variance
+            Mean of each gene, and its variance around the prediction, (G,).
+        effects
+            Effect of each covariate on each gene, (C, G); None if covariates are not part of h.
+        hidden
+            Effect of each hidden unit on each gene, (G, H); None: random.
+        """
 
     @property
     def linear_mean(self) -> Linear | None:
@@ -97,14 +113,26 @@ class Likelihood(nn.Module, ABC):
 class Gaussian(Likelihood):
     """x ~ N(h W' + b, v), with a variance v per gene (``out_var_mode="feature"``) or per cell and gene."""
 
-    def __init__(self, settings: ModelSettings, n_genes: int, init: torch.Generator):
-        super().__init__(settings, n_genes, init)
-        self.head = Linear(settings.n_hidden, n_genes, init)
+    def __init__(self, settings: ModelSettings, n_inputs: int, n_genes: int, init: torch.Generator):
+        super().__init__(settings, n_inputs, n_genes, init)
+        self.head = Linear(n_inputs, n_genes, init)
         self.per_gene = settings.out_var_mode == "feature"
         if self.per_gene:
             self.log_var = nn.Parameter(torch.zeros(n_genes))
         else:
-            self.log_var_head = Linear(settings.n_hidden, n_genes, init)
+            self.log_var_head = Linear(n_inputs, n_genes, init)
+
+    @torch.no_grad()
+    def start_at(self, mean: Tensor, effects: Tensor | None, variance: Tensor, hidden: Tensor | None) -> None:
+        """See `Likelihood`."""
+        n_hidden = self.head.weight.shape[1] - (0 if effects is None else len(effects))
+        if hidden is not None:
+            self.head.weight[:, :n_hidden] = hidden
+        if effects is not None:
+            self.head.weight[:, n_hidden:] = effects.T
+        self.head.bias.copy_(mean)
+        log_var = self.log_var if self.per_gene else self.log_var_head.bias
+        log_var.copy_(variance.log())
 
     def mean(self, h: Tensor) -> Tensor:
         """(B, H) -> (B, G)."""

@@ -57,11 +57,15 @@ class TrainingContext(NamedTuple):
     dropout_seeds
         Source of dropout seeds: a CPU generator (which avoids waiting for the device) or an iterator over seeds that
         were drawn beforehand and lie on the device. Defaults to `noise`.
+    frozen_layers
+        Whether hidden layers compute as in evaluation, with the running statistics and without dropout, as they must if
+        only the weights of new covariates are trained: statistics of a minibatch of one batch would hide its effect.
     """
 
     noise: torch.Generator
     matmul_dtype: torch.dtype | None = None
     dropout_seeds: torch.Generator | Iterator[Tensor] | None = None
+    frozen_layers: bool = False
 
     def draw_dropout_seed(self) -> int | Tensor:
         """The next dropout seed, 63 bits."""
@@ -115,6 +119,49 @@ def make_layers(
     return nn.ModuleList(Layer(a, n_cov, b, dropout_rate, init) for a, b in itertools.pairwise(widths))
 
 
+def carry(layer: Layer, weight: Tensor, cov_weight: Tensor | None = None) -> None:
+    """Let the first 2K units of a layer carry K linear functions of its input, and their negatives.
+
+    relu(a) - relu(-a) is a, so that the next layer can read the functions from the differences of pairs of units.
+    Batch normalisation scales them to a variance of 1.
+
+    Parameters
+    ----------
+    layer
+        The layer; its other units stay as they are.
+    weight
+        The functions, (n_in, K).
+    cov_weight
+        Their dependence on the covariates, (C, K); none by default.
+    """
+    n = 2 * weight.shape[1]
+    layer.weight[:, :n] = torch.cat([weight, -weight], dim=1)
+    layer.cov_weight[:, :n] = 0.0 if cov_weight is None else torch.cat([cov_weight, -cov_weight], dim=1)
+    layer.bias[:n] = 0.0
+
+
+def carry_through(layers: Iterable[nn.Module], weight: Tensor, cov_weight: Tensor | None = None) -> Tensor:
+    """Let all layers of an encoder or decoder carry K linear functions of the input of the first.
+
+    Parameters
+    ----------
+    layers, weight, cov_weight
+        The layers, of H units each, and the functions as in `carry`.
+
+    Returns
+    -------
+    Tensor
+        Weights, (H, K), that read the functions from the last layer.
+    """
+    first, *others = cast("list[Layer]", list(layers))
+    carry(first, weight, cov_weight)
+    n_hidden, k = first.weight.shape[1], weight.shape[1]
+    differences = torch.eye(n_hidden, k) - torch.roll(torch.eye(n_hidden, k), k, dims=0)
+    for layer in others:
+        carry(layer, differences)
+    return differences
+
+
 def apply_layers(
     layers: Iterable[Callable[..., Tensor]], x: Tensor | SparseExpression, c: Tensor, *context: TrainingContext | None
 ) -> Any:
@@ -157,6 +204,46 @@ class Encoder(nn.Module):
         """Expression (B, G) and covariates (B, C) -> mean and variance of q, (B, L) each."""
         return self._mean_and_variance(apply_layers(self.layers, x, c, context))
 
+    @torch.no_grad()
+    def start_at(self, axes: Tensor, sd: Tensor, effects: Tensor, init: torch.Generator) -> None:
+        """Let the first layer start with random combinations of principal components without effects of covariates.
+
+        Axes are divided by the square root of the standard deviation along them, so that the first ones do not
+        outweigh all others.
+
+        Parameters
+        ----------
+        axes, sd
+            Principal axes, (G, k), and standard deviations along them, (k,).
+        effects
+            Effects of the covariates on expression, (C, G).
+        init
+            Generator of the combinations.
+        """
+        first = cast(Layer, self.layers[0])
+        weight = (axes / sd.sqrt()) @ torch.randn(len(sd), first.weight.shape[1], generator=init)  # (G, H)
+        first.weight.copy_(weight * (first.weight.norm(dim=0) / weight.norm(dim=0)))
+        first.cov_weight.copy_(-effects @ first.weight)
+
+    @torch.no_grad()
+    def start_linear(self, weight: Tensor, cov_weight: Tensor, sd: Tensor, variance: Tensor) -> None:
+        """Let q start with linear functions of expression and covariates as its mean.
+
+        Parameters
+        ----------
+        weight, cov_weight
+            The functions, (G, K) and (C, K), for the first K <= L dimensions; the others start at 0.
+        sd
+            Standard deviation of the mean in each of these dimensions, (K,).
+        variance
+            Variance of q in these dimensions, (K,).
+        """
+        read = carry_through(self.layers, weight, cov_weight)
+        self.head.weight.zero_()
+        self.head.bias.zero_()
+        self.head.weight[: len(sd)] = (read * sd).T
+        self.head.bias[len(self.head.bias) // 2 :][: len(sd)] = variance.log()
+
     def fold_batchnorm(self) -> Callable[[Tensor | SparseExpression, Tensor], tuple[Tensor, Tensor]]:
         """`forward` of evaluation for many cells, with the present weights and the running statistics folded in."""
         layers = [layer.fold_batchnorm() for layer in cast("Iterable[Layer]", self.layers)]
@@ -169,7 +256,11 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The decoder's hidden layers; the likelihood turns the last of them into a distribution of expression."""
+    """The decoder's hidden layers; the likelihood turns its output into a distribution of expression.
+
+    With `passes_covariates` the output is the last hidden layer and the covariates side by side, (B, H + C), so that a
+    linear mean has an effect of each covariate on each gene; otherwise it is the last hidden layer, (B, H).
+    """
 
     def __init__(
         self,
@@ -178,14 +269,24 @@ class Decoder(nn.Module):
         n_hidden: int,
         n_layers: int,
         dropout_rate: float,
+        passes_covariates: bool,
         init: torch.Generator,
     ):
         super().__init__()
         self.layers = make_layers(n_latent, n_cov, n_hidden, n_layers, dropout_rate, init)
+        self.passes_covariates = passes_covariates
+        self.n_outputs = n_hidden + (n_cov if passes_covariates else 0)
+
+    @torch.no_grad()
+    def start_linear(self, k: int) -> Tensor:
+        """Let the hidden layers carry the first k latent dimensions, and return the weights that read them, (H, k)."""
+        n_latent = cast(Layer, self.layers[0]).weight.shape[0]
+        return carry_through(self.layers, torch.eye(n_latent, k))
 
     def forward(self, z: Tensor, c: Tensor, context: TrainingContext | None = None) -> Tensor:
-        """Latent variables (B, L) and covariates (B, C) -> last hidden layer (B, H)."""
-        return apply_layers(self.layers, z, c, context)
+        """Latent variables (B, L) and covariates (B, C) -> (B, H + C) or (B, H)."""
+        h = apply_layers(self.layers, z, c, context)
+        return torch.cat([h, c], dim=1) if self.passes_covariates else h
 
 
 class Discriminator(nn.Module):

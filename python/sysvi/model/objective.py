@@ -66,13 +66,14 @@ class Objective(nn.Module):
         """Loss terms of a minibatch; without a `context`, those of evaluation (no dropout, z at its mean)."""
         model, encoder, decoder, likelihood = self.model, self.model.encoder, self.model.decoder, self.model.likelihood
         c, c_swapped = model.code(batch.covariates), model.code(batch.swapped_covariates)  # (B, C)
-        mean, var = encoder(batch.x, c, context)  # (B, L)
+        layers = None if context is None or context.frozen_layers else context
+        mean, var = encoder(batch.x, c, layers)  # (B, L)
         z = mean + var.sqrt() * normal_like(mean, context)
-        reconstruction = likelihood.nll(batch.x.to_dense(), decoder(z, c, context))  # (B,)
+        reconstruction = likelihood.nll(batch.x.to_dense(), decoder(z, c, layers))  # (B,)
         mean_cycled = None
         if isinstance(weights.cycle, Tensor) or weights.cycle > 0:
-            translated = likelihood.mean(decoder(z, c_swapped, context))  # (B, G)
-            mean_cycled, _ = encoder(translated, c_swapped, context)
+            translated = likelihood.mean(decoder(z, c_swapped, layers))  # (B, G)
+            mean_cycled, _ = encoder(translated, c_swapped, layers)
         # Last, since the VampPrior encodes its pseudo-inputs with the running statistics that the passes above change.
         latent = self.latent_terms(batch, weights.mixture, mean, var, z, mean_cycled)
         return self.losses(weights, weighted_mean(reconstruction, batch.weight), *latent)

@@ -63,6 +63,11 @@ class Prior(nn.Module, ABC):
             (B,).
         """
 
+    def sample(self, n: int, encoder: Encoder, noise: torch.Generator) -> Tensor:
+        """Draw n latent variables on the CPU, (n, L); those of a standard normal, which all priors start from."""
+        n_latent = encoder.head.weight.shape[0] // 2
+        return torch.randn(n, n_latent, generator=noise)
+
     def start_at_cells(self, x: Tensor, c: Tensor, encoder: Encoder) -> None:
         """Set the initial components from K cells: expression (K, G) and covariates (K, C)."""
 
@@ -95,6 +100,17 @@ class MixturePrior(Prior):
     @abstractmethod
     def components(self, encoder: Encoder) -> tuple[Tensor, Tensor]:
         """Means and variances of the components, (K, L) each."""
+
+    @torch.no_grad()
+    def sample(self, n: int, encoder: Encoder, noise: torch.Generator) -> Tensor:
+        """Draw from the mixture, on the CPU, (n, L)."""
+        means, variances = (part.cpu() for part in self.components(encoder))  # (K, L)
+        shape = (n, means.shape[1] if self.form == "dimension" else 1)
+        weights = self.logits.detach().cpu().softmax(0)
+        component = torch.multinomial(weights, shape[0] * shape[1], replacement=True, generator=noise)
+        component = component.reshape(shape).expand(n, means.shape[1])
+        noisy = torch.randn(n, means.shape[1], generator=noise)
+        return means.gather(0, component) + variances.gather(0, component).sqrt() * noisy
 
     def kl(self, mean: Tensor, var: Tensor, z: Tensor, encoder: Encoder, share: float | Tensor = 1.0) -> Tensor:
         """See `mixture_kl`: (B, L), (B, L), (B, L) -> (B,)."""

@@ -5,7 +5,7 @@ Shapes: n cells, K prior components.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -31,7 +31,7 @@ def choose_pseudoinput_rows(
     system_names
         Names of the systems, by code.
     label
-        Cell type label of each cell, (n,); needed for ``pseudoinputs="balanced_label"`` only.
+        Cell type label of each cell, (n,), empty for unlabelled cells; needed for ``"balanced_label"`` only.
     seed
         Random seed of the draw.
 
@@ -76,7 +76,7 @@ def choose_pseudoinput_rows(
     else:
         if label is None:
             raise InputError("pseudoinputs='balanced_label' needs pseudoinputs_label_key, a column of adata.obs.")
-        groups = _groups(label)
+        groups = [rows for rows in _groups(label) if label[rows[0]] != ""]
     return _draw_evenly(groups, settings.n_prior_components, np.random.default_rng([seed, 1]))
 
 
@@ -88,6 +88,8 @@ def check_pseudoinput_rows(rows: Sequence[int] | np.ndarray, n_components: int, 
     InputError
         If there are more or fewer than K rows, or one is not the row of a cell.
     """
+    if not isinstance(rows, Iterable):
+        raise InputError(f"pseudoinputs_data_indices is of type {type(rows).__name__}; give a list of rows.")
     rows = np.asarray(rows)
     if rows.ndim != 1 or len(rows) != n_components:
         raise InputError(

@@ -96,9 +96,11 @@ class _GradientStep:
         )
         self.cycles = isinstance(weights.cycle, Tensor) or weights.cycle > 0
         self.c, self.c_swapped = model.code(batch.covariates), model.code(batch.swapped_covariates)
-        self.encoding, self.decoding = (LayerPass(part.layers, self.c, context) for part in (encoder, decoder))
+        passes = decoder.passes_covariates
+        self.encoding = LayerPass(encoder.layers, self.c, context)
+        self.decoding = LayerPass(decoder.layers, self.c, context, passes_covariates=passes)
         if self.cycles:
-            self.translating = LayerPass(decoder.layers, self.c_swapped, context)
+            self.translating = LayerPass(decoder.layers, self.c_swapped, context, passes_covariates=passes)
             self.cycling = LayerPass(encoder.layers, self.c_swapped, context)
         self.first_weight = self.encoding.layers[0].weight  # (G, H)
         self.mean_head = likelihood.linear_mean
@@ -136,7 +138,7 @@ class _GradientStep:
     @no_grad()
     def reconstruct(self) -> None:
         """Decode z with the cells' own covariates, compute the likelihood, and go back to z."""
-        h = self.decoding.forward(self.posterior[2].detach())  # (B, H)
+        h = self.decoding.forward(self.posterior[2].detach())  # (B, H + C)
         if self.fused_likelihood is not None:
             fit = self.fused_likelihood(h)
             self.reconstruction, d_h, parameter_gradients = fit.total / len(h), fit.h, fit.parameters

@@ -71,11 +71,15 @@ class LayerPass:
         Covariates, (B, C), which each layer sees.
     context
         Source of the dropout seeds. All are drawn by the constructor, so that passes may then run at the same time.
+    passes_covariates
+        Whether the result is the last hidden layer and the covariates side by side, (B, H + C), as that of `Decoder`.
     """
 
-    def __init__(self, layers: Iterable[nn.Module], c: Tensor, context: TrainingContext):
+    def __init__(
+        self, layers: Iterable[nn.Module], c: Tensor, context: TrainingContext, *, passes_covariates: bool = False
+    ):
         self.layers = [cast(Layer, layer) for layer in layers]
-        self.c, self.matmul_dtype = c, context.matmul_dtype
+        self.c, self.matmul_dtype, self.passes_covariates = c, context.matmul_dtype, passes_covariates
         self.seeds = [context.draw_dropout_seed() if layer.dropout_rate > 0 else 0 for layer in self.layers]
         self.passed: list[_PassedLayer] = []
         self.backend = choose_backend(c.device)
@@ -83,7 +87,7 @@ class LayerPass:
     def forward(
         self, x: Tensor | SparseExpression, *, first_weight: Tensor | None = None, out: torch.dtype | None = None
     ) -> Tensor:
-        """(B, I) -> (B, H), in the type `out` (default: that of the parameters).
+        """(B, I) -> (B, H) or (B, H + C), in the type `out` (default: that of the parameters).
 
         `first_weight` is used in place of the first layer's weight.
         """
@@ -97,7 +101,8 @@ class LayerPass:
             y, moments = self.backend.normalise(a, self.c, layer.cov_weight, *norm, out_dtype or layer.weight.dtype)
             self.passed.append(_PassedLayer(layer, weight, x, cast_weight, a, y, moments))
             x = y
-        return cast(Tensor, x)
+        h = cast(Tensor, x)
+        return torch.cat([h, self.c.to(h.dtype)], dim=1) if self.passes_covariates else h
 
     def backward(self, grad: Tensor, gradients: Gradients, *, to_input: bool = True) -> Tensor:
         """Add the gradients of all parameters to `gradients`, and return that of the input, (B, I).
@@ -105,6 +110,11 @@ class LayerPass:
         Biases get none: the batch normalisation subtracts them again. Without `to_input`, the input's gradient is not
         computed.
         """
+        if self.passes_covariates:
+            grad, d_c = grad.split([grad.shape[1] - self.c.shape[1], self.c.shape[1]], dim=1)
+            grad = grad.contiguous()
+            if self.c.requires_grad:
+                gradients.add(self.c, d_c)
         for i, (layer, weight, x, cast_weight, a, y, moments) in reversed([*enumerate(self.passed)]):
             d_a, *d_norm = self.backend.normalise_backward(grad, y, a, self.c, moments, layer.scale, layer.dropout_rate)
             gradients.add(weight, x.T @ d_a)

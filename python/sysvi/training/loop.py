@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import copy
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,7 +19,8 @@ from torch import Tensor
 from sysvi._core.device import describe_device
 from sysvi._core.errors import InputError
 from sysvi._core.events import Event, OnEvent, ignore_event
-from sysvi._core.memory import retain_freed_memory
+from sysvi._core.interrupts import by_signal, catch_interrupts
+from sysvi._core.memory import check_memory, retain_freed_memory
 from sysvi._core.parallel import PairExecutor, dedicated_stream, pair_executor
 from sysvi._core.seeds import generator
 from sysvi._core.settings import RAMPS, TrainSettings, default_batch_size, default_lr, default_max_epochs
@@ -108,11 +108,12 @@ def train(
     settings: TrainSettings,
     on_event: OnEvent = ignore_event,
     stop: Callable[[], bool] | None = None,
+    only: Mapping[str, Tensor] | None = None,
 ) -> TrainingRun:
     """Train `model` on `cells`, in place.
 
-    Ctrl-C (or a KeyboardInterrupt that `on_event` raises at an epoch) ends training after the current step; the model
-    can be used, and the run is marked "interrupted".
+    Ctrl-C, another stop signal (SIGTERM, SIGHUP, SIGUSR1) or a KeyboardInterrupt that `on_event` raises at an epoch
+    ends training after the current step; the model can be used, and the run is marked "interrupted".
 
     Parameters
     ----------
@@ -126,6 +127,10 @@ def train(
         Called with the events "plan", "epoch" (after each one) and "end".
     stop
         Called after each step, instead of listening for Ctrl-C; training ends when it returns True.
+    only
+        The weights to train: masks, 1 or 0, by the names of the model's parameters. All other weights and the running
+        statistics stay as they are; layers compute as in evaluation, and there is no weight decay. By default, all
+        weights are trained.
 
     Returns
     -------
@@ -138,10 +143,24 @@ def train(
     """
     train_rows, validation_rows = split_cells(cells.n_cells, settings)
     settings = resolve_settings(settings, len(train_rows))
+    gradient = explain_gradient(model)
+    if only is not None:
+        settings = replace(settings, weight_decay=0.0, precision="float32")
+        gradient = "gradient by autograd: only the weights of new covariates are trained"
+    assert settings.batch_size is not None
+    n = min(settings.batch_size, len(train_rows))
+    check_memory(  # the means of a minibatch and their gradient, float32
+        8 * n * cells.n_genes,
+        f"A minibatch of {n:,} cells and {cells.n_genes:,} genes",
+        "lower batch_size, or use fewer genes",
+        cells.device,
+    )
     plan = choose_compute_plan(cells.device, cells.density, precision=settings.precision)
+    if only is not None:
+        plan = replace(plan, graph=False)
     run = TrainingRun(
         settings,
-        kernels=replace(plan, why=(*plan.why, explain_gradient(model))),
+        kernels=replace(plan, why=(*plan.why, gradient)),
         device=describe_device(cells.device),
         train_index=train_rows,
         validation_index=validation_rows,
@@ -150,17 +169,42 @@ def train(
         retain_freed_memory(),
         dedicated_stream(cells.device),
         pair_executor(cells.device, plan.concurrent) as run_pair,
+        nullcontext() if only is None else train_only(model, only),
     ):
         objective = make_objective(model, cells, settings)
-        epochs = _make_epochs(run, objective, cells, run_pair, on_event)
+        epochs = _make_epochs(run, objective, cells, run_pair, on_event, frozen_layers=only is not None)
         with closing(epochs), catch_interrupts() if stop is None else nullcontext(stop) as interrupted:
             _train(run, objective, cells, epochs, on_event, interrupted)
     on_event(_end_event(run))
     return run
 
 
+@contextmanager
+def train_only(model: Model, masks: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let only some weights have gradients: masks, 1 or 0, by the names of parameters."""
+    required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    hooks = []
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in masks)
+        if name in masks:
+            hooks.append(parameter.register_hook(partial(torch.mul, masks[name].to(parameter.device))))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for parameter, requires_grad in required:
+            parameter.requires_grad_(requires_grad)
+
+
 def _make_epochs(
-    run: TrainingRun, objective: Objective, cells: Cells, run_pair: PairExecutor, on_event: OnEvent
+    run: TrainingRun,
+    objective: Objective,
+    cells: Cells,
+    run_pair: PairExecutor,
+    on_event: OnEvent,
+    *,
+    frozen_layers: bool = False,
 ) -> Epochs:
     """Decide how steps are taken, and send the "plan" event."""
     settings, plan, device = run.settings, run.kernels, cells.device
@@ -176,9 +220,10 @@ def _make_epochs(
         optimiser = Adam(objective.parameters(), settings.eps, settings.weight_decay)
         return Stepper(objective, optimiser, settings, context, run_pair)
 
-    trial_context = TrainingContext(generator(settings.seed, "trial", device), plan.matmul_dtype)
+    trial_noise = generator(settings.seed, "trial", device)
+    trial_context = TrainingContext(trial_noise, plan.matmul_dtype, frozen_layers=frozen_layers)
     step_seconds = _time_step(make_stepper(copy.deepcopy(objective), trial_context), cells, rows, plan)
-    stepper = make_stepper(objective, TrainingContext(noise, plan.matmul_dtype, dropout))
+    stepper = make_stepper(objective, TrainingContext(noise, plan.matmul_dtype, dropout, frozen_layers))
     epochs: Epochs = PlainEpochs(stepper, make_minibatch, rows, order)
     if plan.graph:
         try:
@@ -261,7 +306,7 @@ def resolve_settings(settings: TrainSettings, n_cells: int) -> TrainSettings:
     """Choose epochs, minibatch size and learning rate from the number of training cells, where they are None."""
     batch_size = settings.batch_size or default_batch_size(n_cells)
     lr = settings.lr or default_lr(batch_size)
-    max_epochs = settings.max_epochs or default_max_epochs(n_minibatches(n_cells, batch_size), lr)
+    max_epochs = settings.max_epochs or default_max_epochs(n_cells, n_minibatches(n_cells, batch_size))
     return replace(settings, max_epochs=max_epochs, batch_size=batch_size, lr=lr)
 
 
@@ -395,7 +440,11 @@ def _epoch_event(run: TrainingRun, epoch: int, seconds: float, cells: Cells) -> 
 
 
 def _end_event(run: TrainingRun) -> Event:
-    word = {"finished": "Trained", "stopped_early": "Stopped early after", "interrupted": "Interrupted after"}
+    word = {
+        "finished": "Trained",
+        "stopped_early": "Stopped early after",
+        "interrupted": f"Interrupted{by_signal()} after",
+    }
     return Event(
         "end",
         f"{word[run.status]} {run.n_epochs} epochs in {run.seconds:.1f} s ({run.cells_per_second:,.0f} cells/s).",
@@ -406,27 +455,3 @@ def _end_event(run: TrainingRun) -> Event:
             "cells_per_second": run.cells_per_second,
         },
     )
-
-
-@contextmanager
-def catch_interrupts() -> Iterator[Callable[[], bool]]:
-    """Give a function that says whether Ctrl-C was pressed; a second Ctrl-C raises KeyboardInterrupt at once.
-
-    Python delivers signals to the main thread only; in other threads the function always returns False.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    pressed = False
-
-    def on_sigint(signum: int, frame: object) -> None:
-        nonlocal pressed
-        if pressed:
-            raise KeyboardInterrupt
-        pressed = True
-
-    before = signal.signal(signal.SIGINT, on_sigint)
-    try:
-        yield lambda: pressed
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -56,7 +56,12 @@ class Stepper:
         prefetch: Task = do_nothing,
     ) -> Tensor:
         """As `step`, with loss weights, learning rate and random generators given."""
-        losses = backpropagate(self.objective, batch, weights, context, self.run_pair, prefetch)
+        if context.frozen_layers:
+            losses = self.objective(batch, weights, context)
+            losses.total.backward()
+            prefetch()
+        else:
+            losses = backpropagate(self.objective, batch, weights, context, self.run_pair, prefetch)
         if self.settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.optimiser.parameters, self.settings.clip_norm)
         self.optimiser.step(lr, self.run_pair)

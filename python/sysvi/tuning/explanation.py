@@ -55,18 +55,18 @@ def explain_choice(settings: pd.DataFrame, mixing: str) -> str:
 def choice_warnings(
     run: pd.Series, settings: pd.DataFrame, criterion: Criterion, embedding: np.ndarray
 ) -> Iterator[str]:
-    """What speaks against the chosen run, a sentence or two each.
+    """What speaks against the choice, a sentence or two each.
 
     Parameters
     ----------
     run
-        Metrics of the chosen run.
+        Metrics of the representative run.
     settings
         Table of settings (`Tuning.settings`).
     criterion
         Criterion by which runs were measured.
     embedding
-        Embedding of the chosen run, all cells x latent dimensions.
+        Embedding that results from the choice, all cells x latent dimensions.
     """
     metric = criterion.mixing_metric
     mixing, standardised = run[metric], run[f"{metric}, standardised"]

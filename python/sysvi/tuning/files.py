@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sysvi._core.files import write_atomically
+from sysvi._core.arguments import check_types
+from sysvi._core.files import create_folder, write_atomically
+from sysvi._core.tables import write_csv
 from sysvi.tuning.results import SETTING
 from sysvi.tuning.tune import Tuning
 
@@ -36,6 +38,7 @@ def plot_tuning(tuning: Tuning, path: str | Path) -> None:
 
     from sysvi._core.figures import save_figure
 
+    check_types(plot_tuning, tuning=tuning, path=path)
     mixing = tuning.mixing
     runs = tuning.runs[tuning.runs["overall"].notna()].groupby(SETTING[1:])
     settings = tuning.settings.reset_index()
@@ -86,12 +89,12 @@ def write_tuning(tuning: Tuning, folder: str | Path, figures: str = "png") -> li
         What was written: runs.csv, settings.csv, tuning.json (the choice, its explanation, warnings, number of runs
         without a result), the figure tuning.png, and the folder model.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    check_types(write_tuning, tuning=tuning, folder=folder, figures=figures)
+    folder = create_folder(folder)
     document = {**tuning.choice, "mixing": tuning.mixing, "why": tuning.why, "warnings": list(tuning.warnings)}
     document["runs_without_result"] = tuning.n_without_result
-    write_atomically(folder / RUNS, lambda path: tuning.runs.to_csv(path, index=False, float_format="%.6g"))
-    write_atomically(folder / SETTINGS, lambda path: tuning.settings.to_csv(path, float_format="%.6g"))
+    write_atomically(folder / RUNS, lambda path: write_csv(tuning.runs, path, index=False, float_format="%.6g"))
+    write_atomically(folder / SETTINGS, lambda path: write_csv(tuning.settings, path, float_format="%.6g"))
     write_atomically(folder / CHOICE, lambda path: path.write_text(json.dumps(document, indent=1) + "\n"))
     plot_tuning(tuning, folder / f"tuning.{figures}")
     tuning.model.save(folder / MODEL, overwrite=True)

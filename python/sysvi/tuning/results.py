@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from sysvi.api.ensemble import Ensemble
 from sysvi.api.sysvi import SysVI
 from sysvi.api.train_many import Combination, Run
 from sysvi.tuning.criterion import Criterion
@@ -65,7 +66,7 @@ class RunResults:
     def __init__(self, adata: AnnData, criterion: Criterion, store: RunStore | None):
         self.adata, self.criterion, self.store = adata, criterion, store
         self.results: dict[RunKey, RunResult] = {}
-        self.models: dict[RunKey, tuple[SysVI, np.ndarray]] = {}  # model and embedding, if there is no folder
+        self.models: dict[RunKey, SysVI] = {}  # if there is no folder
 
     def read_finished(self, keys: Sequence[RunKey]) -> None:
         """Read the finished runs among `keys` from the folder; measure those measured by another criterion."""
@@ -88,7 +89,7 @@ class RunResults:
         if run.status in ("finished", "stopped_early"):
             embedding = np.asarray(run.model.get_latent_representation())
             if self.store is None:
-                self.models[key] = run.model, embedding
+                self.models[key] = run.model
             else:
                 self.store.write_model(key.name, run.model, embedding)
             metrics = self.criterion.measure(embedding)
@@ -101,9 +102,13 @@ class RunResults:
         results = [(key, self.results[key]) for key in keys]
         return pd.DataFrame([{**key._asdict(), "status": result.status, **result.metrics} for key, result in results])
 
-    def model(self, key: RunKey) -> tuple[SysVI, np.ndarray]:
-        """Model and embedding of a finished run."""
-        return self.models[key] if self.store is None else self.store.load_model(key.name, self.adata)
+    def model(self, keys: Sequence[RunKey], seed: int, device: str) -> SysVI | Ensemble:
+        """The ensemble of finished runs, with a seed of its own; the run's model if it is a single run."""
+        if self.store is None:
+            models = [self.models[key] for key in keys]
+        else:
+            models = self.store.load_models([key.name for key in keys], self.adata, device)
+        return models[0] if len(models) == 1 else Ensemble(models, seed)
 
 
 def _format_weight(weight: float) -> str:

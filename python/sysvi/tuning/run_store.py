@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +11,10 @@ import numpy as np
 from anndata import AnnData
 
 from sysvi._core.errors import InputError
-from sysvi._core.files import write_atomically
+from sysvi._core.files import create_folder, write_atomically
+from sysvi._core.records import read_record, write_record
 from sysvi.api.sysvi import SysVI
+from sysvi.model.checkpoint import MODEL_FILE
 
 DESCRIPTION, RUN, EMBEDDING = "runs.json", "run.json", "embedding.npy"
 
@@ -28,7 +30,7 @@ class StoredRun(NamedTuple):
 class RunStore:
     """A folder with a subfolder for each run: model, embedding and run.json.
 
-    run.json is written last and marks the run as finished.
+    run.json is written last and marks the run as finished; it has checksums of the other files.
 
     Parameters
     ----------
@@ -44,21 +46,18 @@ class RunStore:
     """
 
     def __init__(self, folder: str | Path, description: Mapping[str, Any]):
-        self.folder = Path(folder)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"The folder {self.folder} cannot be created ({error.strerror}).") from error
+        self.folder = create_folder(folder)
         wanted = json.loads(json.dumps(description))  # as it is when read from the file: lists, not tuples
         path = self.folder / DESCRIPTION
         if not path.exists():
-            write_atomically(path, lambda temporary: temporary.write_text(json.dumps(wanted, indent=1) + "\n"))
-        stored = _read_json(path)
+            write_record(path, wanted)
+        stored = read_record(path)
         if stored is None:
-            raise InputError(f"{path} cannot be read: remove it, or choose another folder.")
+            raise InputError(f"{path} is damaged: remove it, or choose another folder.")
         if stored != wanted:
             different = [name for name in {**wanted, **stored} if stored.get(name) != wanted.get(name)]
             raise InputError(f"{self.folder} holds runs with other {', '.join(different)}: choose another folder.")
+        self.description = wanted
 
     def release_if_empty(self) -> None:
         """If no run has finished, let the folder be used for other data or settings."""
@@ -66,7 +65,7 @@ class RunStore:
             (self.folder / DESCRIPTION).unlink(missing_ok=True)
 
     def read(self, name: str, criterion: str) -> StoredRun | None:
-        """A finished run; None if there is none or it is damaged.
+        """A finished run; None if there is none, or it is damaged or another one.
 
         Parameters
         ----------
@@ -75,13 +74,12 @@ class RunStore:
         criterion
             Fingerprint of the criterion; metrics of another one are left out.
         """
-        record = _read_json(self.folder / name / RUN) or {}
-        try:
-            embedding = np.load(self.folder / name / EMBEDDING, allow_pickle=False)
-            same_criterion = record["measured_by"] == criterion
-            return StoredRun(embedding, record["status"], record["measures"] if same_criterion else None)
-        except (OSError, ValueError, EOFError, KeyError):
+        record = read_record(self.folder / name / RUN)
+        if record is None or (record["run"], record["description"]) != (name, self.description):
             return None
+        embedding = np.load(self.folder / name / EMBEDDING, allow_pickle=False)
+        same_criterion = record["measured_by"] == criterion
+        return StoredRun(embedding, record["status"], record["measures"] if same_criterion else None)
 
     def write_model(self, name: str, model: SysVI, embedding: np.ndarray) -> None:
         """Write model and embedding of a run."""
@@ -90,23 +88,18 @@ class RunStore:
 
     def write_result(self, name: str, status: str, criterion: str, metrics: Mapping[str, float]) -> None:
         """Write how a run ended and its metrics, which marks it as finished."""
-        record = {"status": status, "measured_by": criterion, "measures": metrics}
-        write_atomically(self.folder / name / RUN, lambda temporary: temporary.write_text(json.dumps(record) + "\n"))
+        result = {"status": status, "measured_by": criterion, "measures": metrics}
+        record = {"run": name, "description": self.description, **result}
+        write_record(self.folder / name / RUN, record, [MODEL_FILE, EMBEDDING])
 
-    def load_model(self, name: str, adata: AnnData) -> tuple[SysVI, np.ndarray]:
-        """Model and embedding of a finished run."""
-        return SysVI.load(self.folder / name, adata), np.load(self.folder / name / EMBEDDING, allow_pickle=False)
+    def load_models(self, names: Sequence[str], adata: AnnData, device: str) -> list[SysVI]:
+        """The models of finished runs, which share the cells of `adata`."""
+        models = [SysVI.load(self.folder / name, device=device) for name in names]
+        for model in models:
+            model.attach(adata, models[0].cells, "auto", device)
+        return models
 
 
 def _save_array(path: Path, array: np.ndarray) -> None:
     with path.open("wb") as file:  # given a path, np.save would append .npy to the temporary name
         np.save(file, array, allow_pickle=False)
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """Content of a JSON file with an object; None if it is missing or invalid."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,20 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from sysvi._core.checks import check_finite_nonnegative, check_obs_column, get_expression
+from sysvi._core.arguments import check_types
+from sysvi._core.checks import check_finite_nonnegative, check_obs_column, get_expression, get_obs_column
 from sysvi._core.errors import InputError
 from sysvi._core.events import Event, OnEvent
+from sysvi._core.files import check_folder, create_folder, locked_folder
 from sysvi._core.fingerprint import fingerprint
 from sysvi._core.progress import as_callback
-from sysvi._core.settings import ModelSettings, TrainSettings, whole_number
+from sysvi._core.settings import ModelSettings, TrainSettings, default_preset, whole_number
 from sysvi._version import __version__
-from sysvi.api.integrate import split_settings
+from sysvi.api.arguments import fill_in, split_settings
+from sysvi.api.ensemble import Ensemble
+from sysvi.api.results import check_embedding_name, write_results
 from sysvi.api.sysvi import SysVI
-from sysvi.api.train_many import combinations, refuse_single_values, train_each
+from sysvi.api.train_many import combinations, common_settings, refuse_single_values, train_each
 from sysvi.data.columns import Columns
 from sysvi.data.from_anndata import check_writable, read_data, read_vocabulary, write_setup
 from sysvi.data.labels import read_labels, stratified_sample
@@ -50,15 +55,15 @@ class Tuning:
     cycle_weight, kl_weight, prior, seed
         Setting and seed of the representative run: of the setting with the highest mean score, the run of median score.
     model
-        Model of the representative run.
+        The ensemble of the finished runs of this setting; with one such run, its model.
     embedding
-        Embedding of the representative run, float32, n cells x latent dimensions.
+        Embedding of `model`, float32, n cells x latent dimensions.
     mixing
         Name of the column with the metric of mixing: ``"iLISI"`` with labels, ``"shared mixing"`` without.
     why
         Why the setting was chosen, in two sentences.
     warnings
-        What speaks against the chosen run, a sentence or two each.
+        What speaks against the choice, a sentence or two each.
     n_missing
         Number of runs that were not begun because Ctrl-C ended the training.
     """
@@ -69,7 +74,7 @@ class Tuning:
     kl_weight: float
     prior: str
     seed: int
-    model: SysVI
+    model: SysVI | Ensemble
     embedding: np.ndarray
     mixing: str
     why: str
@@ -107,7 +112,7 @@ def tune(
     batch_key: str | None = None,
     label_key: str | None = None,
     *,
-    cycle_weights: Sequence[float] = (0, 2, 5, 10, 20, 50),
+    cycle_weights: Sequence[float] = (0, 2, 5, 10, 30, 100),
     kl_weights: Sequence[float] = (1,),
     priors: Sequence[str] = (ModelSettings.prior,),
     seeds: int | Sequence[int] = 3,
@@ -127,7 +132,8 @@ def tune(
 
     With labels, by the paper's rule: each metric is scaled to [0, 1] over the runs; biology is the mean of NMI and the
     ratio of Moran's I, batch correction is iLISI, and the score is 0.6 biology + 0.4 batch correction. The setting with
-    the highest mean score over its seeds is chosen, and of its runs the one of median score.
+    the highest mean score over its seeds is chosen. Its runs become an ensemble (:class:`sysvi.Ensemble`), as the
+    members that :func:`sysvi.integrate` trains; the run of median score represents them in the tables.
 
     Without labels, by the same rule with two changes. States that :func:`sysvi.metrics.find_states` finds in each
     system separately take the place of labels. And mixing is measured where systems share a state, by the share of
@@ -138,7 +144,8 @@ def tune(
     ----------
     adata
         Log-normalised expression of all systems, n cells x G genes, as :func:`sysvi.prepare` returns it. It gets the
-        embedding of the chosen run in ``obsm[key_added]``, a record of the model in ``uns["sysvi"]``, and
+        embedding of the ensemble of the chosen setting in ``obsm[key_added]``, its support in ``sysvi_support`` of
+        ``obs`` and ``obsm`` (as from :func:`sysvi.integrate`), a record of the models in ``uns["sysvi"]``, and
         ``uns["sysvi_setup"]``.
     system_key, batch_key
         Columns of ``adata.obs`` with the systems and with the batches.
@@ -150,7 +157,8 @@ def tune(
         during training as by default; priors are ``"vamp"``, ``"gmm"`` and ``"standard_normal"``. Which of ``"vamp"``
         and ``"standard_normal"`` is better depends on the data.
     seeds
-        Number of runs of each setting (seeds 0, 1, ...), or the seeds.
+        Number of runs of each setting (seeds 0, 1, ...), or the seeds. With one, the result is a single model, and no
+        support is computed.
     output
         Folder in which every finished run is kept. An interrupted tuning continues from there, and further weights,
         priors or seeds can be added later. By default, runs are kept in memory.
@@ -175,8 +183,13 @@ def tune(
     Raises
     ------
     InputError
-        If the data or settings cannot be used, if `output` holds runs of other data or settings, or if no run gave an
-        embedding.
+        If the data or settings cannot be used, if `output` holds runs of other data or settings or another tuning is
+        under way in it, or if no run gave an embedding.
+
+    Warns
+    -----
+    UserWarning
+        If many cells of a system have a low support, as :func:`sysvi.integrate` does.
 
     Notes
     -----
@@ -193,10 +206,10 @@ def tune(
     >>> adata.obsm["X_sysVI"].shape
     (300, 15)
     """
+    check_types(tune, label_key=label_key, output=output)
     refuse_single_values("tune", settings)
-    if not key_added or "/" in key_added:
-        raise InputError(f"key_added is {key_added!r}; a name in obsm must not be empty or contain a slash.")
-    model_settings, train_settings = split_settings("tune", settings)
+    check_embedding_name(key_added)
+    split_settings("tune", settings)  # for its checks, before the data are read
     on_event = as_callback(progress)
     seed_list = list(seeds if isinstance(seeds, Iterable) else range(whole_number("seeds", seeds, 1)))
     grid = combinations(seed_list, cycle_weights, kl_weights, priors)
@@ -204,6 +217,8 @@ def tune(
         ramps = combination.cycle_weight, combination.kl_weight
         if any(ramp[1:] != default[1:] for ramp, default in zip(ramps, DEFAULT_RAMPS, strict=True)):
             raise InputError("cycle_weights and kl_weights of tune must be numbers: a sysvi.Ramp cannot be compared.")
+    if output is not None:
+        check_folder(Path(output), may_be_missing=True)
     columns = Columns.from_arguments(
         system_key,
         batch_key,
@@ -213,31 +228,33 @@ def tune(
         weight_systems=weight_systems,
     )
     check_writable(adata)
-    read_vocabulary(adata, columns)  # for its checks, before any run is measured
+    n_systems = len(read_vocabulary(adata, columns).systems)
+    settings = fill_in(default_preset(n_systems), settings, adata.n_obs)
+    model_settings, train_settings = split_settings("tune", common_settings(settings))
     write_setup(adata, columns)
 
     criterion = _prepare_criterion(adata, columns, label_key, min_cells, max_cells)
     on_event(Event("prepare", criterion.describe()))
-    store = None
-    if output is not None:
-        store = RunStore(output, _describe_runs(adata, columns, model_settings, train_settings))
-    results = RunResults(adata, criterion, store)
-    keys = [RunKey.from_combination(combination) for combination in grid]
-    results.read_finished(keys)
-    if results.results:
-        on_event(Event("prepare", f"{len(results.results)} of {len(grid)} runs are there already."))
-    missing = [combination for combination, key in zip(grid, keys, strict=True) if key not in results.results]
-    try:
-        if missing:
-            data = read_data(adata, columns)
-            train_each(adata, data, missing, model_settings, train_settings, device, on_event, results.add)
-        tuning = _choose(results, keys)
-    except BaseException:
-        if store is not None:
-            store.release_if_empty()
-        raise
-    adata.obsm[key_added] = tuning.embedding
-    adata.uns["sysvi"] = tuning.model.record()
+    with nullcontext() if output is None else locked_folder(create_folder(output)):
+        store = None
+        if output is not None:
+            store = RunStore(output, _describe_runs(adata, columns, model_settings, train_settings))
+        results = RunResults(adata, criterion, store)
+        keys = [RunKey.from_combination(combination) for combination in grid]
+        results.read_finished(keys)
+        if results.results:
+            on_event(Event("prepare", f"{len(results.results)} of {len(grid)} runs are there already."))
+        missing = [combination for combination, key in zip(grid, keys, strict=True) if key not in results.results]
+        try:
+            if missing:
+                data = read_data(adata, columns)
+                train_each(adata, data, missing, model_settings, train_settings, device, on_event, results.add)
+            tuning = _choose(results, keys, device)
+        except BaseException:
+            if store is not None:
+                store.release_if_empty()
+            raise
+    write_results(adata, tuning.model, key_added, on_event, stacklevel=2)
     return tuning
 
 
@@ -250,7 +267,7 @@ def _prepare_criterion(
         rows = stratified_sample(adata, columns.system, label_key, max_cells, seed=0)
     where, expression = get_expression(adata, columns.layer)
     for start, stop, block in row_blocks(expression):
-        check_finite_nonnegative(block, adata.obs_names[start:stop], adata.var_names, where)
+        check_finite_nonnegative(block, adata.obs_names[start:stop], adata.var_names, where, adata.raw is not None)
     label = None
     if label_key is not None:
         names, is_labelled = read_labels(adata, label_key)
@@ -276,7 +293,7 @@ def _describe_runs(
     """
     keys = list(columns.all)
     if key := model_settings.get("pseudoinputs_label_key"):
-        check_obs_column(adata, key, "pseudoinputs_label_key")
+        get_obs_column(adata, key, "pseudoinputs_label_key")
         keys.append(key)
     names = {field.name for field in fields(ModelSettings)}
     settings = asdict(ModelSettings(**{name: value for name, value in model_settings.items() if name in names}))
@@ -298,8 +315,8 @@ def _describe_value(value: Any) -> str:
     return str(value) if value is None or isinstance(value, str | float | int | tuple) else fingerprint(value)
 
 
-def _choose(results: RunResults, keys: Sequence[RunKey]) -> Tuning:
-    """Score the runs that have ended and choose a setting."""
+def _choose(results: RunResults, keys: Sequence[RunKey], device: str) -> Tuning:
+    """Score the runs that have ended, choose a setting and combine its runs."""
     ended = [key for key in keys if key in results.results]
     table = results.table(ended)
     mixing = results.criterion.mixing_metric
@@ -312,7 +329,8 @@ def _choose(results: RunResults, keys: Sequence[RunKey]) -> Tuning:
     representative = ended[best.index[0]]
     runs["chosen"], runs["representative"] = runs.index.isin(best.index), runs.index == best.index[0]
     settings = _summarise_settings(runs, mixing)
-    model, embedding = results.model(representative)
+    model = results.model([ended[i] for i in sorted(best.index)], representative.seed, device)
+    embedding = np.asarray(model.get_latent_representation())
     return Tuning(
         runs,
         settings,

@@ -11,7 +11,7 @@ from scipy import sparse
 import sysvi
 from sysvi import InputError, SysVI
 
-FAST = {"max_epochs": 1, "progress": False, "device": "cpu", "n_hidden": 16, "n_latent": 4}
+FAST = {"members": 1, "max_epochs": 1, "progress": False, "device": "cpu", "n_hidden": 16, "n_latent": 4}
 FEW_CELLS = "ignore:System .* has fewer cells"
 
 
@@ -61,6 +61,20 @@ def counts_of(system, most=np.inf):
     return change
 
 
+def fractions(adata):
+    """Counts, from half of which ambient RNA is subtracted."""
+    x = np.minimum(adata.layers["counts"].toarray(), 15)
+    adata.X = np.where(np.random.default_rng(0).random(x.shape) < 0.5, np.maximum(x - 0.2, 0), x)
+
+
+def complex_values(adata):
+    adata.X = adata.X.toarray() + 1j
+
+
+def text_values(adata):
+    adata.X = adata.X.toarray().astype(str)
+
+
 def no_cells(adata):
     adata._inplace_subset_obs([])
 
@@ -79,6 +93,14 @@ def column_twice(adata):
 
 def no_x(adata):
     adata.X = None
+
+
+def genes_of_two_species(adata):
+    """Genes 4 and higher are named differently in both systems, as after an outer join."""
+    x, human = adata.X.toarray(), (adata.obs["system"] == "system1").to_numpy()
+    x[human, 4:50] = 0
+    x[~human, 50:] = 0
+    adata.X = x
 
 
 def not_log(adata):
@@ -103,11 +125,16 @@ def repeat_name(axis):
 
 
 CATEGORICAL, CONTINUOUS = "categorical_covariate_keys", "continuous_covariate_keys"
+KEYS = (5, "", "a/b", ".", "..", "a\0b", "\ud800")
 FAULTS = [
     (counts_in_x, {}, r"adata\.X looks like raw counts.*sysvi\.prepare"),
     (None, {"layer": "counts"}, r"adata\.layers\['counts'\] looks like raw counts"),
     *((counts_of(s, 15), {}, rf"adata\.X looks like raw counts in system '{s}'") for s in ("system1", "system2")),
     (not_log, {}, r"adata\.X has values up to \d+.*too large for log-normalised.*log1p"),
+    (fractions, {}, r"adata\.X looks like counts with fractions.*round them.*fractional_counts=True of sysvi\.prepare"),
+    (complex_values, {}, r"adata\.X holds values of type complex64, not real numbers"),
+    (text_values, {}, r"adata\.X holds values of type <U\d+, not real numbers"),
+    (set_obs("phase", 1j), {CONTINUOUS: ["phase"]}, r"obs\['phase'\] is not numeric"),
     (set_value(-0.5), {}, r"adata\.X has a negative value \(-0\.5 in gene 'gene_7', cell 'cell_5'\)"),
     (set_value(np.nan), {}, r"adata\.X has a value that is not finite \(nan in gene 'gene_7', cell 'cell_5'\)"),
     (set_value(np.inf), {}, r"not finite \(inf in gene 'gene_7', cell 'cell_5'\)"),
@@ -123,7 +150,12 @@ FAULTS = [
     (no_cells, {}, r"adata has 0 cells and 100 genes"),
     (no_genes, {}, r"adata has 300 cells and 0 genes"),
     (zeros, {}, r"adata\.X is zero in all cells.*layer"),
-    *((None, {"key_added": key}, r"key_added is .* a string, not empty and without a slash") for key in (5, "", "a/b")),
+    (
+        genes_of_two_species,
+        {},
+        r"Only 4 of the 50 genes seen in system 'system2' have the same gene names.*orthologues",
+    ),
+    *((None, {"key_added": key}, r"key_added is .* a string, not empty, .* without a slash") for key in KEYS),
     (None, {CATEGORICAL: ["organ"]}, r"'organ' is not a column"),
     (None, {CONTINUOUS: ["size"]}, r"'size' is not a column"),
     (set_obs("system", "human"), {}, r"obs\['system'\] has one system only \(human\)"),
@@ -132,6 +164,8 @@ FAULTS = [
     (set_first("system", None), {}, r"obs\['system'\] \(system\) has 1 missing value:"),
     (set_first("batch", np.nan), {}, r"obs\['batch'\] \(covariate\) has 1 missing value:"),
     (set_first("batch", ""), {}, r"obs\['batch'\] \(covariate\) has 1 missing value:"),
+    (set_first("system", "nan"), {}, r"obs\['system'\] \(system\) has 1 missing value \('nan' as text\):"),
+    (set_first("batch", "NA"), {}, r"obs\['batch'\] \(covariate\) has 1 missing value \('NA' as text\):"),
     (set_first("age", np.nan), {CONTINUOUS: ["age"]}, r"obs\['age'\] .* has 1 missing value:"),
     (set_first("age", np.inf), {CONTINUOUS: ["age"]}, r"obs\['age'\] has infinite values"),
     (None, {CONTINUOUS: ["sex"]}, r"obs\['sex'\] is not numeric"),

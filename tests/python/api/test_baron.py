@@ -15,7 +15,9 @@ from sysvi.metrics import shared_neighbors
 
 def integrate(data_dir, output):
     command = ["integrate", str(data_dir / "baron_pancreas.h5ad"), "--system", "system", "--batch", "batch"]
-    result = CliRunner().invoke(main, [*command, "--epochs", "3", "--device", "cpu", "-o", str(output)])
+    result = CliRunner().invoke(
+        main, [*command, "--members", "1", "--epochs", "3", "--device", "cpu", "-o", str(output)]
+    )
     assert result.exit_code == 0, result.output
     return anndata.read_h5ad(output)
 
@@ -52,7 +54,7 @@ def same_type(latent, label):
 def integrated(data_dir):
     adata = sysvi.prepare(anndata.read_h5ad(data_dir / "baron_pancreas.h5ad"), "system", "batch")
     sc.pp.pca(adata, n_comps=30)
-    sysvi.integrate(adata, "system", "batch", max_epochs=20, device="cpu", progress=False)
+    sysvi.integrate(adata, "system", "batch", members=2, max_epochs=25, device="cpu", progress=False)
     return adata
 
 

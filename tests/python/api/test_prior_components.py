@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from scipy.stats import norm
 
-from sysvi import InputError
+from sysvi import Ensemble, InputError
 from sysvi.api.prior_components import prior_components
 
 module = importlib.import_module("sysvi.api.prior_components")  # sysvi.prior_components may be the function
@@ -212,6 +212,12 @@ def test_bad_input_is_named(make, make_adata, make_sysvi):
     untrained = make_sysvi(make_adata(), train=None)
     with pytest.raises(InputError, match="not trained"):
         prior_components(untrained, adata)
+    ensemble = Ensemble([model, model])
+    with pytest.raises(InputError, match=r"Each member .* pass one of model\.members"):
+        prior_components(ensemble, adata)
+    pd.testing.assert_frame_equal(
+        prior_components(ensemble.members[0], adata).table, prior_components(model, adata).table
+    )
     adata, normal = make(prior="standard_normal")
     with pytest.raises(InputError, match="standard normal prior has no components"):
         prior_components(normal, adata)

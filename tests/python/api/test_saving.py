@@ -2,6 +2,7 @@
 
 import io
 import json
+import pathlib
 import pickle
 import pickletools
 
@@ -16,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sysvi import InputError, Ramp, SysVI
+from sysvi._core.checks import is_missing
 from sysvi._core.files import write_atomically
-from sysvi.model.checkpoint import FORMAT, FORMAT_VERSION, read_file, write_file
+from sysvi.model.checkpoint import ENSEMBLE_VERSION, FORMAT, FORMAT_VERSION, read_file, write_file
 
 pytestmark = pytest.mark.filterwarnings("ignore:System ")
 
@@ -278,16 +280,17 @@ def test_failure_while_writing_leaves_the_old_model(model, saved, tmp_path, monk
     SysVI.load(saved).save(tmp_path)
     before = (tmp_path / FILE).read_bytes()
 
-    def full_disk(tensors, path, metadata):
-        path.write_bytes(safetensors.torch.save(tensors, metadata)[:5000])
+    def full_disk(path, content):
+        with path.open("wb") as file:
+            file.write(content[:5000])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(safetensors.torch, "save_file", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full_disk)
+    with pytest.raises(InputError, match="there is no space left"):
         model.save(tmp_path, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == [FILE]
     assert (tmp_path / FILE).read_bytes() == before
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match="there is no space left"):
         model.save(tmp_path / "new")
     assert list((tmp_path / "new").iterdir()) == []
 
@@ -304,9 +307,9 @@ def test_interrupt_while_writing_leaves_nothing(tmp_path):
 
 def test_unwritable_folder_is_named(model, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"Cannot create the folder .*file/below"):
+    with pytest.raises(InputError, match=r"The folder .*file/below cannot be created"):
         model.save(tmp_path / "file" / "below")
-    with pytest.raises(InputError, match=r"Cannot create the folder .*file \("):
+    with pytest.raises(InputError, match=r"The folder .*file cannot be created \("):
         model.save(tmp_path / "file")
     with pytest.raises(InputError, match=r"Cannot write into the folder .*absent"):
         write_atomically(tmp_path / "absent" / "file", lambda path: None)
@@ -315,10 +318,11 @@ def test_unwritable_folder_is_named(model, tmp_path):
 # -- reading ---------------------------------------------------------------------------------------------------------
 
 
-def metadata(saved, **changes):
-    with safetensors.safe_open(saved / FILE, framework="pt") as file:
-        header = json.loads(file.metadata()["sysvi"])
-    return {"sysvi": json.dumps({k: v for k, v in (header | changes).items() if v is not None})}
+def forge(path, saved, tensors=None, **changes):
+    """Write a saved model with other tensors or entries of the header (None: without), and a checksum that fits."""
+    good, header = read_file(saved / FILE)
+    header = {name: value for name, value in (header | changes).items() if value is not None}
+    write_file(path, good if tensors is None else tensors, {"format_version": None} | header, overwrite=False)
 
 
 def write_unusable_file(path, saved, kind):
@@ -349,25 +353,48 @@ def write_unusable_file(path, saved, kind):
         safetensors.torch.save_file(tensors, path, metadata={"sysvi": "{"})
     elif kind.startswith("version "):
         version = json.loads(kind.removeprefix("version ").replace("None", "null"))
-        safetensors.torch.save_file(tensors, path, metadata=metadata(saved, format_version=version))
+        forge(path, saved, format_version=version)
     elif kind == "no genes":
-        safetensors.torch.save_file(tensors, path, metadata=metadata(saved, genes=None))
+        forge(path, saved, genes=None)
     elif kind == "fewer genes":
-        safetensors.torch.save_file(tensors, path, metadata=metadata(saved, genes=["a", "b"]))
+        forge(path, saved, genes=["a", "b"])
     elif kind == "unknown setting":
-        safetensors.torch.save_file(tensors, path, metadata=metadata(saved, model_settings={"n_latents": 3}))
+        forge(path, saved, model_settings={"n_latents": 3})
     elif kind == "categories without a name":
-        safetensors.torch.save_file(tensors, path, metadata=metadata(saved, categorical=[]))
+        forge(path, saved, categorical=[])
     elif kind == "history without names":
-        safetensors.torch.save_file(tensors, path, metadata=metadata(saved, history="x"))
+        forge(path, saved, history="x")
     elif kind == "no tensors":
-        safetensors.torch.save_file({}, path, metadata=metadata(saved))
+        forge(path, saved, {})
+    elif kind == "no checksum":
+        with safetensors.safe_open(saved / FILE, framework="pt") as file:
+            header = json.loads(file.metadata()["sysvi"])
+        del header["sha256"]
+        safetensors.torch.save_file(tensors, path, metadata={"sysvi": json.dumps(header)})
+    elif kind == "gigantic":
+        settings = read_file(saved / FILE)[1]["model_settings"]
+        forge(path, saved, model_settings=settings | {"n_hidden": 10**8})
+    elif kind == "deep":
+        settings = read_file(saved / FILE)[1]["model_settings"]
+        forge(path, saved, model_settings=settings | {"n_layers": 10**9})
+    elif kind == "half precision":
+        forge(path, saved, {name: tensor.half() for name, tensor in tensors.items()})
+    elif kind == "whole numbers":
+        forge(path, saved, {name: tensor.view(torch.int32) for name, tensor in tensors.items()})
+    elif kind == "genes twice":
+        forge(path, saved, genes=["gene_1", *read_file(saved / FILE)[1]["genes"][1:]])
+    elif kind == "no scale":
+        forge(path, saved, continuous={"age": [50.0, 0.0]})
+    elif kind == "other columns":
+        forge(path, saved, system_key="species")
+    elif kind == "other status":
+        forge(path, saved, status="perfect")
 
 
 DAMAGED = "cannot be read as a saved model: it is damaged or another kind of file"
 FOREIGN = "is a safetensors file, but was not written by sysVI"
 CORRUPTED = "is corrupted"
-VERSIONS = [1, 2, FORMAT_VERSION + 1, None]
+VERSIONS = [1, 2, max(FORMAT_VERSION, ENSEMBLE_VERSION) + 1, None]
 
 
 @pytest.mark.parametrize(
@@ -386,15 +413,28 @@ VERSIONS = [1, 2, FORMAT_VERSION + 1, None]
         ("foreign with metadata", FOREIGN),
         ("foreign JSON", FOREIGN),
         *(
-            (f"version {version}", rf"format version {version}, but .* reads {FORMAT_VERSION} only")
+            (
+                f"version {version}",
+                rf"format version {version}, but .* reads {FORMAT_VERSION} .*{ENSEMBLE_VERSION} .*only",
+            )
             for version in VERSIONS
         ),
+        (f"version {ENSEMBLE_VERSION}", CORRUPTED),
         ("no genes", CORRUPTED),
         ("fewer genes", CORRUPTED),
         ("unknown setting", CORRUPTED),
         ("categories without a name", CORRUPTED),
         ("history without names", CORRUPTED),
         ("no tensors", CORRUPTED),
+        ("no checksum", CORRUPTED),
+        ("gigantic", CORRUPTED),
+        ("deep", CORRUPTED),
+        ("half precision", CORRUPTED),
+        ("whole numbers", CORRUPTED),
+        ("genes twice", CORRUPTED),
+        ("no scale", CORRUPTED),
+        ("other columns", CORRUPTED),
+        ("other status", CORRUPTED),
     ],
 )
 def test_unusable_file_is_refused_with_its_own_sentence(saved, kind, message, tmp_path):
@@ -403,6 +443,14 @@ def test_unusable_file_is_refused_with_its_own_sentence(saved, kind, message, tm
         SysVI.load(tmp_path)
     assert FILE in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["gigantic", "deep"])
+def test_no_memory_is_allocated_by_a_forged_header(saved, kind, tmp_path, monkeypatch):
+    write_unusable_file(tmp_path / FILE, saved, kind)
+    monkeypatch.setattr(SysVI, "_create_module", None)  # is not called
+    with pytest.raises(InputError, match=CORRUPTED):
+        SysVI.load(tmp_path)
 
 
 def test_a_card_may_be_a_number(saved):
@@ -459,9 +507,14 @@ def unique(n):
     return st.lists(NAMES | SOME, min_size=n, max_size=n, unique=True)
 
 
+def categories(n):
+    """Names that do not stand for a missing value."""
+    return unique(n).filter(lambda names: not is_missing(pd.Series(names)).any())
+
+
 @pytest.mark.slow
 @settings(max_examples=25, deadline=None)
-@given(unique(6), unique(2), unique(3), unique(3), st.integers(0, 99))
+@given(unique(6), categories(2), categories(3), unique(3), st.integers(0, 99))
 def test_any_names_survive(tmp_path_factory, genes, systems, batches, columns, seed):
     rng = np.random.default_rng(seed)
     obs = pd.DataFrame(
@@ -491,7 +544,7 @@ def test_any_names_survive(tmp_path_factory, genes, systems, batches, columns, s
 @given(st.dictionaries(NAMES, st.recursive(st.none() | st.integers() | st.text(), st.lists), max_size=5))
 def test_any_description_survives(tmp_path_factory, description):
     path = tmp_path_factory.mktemp("description") / "file"
-    description = {k: v for k, v in description.items() if k not in ("format", "format_version")}
+    description = {k: v for k, v in description.items() if k not in ("format", "format_version", "sha256")}
     write_file(path, {"a": torch.arange(6.0).reshape(2, 3).T}, description, overwrite=False)
     tensors, header = read_file(path)
     assert torch.equal(tensors["a"], torch.arange(6.0).reshape(2, 3).T)

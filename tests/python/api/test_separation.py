@@ -1,16 +1,19 @@
 """Systems that an embedding leaves apart."""
 
+import re
 import warnings
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 from scipy.spatial.distance import cdist
+from sklearn.decomposition import PCA
 
 import sysvi
 from sysvi.api import separation as apart
-from sysvi.api.separation import cross_system_neighbors, warn_about_separated_systems
+from sysvi.api.separation import cross_system_neighbors, report_weak_effect, warn_about_separated_systems
 
 
 def cells(sizes, shifts, seed=0):
@@ -87,11 +90,46 @@ def test_integrate_warns_after_it_has_written_its_work(make_adata):
     x = adata.X.toarray()
     x[(adata.obs["system"] == "system1").to_numpy(), :50] += 5
     adata.X = x
+    settings = {"n_hidden": 16, "initialisation": "random", "covariates_in_mean": False}  # do not start mixed
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "The integration leaves")
         with pytest.raises(
-            UserWarning, match=r"leaves system1 and system2 apart.*\(2 of the usual 1,467 epochs so far\)"
+            UserWarning, match=r"leaves system1 and system2 apart.*\(2 of the usual 174 epochs so far\)"
         ):
-            sysvi.integrate(adata, "system", max_epochs=2, n_hidden=16, device="cpu", progress=False)
+            sysvi.integrate(adata, "system", members=1, max_epochs=2, device="cpu", progress=False, **settings)
     assert adata.obsm["X_sysVI"].shape == (300, 15)
     assert "sysvi" in adata.uns
+
+
+def expression_of(offset):
+    """Expression of 300 cells of three types in two systems, which differ by `offset` in half of the genes."""
+    rng = np.random.default_rng(0)
+    types, system = rng.integers(0, 3, 300), np.repeat(["system0", "system1"], 150)
+    x = rng.gamma(2.0, 0.5, (300, 40)) + 3 * rng.random((3, 40))[types]
+    x[150:, :20] += offset
+    return sparse.csr_matrix(x), system
+
+
+def test_a_weak_effect_is_reported_and_a_strong_one_is_not():
+    events = []
+    report_weak_effect(*expression_of(0.2), events.append)
+    assert [event.stage for event in events] == ["effect"]
+    assert re.search(r"differ little: .*\(system0 \d+%, system1 \d+% of full mixing\)", events[0].message)
+    x, system = expression_of(0.2)
+    expected = cross_system_neighbors(PCA(30, svd_solver="full").fit_transform(x.toarray()), system)
+    assert events[0].values["mixing_before"] == pytest.approx(expected.to_dict(), abs=0.02)
+    report_weak_effect(*expression_of(5.0), events.append)
+    assert len(events) == 1
+
+
+def test_too_few_genes_say_nothing_about_the_effect():
+    report_weak_effect(sparse.csr_matrix(np.ones((50, 3))), np.repeat(["a", "b"], 25), pytest.fail)
+
+
+def test_integrate_reports_a_weak_effect(make_adata):
+    events = []
+    adata = make_adata()
+    adata.obs["system"] = np.resize(["one", "other"], adata.n_obs)
+    sysvi.integrate(adata, "system", members=1, max_epochs=1, n_hidden=16, device="cpu", progress=events.append)
+    stages = [event.stage for event in events]
+    assert stages.index("effect") < stages.index("epoch")

@@ -202,6 +202,15 @@ def test_balanced_pseudoinputs_count_groups_the_same(make_adata, make_sysvi, mod
     assert len(set(rows)) == k
 
 
+def test_unlabelled_cells_are_no_label_at_which_components_start(adata, make_adata, make_sysvi):
+    other = make_adata()
+    other.obs["type"] = other.obs["cell_type"].astype(object)
+    other.obs.loc[other.obs_names[:150], "type"] = [None, "Unknown", "nan"] * 50
+    arguments = {"pseudoinputs": "balanced_label", "pseudoinputs_label_key": "type", "n_prior_components": 40}
+    model = make_sysvi(other, train=None, **arguments)
+    assert min(rows_of(model, adata)) >= 150
+
+
 def test_more_components_than_cells_repeat_cells(adata, make_adata, make_sysvi):
     model = make_sysvi(make_adata(), train=None, n_prior_components=400)
     assert set(rows_of(model, adata)) <= set(range(300))
@@ -210,7 +219,7 @@ def test_more_components_than_cells_repeat_cells(adata, make_adata, make_sysvi):
 @pytest.mark.slow
 def test_mixture_starts_at_encoded_cells_or_at_noise(make_adata, make_sysvi):
     cells = make_sysvi(make_adata(), train=None, prior="gmm", pseudoinputs_data_indices=np.arange(5))
-    mean, var = cells.module.eval().embed(cells._cells, torch.arange(5))
+    mean, var = cells.module.eval().embed(cells.cells, torch.arange(5))
     for start, expected in zip(cells.module.prior.components(cells.module.encoder), (mean, var), strict=True):
         torch.testing.assert_close(start.detach(), expected)
     noise = make_sysvi(make_adata(), train=None, prior="gmm", pseudoinputs="noise", n_prior_components=500)
@@ -309,7 +318,7 @@ def test_held_out_cells_are_those_asked_for(make_adata, make_sysvi):
 
 def test_early_stopping_stops(make_adata, make_sysvi):
     train = {"max_epochs": 60, "early_stopping": True, "early_stopping_patience": 1, "mixture_share": sysvi.Ramp(1.0)}
-    train["plan_kwargs"] = {"z_distance_cycle_weight": sysvi.Ramp(0.0), "lr": 1}  # no ramp to wait for
+    train["plan_kwargs"] = {"z_distance_cycle_weight": sysvi.Ramp(0.0), "lr": 0.1}  # no ramp to wait for
     model = make_sysvi(make_adata(), train=train)
     assert model.status == "stopped_early"
     assert len(model.history["loss_train"]) < 60
@@ -351,7 +360,7 @@ def test_weighted_systems_count_the_same(make_adata, make_sysvi):
     adata = make_adata()
     adata = adata[(adata.obs["system"] == "system1").to_numpy() | (np.arange(300) % 5 == 0)].copy()
     models = [make_sysvi(adata, setup={"weight_batches": weight}) for weight in (True, False)]
-    weight = models[0]._cells.weight.numpy()
+    weight = models[0].cells.weight.numpy()
     totals = pd.Series(weight).groupby(adata.obs["system"].to_numpy()).sum()
     assert totals["system1"] == pytest.approx(totals["system2"])
     assert weight.sum() == pytest.approx(len(adata), rel=1e-5)
@@ -514,7 +523,7 @@ def test_only_the_documented_entries_of_the_object_change(make_adata, make_sysvi
     make_sysvi(adata, train={"max_epochs": 1})
     del adata.uns["sysvi_setup"]
     assert_same(adata, before)
-    sysvi.integrate(adata, "system", "batch", **SMALL, **FAST)
+    sysvi.integrate(adata, "system", "batch", members=1, **SMALL, **FAST)
     del adata.uns["sysvi_setup"], adata.uns["sysvi"], adata.obsm["X_sysVI"]
     assert_same(adata, before)
 
@@ -530,6 +539,7 @@ def test_integrate_is_the_class_in_one_call(make_adata, make_sysvi):
         "batch",
         categorical_covariate_keys=["sex"],
         continuous_covariate_keys=["age"],
+        members=1,
         key_added="X_here",
         **SMALL,
         **FAST,
@@ -543,7 +553,7 @@ def test_integrate_is_the_class_in_one_call(make_adata, make_sysvi):
 def test_seeds(make_adata):
     def embed(seed):
         adata = make_adata()
-        sysvi.integrate(adata, "system", "batch", seed=seed, **SMALL, **FAST)
+        sysvi.integrate(adata, "system", "batch", members=1, seed=seed, **SMALL, **FAST)
         return adata.obsm["X_sysVI"]
 
     first = embed(3)
@@ -554,7 +564,7 @@ def test_seeds(make_adata):
 def test_settings_go_where_they_belong_and_into_the_record(make_adata, tmp_path):
     adata = make_adata()
     settings = {"prior": "gmm", "cycle_weight": 7, "kl_weight": 0.5, "batch_size": 64, "swapped_covariates": "zero"}
-    sysvi.integrate(adata, "system", "batch", seed=5, **settings, **SMALL, **FAST)
+    sysvi.integrate(adata, "system", "batch", members=1, seed=5, **settings, **SMALL, **FAST)
     adata.write_h5ad(tmp_path / "cells.h5ad")
     back = anndata.read_h5ad(tmp_path / "cells.h5ad")
     np.testing.assert_array_equal(back.obsm["X_sysVI"], adata.obsm["X_sysVI"])
@@ -586,7 +596,7 @@ def test_unknown_setting_of_integrate_is_named_before_any_work(make_adata):
 
 def test_a_function_gets_all_events(make_adata):
     events = []
-    sysvi.integrate(make_adata(), "system", "batch", max_epochs=3, progress=events.append, **SMALL)
+    sysvi.integrate(make_adata(), "system", "batch", members=1, max_epochs=3, progress=events.append, **SMALL)
     assert all(isinstance(event, Event) for event in events)
     assert [event.stage for event in events] == ["plan", "epoch", "epoch", "epoch", "end"]
     assert [event.values["epoch"] for event in events[1:4]] == [1, 2, 3]
@@ -608,7 +618,7 @@ def test_global_random_state_is_not_touched(make_adata):
     np.random.seed(1)  # noqa: NPY002
     torch.manual_seed(1)
     before = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
-    sysvi.integrate(adata, "system", "batch", **SMALL, **FAST)
+    sysvi.integrate(adata, "system", "batch", members=1, **SMALL, **FAST)
     np.testing.assert_array_equal(np.random.get_state()[1], before[0])  # noqa: NPY002
     assert torch.equal(torch.get_rng_state(), before[1])
 

@@ -42,7 +42,7 @@ def many(adata, **settings):
 def alone(adata, **settings):
     """The model that integrate gives in one thread, of a copy of the data."""
     torch.set_num_threads(1)
-    return sysvi.integrate(adata.copy(), "system", "batch", **(SMALL | settings))
+    return sysvi.integrate(adata.copy(), "system", "batch", members=1, **(SMALL | settings))
 
 
 def names(runs):
@@ -67,7 +67,7 @@ def test_few_threads_give_the_bits_of_one(adata, threads):
     expected = alone(adata)
     torch.set_num_threads(threads)
     given = adata.copy()
-    model = sysvi.integrate(given, "system", "batch", **SMALL)
+    model = sysvi.integrate(given, "system", "batch", members=1, **SMALL)
     weights = expected.module.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in model.module.state_dict().items())
     np.testing.assert_array_equal(given.obsm["X_sysVI"], expected.get_latent_representation())
@@ -115,7 +115,7 @@ def test_embeddings_are_those_of_integrate(make_adata):
     assert set(adata.obsm) == set(before.obsm)
     assert set(adata.uns) == {*before.uns, "sysvi_setup"}
     assert (run.seed, run.cycle_weight, run.kl_weight) == (5, 3.0, 1.0)
-    rounded = sysvi.integrate(adata, "system", "batch", **(SMALL | settings), seed=5, cycle_weight=weight)
+    rounded = sysvi.integrate(adata, "system", "batch", members=1, seed=5, cycle_weight=weight, **(SMALL | settings))
     same = alone(adata, seed=5, cycle_weight=weight, **settings)
     embedding = run.model.get_latent_representation()
     np.testing.assert_array_equal(embedding, same.get_latent_representation(), strict=True)
@@ -134,7 +134,7 @@ def test_all_share_one_copy_of_the_cells(adata, monkeypatch):
     monkeypatch.setattr("sysvi.data.from_anndata.Cells", CountedCells)
     runs = many(adata, **GRID)
     assert len(made) == 1
-    assert all(run.model._cells is made[0] for run in runs)
+    assert all(run.model.cells is made[0] for run in runs)
     assert all(run.model.adata is adata for run in runs)
 
 
@@ -232,7 +232,7 @@ def test_bar_counts_over_all_models(adata, capsys):
     many(adata, seeds=[0, 1], progress=True)
     out, err = capsys.readouterr()
     assert not out
-    assert "Model 2 of 2 (seed 1, cycle weight 10, KL weight 1, prior vamp): finished." in err
+    assert "Model 2 of 2 (seed 1, cycle weight 30, KL weight 1, prior vamp): finished." in err
     assert "4/4" in err
     assert "2 of 2 models in" in err
 

@@ -14,6 +14,7 @@ from scipy import sparse
 
 import sysvi
 import sysvi.bridge
+from sysvi._core.settings import DEFAULT_MEMBERS
 from sysvi.bridge.call import call, run_folder
 from sysvi.bridge.transport import ExpressionBuffer
 
@@ -45,6 +46,8 @@ def task(adata, **changes):
         "weight_systems": False,
         "device": "cpu",
         "seed": 3,
+        "members": 1,
+        "preset": None,
         "choose_genes": None,
         "settings": SETTINGS,
     }
@@ -59,6 +62,12 @@ def filled(x, widths=None):
     for block in blocks_of(sparse.csr_matrix(x), widths or [x.shape[0]]):
         expression.add(0, *block)
     return expression
+
+
+def integrate(adata, **settings):
+    """Train in Python as the task "integrate" does."""
+    columns = {"system_key": "system", "batch_key": "batch", "continuous_covariate_keys": ["age"]}
+    return sysvi.integrate(adata, **columns, device="cpu", seed=3, progress=False, **settings)
 
 
 @pytest.mark.parametrize("room", [0, 5, 18, 1000])
@@ -90,12 +99,39 @@ def test_integrate_equals_python(make_adata):
     heard = []
     answer, out = call("integrate", json.dumps(values), arrays, filled(adata.X, [100, 200]), heard.append)
     assert json.loads(answer) == {}
-    model = sysvi.integrate(
-        adata, "system", "batch", continuous_covariate_keys=["age"], device="cpu", seed=3, progress=False, **SETTINGS
-    )
+    model = integrate(adata, members=1, **SETTINGS)
     np.testing.assert_array_equal(out["embedding"], adata.obsm["X_sysVI"])
+    assert sorted(out) == ["embedding", "model"]
     assert [json.loads(line)["stage"] for line in heard if "warning" not in line] == ["plan", "epoch", "epoch", "end"]
     assert model.status == "finished"
+
+
+def test_an_ensemble_equals_python(make_adata):
+    """By default the engine chooses the number of members; the answer then has the support of the cells."""
+    adata = make_adata()
+    values, arrays = task(adata, members=None)
+    answer, out = call("integrate", json.dumps(values), arrays, filled(adata.X))
+    integrate(adata, **SETTINGS)
+    np.testing.assert_array_equal(out["embedding"], adata.obsm["X_sysVI"])
+    assert json.loads(answer) == {"systems": ["system1", "system2"]}
+    np.testing.assert_array_equal(out["support"], adata.obsm["sysvi_support"])
+    np.testing.assert_array_equal(out["cell_support"], adata.obs["sysvi_support"])
+    own = adata.obs["system"].to_numpy()[:, None] == ["system1", "system2"]
+    np.testing.assert_array_equal(np.isnan(out["support"]), own)
+    embed = {k: values[k] for k in ("genes", "cells", "columns", "device")}
+    _, embedded = call("embed", json.dumps(embed), {**arrays, "model": out["model"]}, filled(adata.X))
+    np.testing.assert_array_equal(embedded["embedding"], out["embedding"])
+
+
+def test_a_preset_equals_python(make_adata):
+    adata = make_adata()
+    few = {"max_epochs": 2, "n_hidden": 8}
+    values, arrays = task(adata, members=None, preset="paper", settings=few)
+    answer, out = call("integrate", json.dumps(values), arrays, filled(adata.X))
+    assert json.loads(answer) == {}
+    integrate(adata, preset="paper", **few)
+    np.testing.assert_array_equal(out["embedding"], adata.obsm["X_sysVI"])
+    assert out["embedding"].shape[1] != SETTINGS["n_latent"]
 
 
 def test_warnings_are_told_in_words_of_r_whatever_the_filters(make_adata, monkeypatch):
@@ -112,9 +148,7 @@ def test_warnings_are_told_in_words_of_r_whatever_the_filters(make_adata, monkey
 def test_order_and_choice_of_genes(make_adata):
     adata = make_adata()
     prepared = sysvi.prepare(adata, "system", "batch", normalize=False, n_top_genes=40, min_cells=5)
-    sysvi.integrate(
-        prepared, "system", "batch", continuous_covariate_keys=["age"], seed=3, device="cpu", progress=False, **SETTINGS
-    )
+    integrate(prepared, members=1, **SETTINGS)
     values, arrays = task(adata, choose_genes={"n_top_genes": 40, "min_cells": 5})
     shuffled = np.random.default_rng(0).permutation(adata.n_obs)
     arrays["order"] = np.argsort(shuffled).astype(np.int32)
@@ -142,6 +176,83 @@ def test_embed_with_a_model_of_a_layer(make_adata, make_sysvi, tmp_path):
     np.testing.assert_array_equal(out["embedding"], model.get_latent_representation())
 
 
+@pytest.fixture
+def reference_and_query(make_adata, tmp_path):
+    """A trained ensemble's cells without one batch, the cells of this batch, and the task "map" with labels."""
+    adata = make_adata()
+    is_new = (adata.obs["batch"] == adata.obs["batch"].iloc[0]).to_numpy()
+    reference, query = adata[~is_new].copy(), adata[is_new].copy()
+    integrate(reference, members=2, **SETTINGS).save(tmp_path)
+    labelled, of_reference = columns_of(reference, "cell_type", "system", "batch")
+    values, arrays = task(query, orthologs=None, max_epochs=2)
+    values["labels_from"] = {**labelled, "label": "cell_type", "system": "system", "batch": "batch"}
+    arrays["model"] = np.fromfile(tmp_path / "model.safetensors", np.uint8)
+    of_reference["embedding"] = reference.obsm["X_sysVI"].astype(np.float64, order="F")  # as R stores it
+    arrays |= {f"reference_{name}": array for name, array in of_reference.items()}
+    return reference, query, values, arrays
+
+
+def test_map_equals_python(reference_and_query, tmp_path):
+    reference, query, values, arrays = reference_and_query
+    answer, out = call("map", json.dumps(values), arrays, filled(query.X))
+    answer = json.loads(answer)
+    sysvi.map_query(sysvi.load(tmp_path), query, max_epochs=2, seed=3, device="cpu", progress=False)
+    expected = sysvi.transfer_labels(reference, query, "cell_type", system_key="system", batch_key="batch").cells
+    np.testing.assert_array_equal(out["embedding"], query.obsm["X_sysVI"])
+    assert [answer["labels"][code] for code in out["label"]] == expected["label"].tolist()
+    for name in ("confidence", "novelty"):
+        np.testing.assert_array_equal(out[name], expected[name])
+    assert answer["missing_genes"] == []
+
+    genes = query.var_names[::-1][:-2]  # another order, without two of the model's genes
+    of_genes = {**values, "genes": list(genes), "labels_from": None}
+    answer, less = call("map", json.dumps(of_genes), arrays, filled(query[:, genes].X))
+    assert sorted(json.loads(answer)["missing_genes"]) == sorted(query.var_names[:2])
+    assert sorted(less) == ["embedding", "model"]
+    out["model"].tofile(tmp_path / "extended.safetensors")
+    extended = sysvi.load(tmp_path / "extended.safetensors", device="cpu")
+    np.testing.assert_array_equal(extended.get_latent_representation(query), out["embedding"])
+
+
+def test_map_takes_labels_of_a_saved_reference(reference_and_query, tmp_path):
+    reference, query, values, arrays = reference_and_query
+    folder = tmp_path / "reference"
+    saved = {"folder": str(folder), "licence": "mit", "description": "Some cells.", "overwrite": False, "device": "cpu"}
+    saved["reference"] = values["labels_from"]
+    assert call("save_reference", json.dumps(saved), arrays)[0] == "{}"
+    sysvi.save_reference(
+        tmp_path / "python", sysvi.load(tmp_path), reference, "cell_type", licence="mit", description="Some cells."
+    )
+    for name in ("README.md", "model.safetensors"):
+        assert (folder / name).read_bytes() == (tmp_path / "python" / name).read_bytes()
+    pd.testing.assert_frame_equal(
+        sysvi.load_reference(folder).adata.obs, sysvi.load_reference(tmp_path / "python").adata.obs
+    )
+    assert "overwrite = TRUE" in json.loads(call("save_reference", json.dumps(saved), arrays)[0])["error"]
+
+    _, out = call("map", json.dumps(values), arrays, filled(query.X))
+    of_folder = {"folder": str(folder), "label": "cell_type", "system": None, "batch": None}
+    _, again = call("map", json.dumps({**values, "labels_from": of_folder}), arrays, filled(query.X))
+    for name, array in out.items():
+        np.testing.assert_array_equal(again[name], array)
+
+
+def test_what_map_refuses_is_told_in_words_of_r(reference_and_query):
+    _, query, values, arrays = reference_and_query
+    unlabelled = {**arrays, "reference_column0": np.full_like(arrays["reference_column0"], -1)}
+    refused = [
+        (values, unlabelled, query.X, "'cell_type' (label) labels no cell: choose another column, or give no label."),
+        ({**values, "genes": [f"x{name}" for name in values["genes"]]}, arrays, query.X, "none of the model's"),
+        ({**values, "orthologs": "none.tsv"}, arrays, query.X, "no orthologue table"),
+    ]
+    for of_task, given, x, words in refused:
+        heard = []
+        answer, out = call("map", json.dumps(of_task), given, filled(x), heard.append)
+        assert words in json.loads(answer)["error"]
+        assert out == {}
+        assert not any(json.loads(line)["stage"] == "epoch" for line in heard)
+
+
 def test_prepare_systems_equals_python():
     counts = sysvi.datasets.simulate_systems(200, 150, n_markers=10, n_programme_genes=10, seed=1)
     human = counts[counts.obs["system"] == "system1"].copy()
@@ -158,6 +269,7 @@ def test_prepare_systems_equals_python():
         "duplicates": "drop",
         "min_cells": 20,
         "normalize": True,
+        "fractional_counts": False,
     }
     expression = ExpressionBuffer()
     for layer, adata in enumerate((human, mouse)):
@@ -355,6 +467,7 @@ def test_tune_equals_python(make_adata, label):
     assert (answer["mixing"], answer["why"]) == (expected.mixing, expected.why)
     assert answer["warnings"] == list(expected.warnings)
     np.testing.assert_array_equal(out["embedding"], expected.embedding)
+    np.testing.assert_array_equal(out["support"], adata.obsm["sysvi_support"])
     assert b"sysvi-model" in bytes(out["model"])
     assert sum(json.loads(line)["stage"] == "model" for line in heard) == 4
 
@@ -426,6 +539,33 @@ def test_a_listener_can_stop_training(make_adata):
     values, arrays = task(adata, settings={**SETTINGS, "max_epochs": 50})
     _, out = call("integrate", json.dumps(values), arrays, filled(adata.X), lambda line: '"epoch": 2' in line)
     assert b'\\"status\\": \\"interrupted\\"' in bytes(out["model"])
+
+
+def test_a_listener_can_stop_the_training_of_a_mapping(reference_and_query):
+    _, query, values, arrays = reference_and_query
+    values = {**values, "max_epochs": 50}
+    answer, out = call("map", json.dumps(values), arrays, filled(query.X), lambda line: '"epoch": 2' in line)
+    assert b'\\"status\\": \\"interrupted\\"' in bytes(out["model"])
+    assert "error" not in json.loads(answer)
+    assert len(out["label"]) == query.n_obs
+
+
+def test_a_listener_can_stop_the_training_of_an_ensemble(make_adata, tmp_path):
+    """The members that have ended by then are kept."""
+    adata = make_adata()
+    values, arrays = task(adata, settings={**SETTINGS, "max_epochs": 20}, members=10)
+    stages = []
+
+    def stop(line):
+        stages.append(json.loads(line)["stage"])
+        return stages.count("model") == 1 and stages[-1] == "model"
+
+    _, out = call("integrate", json.dumps(values), arrays, filled(adata.X), stop)
+    out["model"].tofile(tmp_path / "model.safetensors")
+    model = sysvi.load(tmp_path)
+    assert model.status == "interrupted"
+    assert len(model.members) < 10
+    assert all(len(member.history["loss_train"]) == 20 for member in model.members)
 
 
 def test_an_interrupt_before_training_is_told_as_a_value(make_adata):
@@ -503,7 +643,8 @@ def test_defaults_are_those_of_the_settings():
     assert out == {}
     assert sysvi.ModelSettings(**defaults["model"]) == sysvi.ModelSettings()
     assert sysvi.TrainSettings(**defaults["training"]) == sysvi.TrainSettings()
-    assert defaults["training"]["cycle_weight"] == [10.0, 0.1, 0.6]
+    assert defaults["training"]["cycle_weight"] == list(sysvi.TrainSettings().cycle_weight)
+    assert defaults["members"] == DEFAULT_MEMBERS
     assert defaults["training"]["max_epochs"] is None
 
 

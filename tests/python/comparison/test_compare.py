@@ -114,7 +114,7 @@ def test_the_adapters_declare_the_methods_of_the_paper():
     ]
     assert len(known["glue"].grid_points("full")) == 12
     assert known["pca"].grid_points("full") == [("", None)]
-    assert known["sysvi"].grid_points("default") == [("cycle_weight", 10)]
+    assert known["sysvi"].grid_points("default") == [("cycle_weight", 30)]
 
 
 def test_adapters_read_arguments_and_write_what_they_are_told():
@@ -326,22 +326,34 @@ def test_finished_runs_are_reused(cells, folder):
 
 
 @pytest.mark.slow
-def test_comparisons_of_different_cells_in_one_folder_do_not_interfere(cells, folder):
-    """Not even while the first one is under way."""
-    body = "np.save(sys.argv[2], np.eye(8)[label] + len(label))\n"
-    adapter(folder, "steady", body, "settings = { k = 1 }\n# grid = { k = [1, 2] }")
-    begun = []
+def test_a_second_comparison_in_the_folder_is_refused_and_does_not_disturb_the_first(cells, folder):
+    adapter(folder, "steady", "np.save(sys.argv[2], embedding)\n", "settings = { k = 1 }\n# grid = { k = [1, 2] }")
+    refused = []
 
     def start_another_comparison(event):
         if event.message.endswith("since the start)"):
-            begun.append(event)
-            if len(begun) == 2:
-                compare(cells[::-1].copy(), folder, ["steady"], seeds=1)
+            with pytest.raises(InputError, match=r"Another run is working in the folder .*out"):
+                compare(cells, folder, ["steady"], seeds=1)
+            refused.append(event)
 
-    runs = compare(cells, folder, ["steady"], seeds=1, progress=start_another_comparison).runs["run"]
-    one, two = (np.load(folder / "out" / "runs" / run / "embedding.npy") for run in runs)
-    assert len(begun) == 2
-    np.testing.assert_array_equal(one, two)
+    found = compare(cells, folder, ["steady"], seeds=1, progress=start_another_comparison)
+    assert len(refused) == 2
+    assert found.runs["status"].tolist() == ["finished", "finished"]
+    assert compare(cells[::-1].copy(), folder, ["steady"], seeds=1).runs["status"].tolist() == ["finished"] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", [lambda b: b[:-8], lambda b: b[:20], lambda b: b""])
+def test_a_damaged_embedding_is_made_anew(cells, folder, damage):
+    good(folder)
+    [run] = compare(cells, folder, ["good"], grid="default", seeds=1).runs["run"]
+    path = folder / "out" / "runs" / run / "embedding.npy"
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    (path.parents[1] / ".killed.abc").mkdir()
+    assert compare(cells, folder, ["good"], grid="default", seeds=1).runs["status"].tolist() == ["finished"]
+    assert path.read_bytes() == whole
+    assert not list(path.parents[1].glob(".*"))
 
 
 @pytest.mark.slow
@@ -377,16 +389,21 @@ def test_figures_of_an_earlier_comparison_are_removed_and_notes_are_kept(cells, 
 @pytest.mark.slow
 def test_incomplete_runs_are_made_again(cells, folder):
     good(folder)
-    runs = compare(cells, folder, ["good"], grid="default", seeds=4).runs["run"]
+    runs = compare(cells, folder, ["good"], grid="default", seeds=7).runs["run"]
     places = [folder / "out" / "runs" / run for run in runs]
     (places[0] / "embedding.npy").unlink()
     (places[1] / "run.json").write_text((places[1] / "run.json").read_text()[:40])
     record = json.loads((places[2] / "run.json").read_text())
     record["identity"]["settings"]["shift"] = 7
     (places[2] / "run.json").write_text(json.dumps(record))
-    found = compare(cells, folder, ["good"], grid="default", seeds=4)
-    assert times_run(folder) == 4 + 3
-    assert found.runs["status"].tolist() == ["finished"] * 4
+    np.save(places[3] / "embedding.npy", np.load(places[3] / "embedding.npy")[::-1])
+    (places[4] / "embedding.npy").write_bytes((places[4] / "embedding.npy").read_bytes()[:-8])
+    record = (places[5] / "run.json").read_text()
+    (places[5] / "run.json").write_text(record.replace('"NMI": 0.', '"NMI": 1.'))
+    assert record != (places[5] / "run.json").read_text()
+    found = compare(cells, folder, ["good"], grid="default", seeds=7)
+    assert times_run(folder) == 7 + 6
+    assert found.runs["status"].tolist() == ["finished"] * 7
 
 
 @pytest.mark.slow
@@ -481,7 +498,7 @@ def test_command_line(cells, folder):
         ({"grid": "half"}, "grid is 'half'"),
         ({"epochs": 0}, "epochs is 0"),
         ({"timeout": 0}, "timeout is 0"),
-        ({"constraint": "nowhere.txt"}, "constraint file nowhere.txt does not exist"),
+        ({"constraint": "nowhere.txt"}, "constraint file nowhere.txt cannot be read .*No such file"),
         ({"adapters": "nowhere"}, "folder nowhere \\(adapters\\) does not exist"),
         ({"label_key": "colour"}, "label_key='colour' is not a column"),
         ({"label_key": None}, "label_key=None"),

@@ -117,10 +117,13 @@ def test_an_environment_is_created_once_and_is_complete_or_missing(tmp_path, mon
     with pytest.raises(MethodNotAvailable, match=r"No module named 'huge'"):
         get_environment(method("a.py", dependencies=("tiny",), imports=("huge",)), folder, constraint, lines.append)
     (place,) = folder.iterdir()
-    for damage in ("cut", "gone"):
+    for damage in ("cut", "changed", "gone"):
         lines.clear()
         if damage == "cut":
             (place / "installed.json").write_text("{")
+        elif damage == "changed":
+            text = (place / "installed.json").read_text()
+            (place / "installed.json").write_text(text.replace('"tiny": "1.0"', '"tiny": "2.0"'))
         else:
             python = next(path for path in place.rglob("python*") if path.name in ("python", "python.exe"))
             python.unlink()

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 import sysvi
+from sysvi._core.settings import DEFAULT_MEMBERS
 from sysvi.comparison.environments import satisfied_here
 from sysvi.comparison.methods import read_methods
 from sysvi.comparison.runs import MethodRun
@@ -60,11 +61,14 @@ def test_the_embedding_is_what_the_engine_gives(found):
     [path] = (found.folder / "cells").glob("*/cells.h5ad")
     cells = anndata.read_h5ad(path)
     run = found.runs.set_index("method")["run"]
-    settings = {"prior": "standard_normal", "cycle_weight": 0, "max_epochs": 2}
+    settings = {"members": 1, "prior": "standard_normal", "cycle_weight": 0, "max_epochs": 2}
     sysvi.integrate(cells, "system", "batch", seed=0, progress=False, **settings)
     np.testing.assert_allclose(_embedding(found, run["cvae"]), cells.obsm["X_sysVI"], rtol=1e-3, atol=1e-4)
     assert _embedding(found, run["sysvi"]).shape == (200, 15)
     assert not np.allclose(_embedding(found, run["sysvi"]), cells.obsm["X_sysVI"], atol=0.01)
+    ensemble = sysvi.integrate(cells, "system", "batch", seed=0, max_epochs=2, progress=False)
+    assert len(ensemble.members) == DEFAULT_MEMBERS
+    np.testing.assert_allclose(_embedding(found, run["sysvi"]), cells.obsm["X_sysVI"], rtol=1e-3, atol=1e-4)
     x = cells.X.toarray() - cells.X.toarray().mean(0)
     left, values, _ = np.linalg.svd(x, full_matrices=False)
     pcs = _embedding(found, run["pca"])
@@ -80,11 +84,13 @@ def test_epochs_are_given_for_methods_that_are_trained(found):
 
 @pytest.mark.parametrize("name", ["sysvi", "cvae", "vamp", "cyc", "adv"])
 def test_settings_of_our_methods_are_settings_of_the_engine(name):
-    from sysvi.api.integrate import split_settings
+    from sysvi.api.arguments import split_settings
 
     method = read_methods()[name]
     for parameter, value in method.grid_points("full"):
-        of_model, of_training = split_settings("test", MethodRun(method, parameter, value, 0, None, "", "").settings)
+        settings = dict(MethodRun(method, parameter, value, 0, None, "", "").settings)
+        assert settings.pop("members", None) == (None if name == "sysvi" else 1)  # baselines are single models
+        of_model, of_training = split_settings("test", settings)
         sysvi.ModelSettings(**of_model)
         sysvi.TrainSettings(**of_training)
 

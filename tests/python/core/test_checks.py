@@ -11,6 +11,7 @@ from scipy import sparse
 from sysvi._core.checks import (
     check_finite_nonnegative,
     check_obs_column,
+    check_shared_genes,
     check_unique_names,
     listing,
     looks_like_counts,
@@ -69,6 +70,22 @@ def test_missing_labels_are_counted(missing, dtype):
         check_obs_column(adata(system=column), "system", "system_key")
 
 
+@pytest.mark.parametrize(
+    "text", ["nan", "NaN", "NA", "None", "<NA>", " na ", "n/a", "NULL", "null", "#N/A", "NA_character_", "-nan"]
+)
+@pytest.mark.parametrize("dtype", ["object", "category", "string"])
+def test_missing_values_that_became_text_are_missing(text, dtype):
+    column = pd.Series(["a", text, text], index=CELLS, dtype=dtype)
+    message = rf"obs\['system'\] \(system_key\) has 2 missing values \('{text}' as text\): fill .* or rename"
+    with pytest.raises(InputError, match=message):
+        check_obs_column(adata(system=column), "system", "system_key")
+
+
+def test_names_that_begin_like_a_missing_value_are_names():
+    names = ["Nan1", "NAT", "nonetheless"]
+    assert check_obs_column(adata(donor=names), "donor", "batch_key").tolist() == names
+
+
 @pytest.mark.parametrize(("axis", "what"), [("var", "gene"), ("obs", "cell")])
 @pytest.mark.filterwarnings("ignore:.*names are not unique")
 def test_repeated_name_is_named(axis, what):
@@ -103,3 +120,20 @@ def test_listing_is_short():
     assert listing("ab") == "a, b"
     assert listing(range(9), 3) == "0, 1, 2, ..."
     assert listing(range(3), 3) == "0, 1, 2"
+
+
+@pytest.mark.parametrize("n", [9, 499])
+def test_a_few_genes_that_happen_to_have_equal_names_are_refused(n):
+    with pytest.raises(InputError, match=rf"^Only {n} of the 5000 genes of system 'mouse' .*map_orthologs\)\.$"):
+        check_shared_genes(n, {"human": 9000, "mouse": 5000}, "of")
+
+
+def test_many_genes_but_a_small_part_are_warned_about():
+    with pytest.warns(UserWarning, match=r"^Only 600 of the 9000 genes of system 'human' .*orthologues"):
+        check_shared_genes(600, {"human": 9000, "mouse": 12000}, "of")
+
+
+@pytest.mark.parametrize("n", [30, 3000])
+def test_a_tenth_of_the_genes_of_the_system_with_fewest_is_enough(n, recwarn):
+    check_shared_genes(n, {"human": 30000, "mouse": 10 * n}, "of")
+    assert not recwarn

@@ -37,3 +37,30 @@ def test_unknown_format_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"cells\.doc: matplotlib does not write \.doc files; use \.png"):
         save_figure(Figure(), tmp_path / "cells.doc")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
+def test_dollar_signs_begin_no_formula(tmp_path, kind):
+    from matplotlib.figure import Figure
+
+    name = r"CD4 $\notacommand{$"
+    figure = Figure(layout="constrained")
+    ax = figure.subplots()
+    ax.plot([0, 1], label=name)
+    ax.text(0, 0, name)
+    ax.annotate(name, (0, 0))
+    ax.set(title=name, xlabel=name, yticks=[0, 1], yticklabels=[name, "b"])
+    ax.legend(title=name)
+    save_figure(figure, tmp_path / f"figure.{kind}")
+    assert (tmp_path / f"figure.{kind}").stat().st_size
+
+
+def test_dollar_signs_in_ticks_that_are_made_while_drawing(tmp_path):
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedFormatter, FixedLocator
+
+    ax = (figure := Figure()).subplots()
+    ax.xaxis.set_major_locator(FixedLocator(list(range(30))))
+    ax.xaxis.set_major_formatter(FixedFormatter([r"$\nothing{$"] * 30))
+    ax.plot(range(30))
+    save_figure(figure, tmp_path / "figure.png")

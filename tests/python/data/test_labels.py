@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sysvi._core.errors import InputError
-from sysvi.data.labels import UNLABELLED, is_labelled, read_labels
+from sysvi.data.labels import UNLABELLED, is_labelled, read_labels, stratified_sample
 
 names = st.one_of(
     st.none(), st.sampled_from(["beta", "NK", "nano", "unknown type", "0", "T cell"]), st.text(max_size=8)
@@ -55,6 +55,7 @@ def test_other_names_may_mean_no_label():
     values = pd.Series(["Doublet", "doublet ", "unknown", None])
     assert is_labelled(values, ["doublet"]).tolist() == [False, False, True, False]
     assert is_labelled(values, [" Doublet"]).tolist() == [False, False, True, False]
+    assert not is_labelled(pd.Series(["NA", "nan"]), ["doublet"]).any()  # missing values never are labels
 
 
 def adata(values):
@@ -81,3 +82,13 @@ def test_absent_column_is_refused():
 def test_column_without_any_label_is_refused():
     with pytest.raises(InputError, match=r"adata.obs\['type'\] \(label_key\) labels no cell"):
         read_labels(adata(["unknown", None]), "type")
+
+
+def test_a_sample_takes_all_unlabelled_cells_as_one_group():
+    cells = adata(["beta"] * 100 + ["unknown", "Unassigned", "NA", None] * 10)
+    cells.obs["system"] = "a"
+    rows = stratified_sample(cells, "system", "type", 7, seed=0)
+    assert (rows < 100).sum() == 5  # 100 of 140
+    as_one = adata(["beta"] * 100 + [""] * 40)
+    as_one.obs["system"] = "a"
+    assert rows.tolist() == stratified_sample(as_one, "system", "type", 7, seed=0).tolist()

@@ -172,6 +172,21 @@ def test_table_from_a_file(name, sep, tmp_path):
         assert map_orthologs(adata, file).var_names.tolist() == ["SST", "GCG", "TRPV"]
 
 
+@pytest.mark.parametrize(("name", "sep"), [("table.csv", ","), ("table.tsv", "\t")])
+def test_a_table_with_an_extra_field_per_row_is_refused(name, sep, tmp_path):
+    """As R's write.table writes one with row names."""
+    rows = [["mouse", "human"], ["1", "Sst", "SST"], ["2", "Gcg", "GCG"]]
+    (tmp_path / name).write_text("".join(sep.join(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match=rf"rows of the orthologue table .*{name} .*line 2, saw 3.*without row names"):
+        map_orthologs(mouse(), tmp_path / name)
+
+
+def test_an_empty_table_is_refused(tmp_path):
+    (tmp_path / "table.csv").write_text("")
+    with pytest.raises(InputError, match=r"orthologue table .*table\.csv is empty"):
+        map_orthologs(mouse(), tmp_path / "table.csv")
+
+
 def test_columns_are_found():
     table = TABLE.assign(identifier=1)
     for arguments in (
@@ -229,6 +244,14 @@ def test_only_counts_are_summed(where, kind):
         map_orthologs(adata, TABLE, duplicates="sum")
     map_orthologs(adata, TABLE)  # nothing is summed
     map_orthologs(adata, TABLE[TABLE["mouse"] != "Ins1"], duplicates="sum")  # nothing to sum
+
+
+def test_counts_with_fractions_are_summed():
+    adata = mouse()
+    whole = dense(map_orthologs(adata, TABLE, duplicates="sum").X)
+    adata.X = dense(adata.X) + np.float32(0.25) * (adata.var_names == "Ins1")
+    summed = map_orthologs(adata, TABLE, duplicates="sum")
+    np.testing.assert_allclose(dense(summed.X), whole + 0.25 * (summed.var_names == "INS"))
 
 
 @pytest.mark.filterwarnings("ignore:.*names are not unique")
@@ -291,6 +314,24 @@ def test_join_refuses():
         join_systems({"human": human, "mouse": species("ab", ["m1"])})
     with pytest.raises(InputError, match="'c' occurs more than once"):
         join_systems({"human": human, "mouse": species("AB", ["c", "c"])})
+
+
+def test_join_refuses_species_whose_genes_have_a_few_equal_names():
+    human, mouse = species([f"GENE{i}" for i in range(50)], ["h1"]), species([f"Gene{i}" for i in range(50)], ["m1"])
+    mouse.var_names = ["GENE0", *mouse.var_names[1:]]
+    with pytest.raises(InputError, match=r"Only 1 of the 50 genes of system 'human' .*map_orthologs"):
+        join_systems({"human": human, "mouse": mouse})
+
+
+def test_join_replaces_no_column():
+    adatas = {name: species("AB", [f"{name}1", f"{name}2"]) for name in ("human", "mouse")}
+    for name in adatas:
+        adatas[name].obs["system"] = name  # says the same
+    assert join_systems(adatas).obs["system"].nunique() == 2
+    adatas["mouse"].obs["system"] = "organoid"
+    with pytest.raises(InputError, match=r"cells of system 'mouse' have a column 'system' already.*system_key"):
+        join_systems(adatas)
+    assert join_systems(adatas, "species").obs["species"].tolist() == ["human", "human", "mouse", "mouse"]
 
 
 # -- real data -------------------------------------------------------------------------------------------------------

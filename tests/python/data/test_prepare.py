@@ -2,6 +2,7 @@ import importlib
 import json
 import tracemalloc
 import warnings
+from functools import partial
 
 import anndata
 import numpy as np
@@ -134,6 +135,17 @@ def test_against_hand_computation(batch_key, flavor):
     assert summary["genes_detected"] == n_seen
     assert summary["variable_genes"] == dict(zip(["human", "mouse"], n_variable, strict=True))
     assert summary["genes_kept"] == result.n_vars
+
+
+def test_totals_are_those_of_the_detected_genes():
+    adata = example()
+    totals = prepare(adata, "system", "batch", target_sum=5e3, **SMALL).uns["sysvi_totals"]
+    by_gene = pd.Series(np.asarray(adata.X, np.float64).sum(axis=0), index=adata.var_names)[totals["genes"]]
+    assert len(by_gene) == by_hand(adata)[3]
+    np.testing.assert_allclose(totals["shares"], by_gene / by_gene.sum(), rtol=1e-12)
+    assert totals["target_sum"] == 5e3
+    log = prepare(adata, "system", "batch", **SMALL)
+    assert "sysvi_totals" not in prepare(anndata.AnnData(log.X, obs=log.obs), "system", normalize=False, **SMALL).uns
 
 
 def test_result_form():
@@ -512,7 +524,23 @@ def no_x(adata):
     adata.X = None
 
 
-TARGETS = {0: "0.0", np.inf: "inf", np.nan: "nan", "10": "'10'", None: "None"}
+def with_fractions(adata, system=None):
+    """Subtract ambient RNA from half of the counts: of all cells, or of one system."""
+    rng, x = np.random.default_rng(0), adata.X
+    rows = np.ones(len(x), bool) if system is None else (adata.obs["system"] == system).to_numpy()
+    part = x[rows]
+    x[rows] = np.where((part > 0) & (rng.random(part.shape) < 0.5), part - rng.uniform(0.1, 0.3, part.shape), part)
+
+
+def all_fractions(adata):
+    adata.X *= 0.9  # the largest are too large for logarithms
+
+
+def log2_of_counts(adata):
+    adata.X = np.log2(adata.X + 1)
+
+
+TARGETS = {0: "0", np.inf: "inf", np.nan: "nan", "10": "'10'", None: "None"}
 
 
 @pytest.mark.parametrize(
@@ -534,8 +562,36 @@ TARGETS = {0: "0.0", np.inf: "inf", np.nan: "nan", "10": "'10'", None: "None"}
         (set_value(np.inf), {}, r"not finite \(inf in gene 'gene7'"),
         (lambda a: setattr(a, "X", np.log1p(a.X)), {}, r"looks log-normalised.*normalize=False"),
         (log_mouse, {}, r"looks log-normalised.*system 'mouse'"),
+        (log2_of_counts, {}, r"looks log-normalised.*normalize=False"),
         (None, {"normalize": False}, r"looks like raw counts.*normalize=True"),
-        (log_mouse, {"normalize": False}, r"looks like raw counts in system 'human'"),
+        (
+            log_mouse,
+            {"normalize": False},
+            r"looks like raw counts in system 'human' and log-normalised in 'mouse': give",
+        ),
+        (
+            log_mouse,
+            {"normalize": None},
+            r"looks like raw counts in system 'human' and log-normalised in 'mouse': give",
+        ),
+        *(
+            (
+                with_fractions,
+                {"normalize": n},
+                r"X of system 'human' looks like counts with fractions.*fractional_counts=",
+            )
+            for n in (True, False, None)
+        ),
+        *(
+            (partial(with_fractions, system="mouse"), {"normalize": n}, r"X of system 'mouse' looks like .* fractions")
+            for n in (True, False, None)
+        ),
+        *(
+            (all_fractions, {"normalize": n}, r"values up to \d+\.\d, too large .*fractional_counts=True.*apply log1p")
+            for n in (True, False, None)
+        ),
+        (None, {"normalize": False, "fractional_counts": True}, r"contradicts normalize=False"),
+        (None, {"fractional_counts": "yes"}, r"fractional_counts is 'yes'; it must be True or False"),
         (lambda a: setattr(a, "var_names", ["gene1", *a.var_names[1:]]), {}, r"'gene1'.*var_names_make_unique\(\)"),
         (lambda a: setattr(a, "obs_names", [a.obs_names[1], *a.obs_names[1:]]), {}, r"obs_names_make_unique\(\)"),
         (empty_system, {}, r"more than 5 cells of system 'mouse'"),
@@ -555,6 +611,25 @@ def test_bad_input_is_refused_in_one_sentence(change, arguments, message):
     text = str(error.value)
     assert "\n" not in text
     assert text.endswith(".")
+
+
+@pytest.mark.parametrize("normalize", [True, None])
+@pytest.mark.parametrize("change", [with_fractions, partial(with_fractions, system="mouse"), all_fractions])
+def test_counts_with_fractions_are_counts_when_told_so(change, normalize):
+    adata = example()
+    change(adata)
+    prepared = prepare(adata, "system", **SMALL, normalize=normalize, fractional_counts=True)
+    names, counts, log, *_ = by_hand(adata)
+    assert list(prepared.var_names) == list(names)
+    np.testing.assert_allclose(prepared.X.toarray(), log, rtol=1e-4)
+    np.testing.assert_allclose(prepared.layers["counts"].toarray(), counts)
+    assert prepared.uns["sysvi_prepare"]["fractional_counts"]
+
+
+def test_log_normalised_values_are_not_taken_for_counts_with_fractions():
+    adata = example()
+    log2_of_counts(adata)
+    assert not prepare(adata, "system", **SMALL, normalize=None).uns["sysvi_prepare"]["normalize"]
 
 
 def test_whole_floats_are_whole_numbers(assert_same):

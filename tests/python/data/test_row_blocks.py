@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from sysvi.data.row_blocks import read_into_memory, to_csr
+from sysvi.data.row_blocks import read_into_memory, row_blocks, to_csr
 
 DENSE = np.array([[0.0, 2.0, 1.0], [0.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
 KINDS = ["array", "csr", "csc", "unsorted", "disk array", "disk csr", "disk csc"]
@@ -47,3 +47,24 @@ def test_reading_keeps_format_and_type(kind, tmp_path):
     )
     assert matrix.dtype == np.float64
     np.testing.assert_array_equal(matrix.toarray() if sparse.issparse(matrix) else matrix, DENSE)
+
+
+class Lazy:
+    """Like an array of dask: slices are lazy too, and `compute` gives what the chunks are."""
+
+    def __init__(self, matrix):
+        self.matrix, self.shape, self.dtype, self.ndim = matrix, matrix.shape, matrix.dtype, 2
+
+    def __getitem__(self, rows):
+        return Lazy(self.matrix[rows])
+
+    def compute(self):
+        return self.matrix
+
+
+@pytest.mark.parametrize("kind", ["array", "csr"])
+def test_lazy_arrays_are_computed_block_by_block(kind):
+    lazy = Lazy(of_kind(kind, None))
+    blocks = [block.toarray() for _, _, block in row_blocks(lazy, n_rows=2)]
+    np.testing.assert_array_equal(np.concatenate(blocks), DENSE)
+    np.testing.assert_array_equal(to_csr(lazy).toarray(), DENSE)

@@ -235,7 +235,7 @@ def test_a_sample_of_cells_is_stated(cells):
         ({"max_cells": 0}, "max_cells is 0"),
         ({"min_cells": 0}, "min_cells is 0"),
         ({"device": "gpu"}, "device 'gpu' is not known"),
-        ({"layer": "logs", "embeddings": "X_pca"}, "X_pca"),
+        ({"layer": "logs", "embeddings": "X_pca"}, "no layer .logs.: choose one"),
     ],
 )
 def test_bad_input_is_told_in_a_sentence(cells, change, message):

@@ -195,12 +195,12 @@ def losses(run):
     return names, np.array([run.history[name] for name in names])
 
 
-def assert_close_runs(ours, reference, rtol):
+def assert_close_runs(ours, reference, rtol, atol=0.0):
     names, values = losses(ours)
     names_too, expected = losses(reference)
     assert names == names_too
     assert len(names) == 8  # total, reconstruction, KL and cycle, of training and held-out cells
-    np.testing.assert_allclose(values, expected, rtol=rtol)
+    np.testing.assert_allclose(values, expected, rtol=rtol, atol=atol)
 
 
 MODELS = {
@@ -228,7 +228,7 @@ def test_fused_training_equals_plain_training_to_float32_rounding(fit, model, sp
 def test_bfloat16_training_stays_near_float32(fit, sparse):
     short, _ = fit(sparse=sparse, precision="bfloat16")
     full, _ = fit(sparse=sparse, precision="float32")
-    assert_close_runs(short, full, rtol=0.05)
+    assert_close_runs(short, full, rtol=0.05, atol=0.01)  # nats: the estimate of the divergence crosses zero
     assert not np.array_equal(losses(short)[1], losses(full)[1])
 
 

@@ -127,7 +127,7 @@ def test_leaves_its_input_alone():
 
 
 def test_bad_input_is_named():
-    with pytest.raises(InputError, match="between='nearest' is not known"):
+    with pytest.raises(InputError, match="between is 'nearest'; it must be one of 'mean_other', 'furthest'"):
         bras(np.ones((2, 1)), [0, 1], [0, 0], between="nearest")
     with pytest.raises(InputError, match="system has 3 values for 2 cells"):
         bras(np.ones((2, 1)), [0, 1, 1], [0, 0])

@@ -9,7 +9,9 @@ from sklearn.metrics import adjusted_rand_score
 
 from sysvi import InputError
 from sysvi.metrics._clustering import RESOLUTIONS, kmeans, leiden, leiden_sweep, name_clusters
+from sysvi.metrics._jaccard import jaccard
 from sysvi.metrics._neighbors import Neighbors, nearest_neighbors
+from sysvi.metrics._nmi_ari import nmi
 
 
 def blobs(n, spread=1.0, seed=0):
@@ -77,7 +79,7 @@ def test_leiden_leaves_the_random_numbers_of_the_process_alone():
     leiden(neighbors)
     assert random.getstate() == state
     assert draws() == before
-    with pytest.raises(TypeError):
+    with pytest.raises(InputError, match="seed is of type list"):
         leiden(neighbors, seed=[])  # no seed
     assert draws() == before
 
@@ -163,3 +165,20 @@ def test_bad_input_is_named():
         name_clusters([0, 1], list("abc"))
     with pytest.raises(InputError, match="label is missing for 1 of 2"):
         name_clusters([0, 1], ["a", None])
+
+
+@pytest.mark.parametrize("n_points", [1, 3])
+def test_cells_at_the_same_point_are_in_the_same_cluster(n_points):
+    point = np.arange(300) % n_points
+    clusters = leiden_sweep(nearest_neighbors(10.0 * point[:, None] * np.ones(5), 89))
+    for found in clusters.values():
+        assert len(np.unique(found)) == len(np.unique(np.stack([found, point]), axis=1).T) == n_points
+
+
+def test_a_collapsed_embedding_agrees_with_no_labels():
+    label = np.random.default_rng(0).choice(["alpha", "beta", "gamma"], 300)
+    half = np.where(np.arange(300)[:, None] < 150, 0.0, np.random.default_rng(1).normal(size=(300, 5)))
+    for embedding in (np.zeros((300, 5)), half):
+        clusters = leiden(nearest_neighbors(embedding, 89), 2.0)
+        assert nmi(label, name_clusters(clusters, label)).value < 0.1
+        assert jaccard(label, clusters).value < 0.4

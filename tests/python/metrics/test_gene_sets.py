@@ -178,7 +178,7 @@ def test_beta_cells_of_baron(data_dir):
         ({"batch_key": "donor"}, "batch_key='donor' is not a column"),
         ({"system_key": "species"}, "system_key='species' is not a column"),
         ({"layer": "log"}, "no layer 'log'"),
-        ({"gene_sets": {"a": "gene1"}}, "Gene set 'a' is the string 'gene1'"),
+        ({"gene_sets": {"a": "gene1"}}, "Gene set 'a' is 'gene1': give a list of genes"),
         ({"gene_sets": {"all": list(example().var_names)}}, "No genes are left to compare gene set 'all' with"),
     ],
 )

@@ -188,7 +188,7 @@ def test_connectivities_with_duplicates_are_symmetric_and_full_between_twins():
     ("points", "arguments", "message"),
     [
         (np.zeros((1, 2)), {}, "give at least two cells"),
-        (np.zeros((5, 2)), {"method": "fast"}, "'fast' is not known"),
+        (np.zeros((5, 2)), {"method": "fast"}, "method is 'fast'; it must be one of 'auto', 'exact', 'approximate'"),
         (np.full((5, 2), np.nan), {}, "not finite"),
         (np.zeros(5), {}, "cells x dimensions"),
         (np.zeros((5, 2)), {"device": "tpu9"}, "not known"),

@@ -13,7 +13,7 @@ def test_a_score_is_a_number():
     assert f"{Score(0.25).value:.1f}" == "0.2"
 
 
-@given(st.lists(st.sampled_from(["beta", "alpha", "T cell", ""]), min_size=1, max_size=30))
+@given(st.lists(st.sampled_from(["beta", "alpha", "T cell", "0"]), min_size=1, max_size=30))
 def test_codes_spell_the_values(values):
     codes, names = encode_categories(values, "label", len(values))
     assert list(names[codes]) == values
@@ -82,3 +82,9 @@ def test_integers_become_floats():
 def test_a_bad_embedding_is_named(points, message):
     with pytest.raises(InputError, match=message):
         check_embedding(points)
+
+
+@pytest.mark.parametrize("values", [[[1j]], [["a"]], [[None]]], ids=["complex", "text", "object"])
+def test_an_embedding_holds_real_numbers(values):
+    with pytest.raises(InputError, match=r"must hold real numbers|is not finite"):
+        check_embedding(np.array(values))

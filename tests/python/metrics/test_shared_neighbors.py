@@ -90,8 +90,8 @@ def test_identical_cells_are_no_neighbours_of_themselves():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"system": np.zeros(39)}, "40 cells, system 39"),
-        ({"label": np.zeros(41)}, "label 41"),
+        ({"system": np.zeros(39)}, "system has 39 values for 40 cells"),
+        ({"label": np.zeros(41)}, "label has 41 values for 40 cells"),
         ({"label": [None, *"a" * 39]}, "label is missing for 1 of 40"),
         ({"n_neighbors": 40}, "40 cells are too few for 40 neighbours"),
         ({"system": np.zeros(40)}, "No label has 20 cells"),

@@ -217,3 +217,26 @@ def test_what_is_not_finite_reaches_the_divergence():
     z[2, 1] = torch.nan
     kl = make_prior("gmm").kl(mean, var, z, make_encoder())
     assert kl.isnan().tolist() == [i == 2 for i in range(B)]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", ["vamp", "gmm"])
+def test_samples_have_the_moments_of_the_mixture(kind, form):
+    prior, encoder = make_prior(kind, form), make_encoder()
+    z = prior.sample(200_000, encoder, torch.Generator().manual_seed(0)).numpy()
+    means, variances = (part.detach().numpy() for part in prior.components(encoder))  # (K, L)
+    w = prior.logits.detach().softmax(0).numpy()
+    mean = w @ means
+    covariance = (w[:, None] * (means - mean)).T @ (means - mean)  # between components
+    if form == "dimension":  # a component for each dimension
+        covariance = np.diag(np.diag(covariance))
+    covariance += np.diag(w @ variances)
+    error = 6 * np.sqrt(np.diag(covariance) / len(z))
+    assert (np.abs(z.mean(0) - mean) < error).all()
+    np.testing.assert_allclose(np.cov(z.T), covariance, atol=0.03 * np.diag(covariance).max())
+
+
+def test_samples_without_a_mixture_are_standard_normal():
+    prior = StandardNormal(ModelSettings(n_latent=L), G, C)
+    z = prior.sample(100_000, make_encoder(), torch.Generator().manual_seed(0)).numpy()
+    np.testing.assert_allclose(np.cov(z.T), np.eye(L), atol=0.03)

@@ -40,9 +40,9 @@ class LaplacePrior(Prior):
 class LaplaceLikelihood(Likelihood):
     """x ~ Laplace(softplus(h W' + b), s) with a trainable scale s per gene: neither linear nor of statistics."""
 
-    def __init__(self, settings, n_genes, init):
-        super().__init__(settings, n_genes, init)
-        self.head = Linear(settings.n_hidden, n_genes, init)
+    def __init__(self, settings, n_inputs, n_genes, init):
+        super().__init__(settings, n_inputs, n_genes, init)
+        self.head = Linear(n_inputs, n_genes, init)
         self.log_scale = nn.Parameter(torch.zeros(n_genes))
 
     def mean(self, h):
@@ -86,7 +86,7 @@ def registered(monkeypatch):
 @every_new
 def test_they_train_save_and_load(make_adata, tmp_path, new):
     adata = make_adata()
-    model = sysvi.integrate(adata, "system", "batch", max_epochs=3, progress=False, **new)
+    model = sysvi.integrate(adata, "system", "batch", members=1, max_epochs=3, progress=False, **new)
     losses = model.history["reconstruction_loss_train"].to_numpy()
     assert np.isfinite(losses).all()
     assert losses[-1] < losses[0]
@@ -102,7 +102,7 @@ def test_they_train_save_and_load(make_adata, tmp_path, new):
 
 def test_names_that_nobody_registered_are_refused(make_adata, tmp_path):
     adata = make_adata()
-    sysvi.integrate(adata, "system", max_epochs=1, progress=False, likelihood="laplace").save(tmp_path)
+    sysvi.integrate(adata, "system", members=1, max_epochs=1, progress=False, likelihood="laplace").save(tmp_path)
     script = f"import sysvi; sysvi.SysVI.load({str(tmp_path)!r})"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True)
     assert done.returncode != 0

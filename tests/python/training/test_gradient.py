@@ -16,6 +16,7 @@ from sysvi.model.cvae import one_hot
 from sysvi.model.networks import Discriminator, TrainingContext
 from sysvi.model.objective import Objective, Weights, standardised_distance
 from sysvi.training.gradient import backpropagate, n_dropout_seeds
+from sysvi.training.loop import train_only
 
 WEIGHTS = Weights(reconstruction=1.3, kl=0.7, cycle=4.0, adversary=2.5, mixture=0.3)
 PRIORS = [("standard_normal", "dimension"), *((p, m) for p in ("vamp", "gmm") for m in ("dimension", "joint"))]
@@ -378,3 +379,47 @@ def test_validation_is_deterministic_and_leaves_running_statistics(make_case):
     for term in ("reconstruction", "kl"):
         halves = [getattr(objective(part, WEIGHTS, None), term).item() for part in parts]
         assert np.mean(halves) == pytest.approx(getattr(first, term).item(), rel=1e-9)
+
+
+@every_code
+@every_variance
+@pytest.mark.parametrize(("prior", "mixture"), PRIORS[:2])
+def test_frozen_layers_against_the_oracle(make_case, prior, mixture, variance, embed):
+    """Weights of chosen covariates have the gradient of the oracle's loss of evaluation; no others have any."""
+    case = make_case(prior=prior, mixture=mixture, variance=variance, embed=embed, dropout_rate=0.3)
+    model, weights = case.model, WEIGHTS._replace(adversary=0.0)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    masks = {}
+    for name, parameter in model.named_parameters():
+        if name.endswith("cov_weight") or name.startswith("code.tables"):
+            masks[name] = torch.zeros(len(parameter), 1, dtype=torch.float64)
+            masks[name][1] = 1
+        if name in ("likelihood.head.weight", "likelihood.log_var_head.weight"):
+            masks[name] = torch.zeros(1, parameter.shape[1], dtype=torch.float64)
+            masks[name][0, -2] = 1
+    with train_only(model, masks):
+        losses = Objective(model)(case.batch, weights, TrainingContext(generator(3), frozen_layers=True))
+        losses.total.backward()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    eps = normal_draws((B, model.settings.n_latent), 3).numpy()
+
+    def loss(p):
+        sizes = case.n_systems, model.code.n_categories
+        return oracle.losses(p, model.settings, as_arrays(case.batch), weights, eps, *sizes, training=False).total
+
+    arrays = oracle.arrays(state)
+    assert losses.total.item() == pytest.approx(loss(arrays), rel=1e-9)
+    for name, parameter in model.named_parameters():
+        if name not in masks:
+            assert parameter.grad is None, name
+            continue
+        mask = masks[name].expand_as(parameter).numpy()
+        gradient = parameter.grad.numpy()
+        assert not gradient[mask == 0].any(), name
+        for place in np.argwhere(mask)[::3]:
+            difference = 0.0
+            for sign in (1, -1):
+                moved = dict(arrays) | {name: arrays[name].copy()}
+                moved[name][tuple(place)] += sign * 1e-5
+                difference += sign * loss(moved)
+            assert gradient[tuple(place)] == pytest.approx(difference / 2e-5, rel=1e-4, abs=1e-5), name

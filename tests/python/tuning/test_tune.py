@@ -1,6 +1,8 @@
 """Tuning: what is measured, which setting is chosen, and that finished runs are kept and reused."""
 
+import functools
 import json
+import shutil
 
 import anndata
 import numpy as np
@@ -12,15 +14,21 @@ from sklearn.metrics import normalized_mutual_info_score
 
 import sysvi
 from sysvi import InputError
+from sysvi.api.support import neighbor_support
 from sysvi.cli import main
 from sysvi.evaluation.scores import paper_scores
 from sysvi.metrics import ilisi, moran_ratio, moran_reference, nearest_neighbors, shared_neighbors
 from sysvi.metrics._clustering import kmeans
+from sysvi.model.anchors import find_moves
+from sysvi.model.combination import combine
 from sysvi.tuning.criterion import Criterion
 from sysvi.tuning.explanation import choice_warnings
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:System .* has fewer cells", "ignore:Only .* genes remain", "ignore:The integration leaves"
+    "ignore:System .* has fewer cells",
+    "ignore:Only .* genes remain",
+    "ignore:The integration leaves",
+    "ignore:Some cells have no counterpart",
 )
 
 GRID = {"cycle_weights": [0, 5], "seeds": 2, "max_epochs": 2, "min_cells": 20, "progress": False, "device": "cpu"}
@@ -148,7 +156,11 @@ def test_tables_choice_and_embedding_of_a_tuning_agree(cells, label_key):
     np.testing.assert_array_equal(found.embedding, found.model.get_latent_representation())
     np.testing.assert_array_equal(found.embedding, cells.obsm["X_sysVI"])
     assert json.loads(cells.uns["sysvi"]["seed"]) == found.seed
-    assert found.model.train_settings.cycle_weight.value == found.cycle_weight
+    assert isinstance(found.model, sysvi.Ensemble)
+    assert [member.seed for member in found.model.members] == [0, 1]
+    for member in found.model.members:
+        assert member.train_settings.cycle_weight.value == found.cycle_weight
+        assert member.train_settings.kl_weight.value == found.kl_weight
     assert f"{found.cycle_weight:g}" in found.why
     assert found.why.count(". ") == 1  # two sentences
     assert not found.interrupted
@@ -181,17 +193,53 @@ def alone(cells, **settings):
     torch.set_num_threads(1)
     try:
         adata = cells.copy()
-        sysvi.integrate(adata, "system", "batch", progress=False, device="cpu", **settings)
+        sysvi.integrate(adata, "system", "batch", members=1, progress=False, device="cpu", **settings)
     finally:
         torch.set_num_threads(threads)
     return adata.obsm["X_sysVI"]
 
 
 @pytest.mark.slow
-def test_the_chosen_run_is_what_integrate_gives(cells):
+def test_the_result_is_the_ensemble_of_what_integrate_gives(cells):
     found = sysvi.tune(cells, "system", "batch", n_latent=4, **GRID)
-    chosen = {"cycle_weight": found.cycle_weight, "seed": found.seed, "max_epochs": 2, "n_latent": 4}
-    np.testing.assert_array_equal(found.embedding, alone(cells, **chosen))
+    chosen = {"cycle_weight": found.cycle_weight, "max_epochs": 2, "n_latent": 4}
+    runs = [alone(cells, seed=seed, **chosen) for seed in (0, 1)]
+    system = cells.obs["system"].to_numpy().astype(str).astype(object)
+    combined, codes = combine(runs).apply(runs), np.unique(system, return_inverse=True)[1]
+    moved = find_moves(runs, combined, codes, 0.3).apply(combined, codes)
+    np.testing.assert_array_equal(found.embedding, moved.astype(np.float32))
+    support = neighbor_support(runs, system)
+    pd.testing.assert_frame_equal(cells.obsm["sysvi_support"].reset_index(drop=True), support)
+    np.testing.assert_array_equal(cells.obs["sysvi_support"], support.max(axis=1).astype(np.float32))
+
+
+@pytest.mark.slow
+def test_a_single_run_is_the_result_itself(cells):
+    """The support of an earlier ensemble is removed."""
+    cells.obs["sysvi_support"], cells.obsm["sysvi_support"] = 1.0, np.ones((cells.n_obs, 2))
+    found = sysvi.tune(cells, "system", "batch", n_latent=4, **{**GRID, "seeds": [7], "cycle_weights": [5]})
+    assert isinstance(found.model, sysvi.SysVI)
+    expected = alone(cells, seed=7, cycle_weight=5, max_epochs=2, n_latent=4)
+    np.testing.assert_array_equal(found.embedding, expected)
+    np.testing.assert_array_equal(cells.obsm["X_sysVI"], expected)
+    assert "sysvi_support" not in cells.obs
+    assert "sysvi_support" not in cells.obsm
+
+
+@pytest.mark.slow
+def test_a_run_that_failed_is_no_member(cells, monkeypatch):
+    train = sysvi.SysVI.train
+
+    @functools.wraps(train)  # the types of its arguments are looked up
+    def fails_with_seed_1(self, *args, **kwargs):
+        if self.seed == 1:
+            raise sysvi.NonFiniteLossError("too large")
+        train(self, *args, **kwargs)
+
+    monkeypatch.setattr(sysvi.SysVI, "train", fails_with_seed_1)
+    found = sysvi.tune(cells, "system", "batch", **{**GRID, "seeds": 3, "cycle_weights": [5]})
+    assert found.runs["status"].tolist() == ["finished", "failed", "finished"]
+    assert [member.seed for member in found.model.members] == [0, 2]
 
 
 def test_cells_without_a_label_are_trained_on_but_not_measured_by_it(cells):
@@ -295,13 +343,22 @@ def test_an_interrupted_tuning_goes_on(prepared, tmp_path):
     done = len(list((tmp_path / "runs").glob("*/run.json")))
     assert 2 <= done < 4
     assert (first.runs["status"] == "finished").sum() == done
-    events = []
-    second = sysvi.tune(prepared.copy(), "system", "batch", progress=events.append, **grid)
+    events, resumed, uninterrupted = [], prepared.copy(), prepared.copy()
+    second = sysvi.tune(resumed, "system", "batch", progress=events.append, **grid)
     assert trained(events) == 4 - done
     assert not second.interrupted
-    whole = sysvi.tune(prepared.copy(), "system", "batch", **GRID)
+    assert events[-1].stage == "support"
+    whole = sysvi.tune(uninterrupted, "system", "batch", **GRID)
     pd.testing.assert_frame_equal(second.runs, whole.runs)
     np.testing.assert_array_equal(second.embedding, whole.embedding)
+    for name in ("center", "matrix"):
+        combinations = (getattr(found.model.combination, name) for found in (second, whole))
+        np.testing.assert_array_equal(*combinations)
+    assert second.model.record() == whole.model.record()
+    assert all(member.cells is second.model.members[0].cells for member in second.model.members)
+    for part in ("obs", "obsm"):
+        tables = (getattr(cells, part)["sysvi_support"] for cells in (resumed, uninterrupted))
+        (pd.testing.assert_series_equal if part == "obs" else pd.testing.assert_frame_equal)(*tables)
 
 
 @pytest.mark.slow
@@ -356,7 +413,7 @@ def test_other_data_or_settings_are_refused(prepared, tmp_path):
     with pytest.raises(InputError, match=r"runs with other data, columns"):
         sysvi.tune(prepared.copy(), "system", output=tmp_path, **GRID)
     (tmp_path / "runs.json").write_text("{")
-    with pytest.raises(InputError, match=r"runs\.json cannot be read"):
+    with pytest.raises(InputError, match=r"runs\.json is damaged"):
         sysvi.tune(prepared.copy(), "system", "batch", output=tmp_path, **GRID)
 
 
@@ -404,17 +461,39 @@ def test_a_folder_without_finished_runs_can_be_used_with_other_settings(prepared
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", ["no record", "cut record", "other record", "no embedding", "empty embedding"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *("no record", "cut record", "other record", "no embedding", "empty embedding", "no model", "empty model"),
+        *("metric", "permuted rows", "flipped bit", "model of another run", "another run"),
+    ],
+)
 def test_a_damaged_run_is_made_again(prepared, tmp_path, damage):
     grid = {**GRID, "seeds": 1, "output": tmp_path}
     whole = sysvi.tune(prepared.copy(), "system", "batch", **grid)
-    run = tmp_path / "vamp_cycle5_kl1_seed0"
-    if damage in ("cut record", "other record"):
+    run, other = tmp_path / "vamp_cycle5_kl1_seed0", tmp_path / "vamp_cycle0_kl1_seed0"
+    if damage == "metric":
+        record = (run / "run.json").read_text()
+        (run / "run.json").write_text(record.replace('"NMI": 0.', '"NMI": 1.'))
+        assert record != (run / "run.json").read_text()
+    elif damage == "permuted rows":
+        np.save(run / "embedding.npy", np.load(run / "embedding.npy")[::-1])
+    elif damage == "flipped bit":
+        content = bytearray((run / "model.safetensors").read_bytes())
+        content[-100] ^= 1
+        (run / "model.safetensors").write_bytes(content)
+    elif damage == "model of another run":
+        (run / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes())
+    elif damage == "another run":
+        shutil.rmtree(run)
+        shutil.copytree(other, run)
+    elif damage in ("cut record", "other record"):
         (run / "run.json").write_text({"cut record": "{", "other record": "{}"}[damage])
-    elif damage == "empty embedding":
-        (run / "embedding.npy").write_bytes(b"")
+    elif damage.startswith("empty"):
+        (run / {"empty embedding": "embedding.npy", "empty model": "model.safetensors"}[damage]).write_bytes(b"")
     else:
-        (run / {"no record": "run.json", "no embedding": "embedding.npy"}[damage]).unlink()
+        names = {"no record": "run.json", "no embedding": "embedding.npy", "no model": "model.safetensors"}
+        (run / names[damage]).unlink()
     events = []
     repeated = sysvi.tune(prepared.copy(), "system", "batch", **{**grid, "progress": events.append})
     assert trained(events) == 1
@@ -422,8 +501,22 @@ def test_a_damaged_run_is_made_again(prepared, tmp_path, damage):
 
 
 @pytest.mark.slow
+def test_runs_of_other_data_are_made_again_if_their_description_was_removed(prepared, tmp_path):
+    grid = {**GRID, "seeds": 1, "output": tmp_path}
+    sysvi.tune(prepared.copy(), "system", "batch", **grid)
+    description = (tmp_path / "runs.json").read_text()
+    (tmp_path / "runs.json").write_text(description.replace('"system"', '"sysTem"'))
+    with pytest.raises(InputError, match=r"runs\.json is damaged: remove it"):
+        sysvi.tune(prepared.copy(), "system", "batch", **grid)
+    (tmp_path / "runs.json").unlink()
+    events = []
+    sysvi.tune(prepared[::2].copy(), "system", "batch", **{**grid, "progress": events.append})
+    assert trained(events) == len(GRID["cycle_weights"])
+
+
+@pytest.mark.slow
 def test_a_reused_run_keeps_its_status(prepared, tmp_path):
-    early = {"early_stopping": True, "train_size": 0.9, "patience": 1, "lr": 0.5, "max_epochs": 30}
+    early = {"early_stopping": True, "train_size": 0.9, "patience": 1, "lr": 0.05, "max_epochs": 100}
     grid = {**GRID, **early, "seeds": 1, "cycle_weights": [0], "output": tmp_path}
     first = sysvi.tune(prepared.copy(), "system", "batch", **grid)
     assert first.runs["status"].tolist() == ["stopped_early"]
@@ -461,6 +554,7 @@ def test_a_label_column_that_is_not_there_is_named(cells, tmp_path):
 def test_runs_that_fail_do_not_end_the_others(prepared, monkeypatch):
     train = sysvi.SysVI.train
 
+    @functools.wraps(train)
     def fails_at_5(self, *args, cycle_weight, **kwargs):
         if cycle_weight.value == 5:
             raise sysvi.NonFiniteLossError("too large")
@@ -491,6 +585,8 @@ def test_runs_that_fail_do_not_end_the_others(prepared, monkeypatch):
         ({"seeds": []}, "at least one"),
         ({"seeds": [1, 1]}, "none twice"),
         ({"key_added": "a/b"}, "slash"),
+        ({"key_added": "sysvi_support"}, "under which the support is stored"),
+        ({"members": 2}, "tune has no setting members"),
         ({"wrong": 1}, "tune has no setting wrong"),
         ({"label_key": "nothing"}, "label_key='nothing' is not a column"),
         ({"max_cells": 1}, "max_cells"),
@@ -516,27 +612,29 @@ def test_the_command_line(prepared, tmp_path):
     source, out = tmp_path / "cells.h5ad", tmp_path / "out"
     prepared.write_h5ad(source)
     command = ["tune", source, "--system", "system", "--batch", "batch", "-o", out, "--cycle-weight", 0]
-    command += ["--cycle-weight", 5, "--seeds", 1, "--epochs", 2, "--min-cells", 20, "--device", "cpu"]
+    command += ["--cycle-weight", 5, "--seeds", 2, "--epochs", 2, "--min-cells", 20, "--device", "cpu"]
     result = CliRunner().invoke(main, [str(part) for part in command])
     assert result.exit_code == 0, result.output
     assert "has the highest score" in result.output
     runs = pd.read_csv(out / "runs.csv")
-    assert runs[["cycle_weight", "seed"]].values.tolist() == [[0, 0], [5, 0]]
+    assert runs[["cycle_weight", "seed"]].values.tolist() == [[0, 0], [5, 0], [0, 1], [5, 1]]
     choice = json.loads((out / "tuning.json").read_text())
     [chosen] = runs.index[runs["representative"]]
     assert choice["cycle_weight"] == runs["cycle_weight"][chosen]
-    import anndata
-
     written = anndata.read_h5ad(out / "integrated.h5ad")
-    model = sysvi.SysVI.load(out / "model", prepared.copy())
+    model = sysvi.load(out / "model", prepared.copy())
+    assert [member.seed for member in model.members] == [0, 1]
     np.testing.assert_allclose(written.obsm["X_sysVI"], model.get_latent_representation(), atol=1e-6)
+    assert written.obs["sysvi_support"].between(0, 1).all()
+    assert list(written.obsm["sysvi_support"]) == ["system1", "system2"]
+    assert "Counterparts on which the members agree" in result.stderr
     assert (out / "tuning.png").stat().st_size > 10_000
     assert choice["prior"] == "vamp"
     repeated = CliRunner().invoke(main, [str(part) for part in command])
-    assert "2 of 2 runs are there already" in repeated.output
+    assert "4 of 4 runs are there already" in repeated.output
     priors = ["--prior", "vamp", "--prior", "standard_normal"]
     repeated = CliRunner().invoke(main, [str(part) for part in [*command, *priors]])
-    assert "2 of 4 runs are there already" in repeated.output
+    assert "4 of 8 runs are there already" in repeated.output
     assert set(pd.read_csv(out / "runs.csv")["prior"]) == {"vamp", "standard_normal"}
     bad = CliRunner().invoke(main, [str(part) for part in [*command, "--label", "nothing"]])
     assert bad.exit_code == 1

@@ -1,0 +1,286 @@
+"""Finding 8: can a default call be trusted? Types kept, private types apart, repeats that agree, support.
+
+    python benchmarks/paper/trust.py [--sets ...] [--variants ...] [--repeats 2] [--seconds 3000]
+    python benchmarks/paper/trust.py --report        the table, the figure and the conclusions from the rows
+
+Every run is a call of `sysvi.integrate` (or of a peer) with another seed on a set of `trust_sets.py`. Its embedding is
+kept in benchmarks/.cache/trust, its row in results/paper_trust.csv: the script continues where it was interrupted, and
+stops before a run that would begin after `--seconds`.
+
+Columns: `shared` (share of neighbours of the same type from other systems, 1: full mixing), `private` and
+`worst_private` (the same for types of one system, of any type: 0 is right; over all their cells, and of the worst
+type), `nmi` (of Leiden clusters named after types) and `nmi_pca` (of PCA's own), `lost` (types of 20 cells or more of
+which no cluster is named or Jaccard's index is below one half) and `lost_pca`, `same` (neighbours of the same type),
+`moran`, `support` (AUROC of the support for cells of shared types against private ones), `seconds` (on two cores).
+`agreement`, in the report, is the share of the 15 nearest neighbours that two repeats have in common; `halves` is the
+same for principal components (15) of two random halves of the genes, which tells how far the data determine neighbours.
+"""
+
+import argparse
+import functools
+import itertools
+import subprocess
+import time
+import warnings
+
+import anndata
+import numpy as np
+import pandas as pd
+import scanpy as sc
+import trust_sets
+from matplotlib.figure import Figure
+from runs import RESULTS, save_figure
+from sklearn.metrics import roc_auc_score
+
+import sysvi
+from sysvi import Ramp
+from sysvi.metrics import (
+    jaccard,
+    leiden,
+    moran_ratio,
+    moran_reference,
+    name_clusters,
+    nearest_neighbors,
+    nmi,
+    shared_neighbors,
+)
+
+TABLE = RESULTS / "paper_trust.csv"
+MIN_CELLS = 20  # of a type in a system
+FORMER = {  # the defaults of one model before this study
+    "members": 1,
+    "n_hidden": 256,
+    "covariates_in_mean": False,
+    "initialisation": "random",
+}
+VARIANTS = {
+    "default": {},
+    "mixing": {"preset": "mixing"},
+    "conservative": {"preset": "conservative"},
+    "one member": {"members": 1},
+    "data start": {"initialisation": "data"},
+    "random weights": {"initialisation": "random"},
+    "hidden layers only": {"covariates_in_mean": False},
+    "cycle 10, KL 1": {"cycle_weight": 10, "kl_weight": 1},
+    "cycle 30, KL 2": {"cycle_weight": 30, "kl_weight": 2},
+    "KL ramp": {"kl_weight": Ramp(1.0, 0.0, 0.1)},
+    "half the epochs": {"length": 0.5},
+    "twice the epochs": {"length": 2.0},
+    "former default": FORMER,
+    "paper": {"preset": "paper"},
+}
+PEERS = {"Harmony": "harmony.py", "scvi-tools SysVI": "scvi_sysvi.py"}
+
+
+class Cells:
+    """A set, its labels, and what is computed once."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.adata = anndata.read_h5ad(trust_sets.path(name))
+        obs = self.adata.obs.astype(str)
+        self.system, self.batch, self.label = (obs[key].to_numpy() for key in ("system", "batch", "cell_type"))
+        self.known = np.flatnonzero(self.label != "unknown")
+        counts = pd.crosstab(self.label[self.known], self.system[self.known])
+        present = (counts >= MIN_CELLS).sum(axis=1)
+        self.shared = set(counts.index[present > 1])
+        # Types of one system only, without a single cell in another.
+        private = counts.index[(present == 1) & (counts.sum(axis=1) == counts.max(axis=1))]
+        self.private = {label: counts.loc[label].idxmax() for label in private}
+        self.pca = sc.pp.pca(self.adata.X, n_comps=min(30, min(self.adata.shape) - 1))
+        k = self.known
+        self.moran = moran_reference(self.adata.X[k], self.label[k], self.batch[k], self.system[k], min_cells=60)
+
+    def scores(self, z: np.ndarray) -> dict[str, float]:
+        """Scores of an embedding, (n, d)."""
+        k, label, system = self.known, self.label, self.system
+        neighbors = nearest_neighbors(z, 15).indices
+        scores = {"shared": np.nan}
+        if self.shared:
+            scores["shared"] = float(shared_neighbors(z[k], system[k], label[k], min_cells=MIN_CELLS).mean())
+        mixed, sizes = {}, {}
+        for name, home in self.private.items():
+            cells = np.flatnonzero((label == name) & (system == home))
+            mixed[name] = (system[neighbors[cells]] != home).mean() / (system != home).mean()
+            sizes[name] = len(cells)
+        values = pd.Series(mixed, dtype=float)
+        scores["private"] = float(np.average(values, weights=[*sizes.values()])) if sizes else np.nan
+        scores["worst_private"] = float(values.max()) if sizes else np.nan
+        clusters = name_clusters(leiden(nearest_neighbors(z[k], 14), 2.0), label[k])
+        scores["nmi"] = nmi(label[k], clusters).value
+        frequent = pd.Series(label[k]).value_counts()
+        per_label = jaccard(label[k], clusters).per_label
+        scores["lost"] = int((per_label[frequent.index[frequent >= MIN_CELLS]] < 0.5).sum())
+        scores["same"] = float((label[neighbors][k] == label[k][:, None]).mean())
+        scores["moran"] = float(moran_ratio(self.moran, z[k])) if self.moran.reason is None else np.nan
+        return scores
+
+    def support_auroc(self) -> float:
+        """AUROC of the support for cells of shared types against those of private types; NaN without both."""
+        if "sysvi_support" not in self.adata.obs or not self.private or not self.shared:
+            return np.nan
+        private, shared = (np.isin(self.label, [*labels]) for labels in (self.private, self.shared))
+        chosen = private | shared
+        return float(roc_auc_score(shared[chosen], self.adata.obs["sysvi_support"][chosen]))
+
+
+def main() -> None:
+    """Run what is missing and print a line for each run; or report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", nargs="+", default=trust_sets.names())
+    parser.add_argument("--variants", nargs="+", default=["default"], choices=[*VARIANTS, *PEERS])
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=np.inf)
+    parser.add_argument("--peer-python", default=str(trust_sets.HERE / ".venv-bench/bin/python"))
+    parser.add_argument("--report", action="store_true")
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    if args.report:
+        report(pd.read_csv(TABLE))
+        return
+    end = time.monotonic() + args.seconds
+    for name in args.sets:
+        cells = None
+        for variant, repeat in itertools.product(args.variants, range(args.repeats)):
+            table = pd.read_csv(TABLE) if TABLE.exists() else pd.DataFrame(columns=["set", "variant", "repeat"])
+            done = (table["set"] == name) & (table["variant"] == variant) & (table["repeat"] == repeat)
+            if done.any():
+                continue
+            if time.monotonic() > end:
+                return
+            cells = cells or Cells(name)
+            row = run(cells, variant, repeat, args.peer_python)
+            pd.concat([table, pd.DataFrame([row])]).to_csv(TABLE, index=False, float_format="%.4f")
+            print(
+                {key: round(value, 2) if isinstance(value, float) else value for key, value in row.items()}, flush=True
+            )
+
+
+def run(cells: Cells, variant: str, repeat: int, peer_python: str) -> dict:
+    """One call, measured; its embedding is kept."""
+    path = trust_sets.FOLDER / f"{cells.name}, {variant}, {repeat}.npy"
+    start = time.perf_counter()
+    if variant in PEERS:
+        script = trust_sets.HERE / "peers" / PEERS[variant]
+        seed = ["--seed", str(repeat)] if variant != "Harmony" else []
+        arguments = [str(trust_sets.path(cells.name)), str(path), "--threads", "2", *seed]
+        subprocess.run([peer_python, str(script), *arguments], check=True, capture_output=True)
+        z = np.load(path)
+    else:
+        settings = settings_of(cells.adata.n_obs, variant)
+        model = sysvi.integrate(cells.adata, "system", "batch", seed=repeat, progress=False, **settings)
+        if model.status != "finished":  # a stop signal ends training early
+            raise SystemExit(f"{cells.name}, {variant}, {repeat}: {model.status}, no row is written.")
+        z = cells.adata.obsm["X_sysVI"]
+        np.save(path, z)
+    seconds = time.perf_counter() - start
+    pca = cells.scores(cells.pca)
+    return {
+        "set": cells.name,
+        "variant": variant,
+        "repeat": repeat,
+        **cells.scores(z),
+        "nmi_pca": pca["nmi"],
+        "lost_pca": pca["lost"],
+        "support": cells.support_auroc() if variant not in PEERS else np.nan,
+        "seconds": seconds,
+    }
+
+
+def settings_of(n_cells: int, variant: str) -> dict:
+    """Settings of a variant; the length of training is relative to the default."""
+    from sysvi._core.settings import default_batch_size, default_max_epochs
+    from sysvi.data.cells import n_minibatches
+
+    settings = dict(VARIANTS[variant])
+    if "length" in settings:
+        epochs = default_max_epochs(n_cells, n_minibatches(n_cells, default_batch_size(n_cells)))
+        settings["max_epochs"] = max(1, round(settings.pop("length") * epochs))
+    if variant == "former default":  # 4,400 steps of 256 cells, or half as many of 1,024 with twice the learning rate
+        batch_size, lr = (128, 1e-3) if n_cells < 1000 else (256, 1e-3) if n_cells < 5000 else (1024, 2e-3)
+        epochs = max(20, -(-round(4.4 / lr) // n_minibatches(n_cells, batch_size)))
+        settings |= {"batch_size": batch_size, "lr": lr, "max_epochs": epochs}
+    return settings
+
+
+def report(table: pd.DataFrame) -> None:
+    """Print means and worst runs by set and variant as a Markdown table, and draw the figure."""
+    order = {"set": trust_sets.names(), "variant": [*VARIANTS, *PEERS]}
+    table = table.sort_values([*order], key=lambda names: names.map(order[names.name].index), kind="stable")
+    table = table.assign(nmi_lost=table["nmi_pca"] - table["nmi"])
+    rows = []
+    for (name, variant), runs in table.groupby(["set", "variant"], sort=False):
+        paths = [trust_sets.FOLDER / f"{name}, {variant}, {repeat}.npy" for repeat in runs["repeat"]]
+        found = [nearest_neighbors(np.load(path), 15).indices for path in paths if path.exists()]
+        pairs = [(a[:, :, None] == b[:, None, :]).any(2).mean() for a, b in itertools.combinations(found, 2)]
+        row = {"set": name, "variant": variant, "runs": len(runs)}
+        row |= {key: runs[key].mean() for key in ("shared", "private", "nmi", "nmi_pca", "same", "moran", "support")}
+        row |= {"worst private": runs["private"].max(), "worst NMI lost": runs["nmi_lost"].max()}
+        row |= {"lost": runs["lost"].max(), "lost_pca": runs["lost_pca"].max(), "seconds": runs["seconds"].median()}
+        agreement = {"agreement": np.nan, "halves": np.nan}
+        if pairs:
+            agreement = {"agreement": np.mean(pairs), "halves": agreement_of_halves(name)}
+        rows.append(row | agreement)
+    summary = pd.DataFrame(rows)
+    summary.to_csv(RESULTS / "paper_trust_summary.csv", index=False, float_format="%.3f")
+    print_table(summary)
+    plot(summary)
+
+
+@functools.cache
+def agreement_of_halves(name: str) -> float:
+    """Share of the 15 neighbours that PCA of two random halves of a set's genes has in common."""
+    adata = anndata.read_h5ad(trust_sets.path(name))
+    genes = np.random.default_rng(0).permutation(adata.n_vars)
+    halves = (np.sort(half) for half in np.array_split(genes, 2))
+    a, b = (nearest_neighbors(sc.pp.pca(adata.X[:, half], n_comps=15), 15).indices for half in halves)
+    return float((a[:, :, None] == b[:, None, :]).any(2).mean())
+
+
+def print_table(summary: pd.DataFrame) -> None:
+    """Print the table of README.md; of scores with a worst run or with PCA's own, these stand in brackets."""
+    columns = "cells | variant | runs | shared | private (worst) | NMI (PCA) | types lost, worst (PCA) | same | Moran"
+    columns = [*columns.split(" | "), "support AUROC", "agreement (PCA, halves of genes)", "s"]
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+
+    def shown(value: float, form: str = ".2f") -> str:
+        return "" if pd.isna(value) else f"{value:{form}}"
+
+    for row in summary.to_dict("records"):
+        private = f"{row['private']:.2f} ({row['worst private']:.2f})" if pd.notna(row["private"]) else ""
+        kept = f"{row['nmi']:.2f} ({row['nmi_pca']:.2f})"
+        lost = f"{row['lost']:.0f} ({row['lost_pca']:.0f})"
+        scores = [shown(row["shared"]), private, kept, lost]
+        agreement = f"{row['agreement']:.2f} ({row['halves']:.2f})" if pd.notna(row["agreement"]) else ""
+        scores += [*(shown(row[key]) for key in ("same", "moran", "support")), agreement, shown(row["seconds"], ".0f")]
+        print(f"| {row['set']} | {row['variant']} | {row['runs']} | {' | '.join(scores)} |")
+
+
+def plot(summary: pd.DataFrame) -> None:
+    """Draw, for each set (row), mixing of shared and of private types and the types lost, by variant (colour)."""
+    sets, variants = [*dict.fromkeys(summary["set"])], [*dict.fromkeys(summary["variant"])]
+    colors = ["#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999", "#f0e442"]
+    figure = Figure(figsize=(13, 1.6 + 0.3 * len(sets)), layout="constrained")
+    titles = {
+        "shared": "mixing of shared types\n(1: full)",
+        "private": "mixing of private types\n(0: apart)",
+        "worst NMI lost": "NMI lost to PCA\nin the worst run",
+        "agreement": "neighbours in common\nbetween two calls",
+    }
+    for ax, (key, title) in zip(figure.subplots(1, len(titles), sharey=True), titles.items(), strict=True):
+        for variant, color in zip(variants, colors, strict=False):
+            rows = summary[summary["variant"] == variant]
+            ax.scatter(rows[key], [sets.index(name) for name in rows["set"]], 26, color=color, label=variant, alpha=0.8)
+        ax.set_title(title, fontsize=10)
+        ax.grid(color="0.92")
+        ax.set_axisbelow(True)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.set_yticks(range(len(sets)), sets)
+    ax.invert_yaxis()
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
+    save_figure(figure, "trust")
+
+
+if __name__ == "__main__":
+    main()

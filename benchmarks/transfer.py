@@ -1,0 +1,285 @@
+"""Transfer of labels: accuracy, calibration of confidences, and how well types that the reference lacks are told.
+
+    python benchmarks/transfer.py [--sets mapped baron kang hard malaria] [--cache FOLDER]
+    python benchmarks/transfer.py --report      the tables of docs/mapping.md from the rows
+    python benchmarks/transfer.py --figures     the figures of docs/mapping.md (Baron, human reference, mouse query)
+
+Each set of `paper/trust_sets.py` is integrated once (`sysvi.integrate` with its defaults, labels are not used); its
+embedding is kept in the cache. Each system in turn is the query and all others are the reference, then each batch;
+first with the whole reference, then with each cell type in turn removed from it. One row for each in
+results/transfer.csv; rows that are there are not made again.
+
+The query took part in the integration, so the numbers say how well labels are transferred in a given embedding. In the
+set "mapped" it did not: `sysvi.map_query` maps donors of Baron's islets onto a model of the others, and the mouse onto
+a model of the human cells (the models of mapping.py). Cells of the query with a type that the whole reference lacks
+are left out.
+
+Columns: `removed`, the type that the reference lacks, and `n_removed` of its cells in the query; `accuracy` of the
+candidates and its mean over types; `error_reference` and `error_query`, expected calibration errors; `plain_...`, the
+same of scikit-learn's `KNeighborsClassifier(15, weights="distance")` in the embedding; `known_unknown` and
+`removed_unknown`, the share of cells of known types and of the removed type that are called unknown; and the AUROC of
+several measures of novelty for cells of the removed type against all others:
+
+- `novelty`: that of `sysvi.transfer_labels`;
+- `any_label`: mean distance to the nearest 15 reference cells of any label, in the same metric;
+- `unscaled`: the same in the embedding as it is;
+- `ratio`: `any_label` divided by the mean distance of these 15 to their own nearest 15;
+- `quantile`: share of the held-out reference cells of the candidate label with a smaller distance;
+- `mahalanobis`: to the nearest label, with a covariance for each label;
+- `entropy` of the calibrated probabilities of labels;
+- `combination`: mean rank of novelty and entropy;
+- `with_query`: novelty divided by the square root of the mean distance to the nearest 15 cells of the query itself.
+"""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+from scipy.stats import entropy, rankdata
+from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import KNeighborsClassifier
+
+sys.path.insert(0, str(Path(__file__).parent / "paper"))  # for the data sets
+
+import mapping
+import trust_sets
+from common import CACHE, HERE, RESULTS
+
+import sysvi
+from sysvi._core.samples import nearest_points
+from sysvi.mapping.calibration import calibration_error, reliability
+from sysvi.mapping.label_classifier import LabelClassifier
+
+TABLE = RESULTS / "transfer.csv"
+SETS = ["mapped", "baron", "kang", "hard", "malaria"]
+TITLES = {
+    "mapped": "Baron islets, query mapped",
+    "baron": "Baron islets, human and mouse",
+    "kang": "Kang, control and stimulated",
+    "hard": "hard simulation",
+    "malaria": "malaria, two species by two protocols",
+}
+KEY = ["set", "query_is", "query", "removed"]
+MEASURES = [
+    "novelty",
+    "any_label",
+    "unscaled",
+    "ratio",
+    "quantile",
+    "mahalanobis",
+    "entropy",
+    "combination",
+    "with_query",
+]
+MIN_CELLS = 10  # of the removed type, and of all others, in the query
+PRIOR_CELLS = 20  # with the pooled covariance, in that of a label
+K = 15
+
+
+def integrated(name: str, cache: Path) -> anndata.AnnData:
+    """A set with its embedding; its expression is left out."""
+    path = cache / f"{name}.npy"
+    adata = anndata.read_h5ad(trust_sets.path(name))
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        model = sysvi.integrate(adata, "system", "batch", progress=False)
+        if model.status != "finished":
+            raise SystemExit(f"{name}: {model.status}, nothing is kept.")
+        np.save(path, adata.obsm["X_sysVI"])
+    obs = adata.obs[["system", "batch", "cell_type"]].astype(str)
+    labelled = anndata.AnnData(obs=obs, obsm={"X_sysVI": np.load(path)})
+    return labelled[obs["cell_type"] != "unknown"].copy()
+
+
+def mapped() -> Iterator[tuple[str, str, anndata.AnnData, anndata.AnnData]]:
+    """As `pairs`, of queries that are mapped onto a model of the reference."""
+    for kind, make in (("system", mouse_and_human), ("batch", lambda: mapping.held_out(0))):
+        query, reference, model, z = make()
+        cells = sysvi.map_query(model, query, progress=False)
+        reference, query = (
+            anndata.AnnData(obs=part.obs[["system", "batch", "cell_type"]].astype(str), obsm={"X_sysVI": np.asarray(x)})
+            for part, x in ((reference, z), (cells, cells.obsm["X_sysVI"]))
+        )
+        for name in sorted(query.obs[kind].unique()):
+            yield kind, name, reference, query[query.obs[kind] == name].copy()
+
+
+def mouse_and_human() -> tuple[anndata.AnnData, anndata.AnnData, sysvi.Ensemble, np.ndarray]:
+    """Counts of the mouse; and of the human cells, whose systems are the donors, what `mapping.held_out` returns."""
+    cells = mapping.baron()
+    human = cells.obs["system"] == "human"
+    reference = sysvi.prepare(cells[human].copy(), "donor", n_top_genes=4000, min_cells=5)
+    train = mapping.cached("human_0", reference, lambda: sysvi.integrate(reference, "donor", progress=False))
+    return cells[~human].copy(), reference, *train
+
+
+def pairs(name: str, cache: Path) -> Iterator[tuple[str, str, anndata.AnnData, anndata.AnnData]]:
+    """What the query is, its name, the reference and the query, of a set."""
+    if name == "mapped":
+        yield from mapped()
+        return
+    adata = integrated(name, cache)
+    for kind, query_name, in_query in splits(adata):
+        yield kind, query_name, adata[~in_query].copy(), adata[in_query].copy()
+
+
+def splits(adata: anndata.AnnData) -> Iterator[tuple[str, str, np.ndarray]]:
+    """What the query is, its name, and which cells are in it."""
+    for kind in ("system", "batch"):
+        for name in sorted(adata.obs[kind].unique()):
+            in_query = (adata.obs[kind] == name).to_numpy()
+            rest_of_system = adata.obs["system"][~in_query].isin(adata.obs["system"][in_query])
+            if kind == "system" or rest_of_system.any():  # else the batch is a system
+                yield kind, name, in_query
+
+
+def measure(reference: anndata.AnnData, query: anndata.AnnData, removed: str) -> dict[str, float]:
+    """One row: labels of the query from the reference without one type."""
+    kept = reference[reference.obs["cell_type"] != removed]
+    result = sysvi.transfer_labels(kept, query, "cell_type", system_key="system", batch_key="batch")
+    own = query.obs["cell_type"].to_numpy()
+    is_new = own == removed
+    right = (result.cells["candidate"].to_numpy() == own)[~is_new]
+    plain = KNeighborsClassifier(K, weights="distance").fit(kept.obsm["X_sysVI"], kept.obs["cell_type"])
+    shares = plain.predict_proba(query.obsm["X_sysVI"][~is_new])
+    plain_right = plain.classes_[shares.argmax(axis=1)] == own[~is_new]
+    unknown = result.cells["label"].to_numpy() == "unknown"
+    row = {
+        "n_query": len(own),
+        "n_removed": int(is_new.sum()),
+        "accuracy": right.mean(),
+        "accuracy_of_types": pd.Series(right).groupby(own[~is_new]).mean().mean(),
+        "plain_accuracy": plain_right.mean(),
+        "plain_accuracy_of_types": pd.Series(plain_right).groupby(own[~is_new]).mean().mean(),
+        "plain_error": calibration_error(reliability(shares.max(axis=1), plain_right)),
+        "error_reference": result.calibration_error.get("reference", np.nan),
+        "error_query": result.calibration_error["query"],
+        "known_unknown": unknown[~is_new].mean(),
+    }
+    if removed:
+        row["removed_unknown"] = unknown[is_new].mean()
+        row |= {name: roc_auc_score(is_new, score) for name, score in novelties(kept, query, result).items()}
+    return row
+
+
+def novelties(reference: anndata.AnnData, query: anndata.AnnData, result: sysvi.LabelTransfer) -> dict[str, np.ndarray]:
+    """Each measure of novelty of the cells of the query, (n,)."""
+    label = reference.obs["cell_type"].to_numpy()
+    z, new = (cells.obsm["X_sysVI"].astype(np.float64) for cells in (reference, query))
+    batch = (reference.obs["system"] + " " + reference.obs["batch"]).to_numpy()
+    found = LabelClassifier.fit(z, label, batch)
+    points = (new - found.center) @ found.scale
+    code, cells = found.voters.code, found.voters.points
+    distance, neighbors = nearest_points(cells, points, K)
+    distance = distance.mean(axis=1)
+    own = nearest_points(cells, cells, K + 1)[0][:, 1:].mean(axis=1)
+    in_query = nearest_points(points, points, K + 1)[0][:, 1:].mean(axis=1)
+    held_out = found.held_out
+    candidate = result.probability.to_numpy().argmax(axis=1)
+    gap = result.cells["novelty"].to_numpy() * found.threshold
+    novelty, doubt = result.cells["novelty"].to_numpy(), entropy(result.probability.to_numpy(), axis=1)
+    return {
+        "novelty": novelty,
+        "any_label": distance,
+        "unscaled": nearest_points(z, new, K)[0].mean(axis=1),
+        "ratio": distance / own[neighbors].mean(axis=1),
+        "quantile": np.array(
+            [(held_out.distance[held_out.code == c] < d).mean() for c, d in zip(candidate, gap, strict=True)]
+        ),
+        "mahalanobis": mahalanobis(cells, code, points),
+        "entropy": doubt,
+        "combination": rankdata(novelty) + rankdata(doubt),
+        "with_query": novelty / np.sqrt(in_query),
+    }
+
+
+def mahalanobis(points: np.ndarray, code: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Squared distance to the nearest label's mean, by the label's covariance, drawn to the pooled one, (m,)."""
+    labels = range(code.max() + 1)
+    residuals = [points[code == c] - points[code == c].mean(axis=0) for c in labels]
+    pooled = sum(r.T @ r for r in residuals) / len(points)
+    distances = []
+    for c, r in zip(labels, residuals, strict=True):
+        covariance = (r.T @ r + PRIOR_CELLS * pooled) / (len(r) + PRIOR_CELLS)
+        gap = new - points[code == c].mean(axis=0)
+        distances.append(np.einsum("md,md->m", gap, np.linalg.solve(covariance, gap.T).T))
+    return np.min(distances, axis=0)
+
+
+def main() -> None:
+    """Make the rows that are missing, or report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS)
+    parser.add_argument("--cache", type=Path, default=CACHE / "transfer")
+    parser.add_argument("--report", action="store_true")
+    parser.add_argument("--figures", action="store_true")
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore", "Transforming to str index", anndata.ImplicitModificationWarning)
+    if args.report:
+        report(pd.read_csv(TABLE, keep_default_na=False, na_values=[""]).fillna({"removed": ""}))
+    elif args.figures:
+        figures(args.cache)
+    else:
+        for name in args.sets:
+            run(name, args.cache)
+
+
+def run(name: str, cache: Path) -> None:
+    """Make the missing rows of a set."""
+    for kind, query_name, reference, query in pairs(name, cache):
+        types = set(reference.obs["cell_type"])
+        query = query[query.obs["cell_type"].isin(types)].copy()
+        n_cells = query.obs["cell_type"].value_counts()
+        frequent = n_cells[(n_cells >= MIN_CELLS) & (query.n_obs - n_cells >= MIN_CELLS)].index
+        for removed in ["", *sorted(frequent)]:
+            key = dict(zip(KEY, (name, kind, query_name, removed), strict=True))
+            table = pd.read_csv(TABLE).fillna({"removed": ""}) if TABLE.exists() else pd.DataFrame(columns=KEY)
+            if (table[KEY] == pd.Series(key)).all(axis=1).any():
+                continue
+            row = key | measure(reference, query, removed)
+            pd.concat([table, pd.DataFrame([row])]).to_csv(TABLE, index=False, float_format="%.4f")
+            print({k: round(float(v), 3) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
+
+
+def report(table: pd.DataFrame) -> None:
+    """Print the tables of docs/mapping.md."""
+    groups = table.groupby(["set", "query_is"], sort=False)
+    columns = ["cells", "query", "accuracy (of types)", "scikit-learn", "calibration error, reference", "query"]
+    columns += ["scikit-learn", "known types called unknown"]
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    for (name, kind), rows in groups:
+        whole = rows[rows["removed"] == ""].mean(numeric_only=True)
+        accuracies = [f"{whole[f'{of}accuracy']:.3f} ({whole[f'{of}accuracy_of_types']:.3f})" for of in ("", "plain_")]
+        errors = [f"{whole[key]:.3f}" for key in ("error_reference", "error_query", "plain_error", "known_unknown")]
+        print(f"| {TITLES[name]} | each {kind} | {' | '.join(accuracies + errors)} |")
+    columns = ["cells", "query", "types removed", "called unknown", *MEASURES]
+    print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    for (name, kind), rows in groups:
+        rows = rows[rows["removed"] != ""]
+        scores = [f"{rows[key].mean():.3f} ({rows[key].min():.2f})" for key in MEASURES]
+        cells = [TITLES[name], f"each {kind}", str(len(rows)), f"{rows['removed_unknown'].mean():.2f}", *scores]
+        print(f"| {' | '.join(cells)} |")
+    worst = table[table["novelty"] < 0.9].sort_values("novelty")
+    print(f"\nAUROC of novelty below 0.9: {len(worst)} of {table['novelty'].notna().sum()}")
+    for row in worst.to_dict("records"):
+        print(f"- {row['novelty']:.2f}: {row['removed']} of {row['set']}, query {row['query']}")
+
+
+def figures(cache: Path) -> None:
+    """Draw the figures of docs/mapping.md."""
+    adata = integrated("baron", cache)
+    human = (adata.obs["system"] == "human").to_numpy()
+    result = sysvi.transfer_labels(
+        adata[human].copy(), adata[~human].copy(), "cell_type", system_key="system", batch_key="batch"
+    )
+    sysvi.plot_reliability(result, HERE.parent / "docs" / "reliability.png")
+    sysvi.plot_confusion(result, HERE.parent / "docs" / "confusion.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Signals that ask the program to stop: Ctrl-C, and those of terminals, containers and batch systems such as SLURM."""
+
+from __future__ import annotations
+
+import _thread
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
+SECONDS_BETWEEN_ATTEMPTS = 0.1  # to raise an interrupt again that was lost
+_last = signal.SIGINT  # the stop signal that arrived last
+
+
+@contextmanager
+def catch_interrupts() -> Iterator[Callable[[], bool]]:
+    """Give a function that says whether a stop signal has arrived; the program is not ended by it.
+
+    A second Ctrl-C raises KeyboardInterrupt at once. Signals that the program ignores (as after ``nohup``) or handles
+    in its own way are left alone. Python delivers signals to the main thread only; in other threads the function always
+    returns False.
+    """
+    arrived: set[int] = set()
+
+    def take_note(signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGINT and signum in arrived:
+            _raise_interrupt(signum, frame)
+        _remember(signum)
+        arrived.add(signum)
+
+    with _handled_by(take_note):
+        yield lambda: bool(arrived)
+
+
+@contextmanager
+def raise_interrupts() -> Iterator[None]:
+    """Let every stop signal raise KeyboardInterrupt, so that the program cleans up before it ends.
+
+    An interrupt that arrives while compiled code calls back into Python is lost there; it is raised again.
+    """
+    report = sys.unraisablehook
+
+    def raise_again(lost: sys.UnraisableHookArgs) -> None:
+        if isinstance(lost.exc_value, KeyboardInterrupt):
+            threading.Timer(SECONDS_BETWEEN_ATTEMPTS, _thread.interrupt_main, [_last]).start()
+        else:
+            report(lost)
+
+    _remember(signal.SIGINT)
+    with _handled_by(_raise_interrupt):
+        sys.unraisablehook = raise_again
+        try:
+            yield
+        finally:
+            sys.unraisablehook = report
+
+
+def exit_status() -> int:
+    """Exit status of a program that a stop signal has ended: 128 and the signal's number, as shells count."""
+    return 128 + _last
+
+
+def by_signal() -> str:
+    """What interrupted the program, for messages: " by SIGTERM" or another signal; nothing for Ctrl-C."""
+    return "" if _last == signal.SIGINT else f" by {_last.name}"
+
+
+def _remember(signum: int) -> None:
+    global _last
+    _last = signal.Signals(signum)
+
+
+def _raise_interrupt(signum: int, frame: FrameType | None) -> None:
+    _remember(signum)
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Let `handler` handle Ctrl-C, and the other stop signals where the program has no handler of its own."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in STOP_SIGNALS:
+            if number == signal.SIGINT or signal.getsignal(number) in (signal.SIG_DFL, _raise_interrupt):
+                before[number] = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

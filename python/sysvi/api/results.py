@@ -1,0 +1,77 @@
+"""Writing what a trained model gives into the data that it was trained on."""
+
+from __future__ import annotations
+
+import numpy as np
+from anndata import AnnData
+
+from sysvi._core.checks import check_obs_column
+from sysvi._core.errors import InputError
+from sysvi._core.events import OnEvent
+from sysvi.api.ensemble import Ensemble
+from sysvi.api.support import SUPPORT_KEY, describe_support, neighbor_support, warn_about_unsupported_cells
+from sysvi.api.sysvi import SysVI
+
+
+def is_hdf5_name(name: object) -> bool:
+    """Whether a part of an h5ad file can have this name: HDF5 gives slashes, "." and null characters a meaning.
+
+    Examples
+    --------
+    >>> is_hdf5_name("X_sysVI"), is_hdf5_name("."), is_hdf5_name("a/b")
+    (True, False, False)
+    """
+    if not isinstance(name, str) or name in ("", ".", "..") or set(name) & {"/", "\0"}:
+        return False
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True
+
+
+def check_embedding_name(key_added: str) -> None:
+    """Refuse a name under which an embedding cannot be stored in ``obsm``."""
+    if not is_hdf5_name(key_added):
+        raise InputError(
+            f"key_added is {key_added!r}; it must be a string, not empty, not '.' or '..' and without a slash."
+        )
+    if key_added == SUPPORT_KEY:
+        raise InputError(f"key_added is {key_added!r}, under which the support is stored: choose another name.")
+
+
+def write_results(adata: AnnData, model: SysVI | Ensemble, key_added: str, on_event: OnEvent, stacklevel: int) -> None:
+    """Write embedding, support and record of a trained model into its data.
+
+    The support, which only an ensemble gives, is reported to `on_event`, and systems with many cells of low support are
+    warned about. The support of an earlier model is removed.
+
+    Parameters
+    ----------
+    adata
+        The data of the model. Gets ``obsm[key_added]``, ``uns["sysvi"]``, and, from an ensemble, ``sysvi_support`` in
+        ``obs`` and ``obsm``.
+    model
+        Trained model.
+    key_added
+        Name of the embedding.
+    on_event
+        Progress callback.
+    stacklevel
+        As in ``warnings.warn``, of the caller.
+    """
+    for container in (adata.obs, adata.obsm):
+        if SUPPORT_KEY in container:
+            del container[SUPPORT_KEY]
+    adata.uns["sysvi"] = model.record()
+    if not isinstance(model, Ensemble):
+        adata.obsm[key_added] = model.get_latent_representation()
+        return
+    embeddings = model.member_embeddings()
+    adata.obsm[key_added] = model.combine(embeddings)
+    system = check_obs_column(adata, model.vocabulary.system_key, "system_key")
+    support = neighbor_support(embeddings, system).set_index(adata.obs_names)
+    adata.obsm[SUPPORT_KEY] = support.rename(columns=lambda name: name.replace("/", "|"))  # h5ad files have no slashes
+    adata.obs[SUPPORT_KEY] = support.max(axis=1).to_numpy(np.float32)
+    on_event(describe_support(support, system))
+    warn_about_unsupported_cells(support, system, stacklevel=stacklevel + 1)

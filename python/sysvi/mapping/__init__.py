@@ -1,0 +1,1 @@
+"""Labels of new cells from those of a reference, with calibrated doubt; references that can be shared."""

@@ -1,0 +1,229 @@
+"""Moving systems onto each other where all members of an ensemble agree which of their cells correspond.
+
+Two cells of different systems that are mutual nearest neighbours (Haghverdi et al., 2018), and not far apart, in the
+embedding of every member are a pair of anchors. What still separates them in the combined embedding is a difference
+between the systems that training has left, so the anchors, and with them the cells around them, are moved onto each
+other. Cells of a type that the other system lacks are seldom anchors: their mutual neighbours differ between members,
+or are far away in some. They stay where they are.
+
+A further system can be moved onto those that are there, which then stay where they are (`Moves.extend`).
+
+Shapes: M members, n cells, L latent dimensions, P sampled cells of all systems.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from sysvi._core.parallel import one_blas_thread
+from sysvi._core.samples import nearest_points, sample_rows
+
+Floats = NDArray[np.float64]
+
+MAX_SAMPLED_CELLS = 1_000  # of each system, among which anchors are searched
+SHARE_OF_NEIGHBORS = 0.06  # of a system's sampled cells that count as nearest neighbours of a cell
+MIN_NEIGHBORS = 10
+N_ROUNDS = 3
+N_OWN = 15  # nearest cells of the own system, to which the distance of a pair is compared
+N_SMOOTHED = 30  # sampled cells whose moves are averaged
+CELLS_AT_A_TIME = 10_000
+
+
+@dataclass(frozen=True, eq=False)
+class Moves:
+    """How far sampled cells of each system are moved; other cells move with the sampled ones near them.
+
+    Parameters
+    ----------
+    system
+        Codes of the systems of the sampled cells, (P,) int64.
+    in_members
+        Their embedding in each member, in its own latent space, (M, P, L) float64.
+    position
+        Their combined embedding before the move, (P, L) float64.
+    move
+        How far each is moved, (P, L) float64.
+    """
+
+    system: NDArray[np.int64]
+    in_members: Floats
+    position: Floats
+    move: Floats
+
+    @one_blas_thread
+    def apply(self, z: np.ndarray, system: np.ndarray) -> Floats:
+        """Move cells with embedding z, (n, L), and codes of their systems, (n,); cells of other systems stay.
+
+        The move of a cell is the mean of those of the 30 nearest sampled cells of its system, weighted by a Gaussian
+        of their distances, whose width is the distance of the 15th.
+        """
+        moved = np.array(z, np.float64)
+        for code in np.unique(self.system):
+            sampled, cells = self.system == code, np.flatnonzero(system == code)
+            for start in range(0, len(cells), CELLS_AT_A_TIME):
+                rows = cells[start : start + CELLS_AT_A_TIME]
+                moved[rows] += _smoothing(self.position[sampled], moved[rows]) @ self.move[sampled]
+        return moved
+
+    @one_blas_thread
+    def extend(
+        self, embeddings: Sequence[np.ndarray], combined: np.ndarray, code: int, min_closeness: float = 0.0
+    ) -> Moves:
+        """Also move a further system onto the moved cells of the others, which stay where they are.
+
+        Parameters
+        ----------
+        embeddings
+            The members' embeddings of the cells of the further system: M arrays (n, L).
+        combined
+            Their combined embedding, (n, L).
+        code
+            Code of the further system.
+        min_closeness
+            As in `find_moves`.
+        """
+        rows = sample_rows(np.arange(len(embeddings[0])), MAX_SAMPLED_CELLS)
+        new = np.stack([np.asarray(z, np.float64)[rows] for z in embeddings])  # (M, p, L)
+        position = np.asarray(combined, np.float64)[rows]
+        known = {other: self.system == other for other in np.unique(self.system)}
+        anchors = {
+            (code, other): _anchors([*zip(new, self.in_members[:, cells], strict=True)], min_closeness)
+            for other, cells in known.items()
+        }
+        reached = self.position + self.move
+        start = {code: position} | {other: reached[cells] for other, cells in known.items()}
+        moved = _move_onto_anchors(start, {code: _smoothing(position, position)}, anchors)[code]
+        return Moves(
+            np.concatenate([self.system, np.full(len(rows), code, np.int64)]),
+            np.concatenate([self.in_members, new], axis=1),
+            np.concatenate([self.position, position]),
+            np.concatenate([self.move, moved - position]),
+        )
+
+
+@one_blas_thread
+def find_moves(
+    embeddings: Sequence[np.ndarray], combined: np.ndarray, system: np.ndarray, min_closeness: float = 0.0
+) -> Moves:
+    """Find the cells that correspond in all members, and how to move the systems onto each other there.
+
+    Of each system at most 1,000 cells are used, a random sample. A cell's nearest neighbours in another system are 6 %
+    of that system's sampled cells (at least 10), and pairs that are neighbours of each other, and close, in the
+    embeddings of all members are anchors. In each of three rounds, every cell is moved to the mean of itself and its
+    counterparts, one for each other system: the mean of its anchors there. Moves and numbers of counterparts are
+    averaged over the cells around each cell, so that a cell among few anchors moves less.
+
+    Parameters
+    ----------
+    embeddings
+        The members' embeddings of the same cells, each in its own latent space: M arrays (n, L).
+    combined
+        The embedding in which cells are moved, (n, L).
+    system
+        Code of the system of each cell, (n,).
+    min_closeness
+        How close anchors must be in every member: the smallest ratio of a cell's mean distance to its 15 nearest cells
+        of its own system (the smaller one of the two cells) to the distance of the pair. A cell without counterpart has
+        nearest neighbours in the other system too, but far away in those members that keep it apart.
+
+    Returns
+    -------
+    Moves
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> system = np.repeat([0, 1], 100)
+    >>> z = np.stack([rng.standard_normal(200), system], axis=1)  # the systems differ in the second dimension
+    >>> moved = find_moves([z, z], z, system).apply(z, system)
+    >>> bool(np.abs(moved[:, 1] - 0.5).max() < 0.1)
+    True
+    """
+    cells = {code: sample_rows(np.flatnonzero(system == code), MAX_SAMPLED_CELLS) for code in np.unique(system)}
+    position = {code: np.asarray(combined, np.float64)[rows] for code, rows in cells.items()}
+    smoothing = {code: _smoothing(z, z) for code, z in position.items()}
+    anchors = {}
+    for a, b in combinations(cells, 2):
+        anchors[a, b] = _anchors([(z[cells[a]], z[cells[b]]) for z in embeddings], min_closeness)
+        anchors[b, a] = sp.csr_array(anchors[a, b].T)
+    moved = _move_onto_anchors(position, smoothing, anchors)
+    return Moves(
+        np.concatenate([np.full(len(rows), code, np.int64) for code, rows in cells.items()]),
+        np.concatenate([np.stack([z[rows] for z in embeddings]) for rows in cells.values()], axis=1, dtype=np.float64),
+        np.concatenate([*position.values()]),
+        np.concatenate([moved[code] - position[code] for code in cells]),
+    )
+
+
+def _move_onto_anchors(
+    position: dict[int, Floats], smoothing: dict[int, sp.csr_array], anchors: dict[tuple[int, int], sp.csr_array]
+) -> dict[int, Floats]:
+    """Move the systems that have a smoothing towards their anchors in the others, in rounds; positions are (p, L)."""
+    moved = dict(position)
+    for _ in range(N_ROUNDS):
+        gaps = {code: np.zeros_like(moved[code]) for code in smoothing}
+        n_counterparts = {code: np.zeros((len(moved[code]), 1)) for code in smoothing}
+        for (a, b), pairs in anchors.items():
+            n_anchors = pairs.sum(axis=1).reshape(-1, 1)  # (cells of a, 1)
+            counterpart = pairs @ moved[b] / np.maximum(n_anchors, 1)
+            gaps[a] += (n_anchors > 0) * (counterpart - moved[a])
+            n_counterparts[a] += n_anchors > 0
+        moved |= {
+            code: moved[code] + smooth @ gaps[code] / (1 + smooth @ n_counterparts[code])
+            for code, smooth in smoothing.items()
+        }
+    return moved
+
+
+def _anchors(members: Sequence[tuple[np.ndarray, np.ndarray]], min_closeness: float) -> sp.csr_array:
+    """Pairs that are mutual neighbours and close in all members, from embeddings of two systems: 0 or 1, (a, b)."""
+    pairs: sp.csr_array | None = None
+    for a, b in members:
+        mutual = _neighbors(b, a).multiply(_neighbors(a, b).T)
+        close = _close_pairs(sp.csr_array(mutual), a, b, min_closeness)
+        pairs = close if pairs is None else sp.csr_array(pairs.multiply(close))
+    assert pairs is not None
+    return pairs
+
+
+def _close_pairs(pairs: sp.csr_array, a: np.ndarray, b: np.ndarray, min_closeness: float) -> sp.csr_array:
+    """Those of the pairs that are as close as `min_closeness` says, from the embeddings of two systems."""
+    rows, columns = pairs.nonzero()
+    own_a, own_b = (_own_distance(z) for z in (a, b))
+    distance = np.linalg.norm(a[rows] - b[columns], axis=1)
+    close = np.minimum(own_a[rows], own_b[columns]) >= min_closeness * distance
+    return sp.csr_array((np.ones(close.sum()), (rows[close], columns[close])), shape=pairs.shape)
+
+
+def _own_distance(z: np.ndarray) -> Floats:
+    """Mean distance of each point, (n, L), to its nearest other points, (n,); 0 of a single point."""
+    distance, _ = nearest_points(z, z, N_OWN + 1)
+    return np.asarray(distance[:, 1:].sum(axis=1) / max(1, distance.shape[1] - 1), np.float64)
+
+
+def _neighbors(points: np.ndarray, queries: np.ndarray) -> sp.csr_array:
+    """Which of the points are nearest neighbours of each query: 0 or 1, (queries, points)."""
+    k = max(MIN_NEIGHBORS, round(SHARE_OF_NEIGHBORS * len(points)))
+    _, found = nearest_points(points, queries, k)
+    return _sparse_rows(np.ones(found.shape), found, len(points))
+
+
+def _smoothing(points: np.ndarray, queries: np.ndarray) -> sp.csr_array:
+    """Weights of the points in the mean around each query, (queries, points); each row sums to 1."""
+    distance, found = nearest_points(points, queries, N_SMOOTHED)
+    width = distance[:, [distance.shape[1] // 2]]
+    relative = np.divide(distance, width, out=np.zeros_like(distance), where=width > 0)
+    weight = np.exp(-np.square(relative))
+    return _sparse_rows(weight / weight.sum(axis=1, keepdims=True), found, len(points))
+
+
+def _sparse_rows(values: np.ndarray, columns: np.ndarray, n_columns: int) -> sp.csr_array:
+    """The sparse matrix, (n, n_columns), that has the k values of each row in these columns, (n, k) each."""
+    n, k = columns.shape
+    return sp.csr_array((values.ravel(), columns.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n_columns))

@@ -1,0 +1,108 @@
+import ctypes
+import signal
+import sys
+import threading
+import time
+
+import pytest
+
+from sysvi._core.interrupts import STOP_SIGNALS, by_signal, catch_interrupts, exit_status, raise_interrupts
+
+
+@pytest.fixture(autouse=True)
+def handlers_are_restored():
+    """Signals have handlers again afterwards; SIGHUP is not ignored, as it is when the tests run under nohup."""
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
+    hook = sys.unraisablehook
+    yield
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
+    assert sys.unraisablehook is hook
+    signal.signal(signal.SIGHUP, hangup)
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_stop_signal_is_noted(number):
+    with catch_interrupts() as interrupted:
+        assert not interrupted()
+        signal.raise_signal(number)
+        assert interrupted()
+    assert exit_status() == 128 + number
+    assert by_signal() == ("" if number == signal.SIGINT else f" by {number.name}")
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_stop_signal_raises(number):
+    with pytest.raises(KeyboardInterrupt), raise_interrupts():
+        signal.raise_signal(number)
+    assert exit_status() == 128 + number
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_training_in_a_program_that_raises_takes_note(number):
+    with raise_interrupts():
+        with catch_interrupts() as interrupted:
+            signal.raise_signal(number)
+        assert interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+
+
+def test_only_a_second_ctrl_c_raises():
+    with catch_interrupts():
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            signal.raise_signal(number)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda *args: handled.append(args)], ids=["ignored", "own"])
+def test_signals_with_a_handler_of_the_program_are_left_alone(handler):
+    handled.clear()
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        with raise_interrupts(), catch_interrupts() as interrupted:
+            signal.raise_signal(signal.SIGTERM)
+            assert not interrupted()
+        assert len(handled) == (handler is not signal.SIG_IGN)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+handled: list = []
+
+
+def test_other_threads_note_nothing():
+    found = []
+
+    def work():
+        with catch_interrupts() as interrupted, raise_interrupts():
+            found.append(interrupted())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [False]
+
+
+def test_an_interrupt_that_compiled_code_loses_is_raised_again():
+    """As in callbacks of numba: an exception in a callback of C is lost."""
+
+    def compute():
+        ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(signal.SIGTERM))()
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    with pytest.raises(KeyboardInterrupt), raise_interrupts():
+        compute()
+    assert exit_status() == 128 + signal.SIGTERM
+
+
+def test_other_lost_exceptions_are_still_reported(monkeypatch):
+    reported = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda lost: reported.append(lost.exc_type))
+    callback = ctypes.CFUNCTYPE(None)(lambda: 1 / 0)
+    with raise_interrupts():
+        callback()
+    assert reported == [ZeroDivisionError]
