@@ -152,7 +152,7 @@ def cases(folder, seed):
 
 
 def test_damaged_h5ad_files():
-    run_fuzzer(__file__, n_least=20)
+    run_fuzzer(__file__, n_cases=300)
 
 
 if __name__ == "__main__":

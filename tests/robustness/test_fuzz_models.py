@@ -47,7 +47,7 @@ def swap_dtype(rng, content):
     size = struct.unpack("<Q", content[:8])[0]
     header = json.loads(content[8 : 8 + size])
     name = rng.choice([name for name in header if name != "__metadata__"])
-    header[name]["dtype"] = {"F32": rng.choice(["I32", "U32"]), "F64": "I64"}[header[name]["dtype"]]
+    header[name]["dtype"] = rng.choice({"F32": ["I32", "U32"], "F64": ["I64"], "I64": ["F64"]}[header[name]["dtype"]])
     replace_header(content, size, header)
 
 
@@ -137,7 +137,7 @@ def cases(folder, seed):
 
 
 def test_damaged_models():
-    run_fuzzer(__file__, n_least=20)
+    run_fuzzer(__file__, n_cases=1000)
 
 
 if __name__ == "__main__":

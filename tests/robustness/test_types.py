@@ -175,4 +175,11 @@ def test_large_seeds_are_seeds(prepared, seed, tmp_path):
     sysvi.batch_strength(prepared, **LABELLED, min_cells=2, seed=seed)
     fast = {"max_epochs": 1, "n_hidden": 8, "n_latent": 3, "device": "cpu", "progress": False}
     sysvi.integrate(prepared.copy(), **KEYS, **fast, members=2, seed=seed).save(tmp_path)
-    assert sysvi.load(tmp_path).seed == seed
+    model = sysvi.load(tmp_path)
+    assert model.seed == seed
+    query = prepared.copy()
+    query.obs["batch"] = "new"
+    first, second = (
+        sysvi.map_query(model, query, max_epochs=1, device="cpu", progress=False, seed=seed) for _ in range(2)
+    )
+    np.testing.assert_array_equal(first.obsm["X_sysVI"], second.obsm["X_sysVI"])

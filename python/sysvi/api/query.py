@@ -13,7 +13,7 @@ from sysvi._core.checks import listing
 from sysvi._core.events import Event, OnEvent, preparation_reporter
 from sysvi._core.progress import as_callback
 from sysvi._core.seeds import member_seeds
-from sysvi._core.settings import whole_number
+from sysvi._core.settings import random_seed, whole_number
 from sysvi.api.ensemble import Ensemble
 from sysvi.api.results import check_embedding_name
 from sysvi.api.support import SUPPORT_KEY
@@ -185,7 +185,7 @@ def _extend(
     check_types(extend_model, model=model, query=query, system_key=system_key, batch_key=batch_key, layer=layer)
     check_types(extend_model, orthologs=orthologs)
     train_kwargs = {} if max_epochs is None else {"max_epochs": whole_number("max_epochs", max_epochs, 1)}
-    seed, on_event = whole_number("seed", seed, 0), as_callback(progress)
+    seed, on_event = random_seed(seed), as_callback(progress)
     first, *_ = members = model.members
     prepared = prepare_query(
         query,

@@ -80,7 +80,8 @@ class Reference:
         genes, shares = tuple(map(str, values["total_genes"])), np.asarray(values["total_shares"], np.float64)
         target_sum = None if values["target_sum"] is None else float(values["target_sum"])
         fits = means.shape == (n_systems, len(vocabulary.genes)) and [table.shape for table in tables] == shapes
-        if not fits or shares.shape != (len(genes),) or not np.isfinite(means).all():
+        fits = fits and shares.shape == (len(genes),) and all((table >= 0).all() for table in tables)
+        if not fits or not np.isfinite(means).all():
             raise ValueError("the summary of its cells does not go with its genes and categories")
         return cls(means, tables, target_sum, genes, shares)
 

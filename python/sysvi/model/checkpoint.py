@@ -276,7 +276,7 @@ def corruption_as_input_error(path: Path) -> Iterator[None]:
     """Turn the errors of contradictory or missing content into an InputError that names the file."""
     try:
         yield
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).partition("\n")[0].rstrip(":.")
         raise InputError(f"{path} is corrupted: {reason}.") from error
 
