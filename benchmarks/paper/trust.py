@@ -11,7 +11,8 @@ Columns: `shared` (share of neighbours of the same type from other systems, 1: f
 `worst_private` (the same for types of one system, of any type: 0 is right; over all their cells, and of the worst
 type), `nmi` (of Leiden clusters named after types) and `nmi_pca` (of PCA's own), `lost` (types of 20 cells or more of
 which no cluster is named or Jaccard's index is below one half) and `lost_pca`, `same` (neighbours of the same type),
-`moran`, `support` (AUROC of the support for cells of shared types against private ones), `seconds` (on two cores).
+`moran`, `support` (AUROC of the support for cells of shared types against private ones), shares of cells of private and
+of shared types whose support is below some thresholds, `seconds` (on two cores).
 `agreement`, in the report, is the share of the 15 nearest neighbours that two repeats have in common; `halves` is the
 same for principal components (15) of two random halves of the genes, which tells how far the data determine neighbours.
 """
@@ -46,7 +47,9 @@ from sysvi.metrics import (
 )
 
 TABLE = RESULTS / "paper_trust.csv"
+SUPPORT_TABLE = RESULTS / "paper_trust_support.csv"
 MIN_CELLS = 20  # of a type in a system
+THRESHOLDS = (0.2, 0.3, 0.4, 0.45, 0.5, 0.55, 0.6)  # of the support
 FORMER = {  # the defaults of one model before this study
     "members": 1,
     "n_hidden": 256,
@@ -115,13 +118,23 @@ class Cells:
         scores["moran"] = float(moran_ratio(self.moran, z[k])) if self.moran.reason is None else np.nan
         return scores
 
-    def support_auroc(self) -> float:
-        """AUROC of the support for cells of shared types against those of private types; NaN without both."""
+    def support_scores(self) -> dict[str, float]:
+        """AUROC of the support for cells of shared types against those of private types, and shares below thresholds.
+
+        Empty without support, or without private or shared types.
+        """
         if "sysvi_support" not in self.adata.obs or not self.private or not self.shared:
-            return np.nan
-        private, shared = (np.isin(self.label, [*labels]) for labels in (self.private, self.shared))
-        chosen = private | shared
-        return float(roc_auc_score(shared[chosen], self.adata.obs["sysvi_support"][chosen]))
+            return {}
+        support = self.adata.obs["sysvi_support"].to_numpy()
+        groups = {
+            "private": support[np.isin(self.label, [*self.private])],
+            "shared": support[np.isin(self.label, [*self.shared])],
+        }
+        values = np.concatenate([groups["shared"], groups["private"]])
+        scores = {"support": float(roc_auc_score(np.arange(len(values)) < len(groups["shared"]), values))}
+        for threshold, (kind, own) in itertools.product(THRESHOLDS, groups.items()):
+            scores[f"{kind}_below_{threshold}"] = float((own < threshold).mean())
+        return scores
 
 
 def main() -> None:
@@ -182,8 +195,8 @@ def run(cells: Cells, variant: str, repeat: int, peer_python: str) -> dict:
         **cells.scores(z),
         "nmi_pca": pca["nmi"],
         "lost_pca": pca["lost"],
-        "support": cells.support_auroc() if variant not in PEERS else np.nan,
         "seconds": seconds,
+        **(cells.support_scores() if variant not in PEERS else {}),
     }
 
 
@@ -224,6 +237,10 @@ def report(table: pd.DataFrame) -> None:
     summary = pd.DataFrame(rows)
     summary.to_csv(RESULTS / "paper_trust_summary.csv", index=False, float_format="%.3f")
     print_table(summary)
+    below = table[table["variant"] == "default"].groupby("set", sort=False)
+    below = below[[name for name in table if "_below_" in name]].mean().dropna()
+    below.to_csv(SUPPORT_TABLE, float_format="%.3f")
+    print(below.round(2).to_string())
     plot(summary)
 
 

@@ -49,6 +49,7 @@ ADAPTERS = Path(__file__).parent / "adapters"
 # The order of tables; methods of other adapters follow.
 METHOD_ORDER = ["sysvi", "cvae", "vamp", "cyc", "adv", "pca", "harmony", "scvi", "scvi-sysvi", "glue"]
 METHOD_ORDER += ["seurat-cca", "seurat-rpca", "harmony-r", "scmgca", "scgen", "saturn"]
+NOT_ADAPTERS = {"common", "__init__"}  # scripts with code that adapters share
 HEADER = re.compile(r"^# /// script$(.*?)^# ///$", re.MULTILINE | re.DOTALL)
 
 
@@ -117,7 +118,8 @@ def read_methods(folders: Sequence[Path] = (ADAPTERS,)) -> dict[str, Method]:
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"The folder {folder} (adapters) does not exist.")
-        for script in sorted([*folder.glob("*.py"), *folder.glob("*.R")]):
+        scripts = sorted([*folder.glob("*.py"), *folder.glob("*.R")])
+        for script in (script for script in scripts if script.stem not in NOT_ADAPTERS):
             methods |= {method.name: method for method in _read_header(script)}
     names = [name for name in METHOD_ORDER if name in methods] + [name for name in methods if name not in METHOD_ORDER]
     return {name: methods[name] for name in names}
@@ -142,11 +144,14 @@ def choose_methods(known: dict[str, Method], names: str | Sequence[str]) -> list
 
 
 def _read_header(script: Path) -> Iterator[Method]:
-    """The methods that a script declares; none if it has no header."""
+    """The methods that a script declares."""
     try:
         header = HEADER.search(script.read_text("utf-8"))
         if header is None:
-            return
+            raise InputError(
+                "it has none, which begins with `# /// script` and ends with `# ///` (code that adapters share is kept "
+                f"in a file named common{script.suffix})."
+            )
         table = tomllib.loads(re.sub(r"^# ?", "", header.group(1), flags=re.MULTILINE))
         declaration = table["tool"]["sysvi"]
         for name, declared in declaration["methods"].items():

@@ -136,6 +136,15 @@ def test_methods_are_chosen_once_each(folder):
 
 
 @pytest.mark.parametrize("further", ["grid = { shift = [1] }", "settings = {", "colour = 'red'"])
+def test_a_script_without_a_header_is_named_and_shared_code_is_not(tmp_path):
+    for name in ("common.py", "common.R", "__init__.py"):
+        (tmp_path / name).write_text("1\n")
+    assert read_methods([tmp_path]) == {}
+    (tmp_path / "mine.py").write_text("1\n")
+    with pytest.raises(InputError, match=r"header of the adapter .*mine\.py is invalid: it has none"):
+        read_methods([tmp_path])
+
+
 def test_a_header_that_cannot_be_read_is_named(folder, further):
     adapter(folder, "bad", "", further)
     with pytest.raises(InputError, match=r"header of the adapter .*bad\.py"):
