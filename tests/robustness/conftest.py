@@ -1,6 +1,7 @@
 """Data and processes for the tests of robustness."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,14 @@ for variable in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):  # before torch and nu
     os.environ.setdefault(variable, "1")
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests import soak.py
+
+
+@pytest.fixture(scope="session", autouse=True)
+def default_hangup_handler():
+    """Reset SIGHUP, which is ignored under nohup, to its default: the processes that tests start inherit this."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture(scope="session")
