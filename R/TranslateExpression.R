@@ -109,7 +109,7 @@ TranslateExpression.Seurat <- function(object, reference = object, ..., assay = 
   force(reference)
   check_new_name(new.assay.name, assay, "new.assay.name")
   translated <- TranslateExpression.default(describe_cells(object, assay = assay, layer = layer), reference, ...)
-  object[[new.assay.name]] <- SeuratObject::CreateAssay5Object(data = translated)
+  object[[new.assay.name]] <- SeuratObject::CreateAssayObject(data = translated) # which stays dense
   object
 }
 

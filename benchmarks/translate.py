@@ -12,7 +12,8 @@ type   All mouse cells of a type are held out: the model has seen the type in hu
 
 Methods: "none", the human cells as they are; "shift", their expression plus the difference of the means of both species
 over all cells of the model; "neighbours", of each cell the mean of the 15 nearest mouse cells in the embedding;
-"translate"; and "other half", for comparison, one half of the real mouse cells measured against the other half.
+"translate"; and for comparison "mouse, denoised", the real mouse cells, decoded in their own system (not in part
+"type", where they are new), and "other half", one half of the real mouse cells measured against the other half.
 
 Columns: all, Pearson correlation over genes of the mean profile of the translated cells of a type with that of the real
 mouse cells; types, the same after the mean over all types was subtracted from both (in part "type", over the types
@@ -42,7 +43,6 @@ import sysvi
 TABLE = RESULTS / "translate.csv"
 DONOR, LAYER = "human3", "sysvi_translated"
 MIN_CELLS, N_NEIGHBORS, N_GENES = 20, 15, 200
-METHODS = ("none", "shift", "neighbours", "translate", "other half")
 
 
 def main() -> None:
@@ -83,9 +83,9 @@ def donor(seed: int) -> None:
     counts = [pd.Series(names).value_counts() for names in (label, own[is_mouse], own[~is_mouse])]
     types = sorted(name for name in counts[0].index if all(count.get(name, 0) >= MIN_CELLS for count in counts))
     mouse, human = reference.X[is_mouse], reference.X[~is_mouse]
-    measure(
-        "donor", seed, types, values, label, (mouse, own[is_mouse]), (human, own[~is_mouse]), cycle(extended, query)
-    )
+    denoised = sysvi.translate(extended, reference[is_mouse].copy(), progress=False).layers[LAYER]
+    cells_of = {"mouse": (mouse, own[is_mouse]), "human": (human, own[~is_mouse])}
+    measure("donor", seed, types, values, label, **cells_of, cycled=cycle(extended, query), denoised=denoised)
 
 
 def held_out_type(name: str, seed: int) -> None:
@@ -101,7 +101,8 @@ def held_out_type(name: str, seed: int) -> None:
     target = sysvi.extend_model(model, cells[held].copy(), seed=seed, progress=False).adata.X  # prepared alike
     labels = np.repeat(name, query.n_obs), np.repeat(name, held.sum())
     values = methods(model, reference, query)
-    measure("type", seed, [name], values, labels[0], (target, labels[1]), (query.X, labels[0]), cycle(model, query))
+    cells_of = {"mouse": (target, labels[1]), "human": (query.X, labels[0])}
+    measure("type", seed, [name], values, labels[0], **cells_of, cycled=cycle(model, query))
 
 
 def baron() -> AnnData:
@@ -162,14 +163,17 @@ def measure(
     mouse: tuple[sparse.csr_matrix, np.ndarray],
     human: tuple[sparse.csr_matrix, np.ndarray],
     cycled: dict[str, np.ndarray],
+    denoised: np.ndarray | None = None,
 ) -> None:
-    """Add a row for each type and method."""
+    """Add a row for each type and method; `denoised` are the real mouse cells without noise."""
     real = {name: mouse[0][mouse[1] == name].toarray() for name in types}
     halves = {name: halve(x, seed) for name, x in real.items()}
     made = {method: {name: x[label == name] for name in types} for method, x in values.items()}
+    if denoised is not None:
+        made["mouse, denoised"] = {name: denoised[mouse[1] == name] for name in types}
     made["other half"] = {name: half for name, (half, _) in halves.items()}
     rows = []
-    for method in METHODS:
+    for method in made:
         goal = {name: halves[name][1] if method == "other half" else real[name] for name in types}
         profile = {name: x.mean(axis=0) for name, x in made[method].items()}
         wanted = {name: x.mean(axis=0) for name, x in goal.items()}
@@ -199,10 +203,10 @@ def measure(
                 "detected_mouse": float((real[name] > 0).mean()),
             }
             if method == "translate":
-                denoised, back = (cycled[key][label == name] for key in ("denoised", "back"))
-                mean = cycled["denoised"].mean(axis=0) if len(types) > 1 else denoised.mean(axis=0)
-                row["cycle"] = correlation((denoised - mean).ravel(), (back - mean).ravel())
-                row["cycle_error"] = float(np.sqrt(((back - denoised) ** 2).mean() / ((denoised - mean) ** 2).mean()))
+                before, back = (cycled[key][label == name] for key in ("denoised", "back"))
+                mean = cycled["denoised"].mean(axis=0)
+                row["cycle"] = correlation((before - mean).ravel(), (back - mean).ravel())
+                row["cycle_error"] = float(np.sqrt(((back - before) ** 2).mean() / ((before - mean) ** 2).mean()))
             rows.append(row)
     table = pd.DataFrame(rows)
     if TABLE.exists():

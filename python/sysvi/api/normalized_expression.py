@@ -18,7 +18,7 @@ from sysvi._core.errors import InputError
 from sysvi._core.forks import check_fork
 from sysvi._core.memory import check_memory
 from sysvi._core.seeds import generator
-from sysvi._core.settings import random_seed, whole_number
+from sysvi._core.settings import flag, random_seed, whole_number
 from sysvi.data.cells import Covariates
 from sysvi.model.decode import decode
 
@@ -122,13 +122,14 @@ class DecodingMethodsOfScvi:
         (300, 3)
         """
         model = cast("SysVI", self)
+        function = DecodingMethodsOfScvi.get_normalized_expression
+        check_types(function, library_size=library_size, weights=weights, gene_list=gene_list, return_mean=return_mean)
         _check_unsupported(library_size, weights, dataloader, data_loader_kwargs, importance_weighting_kwargs)
-        check_types(DecodingMethodsOfScvi.get_normalized_expression, return_mean=return_mean, gene_list=gene_list)
-        return_numpy = _returns_numpy(return_numpy, n_samples, n_samples_overall, return_mean)
         model.summary()  # which refuses untrained models
         genes = np.sort(gene_positions(model.vocabulary.genes, gene_list, "gene_list"))
         systems = _system_codes(model.vocabulary.systems, transform_batch)
         n_samples = whole_number("n_samples", n_samples, 1)
+        returns_numpy = _returns_numpy(return_numpy, n_samples, n_samples_overall, return_mean)
         batch_size = None if batch_size is None else whole_number("batch_size", batch_size, 1)
         noise = generator(model.seed if seed is None else random_seed(seed), "sample")
         check_fork()
@@ -167,7 +168,7 @@ class DecodingMethodsOfScvi:
             result /= np.float32(n_samples)
         else:
             result = np.stack([decode_sample() for _ in range(n_samples)])
-        if return_numpy:
+        if returns_numpy:
             return result
         names = (model.adata if adata is None else adata).obs_names  # type: ignore[union-attr]
         columns = pd.Index(model.vocabulary.genes)[genes]
@@ -190,7 +191,7 @@ def _check_unsupported(
     if weights not in (None, "uniform"):
         raise InputError(f"weights is {weights!r}; sysVI weights all samples alike: leave weights out.")
     for name, value in (("dataloader", dataloader), ("data_loader_kwargs", data_loader_kwargs)):
-        if value:
+        if value is not None:
             raise InputError(f"{name} is not supported: give the cells as adata, and rows of them as indices.")
     if importance_weighting_kwargs:
         raise InputError(f"get_normalized_expression has no argument {listing(sorted(importance_weighting_kwargs))}.")
@@ -199,12 +200,13 @@ def _check_unsupported(
 def _returns_numpy(return_numpy: bool | None, n_samples: int, n_samples_overall: int | None, return_mean: bool) -> bool:
     """Whether the result is an array; several samples of each cell do not fit into a DataFrame."""
     is_cube = n_samples_overall is None and n_samples != 1 and not return_mean
-    if is_cube and return_numpy is not None and not return_numpy:
+    return_numpy = None if return_numpy is None else flag("return_numpy", return_numpy)
+    if is_cube and return_numpy is False:
         warnings.warn(
             "return_numpy=False has no effect with return_mean=False and n_samples > 1: an array is returned.",
             stacklevel=3,
         )
-    return is_cube or bool(return_numpy)
+    return is_cube or return_numpy is True
 
 
 def _system_codes(systems: Sequence[str], transform_batch: Sequence[str | None] | str | None) -> list[int | None]:

@@ -288,11 +288,10 @@ def _target(model: SysVI, cells: Cells, system: int | None, to_batch: str | None
 def _measured(adata: AnnData, cells: Cells, known: Sequence[str], genes: np.ndarray) -> AnnData:
     """The cells with their own expression of some genes of the model."""
     names = pd.Index(known)[genes]
-    x = cells.x if len(genes) == len(known) and (genes == np.arange(len(known))).all() else cells.x[:, genes]
     has_all = names.isin(adata.var_names).all()
     var = adata.var.loc[names].copy() if has_all else pd.DataFrame(index=names)
     obsm: Mapping[str, np.ndarray] = {name: values.copy() for name, values in adata.obsm.items()}
-    return AnnData(x.copy(), obs=adata.obs.copy(), var=var, obsm=obsm)
+    return AnnData(cells.x[:, genes], obs=adata.obs.copy(), var=var, obsm=obsm)
 
 
 def _decoded_blocks(
