@@ -109,6 +109,7 @@ TranslateExpression.Seurat <- function(object, reference = object, ..., assay = 
   force(reference)
   check_new_name(new.assay.name, assay, "new.assay.name")
   translated <- TranslateExpression.default(describe_cells(object, assay = assay, layer = layer), reference, ...)
+  rlang::local_options(Seurat.object.assay.calcn = FALSE) # there are no counts to sum
   object[[new.assay.name]] <- SeuratObject::CreateAssayObject(data = translated) # which stays dense
   object
 }

@@ -35,7 +35,7 @@ test_that("Seurat object and SingleCellExperiment get the same bits, in both pro
 
   skip_if_not_installed("SeuratObject")
   for (version in c("v3", "v5")) {
-    object <- arguments(make_seurat(cells, version))
+    expect_no_warning(object <- arguments(make_seurat(cells, version)))
     expect_identical(SeuratObject::Assays(object), c("RNA", "translated"))
     expect_identical(SeuratObject::DefaultAssay(object), "RNA")
     expect_identical(as.matrix(SeuratObject::LayerData(object, layer = "data", assay = "translated")), x)
@@ -53,7 +53,7 @@ test_that("the model of the object itself is the default, and counts are taken",
   skip_without_engine()
   skip_if_not_installed("SeuratObject")
   object <- run(make_seurat(cells), "system", "batch", options = small, members = 2L)
-  object <- TranslateExpression(object, to_system = "mouse", verbose = FALSE)
+  expect_no_warning(object <- TranslateExpression(object, to_system = "mouse", verbose = FALSE))
   x <- translate(to_system = "mouse")
   expect_identical(as.matrix(SeuratObject::LayerData(object, layer = "data", assay = "translated")), x)
   folder <- withr::local_tempdir()
