@@ -15,6 +15,7 @@ from .api.query import map_query as map_query
 from .api.sysvi import SysVI as SysVI
 from .api.train_many import Run as Run
 from .api.train_many import train_many as train_many
+from .api.translate import translate as translate
 from .comparison.compare import Comparison as Comparison
 from .comparison.compare import compare as compare
 from .data.orthologs import join_systems as join_systems

@@ -348,7 +348,10 @@ OPTION_OF_ARGUMENT = {
     "pseudoinputs_label_key": "--pseudoinputs-label",
     "system_key": "--system",
 }
-OTHER_ARGUMENTS = ("all_genes", "layer", "max_cells", "min_cells", "overwrite", "standardised", "weight_systems")
+OTHER_ARGUMENTS = (
+    *("all_genes", "layer", "max_cells", "min_cells", "overwrite", "standardised", "to_batch", "to_system"),
+    "weight_systems",
+)
 ARGUMENT = re.compile(rf"\b({'|'.join((*OPTION_OF_ARGUMENT, *OTHER_ARGUMENTS, *SETTING_TYPES))})\b(=True|=)?")
 PHRASES = (
     (
@@ -363,6 +366,10 @@ PHRASES = (
     (r"take adata = adata\.raw\.to_adata\(\)", "pass --raw"),
     (r"run adata = sysvi\.prepare\(.*?\) first", "run sysvi prepare first"),
     (r"\(orthologs\)", "(--orthologs)"),
+    (
+        r"sysvi\.extend_model first, and translate with the model that this returns",
+        "sysvi map --save-model first, and translate with the model that this saves",
+    ),
     (r"\bsysvi\.map_query\b", "sysvi map"),
     (r"\bsysvi\.(prepare|integrate|evaluate|tune|compare)\b", r"sysvi \1"),
     (r"\badata\.(obsm?|obs_names|var|var_names|uns|X|layers|raw)\b", r"\1"),
@@ -634,6 +641,83 @@ def map_cells(
     report.wrote(output, f": obsm[{key!r}], {' x '.join(map(str, embedding.shape))}", key=key)
     if extended.status == "interrupted" or interrupted():
         sys.exit(exit_status())
+
+
+@main.command()
+@click.argument("input", type=click.Path(path_type=Path))
+@click.option(
+    "--model",
+    "model_path",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder in which the model was saved, or its file.",
+)
+@click.option("--to-system", help="System in which cells are decoded (default: their own, without noise).")
+@click.option(
+    "--to-batch",
+    help="Batch under which cells are decoded, or 'average': the mean over the batches of the system (default: the "
+    "cell's own, if the system has it, otherwise 'average').",
+)
+@click.option(
+    "--genes", help="Names of genes, separated by commas, or a file with a name a line (default: all of the model)."
+)
+@click.option("--layer", help="Layer with the expression (default: that of the model, or X).")
+@raw_option
+@output_file_options
+@device_option
+@click.option("--key", default="sysvi_translated", show_default=True, help="Name of the layer with the result.")
+@reporting_options
+def translate(
+    report: Report,
+    input: Path,
+    model_path: Path,
+    to_system: str | None,
+    to_batch: str | None,
+    genes: str | None,
+    layer: str | None,
+    raw: bool,
+    output: Path,
+    overwrite: bool,
+    device: str,
+    key: str,
+) -> None:
+    """Decode the expression that cells would have in another system, or have in their own without noise.
+
+    INPUT holds cells of systems and batches that the model knows, as counts or log-normalised. The output has these
+    cells and the decoded genes: the expression that the model expects, log-normalised, in a layer, and the cells' own
+    log-normalised expression in X. It is computed and written in blocks of cells.
+    """
+    from sysvi.data.h5ad import check_output
+
+    cells = read_input(input, raw, layer)
+    check_output(output, overwrite)
+    sysvi.translate(
+        sysvi.load(model_path, device=device),
+        cells,
+        to_system,
+        to_batch,
+        genes=None if genes is None else read_gene_names(genes),
+        layer=layer,
+        key_added=key,
+        output=output,
+        overwrite=overwrite,
+        progress=report.on_event,
+    )
+    report.wrote(output, f": layers[{key!r}]", key=key)
+
+
+def read_gene_names(given: str) -> list[str]:
+    """Names of genes from a list with commas, or from a file with a name a line."""
+    path = Path(given)
+    if path.is_file():
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise sysvi.InputError(f"{path} (--genes) cannot be read as text: {error}.") from error
+        return [line.strip() for line in lines if line.strip()]
+    if path.suffix in (".txt", ".csv", ".tsv") or "/" in given:
+        raise sysvi.InputError(f"There is no file {path} (--genes): check the path, or give names with commas.")
+    return [name.strip() for name in given.split(",") if name.strip()]
 
 
 @main.command()

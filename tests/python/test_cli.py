@@ -315,6 +315,40 @@ def test_map_refuses_before_work(reference_and_query, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out.h5ad"]
 
 
+@pytest.mark.parametrize("genes", [None, "list", "file"])
+def test_translate_writes_what_python_gives(reference_and_query, tmp_path, assert_same, genes):
+    source, out, target = reference_and_query / "reference.h5ad", tmp_path / "out.h5ad", ["--to-system", "system2"]
+    model = sysvi.load(reference_and_query / "m", device="cpu")
+    chosen = None if genes is None else [str(name) for name in np.array(model.vocabulary.genes)[[5, 2]]]
+    options = [] if chosen is None else ["--genes", ",".join(chosen)]
+    if genes == "file":
+        (tmp_path / "names.txt").write_text("\n".join(chosen) + "\n\n")
+        options = ["--genes", tmp_path / "names.txt"]
+    result = run("translate", source, "--model", reference_and_query / "m", *target, *options, "-o", out)
+    assert re.search(
+        r"Decoding \d+ genes of \d+ cells in system 'system2', .* averaged over its batches", result.stderr
+    )
+    assert "Wrote" in result.stderr
+    expected = sysvi.translate(model, anndata.read_h5ad(source), "system2", genes=chosen, progress=False)
+    assert_same(anndata.read_h5ad(out), reread(expected, tmp_path))
+    again = ["--to-batch", "average", "--key", "denoised", "--overwrite", "--json"]
+    lines = json_lines(run("translate", source, "--model", reference_and_query / "m", *again, "-o", out).stdout)
+    assert [line["stage"] for line in lines][-2:] == ["translate", "write"]
+    denoised = sysvi.translate(model, anndata.read_h5ad(source), to_batch="average", progress=False)
+    np.testing.assert_array_equal(anndata.read_h5ad(out).layers["denoised"], denoised.layers["sysvi_translated"])
+
+
+def test_translate_refuses_before_work(reference_and_query, tmp_path):
+    model, query = reference_and_query / "m", reference_and_query / "query.h5ad"
+    (tmp_path / "out.h5ad").write_bytes(b"precious")
+    result = run("translate", query, "--model", model, "-o", tmp_path / "out.h5ad", code=1)
+    assert "exists already; pass --overwrite" in result.stderr
+    result = run("translate", query, "--model", model, "-o", tmp_path / "new.h5ad", code=1)
+    assert re.search(r"obs\['batch'\] has .*, which the model does not know .*sysvi map --save-model", result.stderr)
+    assert (tmp_path / "out.h5ad").read_bytes() == b"precious"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.h5ad"]
+
+
 @pytest.mark.parametrize("change", [lambda a: a[::-1], lambda a: a[:-1]], ids=["order", "number"])
 def test_results_are_not_written_beside_other_cells(counts, cells, tmp_path, monkeypatch, change):
     source, output = tmp_path / "cells.h5ad", tmp_path / "out.h5ad"

@@ -451,6 +451,32 @@ def good_file(base, tmp_path_factory):
     return path
 
 
+# Options of translate, with a model in the folder "m".
+TRANSLATE = [
+    ("--to-system cow", "--to-system is 'cow', but the model knows the systems system1, system2"),
+    ("--to-batch d9", "--to-batch is 'd9', but the model knows the batches"),
+    ("--genes INS,GCG", "The model lacks 2 of the 2 genes that were asked for .INS, GCG."),
+    ("--genes ,", "genes is empty"),
+    ("--genes names.txt", "There is no file names.txt .--genes.: check the path"),
+    ("--genes gene_1,gene_1", "names gene 'gene_1' twice"),
+    ("--model absent", "no saved model"),
+    ("--layer no", "no layer 'no'"),
+    ("--raw --layer log", "--raw and --layer"),
+    ("--key a/b", "--key is 'a/b'"),
+    ("--device tpu", "tpu"),
+    ("-o absent/out.h5ad", "The folder absent does not exist"),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), TRANSLATE)
+def test_options_of_translate(model, good_file, tmp_path_factory, tmp_path, monkeypatch, options, words):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path_factory.mktemp("m")
+    model[0].save(folder)
+    command = f"translate {good_file} --model {folder} -o out.h5ad {options}"
+    check_refusal(tmp_path, command, words, set())
+
+
 @pytest.mark.parametrize(("command", "options", "words"), [pytest.param(*o, id=" ".join(o[:2])) for o in OPTIONS])
 def test_options(good_file, tmp_path, monkeypatch, command, options, words):
     monkeypatch.chdir(tmp_path)
@@ -765,7 +791,18 @@ MODEL = [
     ("no column", lambda m, p, a: m.get_latent_representation(without(p, "batch")), "'batch'"),
     ("path", lambda m, p, a: m.get_latent_representation("in.h5ad"), "adata must be an AnnData"),
     ("query", lambda m, p, a: m.load_query_data(p, "model"), "no saved model at model"),
-    ("decoded", lambda m, p, a: m.get_normalized_expression(), "get_normalized_expression of scvi-tools"),
+    ("decoded counts", lambda m, p, a: m.get_normalized_expression(library_size=1e4), "library_size is 10000.0, but"),
+    ("decoded likelihood", lambda m, p, a: m.get_likelihood_parameters(), "decodes expected expression only"),
+    ("decoded in a cow", lambda m, p, a: sysvi.translate(m, p, "cow"), "to_system is 'cow', but the model knows"),
+    ("decoded in a batch", lambda m, p, a: sysvi.translate(m, p, to_batch="d9"), "to_batch is 'd9', but .*'average'"),
+    ("decoded cows", lambda m, p, a: sysvi.translate(m, column("system", "cow")(p)), "cow, which .*sysvi.extend_model"),
+    ("decoded genes", lambda m, p, a: sysvi.translate(m, p, genes=["INS"]), "lacks 1 of the 1 genes .*INS"),
+    ("no decoded genes", lambda m, p, a: sysvi.translate(m, p, genes=[]), "genes is empty"),
+    ("decoded path", lambda m, p, a: sysvi.translate(m, "in.h5ad"), "adata must be an AnnData"),
+    ("decoded, key", lambda m, p, a: sysvi.translate(m, p, key_added="."), "key_added is '.'"),
+    ("decoded, folder", lambda m, p, a: sysvi.translate(m, p, output="a/b.h5ad"), "The folder a does not exist"),
+    ("decoded, scaled", lambda m, p, a: sysvi.translate(m, scaled(a)), "negative value"),
+    ("decoded, no model", lambda m, p, a: sysvi.translate(p, p), "model is of type AnnData; it must be an object of"),
     ("genes that differ", lambda m, p, a: m.differential_expression(groupby="x"), "rank_genes_groups"),
     ("elbo", lambda m, p, a: m.get_elbo(), "loss terms of each epoch are in model.history"),
     ("optimiser", lambda m, p, a: m.train(plan_kwargs={"optimizer": "SGD"}, progress=False), "sysVI trains with Adam"),

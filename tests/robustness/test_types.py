@@ -100,6 +100,14 @@ def functions(counts, prepared, model, tmp_path_factory):
         "save": (model.save, {"dir_path": folder / "saved", "overwrite": True, "save_anndata": False, "prefix": None}),
         "embed": (model.get_latent_representation, {"adata": prepared, "indices": None, "give_mean": True,
                                                     "return_dist": False, "batch_size": None, "seed": None}),
+        "decode": (model.get_normalized_expression, {"adata": prepared, "indices": None, "transform_batch": None,
+                                                     "gene_list": None, "library_size": 1, "n_samples": 1,
+                                                     "n_samples_overall": None, "weights": None, "batch_size": None,
+                                                     "return_mean": True, "return_numpy": None, "silent": True,
+                                                     "dataloader": None, "data_loader_kwargs": None, "seed": None}),
+        "translate": (sysvi.translate, {"model": model, "adata": prepared, "to_system": "system1", "to_batch": None,
+                                        "genes": None, "layer": None, "key_added": "translated", "output": None,
+                                        "overwrite": True, "batch_size": None, "progress": False}),
         "write_evaluation": (sysvi.write_evaluation, {"evaluation": evaluation, "folder": folder / "evaluation",
                                                       "figures": "png"}),
         "transfer_labels": (sysvi.transfer_labels, {**cells, **LABELLED, "embedding": "Z", "cluster_key": "cell_type",
@@ -118,9 +126,9 @@ def functions(counts, prepared, model, tmp_path_factory):
 
 NAMES = [
     *("prepare", "map_orthologs", "join_systems", "setup_anndata", "evaluate", "batch_strength", "condition_mixing"),
-    *("prior_components", "compare_runs", "load", "save", "embed", "write_evaluation", "plot_labels"),
+    *("prior_components", "compare_runs", "load", "save", "embed", "decode", "translate", "write_evaluation"),
     *("transfer_labels", "save_reference", "load_reference", "plot_reliability", "plot_confusion"),
-    "plot_batch_strength",
+    *("plot_labels", "plot_batch_strength"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""The types of arguments of public functions, checked by their annotations in one place."""
+"""Arguments of public functions: their types, checked by annotations in one place, and choices of rows and genes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 
-from sysvi._core.checks import check_anndata
+from sysvi._core.checks import check_anndata, listing
 from sysvi._core.errors import InputError
 from sysvi._core.settings import flag
 
@@ -127,3 +128,49 @@ def _describe(hint: Any, many: bool = False) -> str:
     if isinstance(kind, type) and issubclass(kind, Mapping):
         return "a dictionary"
     return f"an object of the class {kind.__name__}"
+
+
+def row_numbers(indices: Sequence[int] | np.ndarray | None, n_cells: int) -> np.ndarray:
+    """Rows as numbers from 0, from a boolean mask, from numbers (negative ones count from the end) or None for all."""
+    if indices is None:
+        return np.arange(n_cells)
+    if not isinstance(indices, Iterable):
+        raise InputError(f"indices is of type {type(indices).__name__}; give a list of rows or a mask.")
+    rows = np.asarray(indices)
+    if rows.dtype == bool:
+        if rows.shape != (n_cells,):
+            raise InputError(f"indices is a mask of shape {rows.shape}, but there are {n_cells} cells.")
+        return np.flatnonzero(rows)
+    if rows.size and not np.issubdtype(rows.dtype, np.integer):
+        raise InputError(f"indices are of type {rows.dtype}; they must be whole numbers or a mask.")
+    if rows.ndim != 1:
+        raise InputError(f"indices are of shape {rows.shape}; give a list of rows, [3] for one.")
+    rows = rows.astype(np.int64)
+    if rows.size and not -n_cells <= rows.min() <= rows.max() < n_cells:
+        raise InputError(f"indices reach from {rows.min()} to {rows.max()}, but there are {n_cells} cells.")
+    return np.where(rows < 0, rows + n_cells, rows)
+
+
+def gene_positions(known: Sequence[str], names: Sequence[str] | None, argument: str) -> np.ndarray:
+    """Positions of genes of a model, in the order in which they are named; all for None.
+
+    Raises
+    ------
+    InputError
+        If there are none, one is named twice, or the model lacks one.
+    """
+    if names is None:
+        return np.arange(len(known))
+    names = list(names)
+    if not names:
+        raise InputError(f"{argument} is empty: name some of the model's genes, or leave it out for all of them.")
+    if len(set(names)) < len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise InputError(f"{argument} names gene {twice!r} twice: name each gene once.")
+    positions = pd.Index(known).get_indexer(pd.Index(names))
+    if missing := [name for name, i in zip(names, positions, strict=True) if i < 0]:
+        raise InputError(
+            f"The model lacks {len(missing)} of the {len(names)} genes that were asked for ({listing(missing, 5)}): it "
+            f"decodes only the {len(known)} genes it was trained on, such as {listing(known, 3)}."
+        )
+    return positions

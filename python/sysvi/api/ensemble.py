@@ -12,12 +12,13 @@ import pandas as pd
 import torch
 from anndata import AnnData
 
+from sysvi._core.arguments import row_numbers
 from sysvi._core.device import choose_device
 from sysvi._core.errors import InputError
 from sysvi._core.seeds import generator
 from sysvi._core.settings import ModelSettings, TrainSettings, random_seed
 from sysvi.api.scvi_compat import MethodsOfScvi, NotInSysVI
-from sysvi.api.sysvi import SysVI, model_file, posteriors, row_numbers, write_model_folder
+from sysvi.api.sysvi import SysVI, model_file, posteriors, write_model_folder
 from sysvi.data.cells import Cells, Vocabulary
 from sysvi.data.columns import Columns
 from sysvi.model.anchors import Moves, find_moves
@@ -151,6 +152,7 @@ class Ensemble(MethodsOfScvi):
 
     load_query_data = NotInSysVI("map new cells onto an ensemble with sysvi.map_query")
     prepare_query_anndata = NotInSysVI("sysvi.map_query takes new cells as they come")
+    get_normalized_expression = NotInSysVI("sysvi.translate decodes with all members of an ensemble")
 
     # -- results ------------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from os import PathLike
 
 import numpy as np
@@ -19,8 +20,10 @@ from sysvi.api.results import check_embedding_name
 from sysvi.api.support import SUPPORT_KEY
 from sysvi.api.sysvi import SysVI
 from sysvi.api.train_many import train_extended
+from sysvi.data.cells import Cells
 from sysvi.data.from_anndata import ModelData, cells_from_anndata, check_writable
 from sysvi.data.query import QUERY_KEY, prepare_query, read_query, set_genes
+from sysvi.model.decode import decode
 
 
 def map_query(
@@ -206,13 +209,39 @@ def _extend(
             member.to_device(device)
     else:
         train_extended(extended, train_kwargs, device, on_event)
-    if len(missing := np.flatnonzero(np.isin(data.vocabulary.genes, prepared.uns[QUERY_KEY]["missing_genes"]))):
-        expected = np.mean([member.module.decode(member.cells_of(None), missing) for member in extended], axis=0)
-        set_genes(prepared, first.columns.layer, missing, expected.clip(min=0))
-        cells = cells_from_anndata(prepared, first.columns, data.vocabulary)
-        for member in extended:
-            member.cells = cells
+    cells = decode_missing_genes(extended, prepared, extended[0].cells_of(None))
+    for member in extended:
+        member.cells = cells
     return model.extended(extended) if isinstance(model, Ensemble) else extended[0]
+
+
+def decode_missing_genes(members: Sequence[SysVI], prepared: AnnData, cells: Cells) -> Cells:
+    """Give genes that new cells lack the expression that the members decode from the embeddings of `cells`.
+
+    Parameters
+    ----------
+    members
+        The models, which know all systems and categories of the cells.
+    prepared
+        The cells as :func:`sysvi.data.query.prepare_query` returns them; changed if genes are missing.
+    cells
+        The same, on the device of the models.
+
+    Returns
+    -------
+    Cells
+        The cells with this expression; `cells` itself if no genes are missing.
+    """
+    columns, vocabulary = members[0].columns, members[0].vocabulary
+    missing = np.flatnonzero(np.isin(vocabulary.genes, prepared.uns[QUERY_KEY]["missing_genes"]))
+    if not len(missing):
+        return cells
+    modules = [member.module for member in members]
+    expected = np.mean(
+        [decode(module, module.embed(cells)[0], cells.covariates, missing) for module in modules], axis=0
+    )
+    set_genes(prepared, columns.layer, missing, expected.clip(min=0))
+    return cells_from_anndata(prepared, columns, vocabulary, cells.device)
 
 
 def _describe(model: SysVI, data: ModelData) -> Event:

@@ -87,14 +87,16 @@ class NotInSysVI:
 class MethodsOfScvi:
     """Methods that scripts for scvi-tools may call and that sysVI does not have."""
 
-    _NO_DECODER = "its decoder serves training only, and the embedding is the result; use the input's expression"
+    _NO_DISTRIBUTION = (
+        "it decodes expected expression only, with get_normalized_expression and sysvi.translate, not the distribution "
+        "around it"
+    )
     _NO_REGISTRY = "sysVI has no registry; setup_anndata writes adata.uns['sysvi_setup']"
     _NO_ELBO = "the loss terms of each epoch are in model.history"
 
-    get_normalized_expression = NotInSysVI(_NO_DECODER)
-    get_likelihood_parameters = NotInSysVI(_NO_DECODER)
-    posterior_predictive_sample = NotInSysVI(_NO_DECODER)
-    get_feature_correlation_matrix = NotInSysVI(_NO_DECODER)
+    get_likelihood_parameters = NotInSysVI(_NO_DISTRIBUTION)
+    posterior_predictive_sample = NotInSysVI(_NO_DISTRIBUTION)
+    get_feature_correlation_matrix = NotInSysVI(_NO_DISTRIBUTION)
     differential_expression = NotInSysVI(
         "compare the expression of the input between groups, for example with scanpy.tl.rank_genes_groups"
     )

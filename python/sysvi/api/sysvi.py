@@ -6,7 +6,7 @@ import json
 import math
 import platform
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 
-from sysvi._core.arguments import check_types
+from sysvi._core.arguments import check_types, row_numbers
 from sysvi._core.checks import check_anndata
 from sysvi._core.device import choose_device
 from sysvi._core.errors import InputError
@@ -41,6 +41,7 @@ from sysvi._core.settings import (
     whole_number,
 )
 from sysvi._version import __version__
+from sysvi.api.normalized_expression import DecodingMethodsOfScvi
 from sysvi.api.scvi_compat import MethodsOfScvi, QueryMethodsOfScvi, device_name, history_frames, translate_training
 from sysvi.data.cells import Cells, Vocabulary, n_minibatches
 from sysvi.data.columns import Columns
@@ -105,7 +106,7 @@ def surgery_settings(trained: TrainSettings, n_cells: int, has_new_system: bool)
     }
 
 
-class SysVI(QueryMethodsOfScvi, MethodsOfScvi):
+class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, MethodsOfScvi):
     """Integrate systems with a conditional VAE, a VampPrior and latent cycle-consistency.
 
     A drop-in for ``scvi.external.SysVI``: the same names with the same meanings, so its `batch_key` is the *system*.
@@ -777,27 +778,6 @@ def posteriors(
     index = torch.from_numpy(rows).to(cells.device)
     chunk_size = None if batch_size is None else whole_number("batch_size", batch_size, 1)
     return [model.module.embed(cells, index, chunk_size) for model in models]
-
-
-def row_numbers(indices: Sequence[int] | np.ndarray | None, n_cells: int) -> np.ndarray:
-    """Rows as numbers from 0, from a boolean mask, from numbers (negative ones count from the end) or None for all."""
-    if indices is None:
-        return np.arange(n_cells)
-    if not isinstance(indices, Iterable):
-        raise InputError(f"indices is of type {type(indices).__name__}; give a list of rows or a mask.")
-    rows = np.asarray(indices)
-    if rows.dtype == bool:
-        if rows.shape != (n_cells,):
-            raise InputError(f"indices is a mask of shape {rows.shape}, but there are {n_cells} cells.")
-        return np.flatnonzero(rows)
-    if rows.size and not np.issubdtype(rows.dtype, np.integer):
-        raise InputError(f"indices are of type {rows.dtype}; they must be whole numbers or a mask.")
-    if rows.ndim != 1:
-        raise InputError(f"indices are of shape {rows.shape}; give a list of rows, [3] for one.")
-    rows = rows.astype(np.int64)
-    if rows.size and not -n_cells <= rows.min() <= rows.max() < n_cells:
-        raise InputError(f"indices reach from {rows.min()} to {rows.max()}, but there are {n_cells} cells.")
-    return np.where(rows < 0, rows + n_cells, rows)
 
 
 def _check_memory(settings: ModelSettings, vocabulary: Vocabulary) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -174,6 +174,37 @@ def write_anndata(path: Path, adata: AnnData) -> None:
             raise InputError(
                 f"adata holds something that an h5ad file cannot: {reason}. Remove or convert it."
             ) from error
+
+
+def write_with_layer(path: Path, adata: AnnData, layer: str, blocks: Iterable[np.ndarray]) -> None:
+    """Write an h5ad file with a further dense layer, which is computed in blocks of cells.
+
+    Parameters
+    ----------
+    path
+        File to write.
+    adata
+        The data without the layer.
+    layer
+        Name of the layer.
+    blocks
+        Its values, float32, in the order of the cells, (cells of the block, n_genes) each.
+
+    Raises
+    ------
+    InputError
+        If `adata` holds something that h5ad files cannot.
+    OSError
+        If the file cannot be written.
+    """
+    write_anndata(path, adata)
+    with _open_for_writing(path, "r+") as file:
+        matrix = file["layers"].create_dataset(layer, shape=adata.shape, dtype=np.float32)
+        matrix.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        start = 0
+        for block in blocks:
+            matrix[start : start + len(block)] = block
+            start += len(block)
 
 
 @contextmanager

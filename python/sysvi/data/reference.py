@@ -60,6 +60,17 @@ class Reference:
             table[:n_known, : known.shape[1]] += known
         return replace(self, gene_means=np.vstack([self.gene_means, _gene_means(cells)[n_known:]]), n_cells=tables)
 
+    def unseen(self, system: np.ndarray, categorical: np.ndarray, vocabulary: Vocabulary) -> dict[str, list[str]]:
+        """Categories, by covariate, that some cells have in a system in which the reference has no cells of them.
+
+        `system` and `categorical` are codes of the vocabulary, (n,) and (n, P).
+        """
+        found = {}
+        for code, table, (key, names) in zip(categorical.T, self.n_cells, vocabulary.categorical.items(), strict=True):
+            if len(new := np.unique(code[table[system, code] == 0])):
+                found[key] = [names[i] for i in new]
+        return found
+
     def to_json(self) -> dict[str, Any]:
         """The summary as numbers, strings and lists."""
         return {

@@ -198,16 +198,3 @@ class Model(nn.Module):
         else:  # a GPU works through a queue anyway, and its stream belongs to this thread
             deque(map(embed_block, starts), maxlen=0)
         return mean.cpu(), var.cpu()
-
-    @torch.no_grad()
-    def decode(self, cells: Cells, genes: np.ndarray) -> np.ndarray:
-        """Expected expression of some genes, from the embedding and the covariates of each cell: (n, genes) float32."""
-        z, device = self.embed(cells)[0], cells.device
-        chosen = torch.from_numpy(genes)
-        expected = np.empty((cells.n_cells, len(genes)), np.float32)
-        for start in range(0, cells.n_cells, EMBED_BLOCK_CPU):
-            rows = torch.arange(start, min(start + EMBED_BLOCK_CPU, cells.n_cells))
-            c = self.code(cells.covariates.select(rows.to(device)))
-            mean = self.likelihood.mean(self.decoder(z[rows].to(device), c))
-            expected[rows.numpy()] = mean.cpu()[:, chosen].numpy()
-        return expected

@@ -1,6 +1,7 @@
 """The interface for R: what goes in and comes out, in this process and over files."""
 
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -251,6 +252,26 @@ def test_what_map_refuses_is_told_in_words_of_r(reference_and_query):
         assert words in json.loads(answer)["error"]
         assert out == {}
         assert not any(json.loads(line)["stage"] == "epoch" for line in heard)
+
+
+def test_translate_equals_python(reference_and_query, tmp_path, monkeypatch):
+    reference, query, values, arrays = reference_and_query
+    model, genes = sysvi.load(tmp_path, device="cpu"), [str(name) for name in reference.var_names[[4, 1]]]
+    for target, wanted in (("system2", None), (None, genes)):
+        given, columns = task(reference, to_system=target, to_batch="average", wanted=wanted)
+        answer, out = call("translate", json.dumps(given), {**columns, "model": arrays["model"]}, filled(reference.X))
+        found = sysvi.translate(model, reference, target, "average", genes=wanted, progress=False)
+        np.testing.assert_array_equal(out["expression"], found.layers["sysvi_translated"])
+        assert json.loads(answer) == {"genes": list(found.var_names)}
+    given = {**values, "to_system": "system2", "to_batch": None, "wanted": None}
+    message = json.loads(call("translate", json.dumps(given), arrays, filled(query.X))[0])["error"]
+    assert message.startswith("'batch' has ")
+    assert message.endswith("with MapSysVI() first, and translate with its result as reference.")
+    monkeypatch.setattr("sysvi._core.memory.free_memory", lambda device: 1e5)
+    message = json.loads(call("translate", json.dumps(given), arrays, filled(query.X))[0])["error"]
+    assert re.search(
+        r"of \d+ cells and 100 genes takes at least .* free: choose genes .genes., translate some", message
+    )
 
 
 def test_prepare_systems_equals_python():
