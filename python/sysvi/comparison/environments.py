@@ -6,7 +6,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from packaging.requirements import Requirement
 
 from sysvi._core.events import Event, OnEvent
 from sysvi._core.records import read_record, write_record
+from sysvi.comparison.interpreters import Interpreter, NoInterpreter, find_interpreter
 from sysvi.comparison.methods import Method
 
 VERSIONS_FILE = "installed.json"  # version of each package; written last, so that it marks a complete environment
@@ -52,7 +52,7 @@ class Environment:
     command
         Interpreter and its options; the adapter and its arguments follow.
     versions
-        Version of each installed package, by its name in lower case.
+        Version of each installed package, by its name in lower case, and that of ``python`` or ``r``.
     variables
         Environment variables of the process that differ from those of the current one; None removes a variable.
     """
@@ -97,9 +97,9 @@ def get_environments(
     """
     environments: dict[str, Environment] = {}
     reasons: dict[str, str] = {}
-    by_requirements: dict[tuple[tuple[str, ...], ...], Environment | str] = {}  # environment, or why there is none
+    by_requirements: dict[tuple[object, ...], Environment | str] = {}  # environment, or why there is none
     for method in methods:
-        requirements = (method.dependencies, method.imports, tuple(method.paths))
+        requirements = (method.requires_python, method.dependencies, method.imports, tuple(method.paths))
         if method.counts and not has_counts:
             found: Environment | str = "it needs counts, and the input has none"
         else:
@@ -125,9 +125,10 @@ def get_environment(
 ) -> Environment:
     """The environment of a method, created if there is none yet.
 
-    A Python environment is created by uv where a ``uv`` executable is on the PATH, as it is much faster, and otherwise
-    (or if uv fails) by venv and pip. uv reads its own settings and ``UV_`` variables: it knows neither pip's
-    configuration and ``PIP_`` variables nor its ``find-links``.
+    A Python environment is made from the current interpreter, or from the newest one on this machine that suits the
+    method (`find_interpreter`): by uv where a ``uv`` executable is on the PATH, as it is much faster, and otherwise (or
+    if uv fails) by venv and pip. uv reads its own settings and ``UV_`` variables: it knows neither pip's configuration
+    and ``PIP_`` variables nor its ``find-links``.
 
     Parameters
     ----------
@@ -143,7 +144,8 @@ def get_environment(
     Raises
     ------
     MethodNotAvailable
-        If the environment cannot be created; the message is what the installer gives as the reason.
+        If no interpreter suits or the environment cannot be created; the message is what the installer gives as the
+        reason.
     """
     for name, content in method.paths.items():
         if name not in os.environ:
@@ -184,12 +186,17 @@ def _python_environment(
     method: Method, folder: Path, constraint: Path | None, report: Callable[[str], None]
 ) -> Environment:
     """The current environment or one of the method's own, after a check that its modules can be imported."""
-    if satisfied_here(method.dependencies):
+    try:
+        interpreter = find_interpreter(method.requires_python)
+    except NoInterpreter as error:
+        raise MethodNotAvailable(str(error)) from error
+    if interpreter.path == sys.executable and satisfied_here(method.dependencies):
         python, variables = Path(sys.executable), dict[str, str | None]()
         versions = {name.lower(): found.version for found in importlib.metadata.distributions() if (name := found.name)}
     else:
-        python, versions = _python_of_its_own(method, folder, constraint, report)
+        python, versions = _python_of_its_own(method, interpreter, folder, constraint, report)
         variables = {"PYTHONPATH": None, "PYTHONHOME": None}
+    versions = {"python": interpreter.version} | versions
     # -P: the adapter's folder is no place to import from, as an adapter may be called scvi.py
     environment = Environment((str(python), "-P"), versions, variables)
     _run(environment, ["-c", IMPORT_MODULES, *method.imports])
@@ -197,25 +204,29 @@ def _python_environment(
 
 
 def _python_of_its_own(
-    method: Method, folder: Path, constraint: Path | None, report: Callable[[str], None]
+    method: Method, interpreter: Interpreter, folder: Path, constraint: Path | None, report: Callable[[str], None]
 ) -> tuple[Path, dict[str, str]]:
-    """Interpreter and package versions of the method's own environment, which is created if need be."""
-    requirements = [f"python {platform.python_version()}", *sorted(method.dependencies)]
+    """Python and package versions of the method's own environment, which is created from an interpreter if need be."""
+    requirements = [f"python {interpreter.version}", *sorted(method.dependencies)]
     requirements += constraint.read_text().splitlines() if constraint else []
     location = folder / f"{method.package}-{_digest(requirements)}"
     versions = _read_versions(location) if _python_in(location).exists() else None
     if versions is None:
         shutil.rmtree(location, ignore_errors=True)  # damaged, or of a Python that was removed
-        report(f"Installing {', '.join(method.dependencies)} into {location}")
+        report(f"Installing {', '.join(method.dependencies)} for Python {interpreter.version} into {location}")
         start = time.perf_counter()
-        versions = _create(location, method.dependencies, constraint, report)
+        versions = _create(location, interpreter, method.dependencies, constraint, report)
         seconds = time.perf_counter() - start
         report(f"Installed {method.package} {versions.get(method.package.lower(), '')} in {seconds:.0f} s")
     return _python_in(location), versions
 
 
 def _create(
-    location: Path, dependencies: Sequence[str], constraint: Path | None, report: Callable[[str], None]
+    location: Path,
+    interpreter: Interpreter,
+    dependencies: Sequence[str],
+    constraint: Path | None,
+    report: Callable[[str], None],
 ) -> dict[str, str]:
     """Create a Python environment; its package versions.
 
@@ -229,12 +240,12 @@ def _create(
         unfinished = Path(temporary) / "environment"
         if uv := shutil.which("uv"):
             try:
-                _install_with_uv(uv, unfinished, dependencies, constraint)
+                _install_with_uv(uv, unfinished, interpreter, dependencies, constraint)
             except MethodNotAvailable as error:
                 report(f"uv failed ({error}); trying pip")
-                _install_with_pip(unfinished, dependencies, constraint)
+                _install_with_pip(unfinished, interpreter, dependencies, constraint)
         else:
-            _install_with_pip(unfinished, dependencies, constraint)
+            _install_with_pip(unfinished, interpreter, dependencies, constraint)
         listed = json.loads(_run(_pip(unfinished), ["list", "--format", "json"]))
         versions = {package["name"].lower(): package["version"] for package in listed}
         write_record(unfinished / VERSIONS_FILE, {"versions": versions})
@@ -243,17 +254,22 @@ def _create(
     return versions
 
 
-def _install_with_uv(uv: str, location: Path, dependencies: Sequence[str], constraint: Path | None) -> None:
+def _install_with_uv(
+    uv: str, location: Path, interpreter: Interpreter, dependencies: Sequence[str], constraint: Path | None
+) -> None:
     """Create a virtual environment with pip in it (``--seed``) and install packages, all by uv."""
     command = Environment((uv,), {}, {"PYTHONPATH": None, "VIRTUAL_ENV": None})
-    _run(command, ["venv", "--seed", "--quiet", "--python", sys.executable, str(location)])
+    _run(command, ["venv", "--seed", "--quiet", "--python", interpreter.path, str(location)])
     python = str(_python_in(location))
     _run(command, ["pip", "install", "--quiet", "--python", python, *_constrained(constraint), *dependencies])
 
 
-def _install_with_pip(location: Path, dependencies: Sequence[str], constraint: Path | None) -> None:
+def _install_with_pip(
+    location: Path, interpreter: Interpreter, dependencies: Sequence[str], constraint: Path | None
+) -> None:
     """Create a virtual environment by venv, in place of one that may be there, and install packages by pip."""
-    _run(Environment((sys.executable,), {}, {}), ["-m", "venv", "--clear", str(location)])
+    command = Environment((interpreter.path, "-I"), {}, {})  # -I: PYTHONPATH is that of the current interpreter
+    _run(command, ["-m", "venv", "--clear", str(location)])
     _run(_pip(location), ["install", "--quiet", *_constrained(constraint), *dependencies])
 
 

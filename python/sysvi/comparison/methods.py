@@ -11,6 +11,7 @@ file to write the embedding to (cells x latent dimensions). RUN is a JSON object
 Python's inline script metadata (PEP 723):
 
     # /// script
+    # requires-python = ">=3.12"              versions of Python that suit; left out: the current one
     # dependencies = ["harmonypy==2.1.0"]     packages that its environment must have; empty: the current environment
     #
     # [tool.sysvi]
@@ -42,6 +43,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from packaging.specifiers import SpecifierSet
+
 from sysvi._core.checks import listing
 from sysvi._core.errors import InputError
 
@@ -61,6 +64,7 @@ class Method:
     script: Path
     title: str
     package: str
+    requires_python: str = ""
     dependencies: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
     paths: dict[str, str] = field(default_factory=dict)
@@ -154,11 +158,13 @@ def _read_header(script: Path) -> Iterator[Method]:
             )
         table = tomllib.loads(re.sub(r"^# ?", "", header.group(1), flags=re.MULTILINE))
         declaration = table["tool"]["sysvi"]
+        requires_python = str(SpecifierSet(table.get("requires-python", "")))  # fails for what is no specifier
         for name, declared in declaration["methods"].items():
             method = Method(
                 name,
                 script,
                 package=declaration["package"],
+                requires_python=requires_python,
                 dependencies=tuple(table.get("dependencies", ())),
                 imports=tuple(declaration.get("imports", ())),
                 paths=declaration.get("paths", {}),

@@ -135,7 +135,6 @@ def test_methods_are_chosen_once_each(folder):
         choose_methods(known, [])
 
 
-@pytest.mark.parametrize("further", ["grid = { shift = [1] }", "settings = {", "colour = 'red'"])
 def test_a_script_without_a_header_is_named_and_shared_code_is_not(tmp_path):
     for name in ("common.py", "common.R", "__init__.py"):
         (tmp_path / name).write_text("1\n")
@@ -145,9 +144,22 @@ def test_a_script_without_a_header_is_named_and_shared_code_is_not(tmp_path):
         read_methods([tmp_path])
 
 
+@pytest.mark.parametrize("further", ["grid = { shift = [1] }", "settings = {", "colour = 'red'"])
 def test_a_header_that_cannot_be_read_is_named(folder, further):
     adapter(folder, "bad", "", further)
     with pytest.raises(InputError, match=r"header of the adapter .*bad\.py"):
+        read_methods([folder / "adapters"])
+
+
+def test_an_adapter_names_the_python_that_it_needs(folder):
+    good(folder)
+    path = folder / "adapters" / "good.py"
+    text = path.read_text()
+    assert read_methods([folder / "adapters"])["good"].requires_python == ""
+    path.write_text(text.replace("# dependencies", '# requires-python = ">=3.12"\n# dependencies'))
+    assert read_methods([folder / "adapters"])["good"].requires_python == ">=3.12"
+    path.write_text(text.replace("# dependencies", '# requires-python = "the newest"\n# dependencies'))
+    with pytest.raises(InputError, match=r"header of the adapter .*good\.py is invalid: Invalid specifier"):
         read_methods([folder / "adapters"])
 
 
