@@ -37,6 +37,22 @@ given <- commandArgs(trailingOnly = TRUE)
 options(warning.length = 500L)
 utils::install.packages(given[-1], lib = given[1])
 """
+# Each source is copied first, as it would be compiled in its own folder; what it depends on is installed before it.
+R_INSTALL_SOURCES = """
+given <- commandArgs(trailingOnly = TRUE)
+.libPaths(c(given[1], .libPaths()))
+options(warning.length = 500L)
+for (folder in given[-1]) {
+  fields <- read.dcf(file.path(folder, "DESCRIPTION"), c("Depends", "Imports", "LinkingTo"))
+  needed <- trimws(sub("[(].*", "", unlist(strsplit(fields[!is.na(fields)], ","))))
+  missing <- setdiff(needed, c("R", rownames(utils::installed.packages())))
+  if (length(missing)) try(utils::install.packages(missing, lib = given[1]))
+  copy <- tempfile("source")
+  dir.create(copy)
+  file.copy(folder, copy, recursive = TRUE)
+  utils::install.packages(file.path(copy, basename(folder)), lib = given[1], repos = NULL, type = "source")
+}
+"""
 
 
 class MethodNotAvailable(Exception):
@@ -99,7 +115,13 @@ def get_environments(
     reasons: dict[str, str] = {}
     by_requirements: dict[tuple[object, ...], Environment | str] = {}  # environment, or why there is none
     for method in methods:
-        requirements = (method.requires_python, method.dependencies, method.imports, tuple(method.paths))
+        requirements = (
+            method.requires_python,
+            method.dependencies,
+            method.imports,
+            tuple(method.paths),
+            tuple(method.sources),
+        )
         if method.counts and not has_counts:
             found: Environment | str = "it needs counts, and the input has none"
         else:
@@ -300,26 +322,63 @@ def _r_environment(method: Method, folder: Path, report: Callable[[str], None]) 
     rscript = shutil.which("Rscript")
     if rscript is None:
         raise MethodNotAvailable("Rscript is not on the PATH: install R")
+    sources = _r_sources(method)
+    requirements = [*sorted(method.dependencies), *(f"{path}\n{text}" for path, text in sources.values())]
     r = Environment((rscript,), {}, {})  # reads the user's profile, which may set libraries and a repository
     r_version = _run(r, ["-e", 'cat("\\n", as.character(getRversion()), sep = "")']).splitlines()[-1]
-    library = folder / f"R-{r_version}-{method.package}-{_digest(sorted(method.dependencies))}"
+    library = folder / f"R-{r_version}-{method.package}-{_digest(requirements)}"
     versions = _r_package_versions(r, library, method.dependencies)
-    missing = [name for name in method.dependencies if name not in versions]
-    if missing:
-        report(f"Installing {', '.join(missing)} into {library}")
+    from_source = [name for name in sources if not (library / name).exists()]
+    missing = [name for name in method.dependencies if name not in versions and name not in sources]
+    if missing or from_source:
+        report(f"Installing {', '.join(missing + from_source)} into {library}")
         library.mkdir(parents=True, exist_ok=True)
-        try:
-            output = _run(r, ["-e", R_INSTALL, str(library), *missing], with_errors=True)
-        except MethodNotAvailable as error:
-            output = str(error)
+        output = _install_in_r(r, R_INSTALL, library, missing)
+        output += _install_in_r(r, R_INSTALL_SOURCES, library, [sources[name][0] for name in from_source])
         versions = _r_package_versions(r, library, method.dependencies)
-        if still_missing := [name for name in missing if name not in versions]:
-            raise MethodNotAvailable(f"{', '.join(still_missing)} cannot be installed: {_reason(output)}")
+        failed = [name for name in missing if name not in versions]
+        failed += [name for name in from_source if not (library / name).exists()]
+        if failed:
+            hints = [
+                f"; or set the environment variable {variable} to the folder of the source of {name}"
+                for variable, name in method.sources.items()
+                if name in failed and name not in sources
+            ]
+            raise MethodNotAvailable(f"{', '.join(failed)} cannot be installed: {_reason(output)}{''.join(hints)}")
     variables: dict[str, str | None] = {
         "R_LIBS": os.pathsep.join(filter(None, [str(library), os.environ.get("R_LIBS")]))
     }
     by_lower_case = {"r": r_version} | {name.lower(): version for name, version in versions.items()}
     return Environment((rscript,), by_lower_case, variables)
+
+
+def _r_sources(method: Method) -> dict[str, tuple[str, str]]:
+    """Folder and DESCRIPTION of the R packages whose source the user gives in environment variables, by package."""
+    sources = {}
+    for variable, package in method.sources.items():
+        if folder := os.environ.get(variable):
+            path = Path(folder).resolve()
+            try:
+                description = (path / "DESCRIPTION").read_text("utf-8")
+            except (OSError, UnicodeDecodeError):
+                description = ""
+            if f"Package: {package}" not in description.splitlines():
+                raise MethodNotAvailable(
+                    f"{variable}={folder} is not the source of the R package {package}: set it to the folder with its "
+                    "file DESCRIPTION"
+                )
+            sources[package] = (str(path), description)
+    return sources
+
+
+def _install_in_r(r: Environment, script: str, library: Path, packages: Sequence[str]) -> str:
+    """Install packages (or folders with their source) into a library; all output, whether it succeeds or not."""
+    if not packages:
+        return ""
+    try:
+        return _run(r, ["-e", script, str(library), *packages], with_errors=True)
+    except MethodNotAvailable as error:
+        return str(error)
 
 
 def _r_package_versions(r: Environment, library: Path, names: Sequence[str]) -> dict[str, str]:

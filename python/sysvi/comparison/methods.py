@@ -21,6 +21,9 @@ Python's inline script metadata (PEP 723):
     # [tool.sysvi.paths]                      environment variables that name files which no package registry offers
     # NAME = "what it is the path of"
     #
+    # [tool.sysvi.sources]                    environment variables that may name the folder of an R package's source:
+    # NAME = "package"                        the package is then installed from there instead of CRAN
+    #
     # [tool.sysvi.methods.harmony]
     # title = "Harmony"
     # settings = { theta = 2 }                default settings (those of the paper)
@@ -50,8 +53,21 @@ from sysvi._core.errors import InputError
 
 ADAPTERS = Path(__file__).parent / "adapters"
 # The order of tables; methods of other adapters follow.
-METHOD_ORDER = ["sysvi", "cvae", "vamp", "cyc", "adv", "pca", "harmony", "scvi", "scvi-sysvi", "glue"]
-METHOD_ORDER += ["seurat-cca", "seurat-rpca", "harmony-r", "scmgca", "scgen", "saturn"]
+METHOD_ORDER = [
+    "sysvi",
+    "cvae",
+    "vamp",
+    "cyc",
+    "adv",
+    "pca",
+    "harmony",
+    "scvi",
+    "scvi-sysvi",
+    "drvi",
+    "glue",
+    "concord",
+]
+METHOD_ORDER += ["scvital", "seurat-cca", "seurat-rpca", "harmony-r", "scmgca", "scgen", "scanvi", "saturn"]
 NOT_ADAPTERS = {"common", "__init__"}  # scripts with code that adapters share
 HEADER = re.compile(r"^# /// script$(.*?)^# ///$", re.MULTILINE | re.DOTALL)
 
@@ -68,6 +84,7 @@ class Method:
     dependencies: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
     paths: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     grid: dict[str, list[Any]] = field(default_factory=dict)
     counts: bool = False
@@ -168,8 +185,11 @@ def _read_header(script: Path) -> Iterator[Method]:
                 dependencies=tuple(table.get("dependencies", ())),
                 imports=tuple(declaration.get("imports", ())),
                 paths=declaration.get("paths", {}),
+                sources=declaration.get("sources", {}),
                 **{"title": name, **declared},
             )
+            if unknown := set(method.sources.values()) - set(method.dependencies if method.is_r else ()):
+                raise InputError(f"its sources name {listing(unknown)}, which is no R package among its dependencies.")
             if missing := set(method.grid) - set(method.settings):
                 raise InputError(f"the grid of {name} varies {listing(missing)}, which its settings lack.")
             json.dumps(method.settings)  # fails for settings that cannot be passed on
