@@ -1,5 +1,5 @@
 # /// script
-# dependencies = ["scVital==1.0.1", "torch"]
+# dependencies = ["scVital==1.0.1"]
 #
 # [tool.sysvi]
 # package = "scVital"
