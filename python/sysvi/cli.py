@@ -848,8 +848,8 @@ def compare(
     methods.csv, table.csv, tests.csv and the figures comparison and umaps. A method that cannot be installed is listed
     with the reason. After an interruption, the same command continues with the missing runs.
 
-    Methods: sysvi, cvae, vamp, cyc, adv, pca, harmony, scvi, scvi-sysvi, glue, seurat-cca, seurat-rpca, harmony-r,
-    scmgca, scgen, saturn.
+    Methods: sysvi, cvae, vamp, cyc, adv, pca, harmony, scvi, scvi-sysvi, drvi, glue, concord, scvital, seurat-cca,
+    seurat-rpca, harmony-r, scmgca, scgen, scanvi, saturn.
     """
     from sysvi.comparison.tables import format_comparison
 

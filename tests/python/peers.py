@@ -23,3 +23,10 @@ def with_self(neighbors):
         indices=np.hstack([own, neighbors.indices]).astype(np.int32),
         distances=np.hstack([0 * own, neighbors.distances]).astype(np.float32),
     )
+
+
+def without_self(neighbors):
+    """The neighbours in the format of scib-metrics, but without the cell itself, as harmonypy takes them."""
+    return NeighborsResults(
+        indices=neighbors.indices.astype(np.int32), distances=neighbors.distances.astype(np.float32)
+    )

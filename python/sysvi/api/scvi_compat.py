@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -29,6 +29,7 @@ HISTORY_NAMES = {"total": "loss", "reconstruction": "reconstruction_loss", "kl":
 IGNORED_TRAIN_ARGUMENTS = {
     "benchmark",
     "callbacks",
+    "checkpointing_monitor",
     "datasplitter_kwargs",
     "default_root_dir",
     "early_stopping_min_delta",
@@ -44,14 +45,25 @@ IGNORED_TRAIN_ARGUMENTS = {
     "log_save_dir",
     "logger",
     "num_sanity_val_steps",
+    "progress_bar_refresh_rate",
     "shuffle_set_split",
     "simple_progress_bar",
     "strategy",
     "val_check_interval",
 }
+# Those that would change the result: they must be left out or None.
+REFUSED_TRAIN_ARGUMENTS = {
+    "datamodule": "the model trains on the AnnData that it was made with",
+    "plan_config": "pass plan_kwargs",
+    "trainer_config": "pass its fields to train",
+}
+# Arguments of the model's other methods that have no effect here.
+IGNORED_SAVE_ARGUMENTS = {"datamodule", "legacy_mudata_format", "save_kwargs"}
+IGNORED_LOAD_ARGUMENTS = {"allowed_classes_names_list", "backup_url", "datamodule"}
 IGNORED_PLAN_ARGUMENTS = {
     "compile",
     "compile_kwargs",
+    "fused_optimizer",
     "lr_factor",
     "lr_min",
     "lr_patience",
@@ -64,7 +76,9 @@ IGNORED_PLAN_ARGUMENTS = {
     "on_epoch",
     "on_step",
     "optimizer",
+    "optimizer_creator",
     "reduce_lr_on_plateau",
+    "update_only_decoder",
 }
 
 
@@ -84,14 +98,29 @@ class NotInSysVI:
         return refuse
 
 
+class AttributeNotInSysVI:
+    """An attribute of scvi-tools' models that sysVI does not have: reading it says what to read instead."""
+
+    def __init__(self, instead: str):
+        self.instead = instead
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: object, owner: type) -> NoReturn:
+        raise AttributeError(f"SysVI has no {self.name} of scvi-tools: {self.instead}.")
+
+
 class MethodsOfScvi:
-    """Methods that scripts for scvi-tools may call and that sysVI does not have."""
+    """Methods and attributes that scripts for scvi-tools may use and that sysVI does not have."""
 
     _NO_DISTRIBUTION = (
         "it decodes expected expression only, with get_normalized_expression and sysvi.translate, not the distribution "
         "around it"
     )
     _NO_REGISTRY = "sysVI has no registry; setup_anndata writes adata.uns['sysvi_setup']"
+    _VOCABULARY = "read the names of columns in model.columns, and genes, systems and categories in model.vocabulary"
+    _NO_POSTERIOR = "get_latent_representation with return_dist=True gives mean and variance of each cell's posterior"
     _NO_ELBO = "the loss terms of each epoch are in model.history"
 
     get_likelihood_parameters = NotInSysVI(_NO_DISTRIBUTION)
@@ -108,10 +137,32 @@ class MethodsOfScvi:
     get_marginal_ll = NotInSysVI(_NO_ELBO)
     view_anndata_setup = NotInSysVI(_NO_REGISTRY)
     register_manager = NotInSysVI(_NO_REGISTRY)
+    deregister_manager = NotInSysVI(_NO_REGISTRY)
     get_anndata_manager = NotInSysVI(_NO_REGISTRY)
+    get_from_registry = NotInSysVI(_NO_REGISTRY)
+    get_setup_arg = NotInSysVI(_NO_REGISTRY)
+    get_state_registry = NotInSysVI(_NO_REGISTRY)
+    load_registry = NotInSysVI(_NO_REGISTRY)
+    transfer_fields = NotInSysVI(_NO_REGISTRY)
+    update_setup_method_args = NotInSysVI(_NO_REGISTRY)
+    view_registry = NotInSysVI(_NO_REGISTRY)
     view_setup_args = NotInSysVI(_NO_REGISTRY)
+    view_setup_method_args = NotInSysVI(_NO_REGISTRY)
+    get_var_names = NotInSysVI("model.vocabulary.genes has the names of the genes")
+    setup_annbatch = NotInSysVI("it reads AnnData, with setup_anndata")
+    prepare_query_mudata = NotInSysVI("it reads AnnData, with prepare_query_anndata")
+    get_latent_library_size = NotInSysVI("its input is normalised, so that it models no library size")
+    get_aggregated_posterior = NotInSysVI(_NO_POSTERIOR)
+    get_importance_weights = NotInSysVI(_NO_POSTERIOR)
     convert_legacy_save = NotInSysVI("models are saved as one safetensors file, with save and load")
     minify_adata = NotInSysVI("the embedding in adata.obsm is all that is needed of the cells")
+    adata_manager = AttributeNotInSysVI(_VOCABULARY)
+    data_registry = AttributeNotInSysVI(_VOCABULARY)
+    registry = AttributeNotInSysVI(_VOCABULARY)
+    summary_string = AttributeNotInSysVI("print(model) describes it")
+    test_indices = AttributeNotInSysVI("cells are trained on or held out (train_indices, validation_indices)")
+    run_id = AttributeNotInSysVI("model.record() tells how it was made")
+    run_name = AttributeNotInSysVI("model.record() tells how it was made")
     predict = NotInSysVI("it does not predict labels; take those of the nearest neighbours in the embedding")
 
 
@@ -277,7 +328,7 @@ def translate_training(settings: Mapping[str, Any], plan_kwargs: Mapping[str, An
     Raises
     ------
     InputError
-        If another optimiser than Adam is asked for.
+        If another optimiser than Adam is asked for, or an argument that would change the result in another way.
 
     Examples
     --------
@@ -288,15 +339,34 @@ def translate_training(settings: Mapping[str, Any], plan_kwargs: Mapping[str, An
     for name in sorted(IGNORED_TRAIN_ARGUMENTS & set(training)):
         warnings.warn(f"train({name}=...) has no effect in sysVI and is ignored.", stacklevel=3)
         training.pop(name)
+    for name in sorted(set(REFUSED_TRAIN_ARGUMENTS) & set(training)):
+        if training.pop(name) is not None:
+            raise InputError(f"train({name}=...) is not supported: {REFUSED_TRAIN_ARGUMENTS[name]}.")
     if plan.get("optimizer", "Adam") != "Adam":
         raise InputError(f"optimizer {plan['optimizer']!r} is not supported; sysVI trains with Adam.")
     for name in sorted(IGNORED_PLAN_ARGUMENTS & set(plan)):
         if plan.pop(name) not in (None, 0, False, "Adam"):
+            advice = "The use of KL weight warmup is not recommended in SysVI. " if "warmup" in name else ""
             reason = "KL warm-up hurts the cycle model" if "warmup" in name else "it has no effect in sysVI"
-            warnings.warn(f"plan_kwargs[{name!r}] is ignored: {reason}.", stacklevel=3)
+            warnings.warn(f"{advice}plan_kwargs[{name!r}] is ignored: {reason}.", stacklevel=3)
     if "z_distance_cycle_weight" in plan:
         plan["cycle_weight"] = plan.pop("z_distance_cycle_weight")
     return {**plan, **training}
+
+
+def ignore_arguments(function: str, given: Mapping[str, Any], known: Container[str]) -> None:
+    """Warn of arguments of scvi-tools that have no effect here; those that are None or False are passed over.
+
+    Raises
+    ------
+    InputError
+        If an argument is none of scvi-tools' either.
+    """
+    for name, value in given.items():
+        if name not in known:
+            raise InputError(f"{function} has no argument {name}.")
+        if value is not None and value is not False:
+            warnings.warn(f"{function}({name}=...) has no effect in sysVI and is ignored.", stacklevel=3)
 
 
 def history_frames(history: Mapping[str, Sequence[float]]) -> dict[str, pd.DataFrame]:

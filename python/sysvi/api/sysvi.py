@@ -42,7 +42,16 @@ from sysvi._core.settings import (
 )
 from sysvi._version import __version__
 from sysvi.api.normalized_expression import DecodingMethodsOfScvi
-from sysvi.api.scvi_compat import MethodsOfScvi, QueryMethodsOfScvi, device_name, history_frames, translate_training
+from sysvi.api.scvi_compat import (
+    IGNORED_LOAD_ARGUMENTS,
+    IGNORED_SAVE_ARGUMENTS,
+    MethodsOfScvi,
+    QueryMethodsOfScvi,
+    device_name,
+    history_frames,
+    ignore_arguments,
+    translate_training,
+)
 from sysvi.data.cells import Cells, Vocabulary, n_minibatches
 from sysvi.data.columns import Columns
 from sysvi.data.from_anndata import (
@@ -151,8 +160,8 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, MethodsOfScvi):
         Learn a vector for each category instead of one-hot codes; for covariates of many categories.
     embedding_kwargs
         ``{"embedding_dim": 5}``: length of these vectors.
-    encoder_decoder_kwargs
-        Accepted for compatibility; must be empty.
+    registry, encoder_decoder_kwargs
+        Accepted for compatibility; must be None or empty.
     seed
         Random seed of the initial weights, of the pseudo-inputs and, unless :meth:`train` is given another, of
         training.
@@ -207,11 +216,14 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, MethodsOfScvi):
         pseudoinputs_label_key: str | None = None,
         embedding_kwargs: Mapping[str, Any] | None = None,
         encoder_decoder_kwargs: Mapping[str, Any] | None = None,
+        registry: Mapping[str, Any] | None = None,
         seed: int = 0,
         **model_kwargs: Any,
     ):
         check_anndata(adata)
         columns = read_setup(adata)
+        if registry is not None:
+            raise InputError("registry is not supported, since sysVI has none: leave it out.")
         if encoder_decoder_kwargs:
             raise InputError(
                 f"encoder_decoder_kwargs {dict(encoder_decoder_kwargs)} are not supported; leave them out."
@@ -588,6 +600,7 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, MethodsOfScvi):
         return_dist: bool = False,
         batch_size: int | None = None,
         *,
+        mc_samples: int | None = None,
         seed: int | None = None,
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Embed cells.
@@ -604,6 +617,8 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, MethodsOfScvi):
             Return mean and variance of q(z | x, c).
         batch_size
             Number of cells to encode at a time; by default chosen for the device.
+        mc_samples
+            Accepted for compatibility: the mean of a normal posterior needs no samples, in scvi-tools neither.
         seed
             Random seed of the sample; by default the model's.
 
@@ -654,7 +669,12 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, MethodsOfScvi):
     # -- saving -------------------------------------------------------------------------------------------------------
 
     def save(
-        self, dir_path: str | Path, overwrite: bool = False, save_anndata: bool = False, prefix: str | None = None
+        self,
+        dir_path: str | Path,
+        overwrite: bool = False,
+        save_anndata: bool = False,
+        prefix: str | None = None,
+        **ignored: Any,
     ) -> None:
         """Save the model as ``dir_path/model.safetensors``: parameters, genes, categories, settings, history, versions.
 
@@ -668,12 +688,15 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, MethodsOfScvi):
             Also write the data as ``adata.h5ad``.
         prefix
             Prefix of the file names.
+        **ignored
+            Further arguments of scvi-tools; they have no effect, which a warning says.
 
         Raises
         ------
         InputError
             If the folder holds a model already, or cannot be written.
         """
+        ignore_arguments("save", ignored, IGNORED_SAVE_ARGUMENTS)
 
         def write(path: Path) -> None:
             save_checkpoint(path, self.checkpoint(), overwrite)
@@ -712,6 +735,7 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, MethodsOfScvi):
         accelerator: str = "auto",
         device: str | int | None = None,
         prefix: str | None = None,
+        **ignored: Any,
     ) -> SysVI:
         """Load a model. Opening the file never executes code.
 
@@ -727,12 +751,15 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, MethodsOfScvi):
             Device of the model: ``"auto"``, ``"cpu"``, ``"cuda"``, ... or the number of a CUDA device.
         prefix
             Prefix of the file names, as in :meth:`save`.
+        **ignored
+            Further arguments of scvi-tools; they have no effect, which a warning says.
 
         Raises
         ------
         InputError
             If the file is missing, damaged or not a sysVI model, or `adata` does not fit the model.
         """
+        ignore_arguments("load", ignored, IGNORED_LOAD_ARGUMENTS)
         path = model_file(dir_path, prefix)
         saved = load_checkpoint(path)
         with corruption_as_input_error(path):

@@ -61,12 +61,12 @@ def compare(
         Folder for the results; it is created if missing.
     system_key, batch_key, label_key
         Columns of ``adata.obs`` with the systems, batches (samples) and cell type labels. Of the methods, only scGen
-        uses the labels. Unlabelled cells (missing values, "unlabelled", "unknown" and the like) are integrated by all
-        methods, and left out of every metric that needs labels.
+        and scANVI use the labels. Unlabelled cells (missing values, "unlabelled", "unknown" and the like) are
+        integrated by all methods, and left out of every metric that needs labels.
     methods
-        ``"all"``, or names of methods: sysvi, cvae, vamp, cyc, adv, pca, harmony, scvi, scvi-sysvi, glue, seurat-cca,
-        seurat-rpca, harmony-r, scmgca, scgen, saturn. A method that is not available on this machine is listed with the
-        reason.
+        ``"all"``, or names of methods: sysvi, cvae, vamp, cyc, adv, pca, harmony, scvi, scvi-sysvi, drvi, glue,
+        concord, scvital, seurat-cca, seurat-rpca, harmony-r, scmgca, scgen, scanvi, saturn. A method that is not
+        available on this machine is listed with the reason.
     grid
         ``"full"``: all values of each method's tuned parameter; ``"default"``: its default value only.
     seeds

@@ -6,7 +6,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from packaging.requirements import Requirement
 
 from sysvi._core.events import Event, OnEvent
 from sysvi._core.records import read_record, write_record
+from sysvi.comparison.interpreters import Interpreter, NoInterpreter, find_interpreter
 from sysvi.comparison.methods import Method
 
 VERSIONS_FILE = "installed.json"  # version of each package; written last, so that it marks a complete environment
@@ -37,6 +37,22 @@ given <- commandArgs(trailingOnly = TRUE)
 options(warning.length = 500L)
 utils::install.packages(given[-1], lib = given[1])
 """
+# Each source is copied first, as it would be compiled in its own folder; what it depends on is installed before it.
+R_INSTALL_SOURCES = """
+given <- commandArgs(trailingOnly = TRUE)
+.libPaths(c(given[1], .libPaths()))
+options(warning.length = 500L)
+for (folder in given[-1]) {
+  fields <- read.dcf(file.path(folder, "DESCRIPTION"), c("Depends", "Imports", "LinkingTo"))
+  needed <- trimws(sub("[(].*", "", unlist(strsplit(fields[!is.na(fields)], ","))))
+  missing <- setdiff(needed, c("R", rownames(utils::installed.packages())))
+  if (length(missing)) try(utils::install.packages(missing, lib = given[1]))
+  copy <- tempfile("source")
+  dir.create(copy)
+  file.copy(folder, copy, recursive = TRUE)
+  utils::install.packages(file.path(copy, basename(folder)), lib = given[1], repos = NULL, type = "source")
+}
+"""
 
 
 class MethodNotAvailable(Exception):
@@ -52,7 +68,7 @@ class Environment:
     command
         Interpreter and its options; the adapter and its arguments follow.
     versions
-        Version of each installed package, by its name in lower case.
+        Version of each installed package, by its name in lower case, and that of ``python`` or ``r``.
     variables
         Environment variables of the process that differ from those of the current one; None removes a variable.
     """
@@ -97,9 +113,15 @@ def get_environments(
     """
     environments: dict[str, Environment] = {}
     reasons: dict[str, str] = {}
-    by_requirements: dict[tuple[tuple[str, ...], ...], Environment | str] = {}  # environment, or why there is none
+    by_requirements: dict[tuple[object, ...], Environment | str] = {}  # environment, or why there is none
     for method in methods:
-        requirements = (method.dependencies, method.imports, tuple(method.paths))
+        requirements = (
+            method.requires_python,
+            method.dependencies,
+            method.imports,
+            tuple(method.paths),
+            tuple(method.sources),
+        )
         if method.counts and not has_counts:
             found: Environment | str = "it needs counts, and the input has none"
         else:
@@ -125,9 +147,10 @@ def get_environment(
 ) -> Environment:
     """The environment of a method, created if there is none yet.
 
-    A Python environment is created by uv where a ``uv`` executable is on the PATH, as it is much faster, and otherwise
-    (or if uv fails) by venv and pip. uv reads its own settings and ``UV_`` variables: it knows neither pip's
-    configuration and ``PIP_`` variables nor its ``find-links``.
+    A Python environment is made from the current interpreter, or from the newest one on this machine that suits the
+    method (`find_interpreter`): by uv where a ``uv`` executable is on the PATH, as it is much faster, and otherwise (or
+    if uv fails) by venv and pip. uv reads its own settings and ``UV_`` variables: it knows neither pip's configuration
+    and ``PIP_`` variables nor its ``find-links``.
 
     Parameters
     ----------
@@ -143,7 +166,8 @@ def get_environment(
     Raises
     ------
     MethodNotAvailable
-        If the environment cannot be created; the message is what the installer gives as the reason.
+        If no interpreter suits or the environment cannot be created; the message is what the installer gives as the
+        reason.
     """
     for name, content in method.paths.items():
         if name not in os.environ:
@@ -184,12 +208,17 @@ def _python_environment(
     method: Method, folder: Path, constraint: Path | None, report: Callable[[str], None]
 ) -> Environment:
     """The current environment or one of the method's own, after a check that its modules can be imported."""
-    if satisfied_here(method.dependencies):
+    try:
+        interpreter = find_interpreter(method.requires_python)
+    except NoInterpreter as error:
+        raise MethodNotAvailable(str(error)) from error
+    if interpreter.path == sys.executable and satisfied_here(method.dependencies):
         python, variables = Path(sys.executable), dict[str, str | None]()
         versions = {name.lower(): found.version for found in importlib.metadata.distributions() if (name := found.name)}
     else:
-        python, versions = _python_of_its_own(method, folder, constraint, report)
+        python, versions = _python_of_its_own(method, interpreter, folder, constraint, report)
         variables = {"PYTHONPATH": None, "PYTHONHOME": None}
+    versions = {"python": interpreter.version} | versions
     # -P: the adapter's folder is no place to import from, as an adapter may be called scvi.py
     environment = Environment((str(python), "-P"), versions, variables)
     _run(environment, ["-c", IMPORT_MODULES, *method.imports])
@@ -197,25 +226,29 @@ def _python_environment(
 
 
 def _python_of_its_own(
-    method: Method, folder: Path, constraint: Path | None, report: Callable[[str], None]
+    method: Method, interpreter: Interpreter, folder: Path, constraint: Path | None, report: Callable[[str], None]
 ) -> tuple[Path, dict[str, str]]:
-    """Interpreter and package versions of the method's own environment, which is created if need be."""
-    requirements = [f"python {platform.python_version()}", *sorted(method.dependencies)]
+    """Python and package versions of the method's own environment, which is created from an interpreter if need be."""
+    requirements = [f"python {interpreter.version}", *sorted(method.dependencies)]
     requirements += constraint.read_text().splitlines() if constraint else []
     location = folder / f"{method.package}-{_digest(requirements)}"
     versions = _read_versions(location) if _python_in(location).exists() else None
     if versions is None:
         shutil.rmtree(location, ignore_errors=True)  # damaged, or of a Python that was removed
-        report(f"Installing {', '.join(method.dependencies)} into {location}")
+        report(f"Installing {', '.join(method.dependencies)} for Python {interpreter.version} into {location}")
         start = time.perf_counter()
-        versions = _create(location, method.dependencies, constraint, report)
+        versions = _create(location, interpreter, method.dependencies, constraint, report)
         seconds = time.perf_counter() - start
         report(f"Installed {method.package} {versions.get(method.package.lower(), '')} in {seconds:.0f} s")
     return _python_in(location), versions
 
 
 def _create(
-    location: Path, dependencies: Sequence[str], constraint: Path | None, report: Callable[[str], None]
+    location: Path,
+    interpreter: Interpreter,
+    dependencies: Sequence[str],
+    constraint: Path | None,
+    report: Callable[[str], None],
 ) -> dict[str, str]:
     """Create a Python environment; its package versions.
 
@@ -229,12 +262,12 @@ def _create(
         unfinished = Path(temporary) / "environment"
         if uv := shutil.which("uv"):
             try:
-                _install_with_uv(uv, unfinished, dependencies, constraint)
+                _install_with_uv(uv, unfinished, interpreter, dependencies, constraint)
             except MethodNotAvailable as error:
                 report(f"uv failed ({error}); trying pip")
-                _install_with_pip(unfinished, dependencies, constraint)
+                _install_with_pip(unfinished, interpreter, dependencies, constraint)
         else:
-            _install_with_pip(unfinished, dependencies, constraint)
+            _install_with_pip(unfinished, interpreter, dependencies, constraint)
         listed = json.loads(_run(_pip(unfinished), ["list", "--format", "json"]))
         versions = {package["name"].lower(): package["version"] for package in listed}
         write_record(unfinished / VERSIONS_FILE, {"versions": versions})
@@ -243,17 +276,22 @@ def _create(
     return versions
 
 
-def _install_with_uv(uv: str, location: Path, dependencies: Sequence[str], constraint: Path | None) -> None:
+def _install_with_uv(
+    uv: str, location: Path, interpreter: Interpreter, dependencies: Sequence[str], constraint: Path | None
+) -> None:
     """Create a virtual environment with pip in it (``--seed``) and install packages, all by uv."""
     command = Environment((uv,), {}, {"PYTHONPATH": None, "VIRTUAL_ENV": None})
-    _run(command, ["venv", "--seed", "--quiet", "--python", sys.executable, str(location)])
+    _run(command, ["venv", "--seed", "--quiet", "--python", interpreter.path, str(location)])
     python = str(_python_in(location))
     _run(command, ["pip", "install", "--quiet", "--python", python, *_constrained(constraint), *dependencies])
 
 
-def _install_with_pip(location: Path, dependencies: Sequence[str], constraint: Path | None) -> None:
+def _install_with_pip(
+    location: Path, interpreter: Interpreter, dependencies: Sequence[str], constraint: Path | None
+) -> None:
     """Create a virtual environment by venv, in place of one that may be there, and install packages by pip."""
-    _run(Environment((sys.executable,), {}, {}), ["-m", "venv", "--clear", str(location)])
+    command = Environment((interpreter.path, "-I"), {}, {})  # -I: PYTHONPATH is that of the current interpreter
+    _run(command, ["-m", "venv", "--clear", str(location)])
     _run(_pip(location), ["install", "--quiet", *_constrained(constraint), *dependencies])
 
 
@@ -284,26 +322,63 @@ def _r_environment(method: Method, folder: Path, report: Callable[[str], None]) 
     rscript = shutil.which("Rscript")
     if rscript is None:
         raise MethodNotAvailable("Rscript is not on the PATH: install R")
+    sources = _r_sources(method)
+    requirements = [*sorted(method.dependencies), *(f"{path}\n{text}" for path, text in sources.values())]
     r = Environment((rscript,), {}, {})  # reads the user's profile, which may set libraries and a repository
     r_version = _run(r, ["-e", 'cat("\\n", as.character(getRversion()), sep = "")']).splitlines()[-1]
-    library = folder / f"R-{r_version}-{method.package}-{_digest(sorted(method.dependencies))}"
+    library = folder / f"R-{r_version}-{method.package}-{_digest(requirements)}"
     versions = _r_package_versions(r, library, method.dependencies)
-    missing = [name for name in method.dependencies if name not in versions]
-    if missing:
-        report(f"Installing {', '.join(missing)} into {library}")
+    from_source = [name for name in sources if not (library / name).exists()]
+    missing = [name for name in method.dependencies if name not in versions and name not in sources]
+    if missing or from_source:
+        report(f"Installing {', '.join(missing + from_source)} into {library}")
         library.mkdir(parents=True, exist_ok=True)
-        try:
-            output = _run(r, ["-e", R_INSTALL, str(library), *missing], with_errors=True)
-        except MethodNotAvailable as error:
-            output = str(error)
+        output = _install_in_r(r, R_INSTALL, library, missing)
+        output += _install_in_r(r, R_INSTALL_SOURCES, library, [sources[name][0] for name in from_source])
         versions = _r_package_versions(r, library, method.dependencies)
-        if still_missing := [name for name in missing if name not in versions]:
-            raise MethodNotAvailable(f"{', '.join(still_missing)} cannot be installed: {_reason(output)}")
+        failed = [name for name in missing if name not in versions]
+        failed += [name for name in from_source if not (library / name).exists()]
+        if failed:
+            hints = [
+                f"; or set the environment variable {variable} to the folder of the source of {name}"
+                for variable, name in method.sources.items()
+                if name in failed and name not in sources
+            ]
+            raise MethodNotAvailable(f"{', '.join(failed)} cannot be installed: {_reason(output)}{''.join(hints)}")
     variables: dict[str, str | None] = {
         "R_LIBS": os.pathsep.join(filter(None, [str(library), os.environ.get("R_LIBS")]))
     }
     by_lower_case = {"r": r_version} | {name.lower(): version for name, version in versions.items()}
     return Environment((rscript,), by_lower_case, variables)
+
+
+def _r_sources(method: Method) -> dict[str, tuple[str, str]]:
+    """Folder and DESCRIPTION of the R packages whose source the user gives in environment variables, by package."""
+    sources = {}
+    for variable, package in method.sources.items():
+        if folder := os.environ.get(variable):
+            path = Path(folder).resolve()
+            try:
+                description = (path / "DESCRIPTION").read_text("utf-8")
+            except (OSError, UnicodeDecodeError):
+                description = ""
+            if f"Package: {package}" not in description.splitlines():
+                raise MethodNotAvailable(
+                    f"{variable}={folder} is not the source of the R package {package}: set it to the folder with its "
+                    "file DESCRIPTION"
+                )
+            sources[package] = (str(path), description)
+    return sources
+
+
+def _install_in_r(r: Environment, script: str, library: Path, packages: Sequence[str]) -> str:
+    """Install packages (or folders with their source) into a library; all output, whether it succeeds or not."""
+    if not packages:
+        return ""
+    try:
+        return _run(r, ["-e", script, str(library), *packages], with_errors=True)
+    except MethodNotAvailable as error:
+        return str(error)
 
 
 def _r_package_versions(r: Environment, library: Path, names: Sequence[str]) -> dict[str, str]:

@@ -11,6 +11,7 @@ file to write the embedding to (cells x latent dimensions). RUN is a JSON object
 Python's inline script metadata (PEP 723):
 
     # /// script
+    # requires-python = ">=3.12"              versions of Python that suit; left out: the current one
     # dependencies = ["harmonypy==2.1.0"]     packages that its environment must have; empty: the current environment
     #
     # [tool.sysvi]
@@ -19,6 +20,9 @@ Python's inline script metadata (PEP 723):
     #
     # [tool.sysvi.paths]                      environment variables that name files which no package registry offers
     # NAME = "what it is the path of"
+    #
+    # [tool.sysvi.sources]                    environment variables that may name the folder of an R package's source:
+    # NAME = "package"                        the package is then installed from there instead of CRAN
     #
     # [tool.sysvi.methods.harmony]
     # title = "Harmony"
@@ -42,13 +46,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from packaging.specifiers import SpecifierSet
+
 from sysvi._core.checks import listing
 from sysvi._core.errors import InputError
 
 ADAPTERS = Path(__file__).parent / "adapters"
 # The order of tables; methods of other adapters follow.
-METHOD_ORDER = ["sysvi", "cvae", "vamp", "cyc", "adv", "pca", "harmony", "scvi", "scvi-sysvi", "glue"]
-METHOD_ORDER += ["seurat-cca", "seurat-rpca", "harmony-r", "scmgca", "scgen", "saturn"]
+METHOD_ORDER = [
+    "sysvi",
+    "cvae",
+    "vamp",
+    "cyc",
+    "adv",
+    "pca",
+    "harmony",
+    "scvi",
+    "scvi-sysvi",
+    "drvi",
+    "glue",
+    "concord",
+]
+METHOD_ORDER += ["scvital", "seurat-cca", "seurat-rpca", "harmony-r", "scmgca", "scgen", "scanvi", "saturn"]
 NOT_ADAPTERS = {"common", "__init__"}  # scripts with code that adapters share
 HEADER = re.compile(r"^# /// script$(.*?)^# ///$", re.MULTILINE | re.DOTALL)
 
@@ -61,9 +80,11 @@ class Method:
     script: Path
     title: str
     package: str
+    requires_python: str = ""
     dependencies: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
     paths: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     grid: dict[str, list[Any]] = field(default_factory=dict)
     counts: bool = False
@@ -154,16 +175,21 @@ def _read_header(script: Path) -> Iterator[Method]:
             )
         table = tomllib.loads(re.sub(r"^# ?", "", header.group(1), flags=re.MULTILINE))
         declaration = table["tool"]["sysvi"]
+        requires_python = str(SpecifierSet(table.get("requires-python", "")))  # fails for what is no specifier
         for name, declared in declaration["methods"].items():
             method = Method(
                 name,
                 script,
                 package=declaration["package"],
+                requires_python=requires_python,
                 dependencies=tuple(table.get("dependencies", ())),
                 imports=tuple(declaration.get("imports", ())),
                 paths=declaration.get("paths", {}),
+                sources=declaration.get("sources", {}),
                 **{"title": name, **declared},
             )
+            if unknown := set(method.sources.values()) - set(method.dependencies if method.is_r else ()):
+                raise InputError(f"its sources name {listing(unknown)}, which is no R package among its dependencies.")
             if missing := set(method.grid) - set(method.settings):
                 raise InputError(f"the grid of {name} varies {listing(missing)}, which its settings lack.")
             json.dumps(method.settings)  # fails for settings that cannot be passed on

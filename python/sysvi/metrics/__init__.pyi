@@ -13,6 +13,7 @@ from ._kbet import kbet_per_label as kbet_per_label
 from ._knn_purity import knn_purity as knn_purity
 from ._latent import latent_spread as latent_spread
 from ._latent import standardise as standardise
+from ._lisi import LISI_NEIGHBORS as LISI_NEIGHBORS
 from ._lisi import cilisi as cilisi
 from ._lisi import clisi as clisi
 from ._lisi import ilisi as ilisi

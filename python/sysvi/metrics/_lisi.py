@@ -20,6 +20,8 @@ from sysvi._core.parallel import single_thread_pool
 from sysvi.metrics._neighbors import Neighbors, nearest_neighbors
 from sysvi.metrics._score import Score, check_embedding, convention, encode_categories
 
+# Other neighbours of a cell, by the tool whose LISI they give, at the same perplexity of 30.
+LISI_NEIGHBORS = {"scib-metrics": 89, "harmonypy": 90}
 CHUNK_VALUES = 2**18  # largest number of values of an array of one chunk of cells; fits the CPU's caches
 ENTROPY_TOLERANCE = 1e-8
 MAX_ITERATIONS = 50
@@ -37,12 +39,13 @@ def lisi(
     Parameters
     ----------
     neighbors
-        Nearest neighbours of n cells; customary are 89.
+        Nearest neighbours of n cells: 89 of them as in scib-metrics (used throughout sysVI), or 90 as in harmonypy.
+        ``sysvi.metrics.LISI_NEIGHBORS`` has both numbers by name.
     groups
         Group of each cell, (n,), such as its system or label.
     perplexity
         Effective number of neighbours, at least 1. By default a third of the neighbours, counting the cell itself: 30
-        for 89 neighbours. If it is at least the number of neighbours, all have the same weight.
+        for 89 and for 90 neighbours. If it is at least the number of neighbours, all have the same weight.
     device
         Device of the computation, in double precision: ``"auto"``, ``"cpu"`` or ``"cuda"``.
 
@@ -58,12 +61,15 @@ def lisi(
 
     Notes
     -----
-    Same index as in scib-metrics and harmony for the same neighbours (their 90 count the cell itself). Those tools
-    bisect from beta = 1 to a tolerance of 1e-5. Here Newton's method starts from the scale of the distances, so that
-    the result does not depend on the units of the embedding, and ends at a tolerance of 1e-8. Where more than
-    `perplexity` neighbours are equally near (duplicated cells), no beta reaches the perplexity; these neighbours alone
-    count, with equal weights, which is the limit of a growing beta. For such cells scib-metrics returns the same value
-    or, where its weights underflow, -1.
+    Same index as in scib-metrics and harmonypy for the same neighbours. scib-metrics (0.5.10 and 0.6.1) is given 90
+    that count the cell itself, which leaves 89, as did harmonypy before 0.0.10; since then, harmonypy takes 90 others.
+    The changelog of scib-metrics 0.6.0 speaks of this change, but its LISI is that of 0.5.10.
+
+    Those tools bisect from beta = 1 to a tolerance of 1e-5. Here Newton's method starts from the scale of the
+    distances, so that the result does not depend on the units of the embedding, and ends at a tolerance of 1e-8. Where
+    more than `perplexity` neighbours are equally near (duplicated cells), no beta reaches the perplexity; these
+    neighbours alone count, with equal weights, which is the limit of a growing beta. For such cells scib-metrics
+    returns the same value or, where its weights underflow, -1.
 
     Examples
     --------
@@ -71,6 +77,8 @@ def lisi(
     >>> line = nearest_neighbors([[0.0], [1.0], [2.0], [10.0], [11.0], [12.0]], 2)
     >>> lisi(line, ["a", "a", "a", "a", "b", "b"], perplexity=2)
     array([1., 1., 1., 1., 2., 2.])
+    >>> LISI_NEIGHBORS["scib-metrics"], LISI_NEIGHBORS["harmonypy"]
+    (89, 90)
     """
     check_types(lisi, neighbors=neighbors, perplexity=perplexity)
     n, k = neighbors.indices.shape

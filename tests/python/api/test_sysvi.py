@@ -248,6 +248,11 @@ def test_plan_of_scvi_tools_is_understood(make_adata, make_sysvi):
     ("arguments", "name"),
     [
         ({"plan_kwargs": {"n_epochs_kl_warmup": 20}}, "n_epochs_kl_warmup.*ignored.*warm-up"),
+        (
+            {"plan_kwargs": {"n_steps_kl_warmup": 1}},
+            r"The use of KL weight warmup is not recommended in SysVI\. .*n_steps_kl_warmup",
+        ),
+        ({"plan_kwargs": {"update_only_decoder": True}}, "update_only_decoder.*ignored"),
         ({"plan_kwargs": {"reduce_lr_on_plateau": True}}, "reduce_lr_on_plateau.*ignored"),
         ({"log_every_n_steps": 1}, "log_every_n_steps=.*ignored"),
         ({"enable_checkpointing": False}, "enable_checkpointing=.*ignored"),
@@ -266,6 +271,7 @@ def test_foreign_settings_are_ignored_with_a_warning(make_adata, make_sysvi, arg
         ({"max_epoch": 3}, "max_epoch"),
         ({"plan_kwargs": {"cycle": 3}}, "cycle"),
         ({"plan_kwargs": {"optimizer": "AdamW"}}, "AdamW"),
+        ({"plan_config": {"lr": 0.1}}, "plan_config=.*not supported: pass plan_kwargs"),
         ({"plan_kwargs": {"z_distance_cycle_weight": -1}}, "cycle_weight is -1"),
         ({"max_epochs": 0}, "max_epochs is 0"),
         ({"batch_size": 1}, "batch_size is 1"),
@@ -665,3 +671,49 @@ def test_script_of_the_scvi_tools_tutorial_runs_after_changing_its_import(make_a
     model.save(str(tmp_path / "model"), overwrite=True)
     again = SysVI.load(str(tmp_path / "model"), adata=adata)
     np.testing.assert_array_equal(again.get_latent_representation(), embed.X)
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("adata_manager", r"model\.columns.*model\.vocabulary"),
+        ("registry", r"model\.vocabulary"),
+        ("summary_string", r"print\(model\)"),
+        ("test_indices", "train_indices, validation_indices"),
+        ("run_id", r"model\.record\(\)"),
+    ],
+)
+def test_attributes_of_scvi_tools_that_are_missing_name_what_to_read_instead(model, name, instead):
+    with pytest.raises(AttributeError, match=f"SysVI has no {name} of scvi-tools: .*{instead}"):
+        getattr(model, name)
+    assert not hasattr(model, name)
+    assert not hasattr(SysVI, name)
+    assert getattr(model, name, "default") == "default"
+
+
+def test_methods_of_scvi_tools_that_are_missing_name_what_to_call_instead(model):
+    with pytest.raises(InputError, match=r"SysVI has no get_var_names of scvi-tools: model\.vocabulary\.genes"):
+        model.get_var_names()
+    with pytest.raises(InputError, match=r"SysVI has no get_aggregated_posterior .*return_dist=True"):
+        model.get_aggregated_posterior()
+    with pytest.raises(InputError, match="SysVI has no load_registry of scvi-tools"):
+        SysVI.load_registry("model")
+
+
+def test_arguments_of_scvi_tools_without_effect(model, make_adata, tmp_path, recwarn):
+    embedding = model.get_latent_representation()
+    np.testing.assert_array_equal(model.get_latent_representation(mc_samples=10), embedding)
+    model.save(tmp_path / "model", datamodule=None, legacy_mudata_format=False)
+    SysVI.load(tmp_path / "model", backup_url=None, accelerator="cpu", device="auto")
+    assert not [str(warning.message) for warning in recwarn if "no effect" in str(warning.message)]
+    with pytest.warns(UserWarning, match=r"save\(save_kwargs=\.\.\.\) has no effect"):
+        model.save(tmp_path / "model", overwrite=True, save_kwargs={"pickle_protocol": 2})
+    with pytest.warns(UserWarning, match=r"load\(backup_url=\.\.\.\) has no effect"):
+        SysVI.load(tmp_path / "model", backup_url="model")
+    with pytest.raises(InputError, match="save has no argument overwright"):
+        model.save(tmp_path / "model", overwright=True)
+    adata = make_adata()
+    SysVI.setup_anndata(adata, batch_key="system")
+    assert SysVI(adata, registry=None).status == "untrained"
+    with pytest.raises(InputError, match="registry is not supported"):
+        SysVI(adata, registry={})

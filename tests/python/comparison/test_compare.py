@@ -103,7 +103,8 @@ def compare(cells, folder, methods, **arguments):
 def test_the_adapters_declare_the_methods_of_the_paper():
     known = read_methods()
     names = (
-        "sysvi cvae vamp cyc adv pca harmony scvi scvi-sysvi glue seurat-cca seurat-rpca harmony-r scmgca scgen saturn"
+        "sysvi cvae vamp cyc adv pca harmony scvi scvi-sysvi drvi glue concord scvital seurat-cca seurat-rpca "
+        "harmony-r scmgca scgen scanvi saturn"
     )
     assert list(known) == names.split()
     for method in known.values():
@@ -114,6 +115,9 @@ def test_the_adapters_declare_the_methods_of_the_paper():
     ]
     assert len(known["glue"].grid_points("full")) == 12
     assert known["pca"].grid_points("full") == [("", None)]
+    assert [name for name in known if known[name].labels] == ["scgen", "scanvi"]
+    assert {known[name].requires_python for name in ("scvi", "scvi-sysvi", "scanvi", "drvi")} == {">=3.12"}
+    assert known["harmony-r"].sources == {"HARMONY_SOURCE": "harmony"}
     assert known["sysvi"].grid_points("default") == [("cycle_weight", 30)]
 
 
@@ -128,14 +132,13 @@ def test_methods_are_chosen_once_each(folder):
     good(folder)
     known = read_methods([ADAPTERS, folder / "adapters"])
     assert [method.name for method in choose_methods(known, ["good", "pca", "good"])] == ["good", "pca"]
-    assert len(choose_methods(known, "all")) == 17
+    assert len(choose_methods(known, "all")) == 21
     with pytest.raises(InputError, match="no method scvy"):
         choose_methods(known, ["scvy"])
     with pytest.raises(InputError, match="methods is empty"):
         choose_methods(known, [])
 
 
-@pytest.mark.parametrize("further", ["grid = { shift = [1] }", "settings = {", "colour = 'red'"])
 def test_a_script_without_a_header_is_named_and_shared_code_is_not(tmp_path):
     for name in ("common.py", "common.R", "__init__.py"):
         (tmp_path / name).write_text("1\n")
@@ -145,9 +148,31 @@ def test_a_script_without_a_header_is_named_and_shared_code_is_not(tmp_path):
         read_methods([tmp_path])
 
 
+@pytest.mark.parametrize("further", ["grid = { shift = [1] }", "settings = {", "colour = 'red'"])
 def test_a_header_that_cannot_be_read_is_named(folder, further):
     adapter(folder, "bad", "", further)
     with pytest.raises(InputError, match=r"header of the adapter .*bad\.py"):
+        read_methods([folder / "adapters"])
+
+
+def test_a_source_is_that_of_an_r_package_of_the_adapter(folder):
+    good(folder)
+    path = folder / "adapters" / "good.py"
+    text = path.read_text().replace("# [tool.sysvi.methods", '# sources = { TINY = "tiny" }\n# [tool.sysvi.methods')
+    path.write_text(text)
+    with pytest.raises(InputError, match="its sources name tiny, which is no R package among its dependencies"):
+        read_methods([folder / "adapters"])
+
+
+def test_an_adapter_names_the_python_that_it_needs(folder):
+    good(folder)
+    path = folder / "adapters" / "good.py"
+    text = path.read_text()
+    assert read_methods([folder / "adapters"])["good"].requires_python == ""
+    path.write_text(text.replace("# dependencies", '# requires-python = ">=3.12"\n# dependencies'))
+    assert read_methods([folder / "adapters"])["good"].requires_python == ">=3.12"
+    path.write_text(text.replace("# dependencies", '# requires-python = "the newest"\n# dependencies'))
+    with pytest.raises(InputError, match=r"header of the adapter .*good\.py is invalid: Invalid specifier"):
         read_methods([folder / "adapters"])
 
 

@@ -353,3 +353,43 @@ def test_a_package_that_r_cannot_install_is_named(tmp_path):
         patch.setenv("R_PROFILE_USER", str(profile))
         with pytest.raises(MethodNotAvailable, match=r"sysviNoSuchPackage cannot be installed: .+"):
             get_environment(missing, tmp_path / "environments", None, print)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("r")
+def test_an_r_package_is_installed_from_its_source_if_the_user_gives_it(tmp_path, monkeypatch):
+    profile = tmp_path / "profile.R"
+    profile.write_text(f'options(repos = c(CRAN = "file://{tmp_path.as_posix()}"))\n')  # no network
+    monkeypatch.setenv("R_PROFILE_USER", str(profile))
+    monkeypatch.delenv("TINY_SOURCE", raising=False)
+    tiny = method("a.R", dependencies=("Matrix", "sysviTiny"), sources={"TINY_SOURCE": "sysviTiny"})
+    folder, lines = tmp_path / "environments", []
+    with pytest.raises(
+        MethodNotAvailable, match=r"sysviTiny cannot be installed: .+; or set the environment variable TINY_SOURCE"
+    ):
+        get_environment(tiny, folder, None, lines.append)
+    monkeypatch.setenv("TINY_SOURCE", str(tmp_path))
+    with pytest.raises(MethodNotAvailable, match=r"TINY_SOURCE=.* is not the source of the R package sysviTiny"):
+        get_environment(tiny, folder, None, lines.append)
+
+    source = tmp_path / "tiny source"
+    (source / "R").mkdir(parents=True)
+    (source / "R" / "version.R").write_text('answer <- function() "from the source"\n')
+    (source / "NAMESPACE").write_text("export(answer)\n")
+    description = "Package: sysviTiny\nTitle: Tiny\nVersion: {}\nDescription: Tiny.\nLicense: GPL-3\nImports: utils{}\n"
+    (source / "DESCRIPTION").write_text(description.format("1.2", ", sysviNoSuchPackage (>= 1.0)"))
+    monkeypatch.setenv("TINY_SOURCE", str(source))
+    with pytest.raises(
+        MethodNotAvailable, match=r"sysviTiny cannot be installed: ERROR: dependenc.*sysviNoSuchPackage"
+    ):
+        get_environment(tiny, folder, None, lines.append)
+    (source / "DESCRIPTION").write_text(description.format("1.3", ""))
+    before = sorted(source.rglob("*"))
+    found = get_environment(tiny, folder, None, lines.append)
+    assert found.version_of("sysviTiny") == "1.3"
+    assert sorted(source.rglob("*")) == before
+    command = [*found.command, "-e", "cat(sysviTiny::answer())"]
+    assert subprocess.check_output(command, env=found.process_variables(), text=True) == "from the source"
+    lines.clear()
+    assert get_environment(tiny, folder, None, lines.append) == found
+    assert not lines

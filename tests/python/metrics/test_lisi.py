@@ -6,11 +6,11 @@ import pytest
 import scib_metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peers import simulate, with_self
+from peers import simulate, with_self, without_self
 from scipy.optimize import brentq
 
 from sysvi import InputError
-from sysvi.metrics._lisi import cilisi, clisi, ilisi, ilisi_within, lisi
+from sysvi.metrics._lisi import LISI_NEIGHBORS, cilisi, clisi, ilisi, ilisi_within, lisi
 from sysvi.metrics._neighbors import Neighbors, nearest_neighbors
 
 
@@ -63,6 +63,28 @@ def test_against_scib_metrics(shift):
         np.testing.assert_allclose(lisi(neighbors, groups), scib_metrics.lisi_knn(theirs, groups), rtol=1e-4)
     assert ilisi(neighbors, system).value == pytest.approx(scib_metrics.ilisi_knn(theirs, system), rel=1e-4, abs=1e-6)
     assert clisi(neighbors, label).value == pytest.approx(scib_metrics.clisi_knn(theirs, label), rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shift", [0.0, 0.5, 3.0])
+def test_conventions_of_scib_metrics_and_harmonypy(shift):
+    """scib-metrics is given 90 neighbours with the cell itself; without it, it computes what harmonypy 2 does."""
+    points, system, label = simulate(1000, shift=shift)
+    scib = nearest_neighbors(points, LISI_NEIGHBORS["scib-metrics"])
+    harmonypy = nearest_neighbors(points, LISI_NEIGHBORS["harmonypy"])
+    assert with_self(scib).n_neighbors == without_self(harmonypy).n_neighbors == 90
+    for groups in (system, label):
+        np.testing.assert_allclose(lisi(scib, groups), scib_metrics.lisi_knn(with_self(scib), groups), rtol=1e-4)
+        theirs = scib_metrics.lisi_knn(without_self(harmonypy), groups)
+        np.testing.assert_allclose(lisi(harmonypy, groups), theirs, rtol=1e-4)
+    expected = scib_metrics.ilisi_knn(without_self(harmonypy), system)
+    assert ilisi(harmonypy, system).value == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    expected = [
+        by_definition(distances, system[indices], 30)
+        for distances, indices in zip(harmonypy.distances[:50], harmonypy.indices[:50], strict=True)
+    ]
+    np.testing.assert_allclose(lisi(harmonypy, system)[:50], expected, rtol=1e-6)
+    assert any(not np.allclose(lisi(harmonypy, g), lisi(scib, g), rtol=1e-4) for g in (system, label))
 
 
 def test_against_scib_metrics_on_baron(baron):
@@ -159,11 +181,11 @@ def test_a_perplexity_of_one_counts_the_nearest_alone():
     np.testing.assert_array_equal(lisi(nearest_neighbors(points, 1), system), 1)
 
 
-@pytest.mark.parametrize("k", [1, 2, 4, 5, 44, 89])
+@pytest.mark.parametrize("k", [1, 2, 4, 5, 44, 89, 90])
 def test_the_default_perplexity_is_a_third(k):
     points, _, label = simulate(200)
     neighbors = nearest_neighbors(points, k)
-    third = {1: 1, 2: 1, 4: 1, 5: 2, 44: 15, 89: 30}[k]
+    third = {1: 1, 2: 1, 4: 1, 5: 2, 44: 15, 89: 30, 90: 30}[k]
     np.testing.assert_array_equal(lisi(neighbors, label), lisi(neighbors, label, perplexity=third))
 
 

@@ -5,13 +5,16 @@
 # package = "harmony"
 # imports = ["harmony", "irlba", "jsonlite"]
 #
+# [tool.sysvi.sources]
+# HARMONY_SOURCE = "harmony"
+#
 # # The grid is ours. theta (default 2) is the weight of mixing.
 # [tool.sysvi.methods.harmony-r]
 # title = "Harmony (R)"
 # settings = { theta = 2, n_components = 50 }
 # grid = { theta = [1, 2, 5, 10] }
 # ///
-# Harmony (R package) on principal components, corrected for systems and batches.
+# Harmony (R package, version 2) on principal components, corrected for systems and batches.
 
 here <- dirname(sub("^--file=", "", grep("^--file=", commandArgs(), value = TRUE)))
 source(file.path(here, "common.R"))

@@ -1,4 +1,5 @@
 # /// script
+# requires-python = ">=3.11,<3.12"
 # dependencies = [
 #   "scgen==2.1.0", "scvi-tools==0.19.0", "torchmetrics==0.11.4", "jax==0.4.23", "jaxlib==0.4.23", "flax==0.7.5",
 #   "numpyro==0.13.2", "chex==0.1.86", "optax==0.1.9", "orbax-checkpoint<0.5", "ml_dtypes<0.4", "anndata<0.10",

@@ -1,4 +1,5 @@
 # /// script
+# requires-python = ">=3.11,<3.12"
 # dependencies = [
 #   "scMGCA==1.0.7", "spektral<0.7", "tensorflow-cpu<2.16", "tensorflow-probability<0.24", "scanpy<1.10",
 #   "anndata<0.10", "leidenalg", "numpy<1.24", "scipy<1.12", "pandas<2.2", "matplotlib<3.9",

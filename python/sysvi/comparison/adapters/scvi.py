@@ -1,5 +1,6 @@
 # /// script
-# dependencies = ["scvi-tools==1.4.2"]
+# requires-python = ">=3.12"
+# dependencies = ["scvi-tools==1.5.1"]
 #
 # [tool.sysvi]
 # package = "scvi-tools"
