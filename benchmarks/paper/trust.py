@@ -121,19 +121,20 @@ class Cells:
     def support_scores(self) -> dict[str, float]:
         """AUROC of the support for cells of shared types against those of private types, and shares below thresholds.
 
-        Empty without support, or without private or shared types.
+        Only what the set allows: nothing without support, no AUROC without private and shared types.
         """
-        if "sysvi_support" not in self.adata.obs or not self.private or not self.shared:
+        if "sysvi_support" not in self.adata.obs:
             return {}
-        support = self.adata.obs["sysvi_support"].to_numpy()
-        groups = {
-            "private": support[np.isin(self.label, [*self.private])],
-            "shared": support[np.isin(self.label, [*self.shared])],
-        }
-        values = np.concatenate([groups["shared"], groups["private"]])
-        scores = {"support": float(roc_auc_score(np.arange(len(values)) < len(groups["shared"]), values))}
-        for threshold, (kind, own) in itertools.product(THRESHOLDS, groups.items()):
-            scores[f"{kind}_below_{threshold}"] = float((own < threshold).mean())
+        support, scores = self.adata.obs["sysvi_support"].to_numpy(), {}
+        is_shared, is_private = (np.isin(self.label, [*labels]) for labels in (self.shared, self.private))
+        if is_shared.any() and is_private.any():
+            chosen = is_shared | is_private
+            scores["support"] = float(roc_auc_score(is_shared[chosen], support[chosen]))
+        for threshold, (kind, cells) in itertools.product(
+            THRESHOLDS, {"private": is_private, "shared": is_shared}.items()
+        ):
+            if cells.any():
+                scores[f"{kind}_below_{threshold}"] = float((support[cells] < threshold).mean())
         return scores
 
 
@@ -238,7 +239,7 @@ def report(table: pd.DataFrame) -> None:
     summary.to_csv(RESULTS / "paper_trust_summary.csv", index=False, float_format="%.3f")
     print_table(summary)
     below = table[table["variant"] == "default"].groupby("set", sort=False)
-    below = below[[name for name in table if "_below_" in name]].mean().dropna()
+    below = below[[name for name in table if "_below_" in name]].mean().dropna(how="all")
     below.to_csv(SUPPORT_TABLE, float_format="%.3f")
     print(below.round(2).to_string())
     plot(summary)
