@@ -29,7 +29,7 @@
 #' neighbourhood, low if they have different ones or if these are far away. Do not
 #' interpret the neighbours from another system of a cell whose support is low, as
 #' is expected of a cell type that the other system lacks. A warning tells where many
-#' cells have a support below 0.2.
+#' cells have a support below 0.3.
 #'
 #' Ctrl-C or Esc stops training after the current step; the result is then that
 #' of the members that had ended, or of all members so far, with a warning. A second

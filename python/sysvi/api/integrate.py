@@ -107,7 +107,7 @@ def integrate(
     Warns
     -----
     UserWarning
-        If a twentieth of a system's cells or more have a support below 0.2 in another system; or if a system stays
+        If a twentieth of a system's cells or more have a support below 0.3 in another system; or if a system stays
         apart: its cells have less than a twentieth of the neighbours from other systems that they would have in a fully
         mixed embedding (15 nearest neighbours among up to 10,000 cells). Labels are not needed for either.
         If the loss of a member became non-finite, the others are used.
