@@ -143,7 +143,7 @@ RunSysVI.default <- function(object, system, batch = NULL, metadata = NULL, cova
     weight_systems = isTRUE(options$weight_systems)
   )
   genes <- describe_gene_selection(cells, features, n_top_genes, options$min_cells)
-  # What was not given is left to the engine: to the preset, or to defaults that are the same as here.
+  # Arguments that were not given are not passed on: the engine takes them from the preset or its equal defaults.
   settings <- collect_settings(
     options,
     max_epochs = max_epochs, n_latent = if (!missing(n_latent)) n_latent,
@@ -198,8 +198,8 @@ as_reduction <- function(z, assay, key) {
   )
 }
 
-# An embedding as a reduction of a Seurat object, and the support of cells in its
-# metadata. NULL removes the support that is there from an embedding that is replaced.
+# Add an embedding as a reduction of a Seurat object, and the support of its cells as a
+# metadata column. An embedding without support removes the column of an earlier one.
 add_reduction <- function(object, z, name, assay, key) {
   object[[name]] <- as_reduction(z, assay, key)
   support <- attr(z, "support")

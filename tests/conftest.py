@@ -1,4 +1,5 @@
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -17,6 +18,14 @@ def data_dir() -> Path:
             pytest.fail(missing)
         pytest.skip(missing)
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def default_hangup_handler():
+    """Reset SIGHUP, which is ignored under nohup, to its default; processes that tests start inherit this."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -141,6 +141,14 @@ fractional_counts_option = click.option(
 device_option = click.option(
     "--device", default="auto", show_default=True, help="Device to compute on: auto, cpu, cuda, cuda:1 or mps."
 )
+model_option = click.option(
+    "--model",
+    "model_path",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder in which the model was saved, or its file.",
+)
+model_layer_option = click.option("--layer", help="Layer with the expression (default: that of the model, or X).")
 seed_option = click.option(
     "--seed",
     type=click.IntRange(0),
@@ -538,16 +546,10 @@ def prepare(
 
 @main.command("map")
 @click.argument("input", type=click.Path(path_type=Path))
-@click.option(
-    "--model",
-    "model_path",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Folder in which the model was saved, or its file.",
-)
+@model_option
 @click.option("--system", "system_key", help="Column of obs with the systems (default: that of the model).")
 @click.option("--batch", "batch_key", help="Column of obs with the batches (default: that of the model).")
-@click.option("--layer", help="Layer with the expression (default: that of the model, or X).")
+@model_layer_option
 @raw_option
 @click.option("--orthologs", type=FILE, help="Table of orthologues, if the genes are those of another species.")
 @click.option("--label", "label_key", help="Column of obs of the model's cells with labels to transfer.")
@@ -645,13 +647,7 @@ def map_cells(
 
 @main.command()
 @click.argument("input", type=click.Path(path_type=Path))
-@click.option(
-    "--model",
-    "model_path",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Folder in which the model was saved, or its file.",
-)
+@model_option
 @click.option("--to-system", help="System in which cells are decoded (default: their own, without noise).")
 @click.option(
     "--to-batch",
@@ -661,7 +657,7 @@ def map_cells(
 @click.option(
     "--genes", help="Names of genes, separated by commas, or a file with a name a line (default: all of the model)."
 )
-@click.option("--layer", help="Layer with the expression (default: that of the model, or X).")
+@model_layer_option
 @raw_option
 @output_file_options
 @device_option

@@ -1,7 +1,6 @@
 """Data and processes for the tests of robustness."""
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,14 +11,6 @@ for variable in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):  # before torch and nu
     os.environ.setdefault(variable, "1")
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests import soak.py
-
-
-@pytest.fixture(scope="session", autouse=True)
-def default_hangup_handler():
-    """Reset SIGHUP, which is ignored under nohup, to its default: the processes that tests start inherit this."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +24,7 @@ def counts(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def start_sysvi(tmp_path):
+def start_sysvi(tmp_path, default_hangup_handler):
     """Function that starts the command ``sysvi`` in the test's folder."""
 
     def start(*arguments, **options) -> subprocess.Popen:

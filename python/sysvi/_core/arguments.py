@@ -131,7 +131,7 @@ def _describe(hint: Any, many: bool = False) -> str:
 
 
 def row_numbers(indices: Sequence[int] | np.ndarray | None, n_cells: int) -> np.ndarray:
-    """Rows as numbers from 0, from a boolean mask, from numbers (negative ones count from the end) or None for all."""
+    """Turn `indices` into row numbers: None stands for all rows, a mask for its rows, -1 for the last row."""
     if indices is None:
         return np.arange(n_cells)
     if not isinstance(indices, Iterable):

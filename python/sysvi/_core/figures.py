@@ -19,7 +19,9 @@ from sysvi._core.parallel import restore_thread_count
 from sysvi._core.seeds import seed_of_32_bits
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 
 def umap_before_after(
@@ -95,6 +97,46 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         text.set_parse_math(False)
     with matplotlib.rc_context({"text.parse_math": False}):  # for tick labels that are made while drawing
         write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120, format=kind))
+
+
+def annotated_heat_map(
+    ax: Axes, values: np.ndarray, text: np.ndarray, rows: Sequence[str], columns: Sequence[str]
+) -> AxesImage:
+    """Draw values between 0 and 1 as colours, with a text in each field.
+
+    Parameters
+    ----------
+    ax
+        Where to draw.
+    values
+        The values, (rows, columns); others are drawn as 0 or 1.
+    text
+        The texts, (rows, columns); empty ones are left out.
+    rows, columns
+        Names of rows and columns; there may be none.
+
+    Returns
+    -------
+    AxesImage
+        The image, for a colour bar.
+    """
+    image = ax.imshow(np.clip(values, 0, 1), vmin=0, vmax=1, cmap="viridis", aspect="auto")
+    for (y, x), shown in np.ndenumerate(text):
+        if shown:
+            color = "white" if values[y, x] < 0.6 else "0"
+            ax.text(x, y, shown, ha="center", va="center", fontsize=7, color=color)
+    ax.set_xticks(range(values.shape[1]), columns, rotation=90, fontsize=8)
+    ax.set_yticks(range(values.shape[0]), rows, fontsize=8)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return image
+
+
+def add_color_bar(figure: Figure, image: AxesImage, box: tuple[float, float, float, float]) -> None:
+    """Add the colour bar of a heat map; `box` is left, bottom, width and height as shares of the figure."""
+    ax = figure.add_axes(box)
+    figure.colorbar(image, cax=ax)
+    ax.tick_params(labelsize=8)
 
 
 @restore_thread_count()

@@ -17,7 +17,7 @@ from sysvi._core.seeds import member_seeds
 from sysvi._core.settings import random_seed, whole_number
 from sysvi.api.ensemble import Ensemble
 from sysvi.api.results import check_embedding_name
-from sysvi.api.support import SUPPORT_KEY
+from sysvi.api.support import remove_support
 from sysvi.api.sysvi import SysVI
 from sysvi.api.train_many import train_extended
 from sysvi.data.cells import Cells
@@ -112,9 +112,7 @@ def map_query(
     check_embedding_name(key_added)
     check_writable(query)
     extended = _extend(model, query, system_key, batch_key, layer, orthologs, max_epochs, device, seed, progress)
-    for container in (query.obs, query.obsm):
-        if SUPPORT_KEY in container:
-            del container[SUPPORT_KEY]
+    remove_support(query)
     query.obsm[key_added] = extended.get_latent_representation()
     query.uns["sysvi"] = extended.record()
     assert extended.adata is not None

@@ -9,7 +9,13 @@ from sysvi._core.checks import check_obs_column
 from sysvi._core.errors import InputError
 from sysvi._core.events import OnEvent
 from sysvi.api.ensemble import Ensemble
-from sysvi.api.support import SUPPORT_KEY, describe_support, neighbor_support, warn_about_unsupported_cells
+from sysvi.api.support import (
+    SUPPORT_KEY,
+    describe_support,
+    neighbor_support,
+    remove_support,
+    warn_about_unsupported_cells,
+)
 from sysvi.api.sysvi import SysVI
 
 
@@ -30,12 +36,17 @@ def is_hdf5_name(name: object) -> bool:
     return True
 
 
-def check_embedding_name(key_added: str) -> None:
-    """Refuse a name under which an embedding cannot be stored in ``obsm``."""
+def check_result_name(key_added: str) -> None:
+    """Refuse a name under which a result cannot be stored in an h5ad file."""
     if not is_hdf5_name(key_added):
         raise InputError(
             f"key_added is {key_added!r}; it must be a string, not empty, not '.' or '..' and without a slash."
         )
+
+
+def check_embedding_name(key_added: str) -> None:
+    """Refuse a name under which an embedding cannot be stored in ``obsm``."""
+    check_result_name(key_added)
     if key_added == SUPPORT_KEY:
         raise InputError(f"key_added is {key_added!r}, under which the support is stored: choose another name.")
 
@@ -60,9 +71,7 @@ def write_results(adata: AnnData, model: SysVI | Ensemble, key_added: str, on_ev
     stacklevel
         As in ``warnings.warn``, of the caller.
     """
-    for container in (adata.obs, adata.obsm):
-        if SUPPORT_KEY in container:
-            del container[SUPPORT_KEY]
+    remove_support(adata)
     adata.uns["sysvi"] = model.record()
     if not isinstance(model, Ensemble):
         adata.obsm[key_added] = model.get_latent_representation()

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
 from sysvi._core.events import Event
 from sysvi._core.samples import nearest_points, sample_rows
@@ -64,6 +65,13 @@ def neighbor_support(embeddings: Sequence[np.ndarray], system: np.ndarray) -> pd
                     n_pairs += 1
         support.loc[cells, str(name)] = total / n_pairs
     return support
+
+
+def remove_support(adata: AnnData) -> None:
+    """Remove the support that an earlier model wrote, which does not go with another embedding."""
+    for container in (adata.obs, adata.obsm):
+        if SUPPORT_KEY in container:
+            del container[SUPPORT_KEY]
 
 
 def warn_about_unsupported_cells(support: pd.DataFrame, system: np.ndarray, stacklevel: int) -> None:

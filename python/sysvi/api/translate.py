@@ -25,7 +25,7 @@ from sysvi._core.progress import as_callback
 from sysvi._core.settings import whole_number
 from sysvi.api.ensemble import Ensemble
 from sysvi.api.query import decode_missing_genes
-from sysvi.api.results import is_hdf5_name
+from sysvi.api.results import check_result_name
 from sysvi.api.sysvi import SysVI, posteriors
 from sysvi.data.cells import Cells, Covariates
 from sysvi.data.from_anndata import cells_from_anndata
@@ -139,10 +139,7 @@ def translate(
     """
     check_types(translate, model=model, adata=adata, to_system=to_system, to_batch=to_batch, genes=genes, layer=layer)
     check_types(translate, key_added=key_added, output=output, overwrite=overwrite)
-    if not is_hdf5_name(key_added):
-        raise InputError(
-            f"key_added is {key_added!r}; it must be a string, not empty, not '.' or '..' and without a slash."
-        )
+    check_result_name(key_added)
     batch_size = None if batch_size is None else whole_number("batch_size", batch_size, 1)
     on_event = as_callback(progress)
     first = model.members[0]
@@ -158,9 +155,7 @@ def translate(
             "write it to a file, which is done in blocks of cells (output), or choose genes (genes)",
         )
     else:
-        if path.exists() and not overwrite:
-            raise InputError(f"{path} exists already; pass overwrite=True to replace it, or choose another name.")
-        check_output(path, True, 4 * n_values)
+        check_output(path, overwrite, 4 * n_values)
     cells = _read_cells(model.members, adata, layer, on_event)
     target = _target(first, cells, system, to_batch)
     for message in target.warnings:

@@ -137,7 +137,7 @@ def check_output(path: Path, overwrite: bool, n_bytes: int = 0) -> None:
     """
     check_regular(path)
     if path.exists() and not overwrite:
-        raise InputError(f"{path} exists already; pass --overwrite to replace it, or choose another name.")
+        raise InputError(f"{path} exists already; pass overwrite=True to replace it, or choose another name.")
     check_folder(path.parent)
     check_free_space(path, n_bytes)
 
@@ -161,7 +161,7 @@ def write_anndata(path: Path, adata: AnnData) -> None:
             adata = adata.copy()
             setattr(adata, axis, table.rename(columns={RESERVED_COLUMN: "index"}))
     adata.strings_to_categoricals()
-    # Strings that may be missing can be read by anndata from 0.11 on; if there are such, they were in the input.
+    # anndata before 0.11 cannot read nullable strings, so the output has them only where the input does.
     with _open_for_writing(path, "w") as file, anndata.settings.override(allow_write_nullable_strings=True):
         try:
             file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})

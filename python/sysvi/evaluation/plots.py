@@ -10,7 +10,7 @@ import pandas as pd
 
 from sysvi._core.arguments import check_types
 from sysvi._core.errors import InputError
-from sysvi._core.figures import save_figure
+from sysvi._core.figures import add_color_bar, annotated_heat_map, save_figure
 from sysvi.evaluation.batch_strength import BatchStrength
 from sysvi.evaluation.tables import AGGREGATE, embedding_columns
 
@@ -113,28 +113,12 @@ def plot_labels(per_label: pd.DataFrame, path: str | Path) -> None:
                 height / figure_height,
             )
         )
-        image = ax.imshow(np.clip(values, 0, 1), vmin=0, vmax=1, cmap="viridis", aspect="auto")
-        for (y, x), value in np.ndenumerate(values.to_numpy()):
-            if np.isfinite(value):
-                ax.text(
-                    x, y, f"{value:.2f}", ha="center", va="center", fontsize=7, color="white" if value < 0.6 else "0"
-                )
+        numbers = values.map(lambda value: f"{value:.2f}" if np.isfinite(value) else "").to_numpy()
+        image = annotated_heat_map(ax, values.to_numpy(), numbers, labels if column == 0 else [], embeddings)
         ax.set_title(_on_short_lines(metric), fontsize=9)
-        ax.set_xticks(range(len(embeddings)), embeddings, rotation=90, fontsize=8)
-        ax.set_yticks(range(len(labels)), labels if column == 0 else [], fontsize=8)
-        ax.tick_params(length=0)
         ax.set_facecolor("0.9")  # shows where values are missing
-        ax.spines[:].set_visible(False)
-    colorbar_ax = figure.add_axes(
-        (
-            1 - 0.75 / figure_width,
-            1 - (top + height) / figure_height,
-            0.15 / figure_width,
-            height / figure_height,
-        )
-    )
-    figure.colorbar(image, cax=colorbar_ax)
-    colorbar_ax.tick_params(labelsize=8)
+    box = (1 - 0.75 / figure_width, 1 - (top + height) / figure_height, 0.15 / figure_width, height / figure_height)
+    add_color_bar(figure, image, box)
     save_figure(figure, path)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from sysvi._core.arguments import check_types
 from sysvi._core.errors import InputError
-from sysvi._core.figures import save_figure
+from sysvi._core.figures import add_color_bar, annotated_heat_map, save_figure
 from sysvi.mapping.transfer_labels import UNKNOWN, LabelTransfer
 
 COLORS = {"reference": "#4c78a8", "query": "#e45756"}
@@ -89,17 +89,9 @@ def plot_confusion(transfer: LabelTransfer, path: str | Path) -> None:
     figure = Figure(figsize=(figure_width, figure_height))
     box = (left / figure_width, bottom / figure_height, width / figure_width, height / figure_height)
     ax = figure.add_axes(box)
-    image = ax.imshow(share, vmin=0, vmax=1, cmap="viridis", aspect="auto")
-    for (y, x), n in np.ndenumerate(counts.to_numpy()):
-        if n:
-            ax.text(x, y, f"{n}", ha="center", va="center", fontsize=7, color="white" if share[y, x] < 0.6 else "0")
-    ax.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8)
-    ax.set_yticks(range(len(rows)), rows, fontsize=8)
+    numbers = np.where(counts > 0, counts.astype(str), "")
+    image = annotated_heat_map(ax, share, numbers, rows, columns)
     ax.set_xlabel("transferred label", fontsize=9)
     ax.set_ylabel("own label", fontsize=9)
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-    bar = figure.add_axes(((left + width + 0.15) / figure_width, box[1], 0.15 / figure_width, box[3]))
-    figure.colorbar(image, cax=bar)
-    bar.tick_params(labelsize=8)
+    add_color_bar(figure, image, ((left + width + 0.15) / figure_width, box[1], 0.15 / figure_width, box[3]))
     save_figure(figure, path)

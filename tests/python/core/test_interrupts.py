@@ -10,15 +10,13 @@ from sysvi._core.interrupts import STOP_SIGNALS, by_signal, catch_interrupts, ex
 
 
 @pytest.fixture(autouse=True)
-def handlers_are_restored():
-    """Signals have handlers again afterwards; SIGHUP is not ignored, as it is when the tests run under nohup."""
-    hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+def handlers_are_restored(default_hangup_handler):
+    """Signals have their handlers again afterwards."""
     before = [signal.getsignal(number) for number in STOP_SIGNALS]
     hook = sys.unraisablehook
     yield
     assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
     assert sys.unraisablehook is hook
-    signal.signal(signal.SIGHUP, hangup)
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
