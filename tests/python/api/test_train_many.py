@@ -324,14 +324,19 @@ def test_interrupted_models_are_usable_and_the_rest_is_left_out(adata, interrupt
 
 @pytest.mark.slow
 def test_finished_models_outlive_an_interrupt(adata):
-    runs = many(adata, seeds=range(8), on_run=lambda run: raise_interrupt() if run.seed == 2 else None)
-    assert 3 <= len(runs) <= 6
+    """Other models go on until the caller has the event, on a busy machine for longer: so there are many of them."""
+
+    def stop(run):
+        if run.seed == 2:
+            raise_interrupt()
+
+    runs = many(adata, seeds=range(40), max_epochs=20, on_run=stop)
+    assert 3 <= len(runs) < 40
     assert [run.seed for run in runs] == list(range(len(runs)))
     assert all(run.status == "finished" for run in runs[:2])
-    for run in runs:
-        assert run.status in ("finished", "interrupted")
-        if run.status == "finished":
-            assert_equal(run.model, alone(adata, seed=run.seed))
+    assert {run.status for run in runs} <= {"finished", "interrupted"}
+    for run in [run for run in runs if run.status == "finished"][:4]:
+        assert_equal(run.model, alone(adata, seed=run.seed, max_epochs=20))
 
 
 @pytest.mark.parametrize("interrupt", [raise_interrupt, press])
