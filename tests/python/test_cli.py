@@ -21,6 +21,7 @@ from scipy import sparse
 import sysvi
 from sysvi import ModelSettings, Ramp, SysVI, TrainSettings
 from sysvi._core.progress import JsonLines
+from sysvi.api.support import LOW_SUPPORT
 from sysvi.cli import main
 
 pytestmark = pytest.mark.filterwarnings("ignore:System .* has fewer cells", "ignore:Only .* genes remain")
@@ -461,8 +462,8 @@ def test_the_support_is_a_json_line_with_numbers(counts, tmp_path):
     [line] = [line for line in json_lines(result.stdout) if line["stage"] == "support"]
     table = anndata.read_h5ad(tmp_path / "out.h5ad").obsm["sysvi_support"]
     assert {(row["system"], row["other"]): row["n_cells"] for row in line["low_support"]} == {
-        ("system1", "system2"): (table["system2"] < 0.5).sum(),
-        ("system2", "system1"): (table["system1"] < 0.5).sum(),
+        ("system1", "system2"): (table["system2"] < LOW_SUPPORT).sum(),
+        ("system2", "system1"): (table["system1"] < LOW_SUPPORT).sum(),
     }
     assert line["message"].startswith("Counterparts on which")
 

@@ -79,7 +79,7 @@ def test_a_step_is_named_timed_and_fails_as_its_command_does():
     step = ROOT / "tools" / "step.sh"
     good = subprocess.run([step, "a step", "echo", "two  words"], capture_output=True, text=True)
     assert good.returncode == 0
-    assert re.fullmatch(r"\n== a step ==\ntwo  words\na step: \d s\n", good.stdout)
+    assert re.fullmatch(r"\n== a step ==\ntwo  words\na step: \d+ s\n", good.stdout)
     bad = subprocess.run([step, "a step", "sh", "-c", "exit 7"], capture_output=True, text=True)
     assert bad.returncode == 7
-    assert re.fullmatch(r"a step: failed after \d s \(exit status 7\)\n", bad.stderr)
+    assert re.fullmatch(r"a step: failed after \d+ s \(exit status 7\)\n", bad.stderr)

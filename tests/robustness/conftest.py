@@ -38,10 +38,11 @@ def start_sysvi(tmp_path, default_hangup_handler):
 @pytest.fixture
 def run_sysvi(start_sysvi):
     """Function that runs the command ``sysvi``; returns its exit status and its output."""
+    from soak import PATIENCE
 
     def run(*arguments, **options) -> tuple[int, str]:
         process = start_sysvi(*arguments, **options)
-        output, _ = process.communicate(timeout=300)
+        output, _ = process.communicate(timeout=PATIENCE)
         return process.returncode, output
 
     return run

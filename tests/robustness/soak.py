@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+PATIENCE = 600  # seconds that a busy machine may take for one process
 N_ROUNDS = int(os.environ.get("SYSVI_SOAK_ROUNDS", "1"))  # repetitions of the random tests; `make soak` sets more
 
 

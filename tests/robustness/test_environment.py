@@ -11,7 +11,7 @@ import tempfile
 import anndata
 import numba
 import pytest
-from soak import files_in
+from soak import PATIENCE, files_in
 
 import sysvi
 from sysvi._core import compilation
@@ -137,7 +137,7 @@ for task in (
 def test_a_child_of_a_fork_computes_or_says_at_once_that_it_cannot(threads):
     command = [sys.executable, "-c", FORK.format(threads=threads)]
     variables = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    lines = subprocess.run(command, capture_output=True, text=True, timeout=120, env=variables).stdout.splitlines()
+    lines = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=variables).stdout.splitlines()
     assert len(lines) == 4
     for line in lines:
         assert "multiprocessing.get_context('spawn')" in line if threads > 1 else line == "done"

@@ -35,6 +35,19 @@ def largest_file(n_bytes):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.fixture(scope="module")
+def compiled(counts):
+    """Functions are compiled and cached, which the disk must have space for, too."""
+    sysvi.integrate(
+        sysvi.prepare(anndata.read_h5ad(counts), "system", "batch", min_cells=3),
+        "system",
+        "batch",
+        members=2,
+        max_epochs=1,
+        progress=False,
+    )
+
+
 @pytest.fixture
 def folder(counts, tmp_path, monkeypatch):
     """The working folder, with the input and an earlier output."""
@@ -48,6 +61,7 @@ def folder(counts, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("n_bytes", [0, 100, 3000])
 @pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.usefixtures("compiled")
 def test_commands(folder, command, n_bytes):
     with largest_file(n_bytes):
         result = CliRunner().invoke(main, COMMANDS[command].split())

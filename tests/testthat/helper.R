@@ -59,3 +59,11 @@ skip_without_engine <- function() {
 }
 
 python <- function(code) reticulate::py_eval(code)
+
+# Until the end of a test, two models are trained at a time, whatever the number of cores.
+local_two_threads <- function(env = parent.frame()) {
+  torch <- reticulate::import("torch")
+  before <- torch$get_num_threads()
+  withr::defer(torch$set_num_threads(before), env)
+  torch$set_num_threads(2L)
+}

@@ -220,10 +220,11 @@ test_that("a SingleCellExperiment stores the tuning in its metadata until its em
 })
 
 test_that("an interrupted call continues from its folder", {
-  whole <- tune_matrix("cell_type", max_epochs = 20)
+  local_two_threads()
+  whole <- tune_matrix("cell_type", max_epochs = 20, seeds = 4)
   folder <- withr::local_tempdir()
   withr::local_dir(folder)
-  call <- function(...) tune_matrix("cell_type", max_epochs = 20, folder = "runs", ...)
+  call <- function(...) tune_matrix("cell_type", max_epochs = 20, seeds = 4, folder = "runs", ...)
   listen_and_interrupt <- function(verbose) {
     ended <- FALSE
     handle_event <- function(line) {
@@ -235,20 +236,20 @@ test_that("an interrupted call continues from its folder", {
     list(handle_event = handle_event, close = function() NULL, warnings = function() character())
   }
   with_mocked_bindings(
-    expect_warning(part <- call(), "interrupted after [123] of 4 runs; .* The same call continues from there"),
+    expect_warning(part <- call(), "interrupted after [1-7] of 8 runs; .* The same call continues from there"),
     new_event_listener = listen_and_interrupt
   )
   finished <- sum(Tuning(part)$runs$status == "finished")
-  expect_true(finished %in% 1:3)
+  expect_true(finished %in% 1:7)
   for (process in c("separate", "session")) {
-    expect_message(z <- call(verbose = TRUE, process = process), sprintf("%d of 4 runs are there already", finished)) |>
+    expect_message(z <- call(verbose = TRUE, process = process), sprintf("%d of 8 runs are there already", finished)) |>
       suppressMessages()
     expect_equal(values(z), values(whole), tolerance = 1e-6) # embedded in one thread
     expect_equal(Tuning(z)$runs, Tuning(whole)$runs, tolerance = 1e-6)
-    finished <- 4L
+    finished <- 8L
   }
   more <- call(cycle_weights = c(0, 5, 20))
-  expect_identical(nrow(Tuning(more)$runs), 6L)
+  expect_identical(nrow(Tuning(more)$runs), 12L)
   expect_sysvi_error(
     tuned(cells$data, "cell_type", metadata = cells$metadata, folder = "runs"),
     "runs holds runs with other settings: choose another folder"

@@ -422,16 +422,15 @@ def interrupt_at(stage, n=1):
 
 
 @pytest.fixture
-def short_first(monkeypatch):
-    """Function that makes all but the first members train for very long."""
+def short_first(monkeypatch, model):
+    """Function that makes all but the first members of an ensemble of seed 5 train for very long."""
 
     def make(n_short):
-        seeds = []
+        short = {member.seed for member in model.members[:n_short]}
 
         def of_length(module, cells, settings, *args):
-            seeds.append(settings.seed)
-            short = seeds.index(settings.seed) < n_short
-            return train(module, cells, settings if short else replace(settings, max_epochs=1_000_000), *args)
+            longer = settings if settings.seed in short else replace(settings, max_epochs=1_000_000)
+            return train(module, cells, longer, *args)
 
         monkeypatch.setattr("sysvi.api.sysvi.train", of_length)
 
@@ -453,7 +452,7 @@ def test_finished_members_outlive_an_interrupt(make_adata, short_first, model):
 def test_one_finished_member_is_returned_itself_after_an_interrupt(make_adata, short_first):
     short_first(1)
     adata = make_adata()
-    found = integrate(adata, progress=interrupt_at("model"))
+    found = integrate(adata, seed=5, progress=interrupt_at("model"))
     assert isinstance(found, SysVI)
     assert found.run.status == "finished"
     assert found.status == json.loads(adata.uns["sysvi"]["status"]) == "interrupted"
@@ -461,10 +460,18 @@ def test_one_finished_member_is_returned_itself_after_an_interrupt(make_adata, s
 
 
 def test_without_a_finished_member_all_that_had_begun_are_used(make_adata):
+    begun = set()
+
+    def interrupt_both(event):
+        if event.stage == "epoch":
+            begun.add(event.values["model"])
+            if len(begun) == 2:
+                raise KeyboardInterrupt
+
     threads = torch.get_num_threads()
     torch.set_num_threads(2)  # two members train at the same time
     try:
-        found = integrate(make_adata(), max_epochs=1_000_000, progress=interrupt_at("epoch", 8))
+        found = integrate(make_adata(), max_epochs=1_000_000, progress=interrupt_both)
     finally:
         torch.set_num_threads(threads)
     assert isinstance(found, Ensemble)

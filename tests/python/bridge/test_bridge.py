@@ -572,9 +572,9 @@ def test_a_listener_can_stop_the_training_of_a_mapping(reference_and_query):
 
 
 def test_a_listener_can_stop_the_training_of_an_ensemble(make_adata, tmp_path):
-    """The members that have ended by then are kept."""
+    """The members that have ended by then are kept. Others go on until the listener is asked: so there are many."""
     adata = make_adata()
-    values, arrays = task(adata, settings={**SETTINGS, "max_epochs": 20}, members=10)
+    values, arrays = task(adata, settings={**SETTINGS, "max_epochs": 20}, members=60)
     stages = []
 
     def stop(line):
@@ -585,7 +585,7 @@ def test_a_listener_can_stop_the_training_of_an_ensemble(make_adata, tmp_path):
     out["model"].tofile(tmp_path / "model.safetensors")
     model = sysvi.load(tmp_path)
     assert model.status == "interrupted"
-    assert len(model.members) < 10
+    assert len(model.members) < 60
     assert all(len(member.history["loss_train"]) == 20 for member in model.members)
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -219,8 +220,9 @@ def test_time_and_memory_are_those_of_the_method(tmp_path):
     ballast = np.ones(40_000_000)  # 320 MB here
     script = tmp_path / "lean.py"
     script.write_text("import sys, time, numpy as np\ntime.sleep(0.5)\nnp.save(sys.argv[2], np.ones((4, 2)))\n")
+    start = time.perf_counter()
     lean, folder = make(tmp_path, script)
-    assert 0.5 < lean["seconds"] < 30
+    assert 0.5 < lean["seconds"] < time.perf_counter() - start
     assert lean["peak_mb"] < 150
     script.write_text("import sys, numpy as np\nx = np.ones(30_000_000)\nnp.save(sys.argv[2], np.ones((4, 2)))\n")
     assert make(tmp_path, script)[0]["peak_mb"] > lean["peak_mb"] + 200

@@ -1,7 +1,7 @@
 """Embedding all cells: block by block, in as many threads as torch has, with the running statistics in the weights."""
 
 import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import oracle
@@ -116,17 +116,25 @@ def test_the_same_bits_in_any_number_of_threads(expression, case):
 
 
 def test_an_error_ends_it_and_leaves_no_thread(case, monkeypatch):
+    """Blocks after the one that fails wait until the blocks that have not begun are cancelled."""
     cells, model, *_ = case
-    begun, before, get = [], threading.active_count(), cells.expression
+    begun, before, get, cancelled = [], threading.active_count(), cells.expression, threading.Event()
+    shut_down = ThreadPoolExecutor.shutdown
 
     def expression(rows, sparse):
         begun.append(int(rows[0]))
         if begun[-1] == 3:
             raise MemoryError("no more")
         if begun[-1] > 3:
-            time.sleep(0.02)  # time to hear of it
+            cancelled.wait(20)
         return get(rows, sparse=sparse)
 
+    def cancel(pool, wait=True, *, cancel_futures=False):
+        shut_down(pool, wait=False, cancel_futures=cancel_futures)
+        cancelled.set()
+        shut_down(pool, wait=wait)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "shutdown", cancel)
     monkeypatch.setattr(cells, "expression", expression)
     with pytest.raises(MemoryError, match="no more"):
         model.embed(cells, batch_size=1)
