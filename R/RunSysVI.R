@@ -29,7 +29,7 @@
 #' neighbourhood, low if they have different ones or if these are far away. Do not
 #' interpret the neighbours from another system of a cell whose support is low, as
 #' is expected of a cell type that the other system lacks. A warning tells where many
-#' cells have a support below 0.3.
+#' cells have a support below 0.2.
 #'
 #' Ctrl-C or Esc stops training after the current step; the result is then that
 #' of the members that had ended, or of all members so far, with a warning. A second
@@ -53,19 +53,20 @@
 #' @param cycle_weight Weight of the cycle loss, which sets the strength of
 #'   integration: a number, reached by a ramp from a tenth to six tenths of
 #'   training, or `c(value, start, end)` with start and end of the ramp as
-#'   fractions of training.
-#' @param max_epochs Number of passes over the cells; `NULL` chooses it from the
-#'   number of cells.
+#'   fractions of training; `NULL` is that of the preset, by default 10.
+#' @param max_epochs Number of passes over the cells; `NULL` is that of the preset,
+#'   by default 24.
 #' @param n_latent Number of latent dimensions of the embedding.
 #' @param members Number of models in the ensemble; 1 trains a single model, faster
 #'   and without support.
-#' @param preset Settings that go together: `"mixing"`, the default for two systems;
-#'   `"conservative"`, the default for more, which keeps cell types of single systems
-#'   apart but mixes less (linear start, cycle weight 10, 24 epochs); or `"paper"`,
-#'   model and training of the paper, a single model.
+#' @param preset Settings that go together: `"conservative"`, the default, which keeps
+#'   cell types of single systems apart (linear start, cycle weight 10, 24 epochs,
+#'   8 models); `"mixing"`, which mixes systems more, but sometimes types of single
+#'   systems too (cycle weight 30, longer training, 4 models); or `"paper"`, model
+#'   and training of the paper, a single model.
 #'   Arguments and options that are given take precedence; those that are not given
 #'   or `NULL` are left to the preset. A weight that is given as a number takes the
-#'   ramp of the preset. `NULL`: chosen by the number of systems.
+#'   ramp of the preset.
 #' @param device `"auto"` (an NVIDIA GPU if there is one), `"cpu"`, `"cuda"`,
 #'   `"cuda:1"` or `"mps"`.
 #' @param seed Random seed, a whole number. The same seed gives the same
@@ -124,13 +125,13 @@ RunSysVI <- function(object, system, batch = NULL, ...) UseMethod("RunSysVI")
 #' @rdname RunSysVI
 #' @export
 RunSysVI.default <- function(object, system, batch = NULL, metadata = NULL, covariates = NULL, continuous = NULL,
-                             features = NULL, n_top_genes = 3000L, cycle_weight = 30, max_epochs = NULL,
-                             n_latent = 15L, members = 4L, preset = NULL, device = "auto", seed = 0L,
+                             features = NULL, n_top_genes = 3000L, cycle_weight = NULL, max_epochs = NULL,
+                             n_latent = 15L, members = 8L, preset = NULL, device = "auto", seed = 0L,
                              process = c("session", "separate"), verbose = TRUE, options = sysvi_options(), ...) {
   rlang::check_dots_empty(error = suggest_options)
   process <- rlang::arg_match(process)
   check_options(options)
-  check_weight(cycle_weight)
+  if (!is.null(cycle_weight)) check_weight(cycle_weight)
   check_whole_number(max_epochs, null_allowed = TRUE)
   check_whole_number(n_latent)
   check_whole_number(members)
@@ -146,8 +147,7 @@ RunSysVI.default <- function(object, system, batch = NULL, metadata = NULL, cova
   # Arguments that were not given are not passed on: the engine takes them from the preset or its equal defaults.
   settings <- collect_settings(
     options,
-    max_epochs = max_epochs, n_latent = if (!missing(n_latent)) n_latent,
-    cycle_weight = if (!missing(cycle_weight)) cycle_weight
+    max_epochs = max_epochs, n_latent = if (!missing(n_latent)) n_latent, cycle_weight = cycle_weight
   )
   fit <- train_in_engine(
     "integrate", cells, columns, genes, settings,

@@ -58,12 +58,15 @@ FORMER = {  # the defaults of one model before this study
 }
 VARIANTS = {
     "default": {},
+    "four members": {"members": 4},
     "mixing": {"preset": "mixing"},
-    "conservative": {"preset": "conservative"},
+    "conservative": {"preset": "conservative", "members": 4},
     "one member": {"members": 1},
     "data start": {"initialisation": "data"},
     "random weights": {"initialisation": "random"},
     "hidden layers only": {"covariates_in_mean": False},
+    "cycle 10": {"cycle_weight": Ramp(10.0, 0.1, 0.6)},
+    "cycle 10, half the epochs": {"cycle_weight": Ramp(10.0, 0.1, 0.6), "length": 0.5},
     "cycle 10, KL 1": {"cycle_weight": 10, "kl_weight": 1},
     "cycle 30, KL 2": {"cycle_weight": 30, "kl_weight": 2},
     "KL ramp": {"kl_weight": Ramp(1.0, 0.0, 0.1)},

@@ -22,7 +22,7 @@ from click.core import ParameterSource
 import sysvi
 from sysvi._core.events import Event, OnEvent, ignore_event, preparation_reporter
 from sysvi._core.interrupts import by_signal, catch_interrupts, exit_status, raise_interrupts
-from sysvi._core.settings import DEFAULT_MEMBERS, PRESETS, PRIORS, ModelSettings, Ramp, TrainSettings, setting_types
+from sysvi._core.settings import DEFAULT_PRESET, PRESETS, PRIORS, ModelSettings, Ramp, TrainSettings, setting_types
 from sysvi.data.columns import Columns
 
 if TYPE_CHECKING:
@@ -82,8 +82,9 @@ def settings_options(without: Sequence[str] = ()) -> Decorator:
 
 
 def setting_option(setting: Field[Any]) -> Decorator:
-    """The option of a setting, with its type, default, limits and help."""
-    default, about = setting.default, setting.metadata
+    """The option of a setting, with its type, default (that of the default preset), limits and help."""
+    of_preset, about = DEFAULT_PRESET.settings.get(setting.name), setting.metadata
+    default = setting.default if of_preset is None else of_preset
     name = OPTION_NAMES.get(setting.name, setting.name).replace("_", "-")
     names = f"--{name}/--no-{name}" if default is True else f"--{name}"
     return click.option(
@@ -92,7 +93,7 @@ def setting_option(setting: Field[Any]) -> Decorator:
         type=option_type(setting),
         is_flag=SETTING_TYPES[setting.name] is bool,
         default=default.value if isinstance(default, Ramp) else default,
-        show_default=about["unset"] or default is not None,
+        show_default=default is not None or about["unset"],
         help=about["help"],
     )
 
@@ -164,15 +165,15 @@ ensemble_options = combined(
     click.option(
         "--members",
         type=click.IntRange(1),
-        default=DEFAULT_MEMBERS,
-        show_default=f"{DEFAULT_MEMBERS}; with --preset paper 1",
+        default=DEFAULT_PRESET.members,
+        show_default=", ".join(f"{preset.members} with {name}" for name, preset in PRESETS.items()),
         help="Number of models, which differ in their seed and are combined; with 1, no support is computed.",
     ),
     click.option(
         "--preset",
         type=click.Choice(list(PRESETS)),
-        help="Settings that go together: mixing (default for two systems), conservative (default for more: types of "
-        "single systems stay apart, systems mix less) or paper (its model and training). Options given take "
+        help="Settings that go together: conservative (the default: types of single systems stay apart), mixing "
+        "(systems mix more, sometimes such types too) or paper (its model and training). Options given take "
         "precedence.",
     ),
 )

@@ -9,10 +9,13 @@ test_that("the defaults are the engine's", {
   skip_without_engine()
   engine <- c(engine_defaults("ModelSettings"), engine_defaults("TrainSettings"))
   of_run <- formals(RunSysVI.default)
-  ours <- lapply(c(formals(sysvi_options), of_run[c("cycle_weight", "max_epochs", "n_latent", "seed")]), eval)
+  ours <- lapply(c(formals(sysvi_options), of_run[c("n_latent", "seed")]), eval)
   ours <- lapply(ours, function(default) if (is.character(default)) default[1L] else default) # the first choice
   shared <- intersect(names(ours), names(engine))
-  expect_in(setdiff(names(engine), shared), "likelihood") # there is only one, the Gaussian
+  of_preset <- c("cycle_weight", "max_epochs") # left to the preset
+  expect_null(eval(of_run$cycle_weight))
+  expect_null(eval(of_run$max_epochs))
+  expect_setequal(setdiff(names(engine), shared), c("likelihood", of_preset)) # there is one likelihood, the Gaussian
   expect_setequal(setdiff(names(ours), shared), c("pseudoinputs_label", "weight_systems", "min_cells"))
   expect_null(ours$train_size) # the engine's, which follows early_stopping
   for (name in setdiff(shared, "train_size")) {

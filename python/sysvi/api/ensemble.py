@@ -27,7 +27,7 @@ from sysvi.model.combination import Combination, combine
 
 # How close anchors must be in every member, for two systems and for more: among several systems there is more often a
 # cell that is near by mistake, in all members (docs/trust.md).
-MIN_CLOSENESS, MIN_CLOSENESS_OF_SEVERAL = 0.3, 0.8
+MIN_CLOSENESS, MIN_CLOSENESS_OF_SEVERAL = 0.15, 0.8
 WORST_FIRST = ("failed", "interrupted", "stopped_early", "finished")  # status of an ensemble: the worst of its members
 
 

@@ -13,10 +13,9 @@ from sysvi._core.events import OnEvent
 from sysvi._core.progress import as_callback
 from sysvi._core.seeds import member_seeds
 from sysvi._core.settings import (
-    DEFAULT_MEMBERS,
+    DEFAULT_PRESET,
     ModelSettings,
     TrainSettings,
-    default_preset,
     random_seed,
     whole_number,
 )
@@ -73,12 +72,13 @@ def integrate(
     weight_systems
         Let all systems count the same in the loss, whatever their number of cells.
     members
-        Number of models in the ensemble, 4 by default; 1 trains a single model, and no support is computed.
+        Number of models in the ensemble, 8 by default (of the preset ``"mixing"`` 4); 1 trains a single model, and no
+        support is computed.
     preset
-        Settings that go together; those that are given take precedence. ``"mixing"`` is the default for two systems.
-        ``"conservative"``, the default for more, keeps cell types of single systems apart but mixes less: training
-        starts from a linear model, the cycle weight is 10, and there are 24 epochs. ``"paper"``: model and training of
-        the paper, a single model.
+        Settings that go together; those that are given take precedence. ``"conservative"``, the default, keeps cell
+        types of single systems apart: training starts from a linear model, the cycle weight is 10, and there are 24
+        epochs. ``"mixing"`` mixes systems more, but sometimes types of single systems too: a cycle weight of 30, and
+        longer training. ``"paper"``: model and training of the paper, a single model.
     key_added
         Name of the embedding in ``adata.obsm``.
     device
@@ -107,7 +107,7 @@ def integrate(
     Warns
     -----
     UserWarning
-        If a twentieth of a system's cells or more have a support below 0.3 in another system; or if a system stays
+        If a twentieth of a system's cells or more have a support below 0.2 in another system; or if a system stays
         apart: its cells have less than a twentieth of the neighbours from other systems that they would have in a fully
         mixed embedding (15 nearest neighbours among up to 10,000 cells). Labels are not needed for either.
         If the loss of a member became non-finite, the others are used.
@@ -129,10 +129,8 @@ def integrate(
     True
     """
     split_settings("integrate", settings)  # for its checks, before the data are read
-    chosen = find_preset(preset)
-    if members is None:
-        members = DEFAULT_MEMBERS if chosen is None else chosen.members
-    n_members = whole_number("members", members, 1)
+    chosen = find_preset(preset) or DEFAULT_PRESET
+    n_members = chosen.members if members is None else whole_number("members", members, 1)
     check_embedding_name(key_added)
     columns = Columns.from_arguments(
         system_key,
@@ -144,8 +142,8 @@ def integrate(
     )
     check_writable(adata)
     data = read_data(adata, columns)
-    chosen = chosen or default_preset(data.cells.n_systems)
-    settings, on_event = fill_in(chosen, settings, data.cells.n_cells), as_callback(progress)
+    usual, on_event = fill_in(chosen, {}, data.cells.n_cells), as_callback(progress)
+    settings = fill_in(chosen, settings, data.cells.n_cells)
     system = check_obs_column(adata, system_key, "system_key")
     report_weak_effect(data.cells.x, system, on_event)
     model: SysVI | Ensemble
@@ -161,7 +159,8 @@ def integrate(
     write_results(adata, model, key_added, on_event, stacklevel=2)
     run = model.members[0].run
     assert run is not None
-    warn_about_separated_systems(adata.obsm[key_added], system, run.n_epochs, run.usual_epochs, stacklevel=2)
+    usual_epochs = usual.get("max_epochs", run.usual_epochs)
+    warn_about_separated_systems(adata.obsm[key_added], system, run.n_epochs, usual_epochs, stacklevel=2)
     return model
 
 

@@ -19,7 +19,7 @@ SUPPORT_KEY = "sysvi_support"  # in obs and obsm
 N_NEIGHBORS = 15
 MAX_REFERENCE_CELLS = 5_000  # neighbours are searched among at most this many cells of each system
 CELLS_AT_A_TIME = 10_000  # whose distances are computed at once
-LOW_SUPPORT = 0.3  # few cells of shared types are below (docs/trust.md)
+LOW_SUPPORT = 0.2  # few cells of shared types are below (docs/trust.md)
 MIN_SHARE_TO_WARN = 0.05  # of a system's cells with low support
 
 
@@ -113,7 +113,7 @@ def unsupported_cells(support: pd.DataFrame, system: np.ndarray) -> pd.DataFrame
     -------
     pandas.DataFrame
         A row for each system: ``system``; ``other``, the other one or "any other system"; ``n_cells`` of `system` with
-        support below 0.3 there, ``of`` so many cells, and their ``share``.
+        support below 0.2 there, ``of`` so many cells, and their ``share``.
     """
     rows = []
     for name in support.columns:

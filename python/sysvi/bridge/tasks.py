@@ -21,7 +21,7 @@ from sysvi._core.device import choose_device, describe_device
 from sysvi._core.errors import InputError
 from sysvi._core.events import Event, OnEvent, preparation_reporter
 from sysvi._core.memory import check_memory
-from sysvi._core.settings import DEFAULT_MEMBERS, ModelSettings, TrainSettings
+from sysvi._core.settings import DEFAULT_PRESET, ModelSettings, TrainSettings
 from sysvi.api.ensemble import Ensemble, load
 from sysvi.api.integrate import integrate
 from sysvi.api.query import extend_model
@@ -404,7 +404,8 @@ def _device(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_eve
 
 def _defaults(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_event: OnEvent) -> Answer:
     """Defaults of the settings of model and training, a ramp being a list of value, start and end; and of `members`."""
-    return {"model": asdict(ModelSettings()), "training": asdict(TrainSettings()), "members": DEFAULT_MEMBERS}, {}
+    settings = {"model": asdict(ModelSettings()), "training": asdict(TrainSettings())}
+    return settings | {"members": DEFAULT_PRESET.members}, {}
 
 
 def _anndata(values: Values, arrays: Arrays, expression: ExpressionBuffer) -> AnnData:

@@ -27,7 +27,7 @@ from sysvi._core.samples import nearest_points, sample_rows
 Floats = NDArray[np.float64]
 
 MAX_SAMPLED_CELLS = 1_000  # of each system, among which anchors are searched
-SHARE_OF_NEIGHBORS = 0.06  # of a system's sampled cells that count as nearest neighbours of a cell
+MAX_SHARE_OF_NEIGHBORS = 0.1  # of a system's sampled cells that count as nearest neighbours of a cell
 MIN_NEIGHBORS = 10
 N_ROUNDS = 3
 N_OWN = 15  # nearest cells of the own system, to which the distance of a pair is compared
@@ -113,11 +113,11 @@ def find_moves(
 ) -> Moves:
     """Find the cells that correspond in all members, and how to move the systems onto each other there.
 
-    Of each system at most 1,000 cells are used, a random sample. A cell's nearest neighbours in another system are 6 %
-    of that system's sampled cells (at least 10), and pairs that are neighbours of each other, and close, in the
-    embeddings of all members are anchors. In each of three rounds, every cell is moved to the mean of itself and its
-    counterparts, one for each other system: the mean of its anchors there. Moves and numbers of counterparts are
-    averaged over the cells around each cell, so that a cell among few anchors moves less.
+    Of each system at most 1,000 cells are used, a random sample. A cell's nearest neighbours in another system are a
+    share of that system's sampled cells (`share_of_neighbors`; at least 10 cells), and pairs that are neighbours of
+    each other, and close, in the embeddings of all members are anchors. In each of three rounds, every cell is moved to
+    the mean of itself and its counterparts, one for each other system: the mean of its anchors there. Moves and numbers
+    of counterparts are averaged over the cells around each cell, so that a cell among few anchors moves less.
 
     Parameters
     ----------
@@ -183,9 +183,10 @@ def _move_onto_anchors(
 
 def _anchors(members: Sequence[tuple[np.ndarray, np.ndarray]], min_closeness: float) -> sp.csr_array:
     """Pairs that are mutual neighbours and close in all members, from embeddings of two systems: 0 or 1, (a, b)."""
+    share = share_of_neighbors(len(members))
     pairs: sp.csr_array | None = None
     for a, b in members:
-        mutual = _neighbors(b, a).multiply(_neighbors(a, b).T)
+        mutual = _neighbors(b, a, share).multiply(_neighbors(a, b, share).T)
         close = _close_pairs(sp.csr_array(mutual), a, b, min_closeness)
         pairs = close if pairs is None else sp.csr_array(pairs.multiply(close))
     assert pairs is not None
@@ -207,9 +208,23 @@ def _own_distance(z: np.ndarray) -> Floats:
     return np.asarray(distance[:, 1:].sum(axis=1) / max(1, distance.shape[1] - 1), np.float64)
 
 
-def _neighbors(points: np.ndarray, queries: np.ndarray) -> sp.csr_array:
+def share_of_neighbors(n_members: int) -> float:
+    """Share of a system's sampled cells that count as nearest neighbours of a cell, in an ensemble of so many members.
+
+    A cell is among the neighbours in all members by chance the more seldom, the more members there are. So they may
+    take more neighbours: 6 % for four members, and 10 % from five on.
+
+    Examples
+    --------
+    >>> [round(share_of_neighbors(n), 3) for n in (2, 4, 5, 6, 8)]
+    [0.004, 0.06, 0.1, 0.1, 0.1]
+    """
+    return min(MAX_SHARE_OF_NEIGHBORS, 0.06 ** (4 / n_members))
+
+
+def _neighbors(points: np.ndarray, queries: np.ndarray, share: float) -> sp.csr_array:
     """Which of the points are nearest neighbours of each query: 0 or 1, (queries, points)."""
-    k = max(MIN_NEIGHBORS, round(SHARE_OF_NEIGHBORS * len(points)))
+    k = max(MIN_NEIGHBORS, round(share * len(points)))
     _, found = nearest_points(points, queries, k)
     return _sparse_rows(np.ones(found.shape), found, len(points))
 

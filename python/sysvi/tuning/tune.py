@@ -19,7 +19,7 @@ from sysvi._core.events import Event, OnEvent
 from sysvi._core.files import check_folder, create_folder, locked_folder
 from sysvi._core.fingerprint import fingerprint
 from sysvi._core.progress import as_callback
-from sysvi._core.settings import ModelSettings, TrainSettings, default_preset, whole_number
+from sysvi._core.settings import DEFAULT_PRESET, ModelSettings, TrainSettings, whole_number
 from sysvi._version import __version__
 from sysvi.api.arguments import fill_in, split_settings
 from sysvi.api.ensemble import Ensemble
@@ -228,8 +228,8 @@ def tune(
         weight_systems=weight_systems,
     )
     check_writable(adata)
-    n_systems = len(read_vocabulary(adata, columns).systems)
-    settings = fill_in(default_preset(n_systems), settings, adata.n_obs)
+    read_vocabulary(adata, columns)  # for its checks, before anything is written
+    settings = fill_in(DEFAULT_PRESET, settings, adata.n_obs)
     model_settings, train_settings = split_settings("tune", common_settings(settings))
     write_setup(adata, columns)
 

@@ -165,8 +165,8 @@ def table():
     """Support of 100 human and 50 mouse cells: 20 human and 2 mouse cells have none."""
     system = np.repeat(["human", "mouse"], [100, 50]).astype(object)
     support = pd.DataFrame({"human": np.where(system == "mouse", 0.9, np.nan)}, index=[f"c{i}" for i in range(150)])
-    support["mouse"] = np.where(system == "human", 0.3, np.nan)  # 0.3 itself is not low
-    support.iloc[:20, 1] = 0.29
+    support["mouse"] = np.where(system == "human", 0.2, np.nan)  # 0.2 itself is not low
+    support.iloc[:20, 1] = 0.19
     support.iloc[100:102, 0] = 0
     return support, system
 
@@ -181,7 +181,7 @@ def test_the_warning_names_systems_with_many_such_cells_only(table):
         warn_about_unsupported_cells(*table, stacklevel=1)
     [warning] = seen
     text = str(warning.message)
-    assert "20 of 100 cells of human in mouse (support below 0.3)" in text
+    assert "20 of 100 cells of human in mouse (support below 0.2)" in text
     assert "of mouse in human" not in text
     assert "do not interpret their neighbours" in text
     assert warning.filename == __file__

@@ -15,7 +15,7 @@ from scipy import sparse
 
 import sysvi
 import sysvi.bridge
-from sysvi._core.settings import DEFAULT_MEMBERS
+from sysvi._core.settings import DEFAULT_PRESET
 from sysvi.bridge.call import call, run_folder
 from sysvi.bridge.transport import ExpressionBuffer
 
@@ -665,7 +665,7 @@ def test_defaults_are_those_of_the_settings():
     assert sysvi.ModelSettings(**defaults["model"]) == sysvi.ModelSettings()
     assert sysvi.TrainSettings(**defaults["training"]) == sysvi.TrainSettings()
     assert defaults["training"]["cycle_weight"] == list(sysvi.TrainSettings().cycle_weight)
-    assert defaults["members"] == DEFAULT_MEMBERS
+    assert defaults["members"] == DEFAULT_PRESET.members
     assert defaults["training"]["max_epochs"] is None
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 import sysvi
-from sysvi._core.settings import DEFAULT_MEMBERS
+from sysvi._core.settings import DEFAULT_PRESET
 from sysvi.comparison.environments import satisfied_here
 from sysvi.comparison.methods import read_methods
 from sysvi.comparison.runs import MethodRun
@@ -67,7 +67,7 @@ def test_the_embedding_is_what_the_engine_gives(found):
     assert _embedding(found, run["sysvi"]).shape == (200, 15)
     assert not np.allclose(_embedding(found, run["sysvi"]), cells.obsm["X_sysVI"], atol=0.01)
     ensemble = sysvi.integrate(cells, "system", "batch", seed=0, max_epochs=2, progress=False)
-    assert len(ensemble.members) == DEFAULT_MEMBERS
+    assert len(ensemble.members) == DEFAULT_PRESET.members
     np.testing.assert_allclose(_embedding(found, run["sysvi"]), cells.obsm["X_sysVI"], rtol=1e-3, atol=1e-4)
     x = cells.X.toarray() - cells.X.toarray().mean(0)
     left, values, _ = np.linalg.svd(x, full_matrices=False)
