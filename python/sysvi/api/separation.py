@@ -68,7 +68,8 @@ def warn_about_separated_systems(
     warnings.warn(
         f"The integration leaves {' and '.join(apart.index)} apart: their cells have {apart.mean():.0%} of the "
         "neighbours from other systems that full mixing would give. Where systems have cell types in common, "
-        f"{longer}try the preset 'mixing', another seed or prior='standard_normal', or compare settings with sysvi.tune.",
+        f"{longer}try the preset 'mixing', another seed or prior='standard_normal', or compare settings with "
+        "sysvi.tune.",
         stacklevel=stacklevel + 1,
     )
 
