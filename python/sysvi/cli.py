@@ -252,13 +252,14 @@ def pass_columns(command: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def read_input(path: Path, raw: bool, layer: str | None) -> AnnData:
-    """Open the input file; with `raw`, with the expression and the genes of raw."""
+def read_input(path: Path, raw: bool, layer: str | None, or_zarr: bool = False) -> AnnData:
+    """Open the input file, or zarr store where the command takes one; with `raw`, with the expression of raw."""
     from sysvi.data.h5ad import read_h5ad
+    from sysvi.data.stores import open_cells
 
     if raw and layer is not None:
         raise sysvi.InputError("--raw and --layer name two different places of the expression: give one of them.")
-    adata = read_h5ad(path, raw)
+    adata = open_cells(path, raw) if or_zarr else read_h5ad(path, raw)
     genes = click.get_current_context().get_parameter_source("n_top_genes")
     if layer is None and "sysvi_prepare" in adata.uns and genes is ParameterSource.COMMANDLINE:
         warnings.warn("The input is prepared already: --genes has no effect.", stacklevel=1)
@@ -436,6 +437,13 @@ def main() -> None:
 @seed_option
 @key_option
 @click.option("--save-model", type=FOLDER, help="Folder in which the model is saved too.")
+@click.option(
+    "--memory",
+    help="Memory that the run may take, such as 4GB: prepared cells that need more are read from disk during training "
+    "(default: as much as it needs).",
+)
+@click.option("--copy", is_flag=True, help="Copy the expression into the output even if the cells stay on disk.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done, with its memory, disk and passes.")
 @reporting_options
 @pass_columns
 def integrate(
@@ -453,9 +461,12 @@ def integrate(
     seed: int,
     key: str,
     save_model: Path | None,
+    memory: str | None,
+    copy: bool,
+    dry_run: bool,
     **settings: Any,
 ) -> None:
-    """Integrate the systems of an h5ad file.
+    """Integrate the systems of an h5ad file or a zarr store.
 
     INPUT holds the cells of all systems with the same genes, as counts (which are prepared as in the paper: genes seen
     in every system, normalised, variable in every system) or log-normalised (variable genes are chosen). The output is
@@ -463,35 +474,61 @@ def integrate(
 
     Several models are trained and combined. How far they agree that a cell has counterparts in other systems, from 0 to
     1, is written into sysvi_support in obs, and for each other system into sysvi_support in obsm.
+
+    With --memory, the output of sysvi prepare may be larger than memory: its cells are then read from disk, and the
+    output holds obs, the embedding and the record of the model, but no expression (unless --copy is given).
     """
-    from sysvi.data.ensure_prepared import ensure_prepared
+    from sysvi._core.device import choose_device
+    from sysvi.api.arguments import find_preset, number_of_members
+    from sysvi.api.dry_run import describe_run
+    from sysvi.api.storage import choose_storage, storage_values
+    from sysvi.data.ensure_prepared import ensure_prepared, is_prepared
     from sysvi.data.h5ad import check_output
 
-    adata = read_input(input, raw, columns.layer)
-    check_output(output, overwrite, input.stat().st_size)
+    adata = read_input(input, raw, columns.layer, or_zarr=True)
+    given, storage = given_settings(settings), None
+    if memory is not None or dry_run:
+        n_members = number_of_members(given.get("members"), find_preset(given.get("preset")))
+        storage = choose_storage(adata, columns.layer, memory, n_members, choose_device(device))
+    on_disk, ready = storage is not None and storage.window_cells is not None, is_prepared(adata, columns.layer)
+    copied = check_copy(input, output, copy, on_disk)
+    if on_disk and not ready:
+        raise sysvi.InputError(
+            f"The cells are not prepared, and too many to prepare them in {memory} (--memory): run sysvi prepare with "
+            "the same input and columns first, and integrate its output."
+        )
+    if dry_run and storage is not None:
+        report.on_event(describe_run(adata, columns, storage, ready or all_genes, copied, {"seed": seed, **given}))
+        return
+    check_output(output, overwrite, copied)
     check_model_output(save_model, overwrite)
-    prepared, layer = ensure_prepared(
-        adata,
-        columns.system,
-        columns.batch,
-        layer=columns.layer,
-        n_top_genes=n_top_genes,
-        min_cells=min_cells,
-        all_genes=all_genes,
-        fractional_counts=fractional_counts,
-        report=report.preparation(),
-    )
+    prepared, layer = adata, columns.layer
+    if not on_disk:
+        if storage is not None:
+            report.on_event(Event("storage", storage.why, storage_values(storage)))
+        prepared, layer = ensure_prepared(
+            adata,
+            columns.system,
+            columns.batch,
+            layer=columns.layer,
+            n_top_genes=n_top_genes,
+            min_cells=min_cells,
+            all_genes=all_genes,
+            fractional_counts=fractional_counts,
+            report=report.preparation(),
+        )
     model = sysvi.integrate(
         prepared,
         **replace(columns, layer=layer).to_arguments(),
         device=device,
+        memory=memory if on_disk else None,
         seed=seed,
         key_added=key,
         progress=report.on_event,
-        **given_settings(settings),
+        **given,
     )
     with catch_interrupts() as interrupted:  # what was trained is written first
-        write_results_of(prepared, model, key, input, output, overwrite)
+        write_results_of(prepared, model, key, input if copied else None, output, overwrite)
         save_trained_model(model, save_model, overwrite, report)
     details = f": obsm[{key!r}], {' x '.join(map(str, prepared.obsm[key].shape))}"
     if len(model.members) > 1:
@@ -1140,19 +1177,38 @@ def save_trained_model(
         report.on_event(Event("write", f"Wrote the model to {folder}"))
 
 
+def check_copy(source: Path, target: Path, copy: bool, on_disk: bool) -> int:
+    """Size of the input file if the output is to be a copy of it, with the results; 0 if it has the results alone.
+
+    A copy is made of h5ad files whose expression is read into memory, and of others if `copy` is True.
+    """
+    is_store = source.is_dir()
+    if copy and is_store:
+        raise sysvi.InputError("--copy copies h5ad files, but the input is a zarr store: leave the option out.")
+    if copy or not (on_disk or is_store):
+        return source.stat().st_size
+    if target.exists() and target.samefile(source):
+        raise sysvi.InputError(
+            f"{target} is the input, and the output of cells that stay on disk has no expression: give --output "
+            "another name, or pass --copy."
+        )
+    return 0
+
+
 def write_results_of(
     adata: AnnData,
     model: sysvi.SysVI | sysvi.Ensemble,
     key: str,
-    source: Path,
+    source: Path | None,
     target: Path,
     overwrite: bool = True,
     columns: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a copy of an h5ad file with what `integrate`, `map` or `tune` wrote into its prepared cells, `adata`.
 
-    Further columns of obs are given as `columns`. The record of the model in uns also has the genes that it was trained
-    on, since the copy has all genes. If the file was replaced during the run, the results are written without its
+    Without a `source` to copy, the file has obs, the results and the record of the model, but no expression. Further
+    columns of obs are given as `columns`. The record of the model in uns also has the genes that it was trained on,
+    since the copy has all genes. If the file was replaced during the run, the results are written without its
     expression, into a file beside `target`, and an InputError is raised.
     """
     import numpy as np
@@ -1169,12 +1225,19 @@ def write_results_of(
     uns = {"sysvi": {**model.record(), "genes": np.array(model.vocabulary.genes, dtype=object)}}
     if QUERY_KEY in adata.uns:
         uns[QUERY_KEY] = adata.uns[QUERY_KEY]
+
+    def results() -> AnnData:
+        """The results without expression."""
+        return AnnData(obs=adata.obs, obsm={name: x for name, x in obsm.items() if x is not None}, uns=uns)
+
+    if source is None:
+        write_atomically(target, lambda path: write_anndata(path, results()), overwrite=overwrite)
+        return
     try:
         write_with_results(source, target, cells=adata.obs_names, obs=obs, obsm=obsm, uns=uns, overwrite=overwrite)
     except OtherCellsError as error:
-        results = AnnData(obs=adata.obs, obsm={name: x for name, x in obsm.items() if x is not None}, uns=uns)
         kept = target.with_name(f"{target.stem}.results.h5ad")
-        write_atomically(kept, lambda path: write_anndata(path, results))
+        write_atomically(kept, lambda path: write_anndata(path, results()))
         raise sysvi.InputError(f"{error} Their embedding, with their names and columns, is in {kept}.") from error
 
 

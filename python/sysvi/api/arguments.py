@@ -7,7 +7,16 @@ from dataclasses import fields
 from typing import Any
 
 from sysvi._core.errors import InputError
-from sysvi._core.settings import PRESETS, ModelSettings, Preset, Ramp, TrainSettings, as_ramp
+from sysvi._core.settings import (
+    DEFAULT_MEMBERS,
+    PRESETS,
+    ModelSettings,
+    Preset,
+    Ramp,
+    TrainSettings,
+    as_ramp,
+    whole_number,
+)
 from sysvi.api.sysvi import MODEL_ARGUMENTS
 
 
@@ -48,6 +57,19 @@ def find_preset(name: str | None) -> Preset | None:
     if not isinstance(name, str) or name not in PRESETS:
         raise InputError(f"preset is {name!r}; it must be one of {', '.join(PRESETS)}.")
     return PRESETS[name]
+
+
+def number_of_members(members: int | None, preset: Preset | None) -> int:
+    """Number of models of an ensemble: the one given, or that of a preset.
+
+    Examples
+    --------
+    >>> number_of_members(None, None), number_of_members(None, PRESETS["paper"]), number_of_members(2, None)
+    (4, 1, 2)
+    """
+    if members is None:
+        return DEFAULT_MEMBERS if preset is None else preset.members
+    return whole_number("members", members, 1)
 
 
 def fill_in(preset: Preset, settings: Mapping[str, Any], n_cells: int) -> dict[str, Any]:

@@ -16,14 +16,12 @@ from sysvi._core.events import Event, OnEvent
 from sysvi._core.progress import as_callback
 from sysvi._core.seeds import member_seeds
 from sysvi._core.settings import (
-    DEFAULT_MEMBERS,
     ModelSettings,
     TrainSettings,
     default_preset,
     random_seed,
-    whole_number,
 )
-from sysvi.api.arguments import fill_in, find_preset, split_settings
+from sysvi.api.arguments import fill_in, find_preset, number_of_members, split_settings
 from sysvi.api.ensemble import Ensemble
 from sysvi.api.results import check_embedding_name, write_results
 from sysvi.api.separation import report_weak_effect, warn_about_separated_systems
@@ -144,9 +142,7 @@ def integrate(
     if isinstance(adata, str | PathLike):
         adata = open_cells(Path(adata))
     chosen = find_preset(preset)
-    if members is None:
-        members = DEFAULT_MEMBERS if chosen is None else chosen.members
-    n_members = whole_number("members", members, 1)
+    n_members = number_of_members(members, chosen)
     check_embedding_name(key_added)
     columns = Columns.from_arguments(
         system_key,
