@@ -205,10 +205,13 @@ covariate_options = combined(
 )
 
 
-def input_options(batch_required: bool = False, label: Literal["none", "optional", "required"] = "none") -> Decorator:
-    """The input file and its columns with systems, batches and cell type labels."""
+def input_options(
+    batch_required: bool = False, label: Literal["none", "optional", "required"] = "none", many: bool = False
+) -> Decorator:
+    """The input file, or files, and the columns with systems, batches and cell type labels."""
+    files = click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
     options = [
-        click.argument("input", type=click.Path(path_type=Path)),
+        files if many else click.argument("input", type=click.Path(path_type=Path)),
         click.option(
             "--system", "system_key", required=True, help="Column of obs with the systems, for example species."
         ),
@@ -356,6 +359,7 @@ OPTION_OF_ARGUMENT = {
     "n_top_genes": "--genes",
     "pseudoinputs_label_key": "--pseudoinputs-label",
     "system_key": "--system",
+    "system_of_file": "--system-of-file",
 }
 OTHER_ARGUMENTS = (
     *("all_genes", "layer", "max_cells", "min_cells", "overwrite", "standardised", "to_batch", "to_system"),
@@ -539,15 +543,35 @@ def integrate(
 
 
 @main.command()
-@input_options()
-@output_file_options
+@input_options(many=True)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The h5ad file, or zarr store (a name that ends in .zarr), to write.",
+)
+@overwrite_option
 @genes_option
 @min_cells_per_gene_option
 @fractional_counts_option
+@click.option(
+    "--system-of-file",
+    multiple=True,
+    metavar="FILE=SYSTEM",
+    help="System of a file without such a column; FILE may be a pattern, such as 'mouse/*'. Can be repeated.",
+)
+@click.option(
+    "--orthologs",
+    multiple=True,
+    metavar="SYSTEM=TABLE",
+    help="Table of orthologues by which the genes of a system are renamed; can be repeated.",
+)
+@seed_option
 @reporting_options
 def prepare(
     report: Report,
-    input: Path,
+    inputs: tuple[Path, ...],
     raw: bool,
     output: Path,
     system_key: str,
@@ -557,28 +581,70 @@ def prepare(
     n_top_genes: int,
     min_cells: int,
     fractional_counts: bool,
+    system_of_file: tuple[str, ...],
+    orthologs: tuple[str, ...],
+    seed: int,
 ) -> None:
     """Prepare counts: genes seen in every system, normalised, log1p, variable in every system.
 
     The output has log-normalised expression in X and the counts in layers["counts"]. `sysvi integrate` prepares counts
     itself; prepare a file to look at the result, or to use it more than once.
+
+    Several INPUTS, h5ad files and zarr stores, are joined on the genes that all have. Then, and if INPUT or output is a
+    zarr store, nothing needs to fit into memory: cells are read in blocks and written in random order, without the
+    counts, for sysvi integrate --memory.
     """
     from sysvi._core.files import write_atomically
     from sysvi.data.h5ad import check_output, write_anndata
 
+    settings: dict[str, Any] = {
+        "layer": layer,
+        "n_top_genes": n_top_genes,
+        "min_cells": min_cells,
+        "fractional_counts": fractional_counts,
+        "report": report.preparation(),
+    }
+    streamed = len(inputs) > 1 or inputs[0].is_dir() or output.suffix == ".zarr" or system_of_file or orthologs
+    if streamed:
+        if raw:
+            raise sysvi.InputError("--raw is for a single h5ad file: leave it out, or prepare the files one by one.")
+        of_file, tables = pairs(system_of_file, "--system-of-file"), pairs(orthologs, "--orthologs")
+        sysvi.prepare_files(
+            inputs,
+            output,
+            system_key,
+            batch_key,
+            system_of_file=of_file,
+            orthologs=tables,
+            seed=seed,
+            overwrite=overwrite,
+            **settings,
+        )
+        report.wrote(output)
+        return
     check_output(output, overwrite)
-    prepared = sysvi.prepare(
-        read_input(input, raw, layer),
-        system_key,
-        batch_key,
-        layer=layer,
-        n_top_genes=n_top_genes,
-        min_cells=min_cells,
-        fractional_counts=fractional_counts,
-        report=report.preparation(),
-    )
+    prepared = sysvi.prepare(read_input(inputs[0], raw, layer), system_key, batch_key, **settings)
     write_atomically(output, lambda path: write_anndata(path, prepared), overwrite=overwrite)
     report.wrote(output, f": {prepared.n_obs:,} cells x {prepared.n_vars:,} genes")
+
+
+def pairs(values: Sequence[str], option: str) -> dict[str, str]:
+    """The pairs of an option that is given as NAME=VALUE.
+
+    Examples
+    --------
+    >>> pairs(["mouse=table.tsv"], "--orthologs")
+    {'mouse': 'table.tsv'}
+    """
+    found: dict[str, str] = {}
+    for value in values:
+        name, separator, rest = value.rpartition("=") if option == "--system-of-file" else value.partition("=")
+        if not (name and separator and rest):
+            raise sysvi.InputError(f"{option} is {value!r}; it must be two names with = between them.")
+        if name in found:
+            raise sysvi.InputError(f"{option} is given twice for {name!r}: give it once.")
+        found[name] = rest
+    return found
 
 
 @main.command("map")

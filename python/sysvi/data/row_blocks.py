@@ -139,11 +139,11 @@ def row_blocks(matrix: Any, n_rows: int | None = None) -> Iterator[tuple[int, in
         n_rows = max(1, BLOCK_VALUES * matrix.shape[0] // max(1, n_stored_values(matrix)))
     for start in range(0, matrix.shape[0], n_rows):
         stop = min(start + n_rows, matrix.shape[0])
-        yield start, stop, _read_block(matrix, start, stop)
+        yield start, stop, read_slice(matrix, start, stop)
 
 
-def _read_block(matrix: Any, start: int, stop: int) -> sparse.csr_matrix:
-    """Rows start to stop of a matrix that `row_sliceable` returned, as `row_blocks` yields them."""
+def read_slice(matrix: Any, start: int, stop: int) -> sparse.csr_matrix:
+    """Read rows start to stop of a matrix that `row_sliceable` returned, as `row_blocks` yields them."""
     with _damage_as_input_error():
         block = sparse.csr_matrix(computed(matrix[start:stop]), dtype=np.float32)
     if isinstance(matrix, CSRDataset):
@@ -186,7 +186,7 @@ def read_rows(matrix: Any, rows: np.ndarray) -> sparse.csr_matrix:
     parts = np.split(rows, np.flatnonzero(apart) + 1)
     blocks = []
     for part in parts:
-        block = _read_block(matrix, int(part[0]), int(part[-1]) + 1)
+        block = read_slice(matrix, int(part[0]), int(part[-1]) + 1)
         blocks.append(block if block.shape[0] == len(part) else block[part - part[0]])
     return stack_blocks(blocks, (len(rows), matrix.shape[1]), sum(block.nnz for block in blocks))
 
@@ -254,6 +254,6 @@ def _damage_as_input_error() -> Iterator[None]:
 
 def n_stored_values(matrix: Any) -> int:
     """Number of values that a matrix of any kind stores."""
-    if isinstance(matrix, CSRDataset):
+    if isinstance(matrix, CSRDataset | CSCDataset):
         return int(matrix.group["data"].shape[0])
-    return int(matrix.nnz) if sparse.issparse(matrix) else int(np.prod(matrix.shape))
+    return int(matrix.nnz) if hasattr(matrix, "nnz") else int(np.prod(matrix.shape))
