@@ -5,6 +5,7 @@ Shapes: n cells, G genes.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,9 @@ def write_store(
             make = getattr(group, "create_array", group.create_dataset)  # zarr 3, zarr 2
             return make(name, shape=shape, dtype=dtype, chunks=(max(1, min(shape[0], CHUNK_VALUES)),))
 
-        fill(root, create)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "zarr v3 autosharding")  # small arrays; the large ones are made here
+            fill(root, create)
 
     if path.suffix == ".zarr":
         write_folder_atomically(path, write_zarr)

@@ -73,7 +73,11 @@ def _open_zarr(path: Path, raw: bool) -> AnnData:
     except InputError:
         raise
     except Exception as error:  # a damaged store can make zarr and anndata raise anything
-        raise InputError(f"{path} cannot be read as a zarr store: {str(error).splitlines()[0]}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{path} cannot be read as a zarr store of anndata ({reason}): write it again, or copy it again from "
+            "where it comes."
+        ) from error
 
 
 def _on_disk(path: Path, matrix: Any, shape: tuple[int, int], group: Callable[..., Any]) -> Any:
