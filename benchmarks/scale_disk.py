@@ -4,11 +4,11 @@
     python benchmarks/scale_disk.py --quality [--seeds 0 1] [--members 4]       Baron's islets (needs SYSVI_DATA)
 
 Simulated cells of two systems x 2,000 genes, 11 % of the values non-zero, are written as four files of counts, which
-`sysvi.prepare_files` joins, shuffles and writes as a zarr store or an h5ad file, in a process of its own. Then one model
-is trained from each, in a process of its own and the default minibatch: in memory, and from disk with so little memory
-that windows have 10,000 cells. Peak memory is the resident memory of the whole process, with Python and its libraries.
-On a busy machine, compare CPU seconds, not seconds. Rows are written to results/scale_disk.csv as they are measured, in
-place of those of the same size and store.
+`sysvi.prepare_files` joins, shuffles and writes as a zarr store or an h5ad file, in a process of its own. Then one
+model is trained from each, in a process of its own and the default minibatch: in memory, and from disk with so little
+memory that windows have 10,000 cells. Peak memory is the resident memory of the whole process, with Python and its
+libraries. On a busy machine, compare CPU seconds, not seconds. Rows are written to results/scale_disk.csv as they are
+measured, in place of those of the same size and store.
 
 --quality trains on Baron's islets at the defaults, in memory and from disk in windows of 1,024 cells (a fifth of them),
 and writes the metrics of sysvi.evaluate to results/scale_disk_quality.csv.

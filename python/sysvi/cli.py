@@ -362,7 +362,7 @@ OPTION_OF_ARGUMENT = {
     "system_of_file": "--system-of-file",
 }
 OTHER_ARGUMENTS = (
-    *("all_genes", "layer", "max_cells", "min_cells", "overwrite", "standardised", "to_batch", "to_system"),
+    *("all_genes", "layer", "max_cells", "memory", "min_cells", "overwrite", "standardised", "to_batch", "to_system"),
     "weight_systems",
 )
 ARGUMENT = re.compile(rf"\b({'|'.join((*OPTION_OF_ARGUMENT, *OTHER_ARGUMENTS, *SETTING_TYPES))})\b(=True|=)?")

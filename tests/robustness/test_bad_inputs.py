@@ -241,7 +241,11 @@ FILES = [
     ("missing", nothing, "There is no file absent.h5ad: check the path"),
     ("a pipe", pipe("in.h5ad"), "in.h5ad is a pipe or a device: give the name of a file"),
     ("a folder", empty_folder, "store is a folder: give the name of an h5ad file"),
-    ("a zarr store", text("cells.zarr/.zgroup"), "cells.zarr cannot be read as a zarr store of anndata .*: write it again"),
+    (
+        "a zarr store",
+        text("cells.zarr/.zgroup"),
+        "cells.zarr cannot be read as a zarr store of anndata .*: write it again",
+    ),
     ("a zarr store, format 3", text("cells.zarr/zarr.json"), "cells.zarr cannot be read as a zarr store"),
     ("a folder of 10x", text("matrix/matrix.mtx"), "holds a matrix of 10x Genomics: .*scanpy.read_10x_mtx"),
     ("a compressed folder of 10x", text("matrix/matrix.mtx.gz"), "holds a matrix of 10x Genomics: .*scanpy.read_10x"),

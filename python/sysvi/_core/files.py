@@ -84,10 +84,10 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, overwrite: 
         os.close(handle)
 
 
-def write_folder_atomically(path: Path, write: Callable[[Path], object]) -> None:
+def write_folder_atomically(path: Path, write: Callable[[Path], object], *, overwrite: bool = True) -> None:
     """Write a folder so that it appears under its name only when it is complete.
 
-    A folder of this name is replaced. Temporary folders that a killed run has left for the same name are removed.
+    Temporary folders that a killed run has left for the same name are removed.
 
     Parameters
     ----------
@@ -96,11 +96,14 @@ def write_folder_atomically(path: Path, write: Callable[[Path], object]) -> None
     write
         Function that writes the content into the folder it is given, which exists and is empty, and is then renamed to
         `path`.
+    overwrite
+        Whether a folder of this name may be replaced. If not, and there is one by now, the new one gets another name.
 
     Raises
     ------
     InputError
-        If the folder above does not exist or cannot be written to, or there is no space left.
+        If the folder above does not exist or cannot be written to, if there is no space left, or if a folder that must
+        not be replaced has appeared since the caller looked for it.
 
     Examples
     --------
@@ -128,6 +131,13 @@ def write_folder_atomically(path: Path, write: Callable[[Path], object]) -> None
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o777 & ~umask)  # the usual permissions; mkdtemp lets only the owner read
+        if path.exists() and not overwrite:
+            names = (path.with_name(f"{path.stem}-{i}{path.suffix}") for i in count(1))
+            free = next(name for name in names if not name.exists())
+            temporary.rename(free)
+            raise InputError(
+                f"{given} was written by another run in the meantime and is kept; the result of this run is in {free}."
+            )
         if path.exists():
             path.rename(former)
         temporary.rename(path)

@@ -273,6 +273,7 @@ class Cells:
             return
         for window, batches in self.x.read_ahead(groups):
             cells = copy.copy(self)
+            window.rows = window.rows.to(self.device)
             cells.x, cells.window = window.x, window
             cells.device_csr = None if self.device.type == "cpu" else cells._csr_on_device(self.device)
             yield cells, batches

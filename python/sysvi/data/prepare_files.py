@@ -105,7 +105,7 @@ def prepare_files(
     """Prepare the cells of many files as :func:`sysvi.prepare` does, into one file, without having them in memory.
 
     The files are joined on the genes that all have, and their cells are shuffled, so that :func:`sysvi.integrate` with
-    `memory` reads cells of all of them in long runs. The files are read three times in row blocks.
+    `memory` finds cells of all of them near each other. The files are read three times in row blocks.
 
     Parameters
     ----------
@@ -425,7 +425,7 @@ def _check_normalisation(sources: Sequence[_Source]) -> float | None:
 
 
 def _shuffled_windows(n_cells: int, n_values: int, seed: int) -> list[np.ndarray]:
-    """Rows of all cells in random order, in windows that can be read in runs."""
+    """Rows of all cells in random order, in windows that can be read in row blocks."""
     window = max(1024, WINDOW_VALUES * n_cells // max(1, n_values))
     n_windows = -(-n_cells // window)
     groups = epoch_groups(torch.arange(n_cells), n_windows, window, generator(seed, "shuffle"))

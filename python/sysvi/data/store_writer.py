@@ -21,7 +21,7 @@ from sysvi._core.files import check_folder, check_free_space, write_atomically, 
 from sysvi.data.h5ad import check_output, open_for_writing
 from sysvi.data.stores import import_zarr, is_zarr
 
-CHUNK_VALUES = 2**17  # of a zarr store: about as many as a run of cells has (sysvi.data.stored)
+CHUNK_VALUES = 2**17  # of a zarr store: about as many as a row block of sysvi.data.stored has
 
 
 def check_store_output(path: Path, overwrite: bool) -> None:
@@ -122,6 +122,6 @@ def write_store(
             fill(root, create)
 
     if path.suffix == ".zarr":
-        write_folder_atomically(path, write_zarr)
+        write_folder_atomically(path, write_zarr, overwrite=overwrite)
     else:
         write_atomically(path, write_h5ad, overwrite=overwrite)

@@ -1,7 +1,7 @@
-"""Expression that stays on disk: rows are read when they are needed, in runs, the next window ahead of its use.
+"""Expression that stays on disk: row blocks are read when they are needed, the next window ahead of its use.
 
-Words: a *run* is a number of consecutive cells, which are read at once; a *window* is what is in memory of the
-expression, so many cells; minibatches are drawn from one window after the other.
+A window is the part of the expression that is in memory: many row blocks from all over the store, whose cells are
+shuffled. Minibatches are drawn from one window after the other.
 
 Shapes: n cells, G genes, W cells of a window, B cells of a minibatch.
 """
@@ -19,7 +19,9 @@ from torch import Tensor
 
 from sysvi.data.row_blocks import n_stored_values, read_rows
 
-RUN_CELLS = 512  # cells that stay together until they are in memory: 100,000 values, about 1 MB, of usual data
+BLOCK_CELLS = (
+    512  # cells of a row block, which stay together until they are in memory: 100,000 values, about 1 MB, of usual data
+)
 WINDOWS_IN_MEMORY = 4  # one in use, the next, which is being read, and the parts of which it is put together
 BYTES_PER_VALUE = 8  # of CSR: a float32 and an int32
 
@@ -86,14 +88,14 @@ class Window:
 
     def positions(self, index: Tensor) -> Tensor:
         """Positions in the window of cells that are in it, (B,)."""
-        return torch.searchsorted(self.rows.to(index.device), index)
+        return torch.searchsorted(self.rows, index)
 
 
 def epoch_groups(index: Tensor, n_batches: int, window_cells: int, order: torch.Generator) -> Iterator[list[Tensor]]:
-    """Shuffle cells such that their expression can be read in runs, and split them into minibatches, in groups.
+    """Shuffle cells such that their expression can be read in row blocks, and split them into minibatches, in groups.
 
-    Runs of 512 cells are put into random order, and cut into windows of whole minibatches; within a window, all cells
-    are shuffled. If all cells are in one window, this is an ordinary shuffle of all.
+    Row blocks of 512 cells are put into random order, and cut into windows of whole minibatches; within a window, all
+    cells are shuffled. If all cells are in one window, this is an ordinary shuffle of all.
 
     Parameters
     ----------
@@ -119,8 +121,8 @@ def epoch_groups(index: Tensor, n_batches: int, window_cells: int, order: torch.
     """
     n_in_window = max(1, window_cells // -(-len(index) // n_batches))
     if n_in_window < n_batches:
-        runs = torch.split(index, RUN_CELLS)
-        index = torch.cat([runs[i] for i in torch.randperm(len(runs), generator=order).tolist()])
+        blocks = torch.split(index, BLOCK_CELLS)
+        index = torch.cat([blocks[i] for i in torch.randperm(len(blocks), generator=order).tolist()])
     sizes = [len(batch) for batch in torch.tensor_split(torch.empty(len(index), 0), n_batches)]
     start = 0
     for first in range(0, n_batches, n_in_window):

@@ -342,3 +342,26 @@ def test_columns_and_names_of_cells(cells, tmp_path):
     assert found.obs_names.is_unique
     assert f"one_{one.obs_names[0]}" in found.obs_names
     assert f"two_{two.obs_names[0]}" in found.obs_names
+
+
+def test_what_a_killed_run_left_is_removed(files, tmp_path):
+    left = tmp_path / ".out.zarr.abc.part"
+    (left / "X").mkdir(parents=True)
+    (left / "X" / "zarr.json").touch()
+    sysvi.prepare_files(files, tmp_path / "out.zarr", "system", min_cells=3)
+    assert [p.name for p in tmp_path.iterdir()] == ["out.zarr"]
+
+
+def test_a_store_of_another_run_is_kept(files, tmp_path, monkeypatch):
+    """A store that appears while the files are read is not replaced."""
+    output, original = tmp_path / "out.zarr", module.log_normalise
+
+    def appear(*arguments):
+        output.mkdir(exist_ok=True)
+        original(*arguments)
+
+    monkeypatch.setattr(module, "log_normalise", appear)
+    with pytest.raises(sysvi.InputError, match=r"was written by another run .* is in .*out-1\.zarr"):
+        sysvi.prepare_files(files, output, "system", min_cells=3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out-1.zarr", "out.zarr"]
+    assert open_cells(tmp_path / "out-1.zarr").n_obs == 600

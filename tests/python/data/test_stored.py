@@ -73,14 +73,14 @@ def test_an_epoch_has_every_cell_once(n, batch_size, window, seed):
     assert all(torch.equal(a, b) for a, b in zip(batches, (b for group in again for b in group), strict=True))
 
 
-def test_a_window_is_read_in_runs_and_mixed():
+def test_a_window_is_read_in_blocks_and_mixed():
     n, window = 100_000, 10_000
     groups = list(epoch_groups(torch.arange(n), 100, window, generator(0, "order")))
     assert len(groups) == 10
     for group in groups:
         rows = torch.cat(group)
-        n_runs = 1 + (rows.sort().values.diff() > 1).sum().item()
-        assert n_runs <= window / stored.RUN_CELLS + 3
+        n_blocks = 1 + (rows.sort().values.diff() > 1).sum().item()
+        assert n_blocks <= window / stored.BLOCK_CELLS + 3
         assert rows.diff().eq(1).float().mean() < 0.01  # shuffled
         assert rows.min() < 0.3 * n < 0.7 * n < rows.max()  # from the whole store
         starts = torch.stack([batch.float().mean() for batch in group])
