@@ -24,10 +24,10 @@ from sysvi.data.stored import BYTES_PER_VALUE, WINDOWS_IN_MEMORY
 from sysvi.data.summary import MAX_CELLS
 
 MIN_WINDOW_CELLS, MAX_WINDOW_CELLS = 8_192, 131_072
-# In bytes, measured by benchmarks/scale_disk.py: Python with its libraries and a small integration; what is kept of a
-# cell besides its expression (obs, codes), and of each member's embedding of it; what the linear model at the start
-# takes for each value of its sample; what training takes for each value of a dense minibatch.
-OF_LIBRARIES, OF_A_CELL, OF_AN_EMBEDDING, OF_A_SAMPLED_VALUE, OF_A_MINIBATCH = 700e6, 600, 600, 40, 24
+# Cautious numbers of bytes (benchmarks/scale_disk.py measures less): Python with its libraries and a small integration;
+# what is kept of a cell besides its expression (obs, codes), and of each member's embedding of it; what the linear
+# model at the start takes for each value of its sample; what training takes for each value of a dense minibatch.
+OF_LIBRARIES, OF_A_CELL, OF_AN_EMBEDDING, OF_A_SAMPLED_VALUE, OF_A_MINIBATCH = 620e6, 300, 500, 24, 24
 
 
 @dataclass(frozen=True)

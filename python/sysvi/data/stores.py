@@ -46,7 +46,9 @@ def import_zarr() -> Any:
     try:
         import zarr
     except ImportError as error:
-        raise InputError("zarr stores need the package zarr: pip install 'sysvi[zarr]', or use an h5ad file.") from error
+        raise InputError(
+            "zarr stores need the package zarr: pip install 'sysvi[zarr]', or use an h5ad file."
+        ) from error
     return zarr
 
 
