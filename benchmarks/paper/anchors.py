@@ -97,9 +97,8 @@ def print_table(table: pd.DataFrame) -> None:
     scores = table[["shared", "private", "nmi"]].map(lambda value: "" if np.isnan(value) else f"{value:.2f}")
     cell = scores["shared"] + " / " + scores["private"] + " / " + scores["nmi"]
     wide = table.assign(cell=cell).pivot(index=KEYS[1:], columns="set", values="cell").fillna("")
-    wide = wide.reindex(
-        [key for key in itertools.product(ENSEMBLES, *zip(*SETTINGS, strict=True)) if key in wide.index]
-    )
+    keys = [(ensemble, *setting) for ensemble in ENSEMBLES for setting in SETTINGS]
+    wide = wide.reindex([key for key in keys if key in wide.index])
     sets = [name for name in SETS if name in wide]
     print(f"| members | neighbours, closeness | {' | '.join(sets)} |\n|{'---|' * (len(sets) + 2)}")
     for (ensemble, share, closeness), row in wide[sets].iterrows():

@@ -206,10 +206,13 @@ covariate_options = combined(
 )
 
 
-def input_options(batch_required: bool = False, label: Literal["none", "optional", "required"] = "none") -> Decorator:
-    """The input file and its columns with systems, batches and cell type labels."""
+def input_options(
+    batch_required: bool = False, label: Literal["none", "optional", "required"] = "none", many: bool = False
+) -> Decorator:
+    """The input file, or files, and the columns with systems, batches and cell type labels."""
+    files = click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
     options = [
-        click.argument("input", type=click.Path(path_type=Path)),
+        files if many else click.argument("input", type=click.Path(path_type=Path)),
         click.option(
             "--system", "system_key", required=True, help="Column of obs with the systems, for example species."
         ),
@@ -253,13 +256,14 @@ def pass_columns(command: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def read_input(path: Path, raw: bool, layer: str | None) -> AnnData:
-    """Open the input file; with `raw`, with the expression and the genes of raw."""
+def read_input(path: Path, raw: bool, layer: str | None, or_zarr: bool = False) -> AnnData:
+    """Open the input file, or zarr store where the command takes one; with `raw`, with the expression of raw."""
     from sysvi.data.h5ad import read_h5ad
+    from sysvi.data.stores import open_cells
 
     if raw and layer is not None:
         raise sysvi.InputError("--raw and --layer name two different places of the expression: give one of them.")
-    adata = read_h5ad(path, raw)
+    adata = open_cells(path, raw) if or_zarr else read_h5ad(path, raw)
     genes = click.get_current_context().get_parameter_source("n_top_genes")
     if layer is None and "sysvi_prepare" in adata.uns and genes is ParameterSource.COMMANDLINE:
         warnings.warn("The input is prepared already: --genes has no effect.", stacklevel=1)
@@ -356,9 +360,10 @@ OPTION_OF_ARGUMENT = {
     "n_top_genes": "--genes",
     "pseudoinputs_label_key": "--pseudoinputs-label",
     "system_key": "--system",
+    "system_of_file": "--system-of-file",
 }
 OTHER_ARGUMENTS = (
-    *("all_genes", "layer", "max_cells", "min_cells", "overwrite", "standardised", "to_batch", "to_system"),
+    *("all_genes", "layer", "max_cells", "memory", "min_cells", "overwrite", "standardised", "to_batch", "to_system"),
     "weight_systems",
 )
 ARGUMENT = re.compile(rf"\b({'|'.join((*OPTION_OF_ARGUMENT, *OTHER_ARGUMENTS, *SETTING_TYPES))})\b(=True|=)?")
@@ -437,6 +442,13 @@ def main() -> None:
 @seed_option
 @key_option
 @click.option("--save-model", type=FOLDER, help="Folder in which the model is saved too.")
+@click.option(
+    "--memory",
+    help="Memory that the run may take, such as 4GB: prepared cells that need more are read from disk during training "
+    "(default: as much as it needs).",
+)
+@click.option("--copy", is_flag=True, help="Copy the expression into the output even if the cells stay on disk.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done, with its memory, disk and passes.")
 @reporting_options
 @pass_columns
 def integrate(
@@ -454,9 +466,12 @@ def integrate(
     seed: int,
     key: str,
     save_model: Path | None,
+    memory: str | None,
+    copy: bool,
+    dry_run: bool,
     **settings: Any,
 ) -> None:
-    """Integrate the systems of an h5ad file.
+    """Integrate the systems of an h5ad file or a zarr store.
 
     INPUT holds the cells of all systems with the same genes, as counts (which are prepared as in the paper: genes seen
     in every system, normalised, variable in every system) or log-normalised (variable genes are chosen). The output is
@@ -464,35 +479,61 @@ def integrate(
 
     Several models are trained and combined. How far they agree that a cell has counterparts in other systems, from 0 to
     1, is written into sysvi_support in obs, and for each other system into sysvi_support in obsm.
+
+    With --memory, the output of sysvi prepare may be larger than memory: its cells are then read from disk, and the
+    output holds obs, the embedding and the record of the model, but no expression (unless --copy is given).
     """
-    from sysvi.data.ensure_prepared import ensure_prepared
+    from sysvi._core.device import choose_device
+    from sysvi.api.arguments import find_preset, number_of_members
+    from sysvi.api.dry_run import describe_run
+    from sysvi.api.storage import choose_storage, storage_values
+    from sysvi.data.ensure_prepared import ensure_prepared, is_prepared
     from sysvi.data.h5ad import check_output
 
-    adata = read_input(input, raw, columns.layer)
-    check_output(output, overwrite, input.stat().st_size)
+    adata = read_input(input, raw, columns.layer, or_zarr=True)
+    given, storage = given_settings(settings), None
+    if memory is not None or dry_run:
+        n_members = number_of_members(given.get("members"), find_preset(given.get("preset")))
+        storage = choose_storage(adata, columns.layer, memory, n_members, choose_device(device))
+    on_disk, ready = storage is not None and storage.window_cells is not None, is_prepared(adata, columns.layer)
+    copied = check_copy(input, output, copy, on_disk)
+    if on_disk and not ready:
+        raise sysvi.InputError(
+            f"The cells are not prepared, and too many to prepare them in {memory} (--memory): run sysvi prepare with "
+            "the same input and columns first, and integrate its output."
+        )
+    if dry_run and storage is not None:
+        report.on_event(describe_run(adata, columns, storage, ready or all_genes, copied, {"seed": seed, **given}))
+        return
+    check_output(output, overwrite, copied)
     check_model_output(save_model, overwrite)
-    prepared, layer = ensure_prepared(
-        adata,
-        columns.system,
-        columns.batch,
-        layer=columns.layer,
-        n_top_genes=n_top_genes,
-        min_cells=min_cells,
-        all_genes=all_genes,
-        fractional_counts=fractional_counts,
-        report=report.preparation(),
-    )
+    prepared, layer = adata, columns.layer
+    if not on_disk:
+        if storage is not None:
+            report.on_event(Event("storage", storage.why, storage_values(storage)))
+        prepared, layer = ensure_prepared(
+            adata,
+            columns.system,
+            columns.batch,
+            layer=columns.layer,
+            n_top_genes=n_top_genes,
+            min_cells=min_cells,
+            all_genes=all_genes,
+            fractional_counts=fractional_counts,
+            report=report.preparation(),
+        )
     model = sysvi.integrate(
         prepared,
         **replace(columns, layer=layer).to_arguments(),
         device=device,
+        memory=memory if on_disk else None,
         seed=seed,
         key_added=key,
         progress=report.on_event,
-        **given_settings(settings),
+        **given,
     )
     with catch_interrupts() as interrupted:  # what was trained is written first
-        write_results_of(prepared, model, key, input, output, overwrite)
+        write_results_of(prepared, model, key, input if copied else None, output, overwrite)
         save_trained_model(model, save_model, overwrite, report)
     details = f": obsm[{key!r}], {' x '.join(map(str, prepared.obsm[key].shape))}"
     if len(model.members) > 1:
@@ -503,15 +544,35 @@ def integrate(
 
 
 @main.command()
-@input_options()
-@output_file_options
+@input_options(many=True)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The h5ad file, or zarr store (a name that ends in .zarr), to write.",
+)
+@overwrite_option
 @genes_option
 @min_cells_per_gene_option
 @fractional_counts_option
+@click.option(
+    "--system-of-file",
+    multiple=True,
+    metavar="FILE=SYSTEM",
+    help="System of a file without such a column; FILE may be a pattern, such as 'mouse/*'. Can be repeated.",
+)
+@click.option(
+    "--orthologs",
+    multiple=True,
+    metavar="SYSTEM=TABLE",
+    help="Table of orthologues by which the genes of a system are renamed; can be repeated.",
+)
+@seed_option
 @reporting_options
 def prepare(
     report: Report,
-    input: Path,
+    inputs: tuple[Path, ...],
     raw: bool,
     output: Path,
     system_key: str,
@@ -521,28 +582,70 @@ def prepare(
     n_top_genes: int,
     min_cells: int,
     fractional_counts: bool,
+    system_of_file: tuple[str, ...],
+    orthologs: tuple[str, ...],
+    seed: int,
 ) -> None:
     """Prepare counts: genes seen in every system, normalised, log1p, variable in every system.
 
     The output has log-normalised expression in X and the counts in layers["counts"]. `sysvi integrate` prepares counts
     itself; prepare a file to look at the result, or to use it more than once.
+
+    Several INPUTS, h5ad files and zarr stores, are joined on the genes that all have. Then, and if INPUT or output is a
+    zarr store, nothing needs to fit into memory: cells are read in blocks and written in random order, without the
+    counts, for sysvi integrate --memory.
     """
     from sysvi._core.files import write_atomically
     from sysvi.data.h5ad import check_output, write_anndata
 
+    settings: dict[str, Any] = {
+        "layer": layer,
+        "n_top_genes": n_top_genes,
+        "min_cells": min_cells,
+        "fractional_counts": fractional_counts,
+        "report": report.preparation(),
+    }
+    streamed = len(inputs) > 1 or inputs[0].is_dir() or output.suffix == ".zarr" or system_of_file or orthologs
+    if streamed:
+        if raw:
+            raise sysvi.InputError("--raw is for a single h5ad file: leave it out, or prepare the files one by one.")
+        of_file, tables = pairs(system_of_file, "--system-of-file"), pairs(orthologs, "--orthologs")
+        sysvi.prepare_files(
+            inputs,
+            output,
+            system_key,
+            batch_key,
+            system_of_file=of_file,
+            orthologs=tables,
+            seed=seed,
+            overwrite=overwrite,
+            **settings,
+        )
+        report.wrote(output)
+        return
     check_output(output, overwrite)
-    prepared = sysvi.prepare(
-        read_input(input, raw, layer),
-        system_key,
-        batch_key,
-        layer=layer,
-        n_top_genes=n_top_genes,
-        min_cells=min_cells,
-        fractional_counts=fractional_counts,
-        report=report.preparation(),
-    )
+    prepared = sysvi.prepare(read_input(inputs[0], raw, layer), system_key, batch_key, **settings)
     write_atomically(output, lambda path: write_anndata(path, prepared), overwrite=overwrite)
     report.wrote(output, f": {prepared.n_obs:,} cells x {prepared.n_vars:,} genes")
+
+
+def pairs(values: Sequence[str], option: str) -> dict[str, str]:
+    """The pairs of an option that is given as NAME=VALUE.
+
+    Examples
+    --------
+    >>> pairs(["mouse=table.tsv"], "--orthologs")
+    {'mouse': 'table.tsv'}
+    """
+    found: dict[str, str] = {}
+    for value in values:
+        name, separator, rest = value.rpartition("=") if option == "--system-of-file" else value.partition("=")
+        if not (name and separator and rest):
+            raise sysvi.InputError(f"{option} is {value!r}; it must be two names with = between them.")
+        if name in found:
+            raise sysvi.InputError(f"{option} is given twice for {name!r}: give it once.")
+        found[name] = rest
+    return found
 
 
 @main.command("map")
@@ -1141,19 +1244,38 @@ def save_trained_model(
         report.on_event(Event("write", f"Wrote the model to {folder}"))
 
 
+def check_copy(source: Path, target: Path, copy: bool, on_disk: bool) -> int:
+    """Size of the input file if the output is to be a copy of it, with the results; 0 if it has the results alone.
+
+    A copy is made of h5ad files whose expression is read into memory, and of others if `copy` is True.
+    """
+    is_store = source.is_dir()
+    if copy and is_store:
+        raise sysvi.InputError("--copy copies h5ad files, but the input is a zarr store: leave the option out.")
+    if copy or not (on_disk or is_store):
+        return source.stat().st_size
+    if target.exists() and target.samefile(source):
+        raise sysvi.InputError(
+            f"{target} is the input, and the output of cells that stay on disk has no expression: give --output "
+            "another name, or pass --copy."
+        )
+    return 0
+
+
 def write_results_of(
     adata: AnnData,
     model: sysvi.SysVI | sysvi.Ensemble,
     key: str,
-    source: Path,
+    source: Path | None,
     target: Path,
     overwrite: bool = True,
     columns: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a copy of an h5ad file with what `integrate`, `map` or `tune` wrote into its prepared cells, `adata`.
 
-    Further columns of obs are given as `columns`. The record of the model in uns also has the genes that it was trained
-    on, since the copy has all genes. If the file was replaced during the run, the results are written without its
+    Without a `source` to copy, the file has obs, the results and the record of the model, but no expression. Further
+    columns of obs are given as `columns`. The record of the model in uns also has the genes that it was trained on,
+    since the copy has all genes. If the file was replaced during the run, the results are written without its
     expression, into a file beside `target`, and an InputError is raised.
     """
     import numpy as np
@@ -1170,12 +1292,19 @@ def write_results_of(
     uns = {"sysvi": {**model.record(), "genes": np.array(model.vocabulary.genes, dtype=object)}}
     if QUERY_KEY in adata.uns:
         uns[QUERY_KEY] = adata.uns[QUERY_KEY]
+
+    def results() -> AnnData:
+        """The results without expression."""
+        return AnnData(obs=adata.obs, obsm={name: x for name, x in obsm.items() if x is not None}, uns=uns)
+
+    if source is None:
+        write_atomically(target, lambda path: write_anndata(path, results()), overwrite=overwrite)
+        return
     try:
         write_with_results(source, target, cells=adata.obs_names, obs=obs, obsm=obsm, uns=uns, overwrite=overwrite)
     except OtherCellsError as error:
-        results = AnnData(obs=adata.obs, obsm={name: x for name, x in obsm.items() if x is not None}, uns=uns)
         kept = target.with_name(f"{target.stem}.results.h5ad")
-        write_atomically(kept, lambda path: write_anndata(path, results))
+        write_atomically(kept, lambda path: write_anndata(path, results()))
         raise sysvi.InputError(f"{error} Their embedding, with their names and columns, is in {kept}.") from error
 
 

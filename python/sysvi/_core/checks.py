@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -401,14 +401,19 @@ def refuse_fractional_counts(n_whole: int, n_values: int, largest: float, where:
 def check_not_counts(x: sparse.csr_matrix, where: str, for_trained_model: bool = False) -> None:
     """Check that expression is not raw counts; cells for a trained model may be of one system, with its genes only."""
     if x.nnz and looks_like_counts(x.data):
-        advice = "run adata = sysvi.prepare(adata, system_key, batch_key) first"
-        if for_trained_model:
-            advice = (
-                "map the new cells with sysvi.map_query, which takes counts, or normalise the new cells as those the "
-                "model was trained on, with all their genes: scanpy.pp.normalize_total(adata, target_sum=1e4), then "
-                "scanpy.pp.log1p(adata)"
-            )
-        raise InputError(f"{where} looks like raw counts; {advice}.")
+        refuse_counts(where, for_trained_model)
+
+
+def refuse_counts(where: str, for_trained_model: bool = False) -> NoReturn:
+    """An InputError that the expression looks like raw counts, and what to do."""
+    advice = "run adata = sysvi.prepare(adata, system_key, batch_key) first"
+    if for_trained_model:
+        advice = (
+            "map the new cells with sysvi.map_query, which takes counts, or normalise the new cells as those the "
+            "model was trained on, with all their genes: scanpy.pp.normalize_total(adata, target_sum=1e4), then "
+            "scanpy.pp.log1p(adata)"
+        )
+    raise InputError(f"{where} looks like raw counts; {advice}.")
 
 
 def check_log_normalised(x: sparse.csr_matrix, where: str, warn_of_large: bool = False) -> None:

@@ -84,6 +84,74 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, overwrite: 
         os.close(handle)
 
 
+def write_folder_atomically(path: Path, write: Callable[[Path], object], *, overwrite: bool = True) -> None:
+    """Write a folder so that it appears under its name only when it is complete.
+
+    Temporary folders that a killed run has left for the same name are removed.
+
+    Parameters
+    ----------
+    path
+        Folder to create or replace.
+    write
+        Function that writes the content into the folder it is given, which exists and is empty, and is then renamed to
+        `path`.
+    overwrite
+        Whether a folder of this name may be replaced. If not, and there is one by now, the new one gets another name.
+
+    Raises
+    ------
+    InputError
+        If the folder above does not exist or cannot be written to, if there is no space left, or if a folder that must
+        not be replaced has appeared since the caller looked for it.
+
+    Examples
+    --------
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "store"
+    ...     write_folder_atomically(path, lambda temporary: (temporary / "genes.txt").write_text("INS"))
+    ...     [p.name for p in path.iterdir()], len(list(Path(folder).iterdir()))
+    (['genes.txt'], 1)
+    """
+    given, path = Path(path), Path(os.path.realpath(path))
+    _remove_leftovers(path)
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        handle = os.open(temporary, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f"Cannot write into the folder {given.parent} ({error.strerror}).") from error
+    former = temporary.with_suffix(".old.part")  # removed with the leftovers, should this run be killed
+    try:
+        with suppress(OSError):  # without locks, leftovers stay
+            _lock(handle)
+        try:
+            write(temporary)
+        except OSError as error:
+            raise InputError(_describe_write_error(given, error)) from error
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o777 & ~umask)  # the usual permissions; mkdtemp lets only the owner read
+        if path.exists() and not overwrite:
+            names = (path.with_name(f"{path.stem}-{i}{path.suffix}") for i in count(1))
+            free = next(name for name in names if not name.exists())
+            temporary.rename(free)
+            raise InputError(
+                f"{given} was written by another run in the meantime and is kept; the result of this run is in {free}."
+            )
+        if path.exists():
+            path.rename(former)
+        temporary.rename(path)
+        with suppress(OSError):  # not all systems can do this for folders
+            _flush(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if path.exists():
+            shutil.rmtree(former, ignore_errors=True)
+        elif former.exists():
+            former.rename(path)
+        os.close(handle)
+
+
 def check_regular(path: Path) -> None:
     """Check that a path is free or that of a regular file, not of a folder, a pipe or a device such as ``/dev/null``.
 
@@ -212,10 +280,11 @@ def _remove_leftovers(path: Path) -> None:
     """Remove the temporary files of `path` that no process writes any more: its lock on them is gone."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         with suppress(OSError):
-            handle = os.open(leftover, os.O_RDWR)
+            is_folder = leftover.is_dir()
+            handle = os.open(leftover, os.O_RDONLY if is_folder else os.O_RDWR)
             try:
                 if _lock(handle):
-                    leftover.unlink()
+                    shutil.rmtree(leftover) if is_folder else leftover.unlink()
             finally:
                 os.close(handle)
 

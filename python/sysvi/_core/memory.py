@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,9 +19,33 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
+UNITS = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from glibc's malloc.h
 _lock = threading.Lock()
 _n_trainings = 0  # trainings in progress that retain freed memory
+
+
+def memory_in_bytes(memory: str | float) -> float:
+    """Read an amount of memory: a number of bytes, or a string with a unit, such as ``"4GB"`` or ``"500 MB"``.
+
+    Raises
+    ------
+    InputError
+        If it is something else.
+
+    Examples
+    --------
+    >>> memory_in_bytes("4GB"), memory_in_bytes("0.5 GiB"), memory_in_bytes(2e9)
+    (4000000000.0, 536870912.0, 2000000000.0)
+    """
+    found = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([a-z]*)\s*", str(memory), re.IGNORECASE)
+    n_bytes = math.nan
+    if found is not None and found[2].upper() in UNITS and not isinstance(memory, bool):
+        with suppress(ValueError):  # two points
+            n_bytes = float(found[1]) * UNITS[found[2].upper()]
+    if not 0 < n_bytes < math.inf:
+        raise InputError(f"memory is {memory!r}; it must be an amount of memory above 0 with its unit, such as '4GB'.")
+    return n_bytes
 
 
 def check_memory(n_bytes: float, purpose: str, advice: str, device: torch.device | None = None) -> None:

@@ -7,7 +7,16 @@ from dataclasses import fields
 from typing import Any
 
 from sysvi._core.errors import InputError
-from sysvi._core.settings import PRESETS, ModelSettings, Preset, Ramp, TrainSettings, as_ramp
+from sysvi._core.settings import (
+    DEFAULT_PRESET,
+    PRESETS,
+    ModelSettings,
+    Preset,
+    Ramp,
+    TrainSettings,
+    as_ramp,
+    whole_number,
+)
 from sysvi.api.sysvi import MODEL_ARGUMENTS
 
 
@@ -41,13 +50,25 @@ def split_settings(caller: str, settings: Mapping[str, Any]) -> tuple[dict[str, 
     return model_kwargs, train_kwargs
 
 
-def find_preset(name: str | None) -> Preset | None:
-    """The preset of a name; None for None; an InputError for a name that is not known."""
+def find_preset(name: str | None) -> Preset:
+    """The preset of a name; the default one for None; an InputError for a name that is not known."""
     if name is None:
-        return None
+        return DEFAULT_PRESET
     if not isinstance(name, str) or name not in PRESETS:
         raise InputError(f"preset is {name!r}; it must be one of {', '.join(PRESETS)}.")
     return PRESETS[name]
+
+
+def number_of_members(members: int | None, preset: Preset) -> int:
+    """Number of models of an ensemble: the one given, or that of a preset.
+
+    Examples
+    --------
+    >>> paper = PRESETS["paper"]
+    >>> number_of_members(None, paper), number_of_members(2, paper)
+    (1, 2)
+    """
+    return preset.members if members is None else whole_number("members", members, 1)
 
 
 def fill_in(preset: Preset, settings: Mapping[str, Any], n_cells: int) -> dict[str, Any]:

@@ -4,33 +4,36 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from anndata import AnnData
 
 from sysvi._core.checks import check_obs_column
-from sysvi._core.events import OnEvent
+from sysvi._core.device import choose_device
+from sysvi._core.events import Event, OnEvent
 from sysvi._core.progress import as_callback
 from sysvi._core.seeds import member_seeds
 from sysvi._core.settings import (
-    DEFAULT_PRESET,
     ModelSettings,
     TrainSettings,
     random_seed,
-    whole_number,
 )
-from sysvi.api.arguments import fill_in, find_preset, split_settings
+from sysvi.api.arguments import fill_in, find_preset, number_of_members, split_settings
 from sysvi.api.ensemble import Ensemble
 from sysvi.api.results import check_embedding_name, write_results
 from sysvi.api.separation import report_weak_effect, warn_about_separated_systems
+from sysvi.api.storage import choose_storage, storage_values
 from sysvi.api.sysvi import SysVI
 from sysvi.api.train_many import Combination, combinations, common_settings, train_each
 from sysvi.data.columns import Columns
 from sysvi.data.from_anndata import ModelData, check_writable, read_data, write_setup
+from sysvi.data.stores import open_cells
 
 
 def integrate(
-    adata: AnnData,
+    adata: AnnData | str | PathLike[str],
     system_key: str,
     batch_key: str | None = None,
     *,
@@ -42,6 +45,7 @@ def integrate(
     preset: str | None = None,
     key_added: str = "X_sysVI",
     device: str = "auto",
+    memory: str | float | None = None,
     seed: int = 0,
     progress: bool | OnEvent = True,
     **settings: Any,
@@ -60,7 +64,8 @@ def integrate(
         ``uns["sysvi"]``, the columns into ``uns["sysvi_setup"]``. With two members or more, ``obsm["sysvi_support"]``
         is a table of how far they agree, from 0 to 1, that a cell (row) has counterparts in each other system (column;
         NaN for its own; a slash in the name becomes a bar), and ``obs["sysvi_support"]`` has the highest value of each
-        cell.
+        cell. The path of an h5ad file or a zarr store opens it with the expression on disk; the results are then in
+        ``adata`` of the model that is returned.
     system_key
         Column of ``adata.obs`` with the systems: the substantial effect to remove (species, organoid and tissue, ...).
     batch_key
@@ -83,6 +88,11 @@ def integrate(
         Name of the embedding in ``adata.obsm``.
     device
         Device to train on: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
+    memory
+        Memory that the run may take, such as ``"4GB"`` or a number of bytes. If the expression of `adata` is on disk (a
+        path, or ``anndata.read_h5ad(path, backed="r")``) and the run would take more with it in memory, it stays there,
+        and training and embedding read it in windows of cells (docs/scale.md); an event ``"storage"`` says what was
+        chosen and why. By default, it is read into memory.
     seed
         Random seed. The same seed gives the same embedding; on a CPU every bit is the same for up to three torch
         threads, and for any fixed number of more.
@@ -129,8 +139,10 @@ def integrate(
     True
     """
     split_settings("integrate", settings)  # for its checks, before the data are read
-    chosen = find_preset(preset) or DEFAULT_PRESET
-    n_members = chosen.members if members is None else whole_number("members", members, 1)
+    if isinstance(adata, str | PathLike):
+        adata = open_cells(Path(adata))
+    chosen = find_preset(preset)
+    n_members = number_of_members(members, chosen)
     check_embedding_name(key_added)
     columns = Columns.from_arguments(
         system_key,
@@ -141,8 +153,13 @@ def integrate(
         weight_systems=weight_systems,
     )
     check_writable(adata)
-    data = read_data(adata, columns)
-    usual, on_event = fill_in(chosen, {}, data.cells.n_cells), as_callback(progress)
+    on_event, window_cells = as_callback(progress), None
+    if memory is not None:
+        storage = choose_storage(adata, layer, memory, n_members, choose_device(device))
+        window_cells = storage.window_cells
+        on_event(Event("storage", storage.why, storage_values(storage)))
+    data = read_data(adata, columns, window_cells=window_cells)
+    usual = fill_in(chosen, {}, data.cells.n_cells)
     settings = fill_in(chosen, settings, data.cells.n_cells)
     system = check_obs_column(adata, system_key, "system_key")
     report_weak_effect(data.cells.x, system, on_event)

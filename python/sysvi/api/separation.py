@@ -11,6 +11,7 @@ from scipy import sparse
 from sysvi._core.errors import InputError
 from sysvi._core.events import Event, OnEvent, ignore_event
 from sysvi._core.samples import sample_rows
+from sysvi.data.stored import StoredExpression
 from sysvi.metrics._neighbors import nearest_neighbors
 from sysvi.metrics._pca import principal_components
 from sysvi.metrics._shared_neighbors import relative_to_full_mixing
@@ -74,13 +75,14 @@ def warn_about_separated_systems(
     )
 
 
-def report_weak_effect(expression: sparse.csr_matrix, system: np.ndarray, on_event: OnEvent) -> None:
+def report_weak_effect(expression: sparse.csr_matrix | StoredExpression, system: np.ndarray, on_event: OnEvent) -> None:
     """Report if systems differ little: in principal components of the expression, none of them is apart.
 
     Parameters
     ----------
     expression
-        Log-normalised expression, (n, genes). Of more than 10,000 cells a random sample of fixed seed is used.
+        Log-normalised expression, in memory or on disk, (n, genes). Of more than 10,000 cells a random sample of fixed
+        seed is used.
     system
         System of each cell, (n,).
     on_event

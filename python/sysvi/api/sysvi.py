@@ -67,7 +67,7 @@ from sysvi.data.h5ad import write_anndata
 from sysvi.data.labels import read_labels
 from sysvi.data.reference import Reference, count_cells
 from sysvi.model.checkpoint import MODEL_FILE, Checkpoint, corruption_as_input_error, load_checkpoint, save_checkpoint
-from sysvi.model.cvae import Model
+from sysvi.model.cvae import Model, embed
 from sysvi.model.extension import decode_prior_samples, extend, find_starts
 from sysvi.model.pseudoinputs import check_pseudoinput_rows, choose_pseudoinput_rows
 from sysvi.training.loop import NonFiniteLossError, TrainingRun, train
@@ -804,7 +804,7 @@ def posteriors(
     check_fork()
     index = torch.from_numpy(rows).to(cells.device)
     chunk_size = None if batch_size is None else whole_number("batch_size", batch_size, 1)
-    return [model.module.embed(cells, index, chunk_size) for model in models]
+    return embed([model.module for model in models], cells, index, chunk_size)
 
 
 def _check_memory(settings: ModelSettings, vocabulary: Vocabulary) -> None:

@@ -286,7 +286,7 @@ def _measured(adata: AnnData, cells: Cells, known: Sequence[str], genes: np.ndar
     has_all = names.isin(adata.var_names).all()
     var = adata.var.loc[names].copy() if has_all else pd.DataFrame(index=names)
     obsm: Mapping[str, np.ndarray] = {name: values.copy() for name, values in adata.obsm.items()}
-    return AnnData(cells.x[:, genes], obs=adata.obs.copy(), var=var, obsm=obsm)
+    return AnnData(cells.read_genes(genes), obs=adata.obs.copy(), var=var, obsm=obsm)
 
 
 def _decoded_blocks(

@@ -6,6 +6,7 @@ B cells of a minibatch, P categorical and Q continuous covariates, S systems, nn
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -16,7 +17,10 @@ from torch import Tensor
 
 from sysvi._core.errors import InputError
 from sysvi._core.forks import check_fork
-from sysvi.data.summary import Summary, summarise
+from sysvi.data.row_blocks import row_blocks, select_genes
+from sysvi.data.scan import Scan, scan
+from sysvi.data.stored import StoredExpression, Window, epoch_groups
+from sysvi.data.summary import Summary, sample_for_summary, summarise
 from sysvi.kernels.backend import choose_backend
 from sysvi.kernels.sparse import SparseExpression
 
@@ -121,10 +125,13 @@ class Minibatch:
 class Cells:
     """Log-normalised expression and covariates of n cells, on one device.
 
+    The covariates of all cells are in memory. Their expression is too, or it stays on disk (`StoredExpression`); then
+    `load` gives copies of the cells that hold a window of it.
+
     Parameters
     ----------
     x
-        Log-normalised expression, CSR of shape (n, G), float32.
+        Log-normalised expression, of shape (n, G): CSR in memory, float32, or on disk.
     system
         Codes of the systems, (n,).
     categorical
@@ -142,7 +149,7 @@ class Cells:
 
     def __init__(
         self,
-        x: sp.csr_matrix,
+        x: sp.csr_matrix | StoredExpression,
         system: np.ndarray,
         categorical: np.ndarray | None = None,
         continuous: np.ndarray | None = None,
@@ -154,12 +161,13 @@ class Cells:
         check_fork()
         n = x.shape[0]
         self.x = x
-        self.n_cells, self.n_genes = x.shape
+        self.n_cells, self.n_genes = map(int, x.shape)
         self.n_systems = n_systems
-        self.max_values_per_cell = int(np.diff(x.indptr).max(initial=0))
+        self.window: Window | None = None  # of the expression on disk, in the copies that `load` makes
         self.device = torch.device("cpu")
         self.device_csr: tuple[Tensor, Tensor, Tensor] | None = None  # row starts, columns and values
         self._summary: Summary | None = None
+        self._scan: Scan | None = None
         categorical = np.zeros((n, 0)) if categorical is None else categorical
         continuous = np.zeros((n, 0)) if continuous is None else continuous
         self.covariates = Covariates(
@@ -178,7 +186,12 @@ class Cells:
     @property
     def density(self) -> float:
         """Fraction of expression values that are stored (nonzero)."""
-        return self.x.nnz / max(1, self.n_cells * self.n_genes)
+        return self.x.nnz / max(1, self.x.shape[0] * self.x.shape[1])
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the expression is on disk."""
+        return isinstance(self.x, StoredExpression)
 
     def summary(self, n_categories: Sequence[int]) -> Summary:
         """Linear model of the expression, computed once.
@@ -187,15 +200,31 @@ class Cells:
         """
         if self._summary is None:
             c = self.covariates
+            rows = sample_for_summary(self.n_cells)
             codes = zip([c.system, *c.categorical.T], [self.n_systems, *n_categories], strict=True)
-            one_hot = [code.cpu().numpy()[:, None] == np.arange(n) for code, n in codes]
-            self._summary = summarise(self.x, np.hstack([*one_hot, c.continuous.cpu().numpy()]))
+            one_hot = [code.cpu().numpy()[rows, None] == np.arange(n) for code, n in codes]
+            self._summary = summarise(self.x[rows], np.hstack([*one_hot, c.continuous.cpu().numpy()[rows]]))
         return self._summary
+
+    def scan(self) -> Scan:
+        """What one pass over the expression tells of each gene in each system, computed once."""
+        if self._scan is None:
+            system = self.covariates.system.cpu().numpy()
+            self._scan = scan(self.blocks(), system, self.n_systems, self.n_genes)
+        return self._scan
+
+    def blocks(self) -> Iterator[tuple[int, int, sp.csr_matrix]]:
+        """The expression in blocks of consecutive cells: first row, last row + 1, and CSR without stored zeros."""
+        return row_blocks(self.x.matrix if isinstance(self.x, StoredExpression) else self.x)
+
+    def read_genes(self, genes: np.ndarray) -> sp.csr_matrix:
+        """Expression of some genes, columns of `x`, in all cells."""
+        return select_genes(self.x.matrix, genes) if isinstance(self.x, StoredExpression) else self.x[:, genes]
 
     def to(self, device: torch.device) -> None:
         """Move the tensors to a device. The expression given at creation also stays in main memory."""
         self.device = device
-        self.device_csr = None if device.type == "cpu" else self._csr_on_device(device)
+        self.device_csr = None if device.type == "cpu" or self.is_stored else self._csr_on_device(device)
         for name in ("system_order", "system_start", "system_size"):
             setattr(self, name, getattr(self, name).to(device))
         c = self.covariates
@@ -212,11 +241,55 @@ class Cells:
         """These cells and others with the same genes and categories, as new cells of equal weight on this device."""
         parts = self.covariates, other.covariates
         values = (np.concatenate([getattr(c, name).cpu() for c in parts]) for name in Covariates.__dataclass_fields__)
+        assert isinstance(self.x, sp.csr_matrix)  # `select` gives cells in memory
         x = sp.csr_matrix(sp.vstack([self.x, other.x], format="csr"))
         return Cells(x, *values, n_systems=self.n_systems, device=self.device)
 
+    def groups(self, index: Tensor, batch_size: int, order: torch.Generator) -> Iterator[Iterable[Tensor]]:
+        """Shuffle the cells in `index` and split them into the minibatches of an epoch, in groups for `load`."""
+        if isinstance(self.x, StoredExpression):
+            n_batches = n_minibatches(len(index), batch_size)
+            yield from epoch_groups(index, n_batches, self.x.window_cells, order)
+        else:
+            yield minibatches(index, batch_size, order)
+
+    def group_in_order(self, batches: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
+        """Put minibatches of about the same size into groups for `load`, in their order."""
+        n = len(batches)
+        if isinstance(self.x, StoredExpression):
+            n = max(1, self.x.window_cells // max(map(len, batches), default=1))
+        for first in range(0, len(batches), max(1, n)):
+            yield batches[first : first + n]
+
+    def load(self, groups: Iterable[Iterable[Tensor]]) -> Iterator[tuple[Cells, Iterable[Tensor]]]:
+        """Give each group of minibatches cells whose expression of these is in memory.
+
+        These are the cells themselves, or copies of them that hold a window of the expression on disk; the next window
+        is read meanwhile.
+        """
+        if not isinstance(self.x, StoredExpression):
+            for group in groups:
+                yield self, group
+            return
+        for window, batches in self.x.read_ahead(groups):
+            cells = copy.copy(self)
+            window.rows = window.rows.to(self.device)
+            cells.x, cells.window = window.x, window
+            cells.device_csr = None if self.device.type == "cpu" else cells._csr_on_device(self.device)
+            yield cells, batches
+
+    def _rows(self, index: Tensor) -> sp.csr_matrix:
+        """Expression of the cells in `index`, CSR in main memory, (B, G)."""
+        return self.x[self._positions(index.cpu()).numpy()]
+
+    def _positions(self, index: Tensor) -> Tensor:
+        """Rows of `x` that hold the cells in `index`, (B,)."""
+        return index if self.window is None else self.window.positions(index)
+
     def _csr_on_device(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Copy the CSR expression to a device: row starts (n + 1,), columns (nnz,) and values (nnz,)."""
+        assert isinstance(self.x, sp.csr_matrix)
+        self.max_values_per_cell = int(np.diff(self.x.indptr).max(initial=0))
         starts, columns = self.x.indptr.astype(np.int64), self.x.indices.astype(np.int32, copy=False)
         starts, columns, values = (torch.from_numpy(part).to(device) for part in (starts, columns, self.x.data))
         return starts, columns, values
@@ -225,14 +298,14 @@ class Cells:
         self, index: Tensor, *, sparse: bool, dtype: torch.dtype = torch.float32
     ) -> Tensor | SparseExpression:
         """Expression of the cells in `index`, (B, G): sparse on the CPU, or dense on the cells' device."""
-        return SparseExpression(self.x[index.numpy()]).to(dtype) if sparse else self.dense(index, dtype)
+        return SparseExpression(self._rows(index)).to(dtype) if sparse else self.dense(index, dtype)
 
     def dense(self, index: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Expression of the cells in `index` as a dense tensor on the cells' device, (B, G)."""
         if self.device_csr is None:
-            return torch.from_numpy(self.x[index.numpy()].toarray()).to(dtype)
+            return torch.from_numpy(self._rows(index).toarray()).to(dtype).to(self.device)
         starts, columns, values = self.device_csr
-        rows = index.to(self.device)
+        rows = self._positions(index.to(self.device))
         backend = choose_backend(self.device)
         return backend.dense_rows(starts, columns, values, rows, self.n_genes, self.max_values_per_cell, dtype)
 

@@ -66,7 +66,7 @@ def ensure_prepared(
     >>> cells.n_obs, layer, float(cells.X.max()) < 10
     (200, None, True)
     """
-    if layer is None and "sysvi_prepare" in adata.uns:
+    if is_prepared(adata, layer):
         report(f"The input is prepared already: its {adata.n_vars} genes are used, no others are chosen")
         return _copy_with_expression(adata, None), None
     if all_genes and not fractional_counts and not _are_counts(get_expression(adata, layer)[1]):
@@ -84,6 +84,11 @@ def ensure_prepared(
         keep_counts=False,
         report=report,
     ), None
+
+
+def is_prepared(adata: AnnData, layer: str | None) -> bool:
+    """Whether the expression, ``X`` or a layer, is the output of `prepare`, whose genes are used as they are."""
+    return layer is None and "sysvi_prepare" in adata.uns
 
 
 def _copy_with_expression(adata: AnnData, layer: str | None) -> AnnData:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -28,12 +28,15 @@ from sysvi._core.checks import (
     get_expression,
     listing,
     looks_like_counts,
+    refuse_counts,
+    refuse_fractional_counts,
 )
 from sysvi._core.errors import InputError
 from sysvi.data.cells import Cells, Vocabulary
 from sysvi.data.columns import Columns
 from sysvi.data.reference import Reference
 from sysvi.data.row_blocks import check_sparse, computed, select_genes
+from sysvi.data.stored import StoredExpression
 
 MIN_CELLS_PER_SYSTEM = 10  # smaller systems are refused
 SMALL_SYSTEM = 256  # systems with fewer cells than this are warned about: they do not fill one minibatch
@@ -50,10 +53,19 @@ class ModelData(NamedTuple):
     reference: Reference
 
 
-def read_data(adata: AnnData, columns: Columns, warn_of_large: bool = False) -> ModelData:
+def read_data(
+    adata: AnnData, columns: Columns, warn_of_large: bool = False, window_cells: int | None = None
+) -> ModelData:
     """Read and check the cells to train on, and warn of data on which integration is likely to be poor.
 
-    With `warn_of_large`, values that are too large for logarithms are warned about, not refused.
+    Parameters
+    ----------
+    adata, columns
+        The data, and the columns and the layer to read.
+    warn_of_large
+        Whether values that are too large for logarithms are warned about, not refused.
+    window_cells
+        Number of cells whose expression is in memory at a time, if it is to stay on disk; None to read all.
 
     Raises
     ------
@@ -64,8 +76,8 @@ def read_data(adata: AnnData, columns: Columns, warn_of_large: bool = False) -> 
     check_anndata(adata)
     values = _checked_values(adata, columns)
     vocabulary = _vocabulary(adata, columns, values)
-    cells = _encode(adata, columns, vocabulary, values, warn_of_large=warn_of_large)
-    if not cells.x.data.any():
+    cells = _encode(adata, columns, vocabulary, values, warn_of_large=warn_of_large, window_cells=window_cells)
+    if not cells.scan().n_values.any():
         where, _ = get_expression(adata, columns.layer)
         raise InputError(f"{where} is zero in all cells: choose the layer that holds the expression.")
     for message in (*data_warnings(cells, vocabulary), *_shared_batch_warnings(cells, columns, vocabulary)):
@@ -166,7 +178,7 @@ def data_warnings(cells: Cells, vocabulary: Vocabulary) -> list[str]:
         *_small_system_warnings(system, vocabulary),
         *_categorical_warnings(system, covariates.categorical.cpu().numpy(), vocabulary),
         *_continuous_warnings(covariates.continuous.cpu().numpy(), vocabulary),
-        *_undetected_gene_warnings(cells, system, vocabulary),
+        *_undetected_gene_warnings(cells, vocabulary),
     ]
 
 
@@ -223,13 +235,9 @@ def _continuous_warnings(values: np.ndarray, vocabulary: Vocabulary) -> Iterable
             yield f"Covariate {key!r} is the same in all cells ({mean:g}) and has no effect: leave it out."
 
 
-def _undetected_gene_warnings(cells: Cells, system: np.ndarray, vocabulary: Vocabulary) -> Iterable[str]:
+def _undetected_gene_warnings(cells: Cells, vocabulary: Vocabulary) -> Iterable[str]:
     """Genes that are zero in all cells of a system tell the systems apart."""
-    seen = np.zeros((cells.n_systems, cells.n_genes), dtype=bool)
-    for first in range(0, cells.n_cells, 4096):  # in blocks, to avoid temporary arrays as long as the stored values
-        block = cells.x[first : first + 4096].tocoo()
-        expressed = block.data > 0
-        seen[system[first + block.row[expressed]], block.col[expressed]] = True
+    seen = cells.scan().n_detected > 0  # (S, G)
     n_seen = dict(zip(vocabulary.systems, seen.sum(axis=1).tolist(), strict=True))
     check_shared_genes(int(seen.all(axis=0).sum()), n_seen, "seen in")
     for name, genes in zip(vocabulary.systems, seen, strict=True):
@@ -321,22 +329,31 @@ def _encode(
     values: _CovariateValues | None,
     device: torch.device | str = "cpu",
     warn_of_large: bool = False,
+    window_cells: int | None = None,
 ) -> Cells:
-    """Expression in the model's gene order and covariates as codes; `values` are read if they are not given."""
-    x = _expression_in_gene_order(adata, columns.layer, vocabulary.genes)
+    """Expression in the model's gene order and covariates as codes; `values` are read if they are not given.
+
+    With `window_cells`, the genes must be those of `adata`, and their expression stays on disk.
+    """
+    where, matrix = get_expression(adata, columns.layer)
+    x: sparse.csr_matrix | StoredExpression
+    if window_cells is None:
+        x = _expression_in_gene_order(adata, columns.layer, vocabulary.genes)
+    else:
+        x = StoredExpression(matrix, window_cells)
     for_trained_model = values is None
     if values is None:
         values = _read_values(adata, vocabulary.system_key, vocabulary.categorical, vocabulary.continuous)
     system = _codes(vocabulary.system_key, values.system, vocabulary.systems)
     categorical = [_codes(key, values.categorical[key], names) for key, names in vocabulary.categorical.items()]
     continuous = [(values.continuous[key] - mean) / std for key, (mean, std) in vocabulary.continuous.items()]
-    where, _ = get_expression(adata, columns.layer)
-    check_finite_nonnegative(x, adata.obs_names, pd.Index(vocabulary.genes), where, adata.raw is not None)
-    check_not_counts(x, where, for_trained_model)
-    _check_no_system_is_counts(x, system, vocabulary.systems, where)
-    check_log_normalised(x, where, warn_of_large)
+    if not isinstance(x, StoredExpression):
+        check_finite_nonnegative(x, adata.obs_names, pd.Index(vocabulary.genes), where, adata.raw is not None)
+        check_not_counts(x, where, for_trained_model)
+        _check_no_system_is_counts(x, system, vocabulary.systems, where)
+        check_log_normalised(x, where, warn_of_large)
     n = adata.n_obs
-    return Cells(
+    cells = Cells(
         x,
         system,
         np.stack(categorical, 1) if categorical else np.zeros((n, 0), np.int64),
@@ -344,6 +361,31 @@ def _encode(
         n_systems=len(vocabulary.systems),
         weight_systems=columns.weight_systems,
         device=device,
+    )
+    if cells.is_stored:
+        _check_stored(cells, vocabulary, adata, where)
+    return cells
+
+
+def _check_stored(cells: Cells, vocabulary: Vocabulary, adata: AnnData, where: str) -> None:
+    """The checks of expression that stays on disk, from one pass over it."""
+    found = cells.scan()
+    if not (found.smallest >= 0 and np.isfinite(found.largest)):  # NaN is not >= 0
+        for start, stop, block in cells.blocks():  # once more, to find the first such value
+            names = adata.obs_names[start:stop]
+            check_finite_nonnegative(block, names, pd.Index(vocabulary.genes), where, adata.raw is not None)
+    if found.n_values.any() and (found.n_whole == found.n_values).all():
+        refuse_counts(where)
+    for name, n_whole, n_values in zip(vocabulary.systems, found.n_whole, found.n_values, strict=True):
+        if n_values and n_whole == n_values:
+            _refuse_system_of_counts(where, name)
+    refuse_fractional_counts(int(found.n_whole.sum()), int(found.n_values.sum()), found.largest, where)
+
+
+def _refuse_system_of_counts(where: str, name: str) -> NoReturn:
+    raise InputError(
+        f"{where} looks like raw counts in system {name!r}; log-normalise all systems alike: start from the counts of "
+        "all with sysvi.prepare."
     )
 
 
@@ -392,7 +434,4 @@ def _check_no_system_is_counts(x: sparse.csr_matrix, system: np.ndarray, names: 
             any_expressed |= bool(values.any())
         else:
             if any_expressed:
-                raise InputError(
-                    f"{where} looks like raw counts in system {name!r}; log-normalise all systems alike: start from "
-                    "the counts of all with sysvi.prepare."
-                )
+                _refuse_system_of_counts(where, name)

@@ -162,7 +162,7 @@ def write_anndata(path: Path, adata: AnnData) -> None:
             setattr(adata, axis, table.rename(columns={RESERVED_COLUMN: "index"}))
     adata.strings_to_categoricals()
     # anndata before 0.11 cannot read nullable strings, so the output has them only where the input does.
-    with _open_for_writing(path, "w") as file, anndata.settings.override(allow_write_nullable_strings=True):
+    with open_for_writing(path, "w") as file, anndata.settings.override(allow_write_nullable_strings=True):
         try:
             file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
             for name in ("X", "raw", "obs", "var", "obsm", "varm", "obsp", "varp", "layers", "uns"):
@@ -198,7 +198,7 @@ def write_with_layer(path: Path, adata: AnnData, layer: str, blocks: Iterable[np
         If the file cannot be written.
     """
     write_anndata(path, adata)
-    with _open_for_writing(path, "r+") as file:
+    with open_for_writing(path, "r+") as file:
         matrix = file["layers"].create_dataset(layer, shape=adata.shape, dtype=np.float32)
         matrix.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
         start = 0
@@ -208,7 +208,7 @@ def write_with_layer(path: Path, adata: AnnData, layer: str, blocks: Iterable[np
 
 
 @contextmanager
-def _open_for_writing(path: Path, mode: str) -> Iterator[h5py.File]:
+def open_for_writing(path: Path, mode: str) -> Iterator[h5py.File]:
     """Open an HDF5 file for writing such that a full disk raises one OSError.
 
     HDF5 keeps what it could not write and tries again when the file is closed and when the process ends; it then prints
@@ -311,7 +311,7 @@ def write_with_results(
             write_anndata(temporary, anndata.read_h5ad(source))
         else:
             shutil.copyfile(source, temporary)
-        with _open_for_writing(temporary, "r+") as file:
+        with open_for_writing(temporary, "r+") as file:
             names = pd.Index(read_elem(file["obs"][file["obs"].attrs["_index"]])).astype(str)
             if not names.equals(cells.astype(str)):  # looked up in the copy, which nobody else can change
                 raise OtherCellsError(

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ from sysvi._core.settings import flag, positive_number, whole_number
 from sysvi.data.row_blocks import row_blocks, row_sliceable, stack_blocks
 from sysvi.data.variable_genes import FLAVORS, GeneMoments, variable_genes
 
-TOTALS_KEY = "sysvi_totals"
+PREPARED_KEY, TOTALS_KEY = "sysvi_prepare", "sysvi_totals"  # in uns
 MIN_BATCH_CELLS = 10  # in smaller batches a gene's variance is too uncertain
 
 
@@ -167,50 +168,23 @@ def prepare(
     )  # (n_systems, n_genes)
     if normalize is None:
         report(f"The input looks like {'counts' if is_counts else 'log-normalised expression'}")
-    passes = n_detected > min_cells  # (n_systems, n_genes)
-    n_passing = dict(zip(systems, passes.sum(axis=1).tolist(), strict=True))
-    for name, n in n_passing.items():
-        if n == 0:
-            raise InputError(
-                f"No gene of {where} is seen in more than {min_cells} cells of system {name!r}: "
-                "lower min_cells or check that system's expression."
-            )
-    detected = np.logical_and.reduce(passes)  # (n_genes,)
-    n_detected_genes = int(detected.sum())
-    report(f"Genes seen in more than {min_cells} cells of every system: {n_detected_genes} of {adata.n_vars}")
-    if not n_detected_genes:
-        raise InputError(
-            f"No gene of {where} is seen in more than {min_cells} cells of every system, although each system has such "
-            "genes: check that all systems use the same gene names (see map_orthologs) or lower min_cells."
-        )
-    check_shared_genes(n_detected_genes, n_passing, f"seen in more than {min_cells} cells of")
-
-    # 2. and 3. Log-normalisation: for the gene selection row block by row block, at the end of the kept genes
-    target = float(target_sum) if is_counts else None
-    if is_counts:
-        report(f"Normalised each cell to {target_sum:g} counts over {n_detected_genes} genes, then log1p")
-
-    # 4. and 5. Variable genes of each system, and those variable in every system
-    variable = np.ones((len(systems), n_detected_genes), dtype=bool)
-    if n_detected_genes > n_top_genes:
-        mark = adata.uns.get("log1p")  # scanpy's; after a round trip through R it may be no mapping any more
-        base = mark.get("base") if not is_counts and isinstance(mark, Mapping) else None
-        groups = _groups(system_codes, systems, batch)
-        select = partial(_select_genes, matrix, detected, target, base, groups, adata.var_names[detected], n_top_genes)
-        variable = _variable_genes(select, systems, n_detected_genes, flavor)
-    for name, n_variable in zip(systems, variable.sum(axis=1), strict=True):
-        report(f"Variable genes in system {name!r}: {n_variable} of {n_detected_genes}")
-    kept = np.flatnonzero(detected)[variable.all(axis=0)]  # (n_kept,)
-    report(f"Genes variable in every system: {len(kept)} of {n_detected_genes}")
-    if not len(kept):
-        raise InputError("No gene is variable in every system: raise n_top_genes.")
-    if len(kept) < FEW_GENES:
-        warnings.warn(
-            f"Only {len(kept)} genes remain, which is few for an integration: consider a larger n_top_genes "
-            f"(now {n_top_genes}) or a smaller min_cells (now {min_cells}).",
-            UserWarning,
-            stacklevel=2,
-        )
+    mark = adata.uns.get("log1p")  # scanpy's; after a round trip through R it may be no mapping any more
+    base = mark.get("base") if not is_counts and isinstance(mark, Mapping) else None
+    genes = choose_genes(
+        matrix,
+        where,
+        adata.var_names,
+        n_detected,
+        partial(group_cells, system_codes, systems, batch),
+        systems,
+        target=float(target_sum) if is_counts else None,
+        base=base,
+        min_cells=min_cells,
+        n_top_genes=n_top_genes,
+        flavor=flavor,
+        report=report,
+    )
+    detected, kept, n_detected_genes = genes.detected, genes.kept, int(genes.detected.sum())
 
     # AnnData itself selects everything but the expression
     prepared = AnnData(obs=adata.obs, var=adata.var, obsm=dict(adata.obsm), uns=dict(adata.uns))[:, kept].copy()
@@ -245,15 +219,7 @@ def prepare(
         "fractional_counts": bool(fractional_counts),
         "flavor": flavor,
     }
-    steps = {
-        "genes_in": int(adata.n_vars),
-        "genes_detected": n_detected_genes,
-        "variable_genes": {
-            name.replace("/", "|"): int(n) for name, n in zip(systems, variable.sum(axis=1), strict=True)
-        },
-        "genes_kept": len(kept),
-    }
-    prepared.uns["sysvi_prepare"] = {k: v for k, v in settings.items() if v is not None} | steps
+    prepared.uns[PREPARED_KEY] = genes.record(settings)
     return prepared
 
 
@@ -382,7 +348,7 @@ def detect_genes(
     return n_detected, is_counts
 
 
-class _Groups(NamedTuple):
+class Groups(NamedTuple):
     """Groups of cells in which the variance of genes is measured: systems, or the batches within systems."""
 
     cell_groups: np.ndarray  # (n_cells,) group of each cell, -1 for none
@@ -390,7 +356,122 @@ class _Groups(NamedTuple):
     by_batch: list[bool]  # whether the groups of each system are batches
 
 
-def _groups(system_codes: np.ndarray, systems: np.ndarray, batch: np.ndarray | None) -> _Groups:
+@dataclass(frozen=True, eq=False)
+class ChosenGenes:
+    """The genes that `prepare` keeps.
+
+    Parameters
+    ----------
+    systems
+        Names of the systems, (n_systems,).
+    detected
+        Mask of the genes detected in every system, (n_genes,).
+    variable
+        Masks of the variable ones among these, of each system, (n_systems, n_detected).
+    kept
+        Column numbers of the genes that are variable in every system, (n_kept,).
+    """
+
+    systems: np.ndarray
+    detected: np.ndarray
+    variable: np.ndarray
+    kept: np.ndarray
+
+    def record(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings, without those that are None, and the number of genes after each step, for ``uns``."""
+        n_variable = zip(self.systems, self.variable.sum(axis=1), strict=True)
+        steps = {
+            "genes_in": len(self.detected),
+            "genes_detected": int(self.detected.sum()),
+            "variable_genes": {name.replace("/", "|"): int(n) for name, n in n_variable},
+            "genes_kept": len(self.kept),
+        }
+        return {k: v for k, v in settings.items() if v is not None} | steps
+
+
+def choose_genes(
+    matrix: Any,
+    where: str,
+    names: pd.Index,
+    n_detected: np.ndarray,
+    groups: Callable[[], Groups],
+    systems: np.ndarray,
+    *,
+    target: float | None,
+    base: float | None,
+    min_cells: int,
+    n_top_genes: int,
+    flavor: str,
+    report: Callable[[str], None],
+) -> ChosenGenes:
+    """Choose the genes detected in every system, and those of them that are variable in every system.
+
+    Parameters
+    ----------
+    matrix, where, names
+        Expression of any kind, (n_cells, n_genes), its place for messages, and the names of its genes.
+    n_detected
+        Number of cells of each system in which each gene is detected, (n_systems, n_genes).
+    groups
+        Function that gives the groups of cells in which the variance is measured, where it is.
+    systems
+        Names of the systems.
+    target
+        Counts per cell after normalisation; None for log-normalised expression.
+    base
+        Base of the logarithm of log-normalised expression; None for the natural logarithm.
+    min_cells, n_top_genes, flavor, report
+        As in `prepare`.
+
+    Raises
+    ------
+    InputError
+        If no gene remains, or systems name their genes differently.
+    """
+    passes = n_detected > min_cells  # (n_systems, n_genes)
+    n_passing = dict(zip(systems, passes.sum(axis=1).tolist(), strict=True))
+    for name, n in n_passing.items():
+        if n == 0:
+            raise InputError(
+                f"No gene of {where} is seen in more than {min_cells} cells of system {name!r}: "
+                "lower min_cells or check that system's expression."
+            )
+    detected = np.logical_and.reduce(passes)  # (n_genes,)
+    n_detected_genes = int(detected.sum())
+    report(f"Genes seen in more than {min_cells} cells of every system: {n_detected_genes} of {len(names)}")
+    if not n_detected_genes:
+        raise InputError(
+            f"No gene of {where} is seen in more than {min_cells} cells of every system, although each system has such "
+            "genes: check that all systems use the same gene names (see map_orthologs) or lower min_cells."
+        )
+    check_shared_genes(n_detected_genes, n_passing, f"seen in more than {min_cells} cells of")
+
+    # Log-normalisation: for the gene selection row block by row block, at the end of the kept genes
+    if target is not None:
+        report(f"Normalised each cell to {target:g} counts over {n_detected_genes} genes, then log1p")
+
+    # Variable genes of each system, and those variable in every system
+    variable = np.ones((len(systems), n_detected_genes), dtype=bool)
+    if n_detected_genes > n_top_genes:
+        select = partial(_select_genes, matrix, detected, target, base, groups(), names[detected], n_top_genes)
+        variable = _variable_genes(select, systems, n_detected_genes, flavor)
+    for name, n_variable in zip(systems, variable.sum(axis=1), strict=True):
+        report(f"Variable genes in system {name!r}: {n_variable} of {n_detected_genes}")
+    kept = np.flatnonzero(detected)[variable.all(axis=0)]  # (n_kept,)
+    report(f"Genes variable in every system: {len(kept)} of {n_detected_genes}")
+    if not len(kept):
+        raise InputError("No gene is variable in every system: raise n_top_genes.")
+    if len(kept) < FEW_GENES:
+        warnings.warn(
+            f"Only {len(kept)} genes remain, which is few for an integration: consider a larger n_top_genes "
+            f"(now {n_top_genes}) or a smaller min_cells (now {min_cells}).",
+            UserWarning,
+            stacklevel=3,
+        )
+    return ChosenGenes(systems, detected, variable, kept)
+
+
+def group_cells(system_codes: np.ndarray, systems: np.ndarray, batch: np.ndarray | None) -> Groups:
     """Group cells by system, or by batch within systems without small batches.
 
     Parameters
@@ -401,7 +482,7 @@ def _groups(system_codes: np.ndarray, systems: np.ndarray, batch: np.ndarray | N
         Batch of each cell, (n_cells,); None to group by system.
     """
     if batch is None:
-        return _Groups(system_codes, [np.array([i]) for i in range(len(systems))], [False] * len(systems))
+        return Groups(system_codes, [np.array([i]) for i in range(len(systems))], [False] * len(systems))
     cell_groups = np.full(len(system_codes), -1)
     system_groups: list[np.ndarray] = []
     by_batch: list[bool] = []
@@ -416,7 +497,7 @@ def _groups(system_codes: np.ndarray, systems: np.ndarray, batch: np.ndarray | N
                 f"variable genes{'' if large.any() else ', which therefore ignores batches'}: "
                 f"{listing(names[~large])}.",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         by_batch.append(bool(large.any()))
         if large.any():
@@ -425,7 +506,7 @@ def _groups(system_codes: np.ndarray, systems: np.ndarray, batch: np.ndarray | N
             cell_groups[cells] = n_groups
         system_groups.append(np.arange(n_groups, cell_groups.max() + 1))
         n_groups = cell_groups.max() + 1
-    return _Groups(cell_groups, system_groups, by_batch)
+    return Groups(cell_groups, system_groups, by_batch)
 
 
 def _select_genes(
@@ -433,7 +514,7 @@ def _select_genes(
     detected: np.ndarray,
     target_sum: float | None,
     base: float | None,
-    groups: _Groups,
+    groups: Groups,
     names: pd.Index,
     n_top_genes: int,
     flavor: str,
@@ -508,7 +589,7 @@ def _variable_genes(
                     f"System {systems[i]!r} has too few distinct genes ({n_genes}) for flavor='cell_ranger': "
                     "its variable genes are selected with flavor='seurat'.",
                     UserWarning,
-                    stacklevel=3,
+                    stacklevel=4,
                 )
     for name, genes in zip(systems, selected, strict=True):
         if genes is None:

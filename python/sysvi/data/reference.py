@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from anndata import AnnData
 from numpy.typing import NDArray
-from scipy import sparse
 
 from sysvi.data.cells import Cells, Vocabulary
 from sysvi.data.prepare import TOTALS_KEY
@@ -109,7 +108,5 @@ def count_cells(cells: Cells, vocabulary: Vocabulary) -> tuple[NDArray[np.int64]
 
 def _gene_means(cells: Cells) -> NDArray[np.float32]:
     """Mean expression of each gene in each system, (S, G); 0 in a system without cells."""
-    system, n = cells.covariates.system.cpu().numpy(), cells.n_cells
-    of_system = sparse.csr_matrix((np.ones(n), system, np.arange(n + 1)), shape=(n, cells.n_systems))
-    sizes = np.maximum(1, np.bincount(system, minlength=cells.n_systems))
-    return ((of_system.T @ cells.x).toarray() / sizes[:, None]).astype(np.float32)
+    sizes = np.maximum(1, cells.system_size.cpu().numpy())
+    return (cells.scan().sums / sizes[:, None]).astype(np.float32)

@@ -13,6 +13,8 @@ from scipy import sparse
 from sysvi._core.errors import InputError
 
 BLOCK_VALUES = 2**19  # values of a row block, which take about 20 MB during its processing
+MAX_GAP = 32  # rows that are this near are read together: reading those between them is faster than to skip them
+PART_ROWS = 4096  # at most so many are read at once
 
 
 def check_sparse(matrix: Any) -> None:
@@ -134,18 +136,59 @@ def row_blocks(matrix: Any, n_rows: int | None = None) -> Iterator[tuple[int, in
     """
     matrix = row_sliceable(matrix)
     if n_rows is None:
-        n_rows = max(1, BLOCK_VALUES * matrix.shape[0] // max(1, _n_stored_values(matrix)))
+        n_rows = max(1, BLOCK_VALUES * matrix.shape[0] // max(1, n_stored_values(matrix)))
     for start in range(0, matrix.shape[0], n_rows):
         stop = min(start + n_rows, matrix.shape[0])
-        with _damage_as_input_error():
-            block = sparse.csr_matrix(computed(matrix[start:stop]), dtype=np.float32)
-        if isinstance(matrix, CSRDataset):
-            check_sparse(block)
-        if sparse.issparse(matrix) and np.may_share_memory(block.data, matrix.data):
-            block = block.copy()
-        block.sum_duplicates()  # sorts the indices too
-        block.eliminate_zeros()
-        yield start, stop, block
+        yield start, stop, read_slice(matrix, start, stop)
+
+
+def read_slice(matrix: Any, start: int, stop: int) -> sparse.csr_matrix:
+    """Read rows start to stop of a matrix that `row_sliceable` returned, as `row_blocks` yields them."""
+    with _damage_as_input_error():
+        block = sparse.csr_matrix(computed(matrix[start:stop]), dtype=np.float32)
+    if isinstance(matrix, CSRDataset):
+        check_sparse(block)
+    if sparse.issparse(matrix) and np.may_share_memory(block.data, matrix.data):
+        block = block.copy()
+    block.sum_duplicates()  # sorts the indices too
+    block.eliminate_zeros()
+    return block
+
+
+def read_rows(matrix: Any, rows: np.ndarray) -> sparse.csr_matrix:
+    """Read some rows of an expression matrix of any kind, as a new CSR matrix.
+
+    Rows that lie near each other are read at once, with the few between them.
+
+    Parameters
+    ----------
+    matrix
+        Shape (n_cells, n_genes), of any kind that :func:`row_blocks` takes.
+    rows
+        Row numbers, rising, (n_rows,).
+
+    Returns
+    -------
+    scipy.sparse.csr_matrix
+        Shape (n_rows, n_genes), of the form that :func:`row_blocks` gives.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> read_rows(np.eye(200), np.array([0, 2, 150])).indices.tolist()
+    [0, 2, 150]
+    """
+    matrix = row_sliceable(matrix)
+    rows = np.asarray(rows, np.int64)
+    if not len(rows):
+        return sparse.csr_matrix((0, matrix.shape[1]), dtype=np.float32)
+    apart = (np.diff(rows) > MAX_GAP) | (np.diff(rows // PART_ROWS) > 0)
+    parts = np.split(rows, np.flatnonzero(apart) + 1)
+    blocks = []
+    for part in parts:
+        block = read_slice(matrix, int(part[0]), int(part[-1]) + 1)
+        blocks.append(block if block.shape[0] == len(part) else block[part - part[0]])
+    return stack_blocks(blocks, (len(rows), matrix.shape[1]), sum(block.nnz for block in blocks))
 
 
 def select_genes(matrix: Any, genes: np.ndarray) -> sparse.csr_matrix:
@@ -172,7 +215,7 @@ def select_genes(matrix: Any, genes: np.ndarray) -> sparse.csr_matrix:
     matrix = row_sliceable(matrix)
     blocks = (block[:, genes] for _, _, block in row_blocks(matrix))
     shape = (matrix.shape[0], len(genes))
-    return stack_blocks(blocks, shape, min(_n_stored_values(matrix), shape[0] * shape[1]))
+    return stack_blocks(blocks, shape, min(n_stored_values(matrix), shape[0] * shape[1]))
 
 
 def stack_blocks(blocks: Iterable[sparse.csr_matrix], shape: tuple[int, int], max_values: int) -> sparse.csr_matrix:
@@ -209,8 +252,8 @@ def _damage_as_input_error() -> Iterator[None]:
         raise InputError(f"The expression cannot be read; its file is damaged ({reason}).") from error
 
 
-def _n_stored_values(matrix: Any) -> int:
+def n_stored_values(matrix: Any) -> int:
     """Number of values that a matrix of any kind stores."""
-    if isinstance(matrix, CSRDataset):
+    if isinstance(matrix, CSRDataset | CSCDataset):
         return int(matrix.group["data"].shape[0])
-    return int(matrix.nnz) if sparse.issparse(matrix) else int(np.prod(matrix.shape))
+    return int(matrix.nnz) if hasattr(matrix, "nnz") else int(np.prod(matrix.shape))

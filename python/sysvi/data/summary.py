@@ -49,6 +49,11 @@ class Summary:
     sd: Floats
 
 
+def sample_for_summary(n_cells: int) -> np.ndarray:
+    """Rows of the cells that are enough for `summarise`: all, or a random sample of fixed seed."""
+    return sample_rows(np.arange(n_cells), MAX_CELLS)
+
+
 @one_blas_thread
 def summarise(x: sp.csr_matrix, design: np.ndarray) -> Summary:
     """Fit the linear model by ridge regression, then principal component analysis of the residuals.
@@ -67,7 +72,7 @@ def summarise(x: sp.csr_matrix, design: np.ndarray) -> Summary:
     Summary
     """
     if x.shape[0] > MAX_CELLS:
-        rows = sample_rows(np.arange(x.shape[0]), MAX_CELLS)
+        rows = sample_for_summary(x.shape[0])
         x, design = x[rows], design[rows]
     x, design = x.astype(np.float64), np.asarray(design, np.float64)
     n, n_genes = x.shape

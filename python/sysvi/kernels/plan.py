@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -95,6 +95,14 @@ def choose_compute_plan(device: torch.device, density: float, *, precision: str 
     else:
         why.append(f"independent parts of a step at the same time: torch has {threads} threads")
     return ComputePlan(sparse, matmul_dtype, tuple(why), concurrent=threads > 1)
+
+
+def without_graph(plan: ComputePlan, reason: str) -> ComputePlan:
+    """The same plan with steps taken one by one, for a reason; a plan without a graph stays as it is."""
+    if not plan.graph:
+        return plan
+    why = [line for line in plan.why if not line.startswith("steps captured")]
+    return replace(plan, graph=False, why=(*why, f"steps one by one: {reason}"))
 
 
 def prefer_sparse_products(device: torch.device, density: float) -> bool:

@@ -6,6 +6,8 @@ Shapes: n cells, B cells of a minibatch, G genes, L latent dimensions, C covaria
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -175,26 +177,58 @@ class Model(nn.Module):
         else:
             self.prior.start_at_cells(cells.dense(rows), self.code(cells.covariates.select(rows)), self.encoder)
 
-    @torch.no_grad()
     def embed(self, cells: Cells, rows: Tensor | None = None, batch_size: int | None = None) -> tuple[Tensor, Tensor]:
         """Mean and variance of q(z | x, c) of the cells in `rows` (default: all), (n, L) float32 each, on the CPU."""
-        device = cells.device
-        rows = torch.arange(cells.n_cells, device=device) if rows is None else rows.to(device)
-        sparse = prefer_sparse_products(device, cells.density)
-        n = batch_size or (EMBED_BLOCK_CPU if device.type == "cpu" else EMBED_BLOCK_GPU)
-        mean, var = torch.empty(2, len(rows), self.settings.n_latent, device=device)
-        encode = self.encoder.fold_batchnorm()
+        return embed([self], cells, rows, batch_size)[0]
 
-        @torch.no_grad()  # gradients are switched off for each thread by itself
-        def embed_block(start: int) -> None:
-            block, place = rows[start : start + n], slice(start, start + n)
-            x = cells.expression(block, sparse=sparse)
-            mean[place], var[place] = encode(x, self.code(cells.covariates.select(block)))
 
-        starts = range(0, len(rows), n)
-        if device.type == "cpu":
-            with single_thread_pool(device) as pool:
-                deque(pool.map(embed_block, starts), maxlen=0)
-        else:  # a GPU works through a queue anyway, and its stream belongs to this thread
-            deque(map(embed_block, starts), maxlen=0)
-        return mean.cpu(), var.cpu()
+@torch.no_grad()
+def embed(
+    models: Sequence[Model], cells: Cells, rows: Tensor | None = None, batch_size: int | None = None
+) -> list[tuple[Tensor, Tensor]]:
+    """Embed cells with each of several models on the device of the cells, in one pass over the expression.
+
+    Parameters
+    ----------
+    models
+        Models with the genes and covariates of the cells.
+    cells
+        The cells, in memory or on disk.
+    rows
+        Rows of the cells to embed, (n,); all by default.
+    batch_size
+        Number of cells that are encoded at a time; by default chosen for the device.
+
+    Returns
+    -------
+    list of tuple
+        For each model mean and variance of q(z | x, c), (n, L) float32 each, on the CPU.
+    """
+    device = cells.device
+    rows = torch.arange(cells.n_cells, device=device) if rows is None else rows.to(device)
+    sparse = prefer_sparse_products(device, cells.density)
+    n = batch_size or (EMBED_BLOCK_CPU if device.type == "cpu" else EMBED_BLOCK_GPU)
+    results = [torch.empty(2, len(rows), model.settings.n_latent, device=device).unbind() for model in models]
+    encoders = [model.encoder.fold_batchnorm() for model in models]
+
+    @torch.no_grad()  # gradients are switched off for each thread by itself
+    def embed_block(start: int, block: Tensor, loaded: Cells) -> None:
+        place, covariates = slice(start, start + n), cells.covariates.select(block)
+        x = loaded.expression(block, sparse=sparse)
+        for model, encode, (mean, var) in zip(models, encoders, results, strict=True):
+            mean[place], var[place] = encode(x, model.code(covariates))
+
+    def embed_all(run: Callable[..., Iterator[None]]) -> None:
+        start, batches = 0, torch.split(rows, n) if len(rows) else ()
+        for loaded, group in cells.load(cells.group_in_order(batches)):
+            blocks = list(group)
+            starts = range(start, start + n * len(blocks), n)
+            deque(run(partial(embed_block, loaded=loaded), starts, blocks), maxlen=0)
+            start += n * len(blocks)
+
+    if device.type == "cpu":
+        with single_thread_pool(device) as pool:
+            embed_all(pool.map)
+    else:  # a GPU works through a queue anyway, and its stream belongs to this thread
+        embed_all(map)
+    return [(mean.cpu(), var.cpu()) for mean, var in results]

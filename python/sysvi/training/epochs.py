@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sysvi.data.cells import Minibatch, minibatches, n_minibatches
+from sysvi.data.cells import Cells, Minibatch, n_minibatches
 from sysvi.model.objective import Losses
 from sysvi.training.step import Stepper
 
@@ -46,7 +46,9 @@ class PlainEpochs:
     stepper
         Takes the steps.
     make_minibatch
-        Makes the minibatch of some rows.
+        Makes the minibatch of some rows of the cells.
+    cells
+        The cells, in memory or on disk.
     rows
         Rows to train on, on the device of the cells.
     order
@@ -54,7 +56,12 @@ class PlainEpochs:
     """
 
     def __init__(
-        self, stepper: Stepper, make_minibatch: Callable[[Tensor], Minibatch], rows: Tensor, order: torch.Generator
+        self,
+        stepper: Stepper,
+        make_minibatch: Callable[[Cells, Tensor], Minibatch],
+        cells: Cells,
+        rows: Tensor,
+        order: torch.Generator,
     ):
         settings = stepper.settings
         assert settings.max_epochs is not None
@@ -62,8 +69,9 @@ class PlainEpochs:
         self.stepper, self.device = stepper, rows.device
         self.steps_per_epoch = n_minibatches(len(rows), settings.batch_size)
         self.n_steps, self.n_done = settings.max_epochs * self.steps_per_epoch, 0
-        epochs = (minibatches(rows, settings.batch_size, order) for _ in range(settings.max_epochs))
-        self.batches = map(make_minibatch, itertools.chain.from_iterable(epochs))
+        epochs = (cells.groups(rows, settings.batch_size, order) for _ in range(settings.max_epochs))
+        groups = cells.load(itertools.chain.from_iterable(epochs))
+        self.batches = (make_minibatch(loaded, batch) for loaded, group in groups for batch in group)
         self.next_batch: Minibatch | None = None
 
     def run_epoch(self, stop: Stop) -> tuple[Tensor, int]:
@@ -89,3 +97,4 @@ class PlainEpochs:
 
     def close(self) -> None:
         """See `Epochs`."""
+        self.batches.close()  # also ends the reading of cells on disk

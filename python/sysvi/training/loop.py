@@ -25,7 +25,7 @@ from sysvi._core.parallel import PairExecutor, dedicated_stream, pair_executor
 from sysvi._core.seeds import generator
 from sysvi._core.settings import RAMPS, TrainSettings, default_batch_size, default_lr, default_max_epochs
 from sysvi.data.cells import Cells, Minibatch, minibatches, n_minibatches
-from sysvi.kernels.plan import ComputePlan, choose_compute_plan
+from sysvi.kernels.plan import ComputePlan, choose_compute_plan, without_graph
 from sysvi.model.cvae import Model
 from sysvi.model.networks import Discriminator, TrainingContext
 from sysvi.model.objective import Losses, Objective
@@ -158,6 +158,8 @@ def train(
     plan = choose_compute_plan(cells.device, cells.density, precision=settings.precision)
     if only is not None:
         plan = replace(plan, graph=False)
+    if cells.is_stored:
+        plan = without_graph(plan, "the expression is on disk")
     run = TrainingRun(
         settings,
         kernels=replace(plan, why=(*plan.why, gradient)),
@@ -213,7 +215,7 @@ def _make_epochs(
     order, swap = generator(settings.seed, "order"), generator(settings.seed, "swap", device)
     noise, dropout = generator(settings.seed, "noise", device), generator(settings.seed, "dropout")
 
-    def make_minibatch(rows: Tensor) -> Minibatch:
+    def make_minibatch(cells: Cells, rows: Tensor) -> Minibatch:
         return cells.minibatch(rows, settings.swapped_covariates, swap, **plan.minibatch_arguments)
 
     def make_stepper(objective: Objective, context: TrainingContext) -> Stepper:
@@ -224,15 +226,13 @@ def _make_epochs(
     trial_context = TrainingContext(trial_noise, plan.matmul_dtype, frozen_layers=frozen_layers)
     step_seconds = _time_step(make_stepper(copy.deepcopy(objective), trial_context), cells, rows, plan)
     stepper = make_stepper(objective, TrainingContext(noise, plan.matmul_dtype, dropout, frozen_layers))
-    epochs: Epochs = PlainEpochs(stepper, make_minibatch, rows, order)
+    epochs: Epochs = PlainEpochs(stepper, make_minibatch, cells, rows, order)
     if plan.graph:
         try:
-            graph_epochs = GraphEpochs(stepper, make_minibatch, rows, order, (noise, swap))
+            graph_epochs = GraphEpochs(stepper, partial(make_minibatch, cells), rows, order, (noise, swap))
             epochs, step_seconds = graph_epochs, graph_epochs.step_seconds
         except CannotCaptureError as error:
-            why = [line for line in plan.why if not line.startswith("steps captured")]
-            why.append(f"steps one by one: they cannot be captured ({error})")
-            run.kernels = replace(plan, graph=False, why=tuple(why))
+            run.kernels = without_graph(plan, f"they cannot be captured ({error})")
     on_event(_plan_event(run, cells, step_seconds))
     return epochs
 
@@ -348,8 +348,10 @@ class Validation:
         settings = self.settings
         assert settings.batch_size is not None
         swap = generator(settings.seed, "validation", self.cells.device)  # the same swaps at every epoch
-        for rows in minibatches(self.rows, settings.batch_size) if len(self.rows) > 1 else [self.rows]:
-            yield self.cells.minibatch(rows, settings.swapped_covariates, swap)
+        batches = minibatches(self.rows, settings.batch_size) if len(self.rows) > 1 else [self.rows]
+        for cells, group in self.cells.load([batch] for batch in batches):
+            for rows in group:
+                yield cells.minibatch(rows, settings.swapped_covariates, swap)
 
     @torch.no_grad()
     def __call__(self) -> Tensor:

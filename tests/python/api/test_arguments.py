@@ -3,7 +3,7 @@
 import pytest
 
 from sysvi import InputError, Ramp
-from sysvi._core.settings import MIXING, PAPER, Preset
+from sysvi._core.settings import CONSERVATIVE, MIXING, PAPER, Preset
 from sysvi.api.arguments import fill_in, find_preset, split_settings
 
 
@@ -20,7 +20,7 @@ def test_unknown_settings_are_named_with_the_function():
 
 
 def test_presets_are_found_by_name():
-    assert find_preset(None) is None
+    assert find_preset(None) is CONSERVATIVE
     assert find_preset("paper") is PAPER
     with pytest.raises(InputError, match="preset is 'fast'; it must be one of mixing, conservative, paper"):
         find_preset("fast")

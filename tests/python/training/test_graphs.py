@@ -49,14 +49,16 @@ class Case:
         training = TrainingContext(self.noise, dropout_seeds=self.seeds)
         self.stepper = Stepper(self.objective, self.optimiser, settings, training)
 
-    def minibatch(self, index):
-        return self.cells.minibatch(index, self.stepper.settings.swapped_covariates, self.swap)
+    def minibatch(self, cells, index):
+        return cells.minibatch(index, self.stepper.settings.swapped_covariates, self.swap)
 
     def plain(self):
-        return PlainEpochs(self.stepper, self.minibatch, ROWS, self.order)
+        return PlainEpochs(self.stepper, self.minibatch, self.cells, ROWS, self.order)
 
     def graphed(self, capture=python_capture):
-        return GraphEpochs(self.stepper, self.minibatch, ROWS, self.order, (self.noise, self.swap), capture)
+        return GraphEpochs(
+            self.stepper, partial(self.minibatch, self.cells), ROWS, self.order, (self.noise, self.swap), capture
+        )
 
     def state(self):
         sources = [source.get_state() for source in (self.noise, self.swap, self.seeds, self.order)]

@@ -1,0 +1,127 @@
+"""Writing cells into an h5ad file or a zarr store in blocks, with only one block in memory.
+
+Shapes: n cells, G genes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from anndata.io import write_elem
+from scipy import sparse
+
+from sysvi._core.errors import InputError
+from sysvi._core.files import check_folder, check_free_space, write_atomically, write_folder_atomically
+from sysvi.data.h5ad import check_output, open_for_writing
+from sysvi.data.stores import import_zarr, is_zarr
+
+CHUNK_VALUES = 2**17  # of a zarr store: about as many as a row block of sysvi.data.stored has
+
+
+def check_store_output(path: Path, overwrite: bool) -> None:
+    """Check, before any work is done, that an h5ad file or, by its name, a zarr store can be written.
+
+    Raises
+    ------
+    InputError
+        If its name ends in neither ``.h5ad`` nor ``.zarr``, if it exists and `overwrite` is False, if something else
+        than a zarr store would be replaced by one, or if its folder cannot be written to.
+    """
+    if path.suffix not in (".h5ad", ".zarr"):
+        raise InputError(f"{path} is no name of an output: it must end in .h5ad (a file) or .zarr (a store, a folder).")
+    if path.suffix == ".h5ad":
+        check_output(path, overwrite)
+        return
+    import_zarr()
+    if path.exists() and not is_zarr(path):
+        raise InputError(f"{path} exists and is not a zarr store, so it is not replaced: choose another name.")
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists already; pass overwrite=True to replace it, or choose another name.")
+    check_folder(path.parent)
+
+
+def write_store(
+    path: Path,
+    obs: pd.DataFrame,
+    var: pd.DataFrame,
+    uns: Callable[[], Mapping[str, Any]],
+    blocks: Iterable[sparse.csr_matrix],
+    n_values: int,
+    overwrite: bool,
+) -> None:
+    """Write cells with CSR expression in ``X``, which appear under their name only when they are complete.
+
+    Parameters
+    ----------
+    path
+        File or store, as `check_store_output` accepts it.
+    obs, var
+        Cells and genes.
+    uns
+        Function that gives the further entries, called after all blocks were written.
+    blocks
+        Expression, float32, in the order of the cells, (cells of the block, G) each.
+    n_values
+        Number of values that all blocks store.
+    overwrite
+        Whether a file of this name may be replaced.
+
+    Raises
+    ------
+    InputError
+        If there is too little space, or the output cannot be written.
+    """
+    check_free_space(path, 8 * n_values)  # before compression
+
+    def fill(root: Any, create: Callable[..., Any]) -> None:
+        root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+        cells = AnnData(obs=obs, var=var)
+        cells.strings_to_categoricals()
+        write_elem(root, "obs", cells.obs)
+        write_elem(root, "var", cells.var)
+        for name in ("layers", "obsm"):
+            write_elem(root, name, {})
+        shape = [len(obs), len(var)]
+        x = root.create_group("X")
+        x.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": shape})
+        data = create(x, "data", shape=(n_values,), dtype=np.float32)
+        indices = create(x, "indices", shape=(n_values,), dtype=np.int32)
+        starts = np.zeros(len(obs) + 1, np.int64)
+        row = end = 0
+        for block in blocks:
+            n, start = block.shape[0], end
+            end += block.nnz
+            if block.nnz:
+                data[start:end], indices[start:end] = block.data, block.indices
+            starts[row + 1 : row + n + 1] = start + block.indptr[1:]
+            row += n
+        if (row, end) != (len(obs), n_values):
+            raise InputError(f"The cells changed while they were read, so {path} was not written: run it again.")
+        create(x, "indptr", shape=starts.shape, dtype=np.int64)[:] = starts
+        write_elem(root, "uns", dict(uns()))
+
+    def write_h5ad(temporary: Path) -> None:
+        with open_for_writing(temporary, "w") as file:
+            fill(file, lambda group, name, **kwargs: group.create_dataset(name, **kwargs))
+
+    def write_zarr(temporary: Path) -> None:
+        root = import_zarr().open_group(temporary, mode="w")
+
+        def create(group: Any, name: str, *, shape: tuple[int], dtype: type) -> Any:
+            make = getattr(group, "create_array", group.create_dataset)  # zarr 3, zarr 2
+            return make(name, shape=shape, dtype=dtype, chunks=(max(1, min(shape[0], CHUNK_VALUES)),))
+
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "zarr v3 autosharding")  # small arrays; the large ones are made here
+            fill(root, create)
+
+    if path.suffix == ".zarr":
+        write_folder_atomically(path, write_zarr, overwrite=overwrite)
+    else:
+        write_atomically(path, write_h5ad, overwrite=overwrite)

@@ -1,0 +1,132 @@
+"""Expression that stays on disk: row blocks are read when they are needed, the next window ahead of its use.
+
+A window is the part of the expression that is in memory: many row blocks from all over the store, whose cells are
+shuffled. Minibatches are drawn from one window after the other.
+
+Shapes: n cells, G genes, W cells of a window, B cells of a minibatch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from sysvi.data.row_blocks import n_stored_values, read_rows
+
+BLOCK_CELLS = (
+    512  # cells of a row block, which stay together until they are in memory: 100,000 values, about 1 MB, of usual data
+)
+WINDOWS_IN_MEMORY = 4  # one in use, the next, which is being read, and the parts of which it is put together
+BYTES_PER_VALUE = 8  # of CSR: a float32 and an int32
+
+
+class StoredExpression:
+    """Log-normalised expression, CSR or dense on disk, of which only some rows are in memory.
+
+    Indexing with rows reads them, as of a CSR matrix in memory.
+
+    Parameters
+    ----------
+    matrix
+        Matrix on disk from which rows can be sliced, (n, G).
+    window_cells
+        Cells of a window, W.
+
+    Attributes
+    ----------
+    shape, nnz
+        Number of cells and genes, and number of stored values.
+    """
+
+    def __init__(self, matrix: Any, window_cells: int):
+        self.matrix, self.window_cells = matrix, window_cells
+        self.shape: tuple[int, int] = (int(matrix.shape[0]), int(matrix.shape[1]))
+        self.nnz = n_stored_values(matrix)
+
+    def __getitem__(self, rows: np.ndarray) -> sp.csr_matrix:
+        """Read some cells, in any order, (B,) -> (B, G)."""
+        distinct, position = np.unique(rows, return_inverse=True)
+        return read_rows(self.matrix, distinct)[position]
+
+    def read_ahead(self, groups: Iterable[Iterable[Tensor]]) -> Iterator[tuple[Window, list[Tensor]]]:
+        """Read the cells of each group of minibatches; a thread reads those of the next group meanwhile."""
+        ahead: tuple[Future[Window], list[Tensor]] | None = None
+        with ThreadPoolExecutor(1, "sysvi reader") as reader:
+            for group in groups:
+                batches = list(group)
+                following = reader.submit(self._read_window, batches), batches
+                if ahead is not None:
+                    yield ahead[0].result(), ahead[1]
+                ahead = following
+            if ahead is not None:
+                yield ahead[0].result(), ahead[1]
+
+    def _read_window(self, group: list[Tensor]) -> Window:
+        rows = np.unique(torch.cat(group).cpu().numpy())
+        return Window(read_rows(self.matrix, rows), rows)
+
+
+class Window:
+    """Expression of some of the cells, in memory, which are still called by their rows among all cells.
+
+    Parameters
+    ----------
+    x
+        Their expression, CSR, (W, G).
+    rows
+        Their rows among all cells, rising, (W,).
+    """
+
+    def __init__(self, x: sp.csr_matrix, rows: np.ndarray):
+        self.x, self.rows = x, torch.from_numpy(rows)
+
+    def positions(self, index: Tensor) -> Tensor:
+        """Positions in the window of cells that are in it, (B,)."""
+        return torch.searchsorted(self.rows, index)
+
+
+def epoch_groups(index: Tensor, n_batches: int, window_cells: int, order: torch.Generator) -> Iterator[list[Tensor]]:
+    """Shuffle cells such that their expression can be read in row blocks, and split them into minibatches, in groups.
+
+    Row blocks of 512 cells are put into random order, and cut into windows of whole minibatches; within a window, all
+    cells are shuffled. If all cells are in one window, this is an ordinary shuffle of all.
+
+    Parameters
+    ----------
+    index
+        Rows of the cells of an epoch, rising, (n,).
+    n_batches
+        Number of minibatches, whose sizes differ by one at most.
+    window_cells
+        Largest number of cells of a window, if a minibatch is not larger.
+    order
+        Generator on the CPU.
+
+    Yields
+    ------
+    list of torch.Tensor
+        Minibatches of a window, rows of their cells, (B,) each.
+
+    Examples
+    --------
+    >>> groups = list(epoch_groups(torch.arange(4000), 40, 1000, torch.Generator()))
+    >>> [len(group) for group in groups], torch.cat(groups[0]).unique().diff().eq(1).float().mean().item() > 0.9
+    ([10, 10, 10, 10], True)
+    """
+    n_in_window = max(1, window_cells // -(-len(index) // n_batches))
+    if n_in_window < n_batches:
+        blocks = torch.split(index, BLOCK_CELLS)
+        index = torch.cat([blocks[i] for i in torch.randperm(len(blocks), generator=order).tolist()])
+    sizes = [len(batch) for batch in torch.tensor_split(torch.empty(len(index), 0), n_batches)]
+    start = 0
+    for first in range(0, n_batches, n_in_window):
+        of_window = sizes[first : first + n_in_window]
+        cells = index[start : start + sum(of_window)]
+        start += len(cells)
+        yield list(torch.split(cells[torch.randperm(len(cells), generator=order).to(cells.device)], of_window))
