@@ -31,7 +31,7 @@ from sysvi._core.settings import flag, positive_number, whole_number
 from sysvi.data.row_blocks import row_blocks, row_sliceable, stack_blocks
 from sysvi.data.variable_genes import FLAVORS, GeneMoments, variable_genes
 
-TOTALS_KEY = "sysvi_totals"
+TOTALS_KEY, PREPARATION_KEY = "sysvi_totals", "sysvi_prepare"
 MIN_BATCH_CELLS = 10  # in smaller batches a gene's variance is too uncertain
 
 
@@ -253,8 +253,28 @@ def prepare(
         },
         "genes_kept": len(kept),
     }
-    prepared.uns["sysvi_prepare"] = {k: v for k, v in settings.items() if v is not None} | steps
+    prepared.uns[PREPARATION_KEY] = {k: v for k, v in settings.items() if v is not None} | steps
     return prepared
+
+
+def read_preparation(adata: AnnData) -> dict[str, Any] | None:
+    """What `prepare` wrote into ``uns["sysvi_prepare"]`` as plain values, also after it went through an h5ad file.
+
+    None if the cells were not prepared.
+
+    Examples
+    --------
+    >>> read_preparation(AnnData(uns={"sysvi_prepare": {"genes_in": np.int64(9), "variable_genes": {"a": 3}}}))
+    {'genes_in': 9, 'variable_genes': {'a': 3}}
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(name): plain(part) for name, part in value.items()}
+        return value.item() if isinstance(value, np.generic) else value
+
+    written = adata.uns.get(PREPARATION_KEY)
+    return plain(written) if isinstance(written, Mapping) and written else None
 
 
 @contextmanager
