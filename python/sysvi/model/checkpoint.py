@@ -71,8 +71,8 @@ class Checkpoint:
     versions
         Versions of the libraries that made the model.
     preparation
-        Settings of the selection of genes and their numbers after each step, ``uns["sysvi_prepare"]`` of the cells; None
-        if they are not known, as for models of earlier versions.
+        Settings of the selection of genes and their numbers after each step, ``uns["sysvi_prepare"]`` of the cells;
+        None if they are not known, as for models of earlier versions.
     """
 
     tensors: Mapping[str, Tensor]
