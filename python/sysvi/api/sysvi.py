@@ -304,7 +304,7 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, MethodsOfScvi):
         self.train_settings: TrainSettings | None = None
         self.run: TrainingRun | None = None
         self.kernels: dict[str, Any] | None = None
-        self.preparation: dict[str, Any] | None = None
+        self.preparation = None
         self.status = "untrained"
 
     def __repr__(self) -> str:

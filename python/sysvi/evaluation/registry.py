@@ -16,7 +16,8 @@ To add a metric:
 
 `evaluate`, the command line, R, the files, the figures and reports then have the metric. It is measured on the
 labelled cells if it uses labels, otherwise on all cells, and left out where an input is unknown. Pass
-``in_score=False`` if it must not count in the aggregated scores. A line in ``sysvi/metrics/__init__.pyi`` makes the function public.
+``in_score=False`` if it must not count in the aggregated scores. A line in ``sysvi/metrics/__init__.pyi`` makes the
+function public.
 """
 
 from __future__ import annotations

@@ -180,7 +180,7 @@ def _with_components(
 ) -> tuple[AnnData, str | None]:
     """The cells with the principal components of their expression, and the layer of the expression.
 
-    The components are computed as for the model: of log-normalised values of genes that are variable in every system. If
+    The components are computed as for the model: of log-normalised values of genes variable in every system. If
     that is not possible, they are left out with a note.
     """
     preparation = record.preparation or {}

@@ -19,7 +19,7 @@ from sysvi._core.errors import InputError
 from sysvi._core.figures import draw_umaps, figure_as_png, palette
 from sysvi._core.settings import Ramp
 from sysvi._version import __version__
-from sysvi.api.support import LOW_SUPPORT
+from sysvi.api.support import LOW_SUPPORT, SUPPORT_KEY
 from sysvi.evaluation.evaluate import PCA_KEY
 from sysvi.evaluation.registry import METRICS
 from sysvi.evaluation.tables import AGGREGATE, embedding_columns
@@ -117,9 +117,11 @@ def render(
         "cells_png": _base64(figure_as_png(_draw_cells(content, titles, static))),
         "score_columns": embedding_columns(content.evaluation.table),
         "scores": _scores(content.evaluation.table, translate),
-        "mixing_head": [(metric, [name for m, name in mixing.columns if m == metric]) for metric in _firsts(mixing)],
+        "mixing_head": [
+            (metric, [column[1] for column in mixing.columns if column[0] == metric]) for metric in _firsts(mixing)
+        ],
         "mixing_rows": [(name, row.tolist()) for name, row in mixing.iterrows()],
-        "type_systems": [] if content.types is None else list(content.types.columns[: _n_systems(content.types)]),
+        "type_systems": [] if content.types is None else _systems_of(content.types),
         "low_support": LOW_SUPPORT,
         "losses": losses,
         "has_held_out": any(curve["held_out"] for loss in losses for curve in loss["curves"]),
@@ -242,20 +244,20 @@ def _scores(table: pd.DataFrame, translate: Callable[[str], str]) -> list[dict[s
 
 def _firsts(mixing: pd.DataFrame) -> list[str]:
     """Names of the metrics of a table of mixing, each once."""
-    return list(dict.fromkeys(metric for metric, _ in mixing.columns))
+    return list(dict.fromkeys(column[0] for column in mixing.columns))
 
 
-def _n_systems(types: pd.DataFrame) -> int:
-    return types.columns.get_loc("only in")  # the columns before are systems
+def _systems_of(types: pd.DataFrame) -> list[str]:
+    return list(types.columns[: list(types.columns).index("only in")])  # the columns before are systems
 
 
 def _losses(content: Content) -> list[dict[str, Any]]:
     """Curves of each loss term, with their first and last value."""
     record = content.record
     colors = _hex(palette(record.n_members))
-    found = []
+    found: list[dict[str, Any]] = []
     for term, title in TERMS.items():
-        curves = [
+        curves: list[dict[str, Any]] = [
             {
                 "name": f"model {i + 1}{', held out' if cells == 'validation' else ''}",
                 "color": colors[i],
@@ -265,12 +267,9 @@ def _losses(content: Content) -> list[dict[str, Any]]:
             }
             for i, losses in enumerate(record.losses)
             for cells in ("train", "validation")
-            if f"{term}_{cells}" in losses
+            if losses.get(f"{term}_{cells}")
         ]
-        values = [
-            value for curve in curves for value in (curve["values"][:1] + curve["values"][-1:]) if value is not None
-        ]
-        if values:
+        if curves:
             first, last = ([curve["values"][end] for curve in curves if not curve["held_out"]] for end in (0, -1))
             found.append({"title": title, "term": term, "curves": curves, "first": _range(first), "last": _range(last)})
     return found
@@ -288,7 +287,7 @@ def _members(content: Content, losses: list[dict[str, Any]]) -> list[dict[str, A
     """Seed, epochs and last losses of each model."""
     rows = []
     for seed, of_member in zip(content.record.member_seeds, content.record.losses, strict=True):
-        last = [of_member.get(f"{loss['term']}_train", [None])[-1] for loss in losses]
+        last = [(of_member.get(f"{loss['term']}_train") or [None])[-1] for loss in losses]
         epochs = of_member["epoch"][-1] if of_member["epoch"] else 0
         rows.append({"seed": seed, "epochs": epochs, "last": ["" if x is None else f"{x:.5g}" for x in last]})
     return rows
@@ -308,34 +307,31 @@ def _steps(content: Content) -> list[tuple[str, int]]:
 def _settings(content: Content) -> list[dict[str, Any]]:
     """All settings with their help, and whether they were given or differ from the defaults."""
     chosen = chosen_settings(content.record, len(content.systems), content.n_cells)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"name": "preset", "value": chosen.preset, "help": "Settings that go together.", "given": True},
         {"name": "members", "value": content.record.n_members, "help": "Number of models.", "given": True},
         {"name": "seed", "value": content.record.seed, "help": "Random seed.", "given": True},
     ]
-    for settings in (content.record.model_settings, content.record.train_settings):
-        for f in fields(settings):
-            if f.name != "seed":
-                value = getattr(settings, f.name)
-                if isinstance(value, Ramp):
-                    value = (
-                        f"{value.value:g}, rising from {value.start:g} to {value.end:g}" if value.end else value.value
-                    )
-                help = f.metadata["help"]
-                rows.append({"name": f.name, "value": value, "help": help, "given": f.name in chosen.settings})
+    parts: tuple[Any, ...] = (content.record.model_settings, content.record.train_settings)
+    for f, value in ((f, getattr(settings, f.name)) for settings in parts for f in fields(settings)):
+        if f.name == "seed":
+            continue
+        if isinstance(value, Ramp):
+            value = f"{value.value:g}, rising from {value.start:g} to {value.end:g}" if value.end else value.value
+        rows.append({"name": f.name, "value": value, "help": f.metadata["help"], "given": f.name in chosen.settings})
     return [row for row in rows if row["value"] is not None]
 
 
 def _data(content: Content, losses: list[dict[str, Any]]) -> dict[str, Any]:
     """What the script of the page draws."""
-    n_main = sum(column.name in _main_columns(content) for column in content.columns)
+    main = _main_columns(content)
     return {
         "umaps": [
             {"x": _numbers(points[:, 0], "<f4"), "y": _numbers(points[:, 1], "<f4")}
             for points in content.umaps.values()
         ],
         "columns": [_column_data(column) for column in content.columns],
-        "n_main": n_main,
+        "main": [i for i, column in enumerate(content.columns) if column.name in main],
         "losses": [{"curves": loss["curves"]} for loss in losses],
     }
 
@@ -343,7 +339,7 @@ def _data(content: Content, losses: list[dict[str, Any]]) -> dict[str, Any]:
 def _main_columns(content: Content) -> set[str]:
     """Columns that are told of every cell under the pointer."""
     columns = content.record.columns
-    return {name for name in (columns.system, columns.batch, content.label, "sysvi_support") if name is not None}
+    return {name for name in (columns.system, columns.batch, content.label, SUPPORT_KEY) if name is not None}
 
 
 def _column_data(column: Column) -> dict[str, Any]:

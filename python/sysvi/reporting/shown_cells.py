@@ -68,7 +68,7 @@ def choose_columns(obs: pd.DataFrame, first: Sequence[str], given: Sequence[str]
         return list(dict.fromkeys([*first, *given]))
     unique = obs.loc[:, ~obs.columns.duplicated(keep=False)]
     offered = [name for name in unique if name not in first and _can_colour(obs[name])]
-    return [*dict.fromkeys(first), *offered][: max(MAX_COLUMNS, len(first))]
+    return [*dict.fromkeys(first), *map(str, offered)][: max(MAX_COLUMNS, len(first))]
 
 
 def _can_colour(column: pd.Series) -> bool:

@@ -50,7 +50,7 @@ def cells_by_type(label: np.ndarray, system: np.ndarray, support: np.ndarray | N
 
 
 def mixing_by_type(evaluation: Evaluation) -> pd.DataFrame:
-    """Metrics of batch correction by cell type.
+    """Metrics of the mixing within cell types.
 
     Returns
     -------
@@ -58,7 +58,7 @@ def mixing_by_type(evaluation: Evaluation) -> pd.DataFrame:
         A row for each label, and a column (metric, embedding) for each metric that has values by label; NaN for types
         of a single system. Empty without labels.
     """
-    names = {metric.name for metric in METRICS if metric.group == BATCH and metric.by == "label" and metric.in_score}
+    names = {m.name for m in METRICS if m.group == BATCH and m.by == "label" and m.in_score and m.needs_labels}
     table = evaluation.per_label
     table = table[(table["by"] == "label") & table["metric"].isin(names)]
     if table.empty:

@@ -17,7 +17,10 @@
   const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   const clean = (number) => (Number.isFinite(number) ? Number(number.toPrecision(3)).toString() : "missing");
   const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const config = { responsive: true, displaylogo: false, displayModeBar: true };
+  const config = {
+    responsive: true, displaylogo: false, displayModeBar: true,
+    showSendToCloud: false, modeBarButtonsToRemove: ["sendChartToCloud"], // the data stay in this page
+  };
 
   const layout = (more) => ({
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: style("--text") },
@@ -43,7 +46,7 @@
   const valueOf = (column, i) => (column.categories ? nameOf(column, column.values[i]) : clean(column.values[i]));
 
   const hoverTexts = () => {
-    const shown = [columns[current], ...columns.slice(0, data.n_main).filter((column, i) => i !== current)];
+    const shown = [columns[current], ...data.main.filter((i) => i !== current).map((i) => columns[i])];
     const names = shown.map((column) => plain(column.name));
     return Array.from({ length: n }, (_, i) =>
       shown.map((column, j) => `${names[j]}: ${plain(valueOf(column, i))}`).join("<br>"));
