@@ -130,6 +130,8 @@ def test_everything_that_was_promised_is_there(parsed, content, integrated):
     assert all(finding.text in text for finding in content.findings)
     assert all(f"{name} {version}" in text for name, version in content.record.versions.items())
     assert "sysvi integrate cells.h5ad" in text
+    assert ("noscript", {}) in parsed.tags
+    assert "Scripts are off, so these are pictures" in text
     assert "adata = sysvi.prepare(cells, 'system', 'batch', min_cells=3)" in text
     assert f"{integrated.n_vars}" in text
 
