@@ -147,4 +147,6 @@ def of_types(types: pd.DataFrame, systems: list[str], mixing: pd.Series) -> Iter
         )
     if len(private):
         parts = [f"{name} (only in {row['only in']})" for name, row in private.iterrows()]
-        yield Finding("note", f"Cell types that one system has alone: {listing(parts)}.")
+        yield Finding(
+            "note", f"Cell types that one system has alone, of {MIN_CELLS_OF_TYPE} cells or more: {listing(parts)}."
+        )
