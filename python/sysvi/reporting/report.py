@@ -8,7 +8,6 @@ from pathlib import Path
 from anndata import AnnData
 
 from sysvi._core.arguments import check_types
-from sysvi._core.checks import check_anndata
 from sysvi._core.device import choose_device
 from sysvi._core.errors import InputError
 from sysvi._core.events import Event, OnEvent
@@ -119,10 +118,10 @@ def write_report(
     translate: Callable[[str], str] = str,
 ) -> Path:
     """Write a report for any interface; arguments as in :func:`report` and :func:`sysvi.reporting.page.render`."""
-    check_types(report, adata=adata, path=path, label_key=label_key, embedding=embedding, overwrite=overwrite)
-    check_anndata(adata)
     if isinstance(colors, str):
         raise InputError(f"colors is the string {colors!r}; give a list of columns: [{colors!r}].")
+    given = {"adata": adata, "path": path, "label_key": label_key, "embedding": embedding, "overwrite": overwrite}
+    check_types(report, **given, colors=colors)
     whole_number("max_cells", max_cells, MIN_CELLS)
     path, seed = Path(path), random_seed(seed)
     choose_device(device)  # what is wrong is said before the work
@@ -140,5 +139,6 @@ def write_report(
     )
     on_event(Event("report", "Writing the page"))
     page = render(content, libraries, for_r=for_r, translate=translate)
-    write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"), overwrite=overwrite)
+    content_of_file = page.encode("utf-8", "replace")  # a name may have half of a surrogate pair
+    write_atomically(path, lambda temporary: temporary.write_bytes(content_of_file), overwrite=overwrite)
     return path

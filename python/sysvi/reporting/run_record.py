@@ -15,6 +15,9 @@ from sysvi._core.settings import ModelSettings, TrainSettings
 from sysvi.data.columns import Columns
 
 RECORD_KEY = "sysvi"
+PREPARATION_ENTRIES = {"n_top_genes", "min_cells", "normalize"} | {
+    *("genes_in", "genes_detected", "variable_genes", "genes_kept")
+}
 Losses = Mapping[str, Sequence[float | None]]  # "epoch" and the loss terms by their names
 
 
@@ -105,7 +108,9 @@ def read_record(adata: AnnData) -> RunRecord:
 def _from_json(values: Mapping[str, Any]) -> RunRecord:
     """The record of values that were JSON; a KeyError, TypeError or ValueError if something is missing or wrong."""
     seed = int(values["seed"])
-    agreement = values.get("agreement")
+    agreement, preparation = values.get("agreement"), values.get("preparation")
+    if not isinstance(preparation, Mapping) or not set(preparation) >= PREPARATION_ENTRIES:
+        preparation = None  # written by hand, or by a program that is not sysvi
     return RunRecord(
         Columns.from_json(values["columns"]),
         int(values["n_genes"]),
@@ -118,5 +123,5 @@ def _from_json(values: Mapping[str, Any]) -> RunRecord:
         str(values["status"]),
         dict(values["versions"]),
         tuple((values["kernels"] or {}).get("why", ())),
-        values["preparation"],
+        preparation,
     )

@@ -9,6 +9,7 @@ from anndata import AnnData
 
 import sysvi
 from sysvi import InputError
+from sysvi.model.checkpoint import ENSEMBLE_VERSION, MODEL_FILE, read_file, write_file
 from sysvi.reporting.run_record import read_record
 
 
@@ -42,7 +43,8 @@ def test_a_saved_model_has_the_same_record(integrated, tmp_path, make_adata):
         model = sysvi.integrate(adata, "system", "batch", members=members, max_epochs=1, device="cpu", progress=False)
         model.save(tmp_path, overwrite=True)
         assert sysvi.load(tmp_path, device="cpu").record() == adata.uns["sysvi"] == model.record()
-        assert read_record(adata).preparation == {"genes_in": 150, "variable_genes": {"a": 3}}
+        assert json.loads(model.record()["preparation"]) == {"genes_in": 150, "variable_genes": {"a": 3}}
+        assert read_record(adata).preparation is None  # it lacks entries
         assert read_record(adata).n_members == members
 
 
@@ -57,3 +59,28 @@ def test_what_is_no_record_is_refused_in_one_sentence(integrated):
         for broken in ("{", json.dumps(None), json.dumps("x")):
             with pytest.raises(InputError, match="cannot be read"):
                 read_record(AnnData(np.ones((2, 2)), uns={"sysvi": {**record, name: broken}}))
+
+
+@pytest.mark.slow
+def test_models_of_before_have_neither_preparation_nor_agreement(make_adata, tmp_path):
+    adata = make_adata()
+    model = sysvi.integrate(adata, "system", "batch", members=2, max_epochs=1, device="cpu", progress=False)
+    model.save(tmp_path)
+    path = tmp_path / MODEL_FILE
+    tensors, header = read_file(path)
+    assert np.asarray(header["agreement"]).shape == (2, 2)
+    old = {name: value for name, value in header.items() if name not in ("agreement", "preparation")}
+    for member in old["members"]:
+        del member["preparation"]
+    write_file(path, tensors, old, True, ENSEMBLE_VERSION)
+    loaded = sysvi.load(path, adata, device="cpu")
+    assert loaded.agreement is None
+    assert loaded.record()["agreement"] == loaded.record()["preparation"] == "null"
+    np.testing.assert_array_equal(loaded.get_latent_representation(), adata.obsm["X_sysVI"])
+    for wrong in ([[1.0]], "x", None, [[1.0, 2.0], [float(10**9), "y"]]):
+        write_file(path, tensors, {**old, "agreement": wrong}, True, ENSEMBLE_VERSION)
+        with pytest.raises(InputError, match="is corrupted"):
+            sysvi.load(path, device="cpu")
+    write_file(path, tensors, {**old, "members": [{**old["members"][0], "preparation": 3}] * 2}, True, ENSEMBLE_VERSION)
+    with pytest.raises(InputError, match="is corrupted: its preparation is no object"):
+        sysvi.load(path, device="cpu")
