@@ -309,7 +309,7 @@ def _report(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_eve
     ``support_systems`` has the names of the systems, the columns of the array ``support``, if the model is an ensemble.
     """
     adata = _anndata(values, arrays, expression)
-    adata.obsm[values["embedding"]] = np.ascontiguousarray(arrays["embedding0"])
+    adata.obsm[values["embedding"]] = np.ascontiguousarray(arrays["embedding0"], np.float32)  # as models give it
     if values["before"] is not None:
         adata.obsm[PCA_KEY] = np.ascontiguousarray(arrays[f"embedding{values['before']}"])
     if values["support_systems"] is not None:
