@@ -1,4 +1,5 @@
 # make demo        install into .venv and integrate simulated cells
+# make report-demo the report of the demo: demo/report.html
 # make test        all tests: Python, R, and the two together
 # make test-quick  Python tests without the slow ones, in under two minutes: for the edit loop
 # make soak        the random tests of robustness again and again: SYSVI_SOAK_ROUNDS times (100)
@@ -28,11 +29,15 @@ endif
 endif
 
 .NOTPARALLEL:
-.PHONY: demo engine install test soak test-quick test-python test-r test-interop check check-r lint lint-python lint-r docs \
+.PHONY: demo report-demo engine install test soak test-quick test-python test-r test-interop check check-r lint lint-python lint-r docs \
   bench bench-quick clean
 
 demo: engine
 	$(BIN)/sysvi demo --output demo
+
+report-demo: demo
+	$(PIP) --editable '.[report]'
+	$(BIN)/sysvi report demo/demo.h5ad --label cell_type -o demo/report.html --overwrite
 
 # -- tests
 

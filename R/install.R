@@ -30,7 +30,7 @@ sysvi_install <- function(envname = "r-sysvi", python = NULL, gpu = has_nvidia_g
   torch <- grep("^torch", python_requirements, value = TRUE)
   pip_options <- if (is_linux() && !gpu) c("--index-url", cpu_wheels) else character()
   reticulate::virtualenv_install(envname, torch, pip_options = pip_options)
-  reticulate::virtualenv_install(envname, python_requirements)
+  reticulate::virtualenv_install(envname, c(python_requirements, report_requirements))
   path <- reticulate::virtualenv_python(envname)
   cli::cli_inform("Installed into {path}. If Python runs in this session already, restart R.")
   invisible(path)

@@ -9,6 +9,9 @@ python_requirements <- c(
   "tqdm>=4.66", "umap-learn>=0.5.6"
 )
 
+# What reports need besides, the extra "report" of pyproject.toml (a test compares the two).
+report_requirements <- c("jinja2>=3.1", "plotly>=6")
+
 default_environment <- "r-sysvi" # name of the virtual environment that sysvi_install() creates
 cpu_wheels <- "https://download.pytorch.org/whl/cpu"
 

@@ -41,6 +41,7 @@ from .mapping.reference import save_reference as save_reference
 from .mapping.reference import upload_reference as upload_reference
 from .mapping.transfer_labels import LabelTransfer as LabelTransfer
 from .mapping.transfer_labels import transfer_labels as transfer_labels
+from .reporting.report import report as report
 from .training.loop import NonFiniteLossError as NonFiniteLossError
 from .tuning.files import plot_tuning as plot_tuning
 from .tuning.files import write_tuning as write_tuning

@@ -429,8 +429,9 @@ def main() -> None:
 
 
 @main.command(cls=CommandWithSettings)
-@input_options()
+@input_options(label="optional")
 @output_file_options
+@click.option("--report", "report_path", type=FILE, help="Also write a report (HTML), as sysvi report does.")
 @genes_option
 @min_cells_per_gene_option
 @fractional_counts_option
@@ -455,7 +456,9 @@ def integrate(
     report: Report,
     input: Path,
     raw: bool,
+    label_key: str | None,
     output: Path,
+    report_path: Path | None,
     columns: Columns,
     overwrite: bool,
     n_top_genes: int,
@@ -507,6 +510,9 @@ def integrate(
         return
     check_output(output, overwrite, copied)
     check_model_output(save_model, overwrite)
+    if report_path is not None and on_disk:
+        raise sysvi.InputError("--report needs the expression in memory: leave --report out, or raise --memory.")
+    check_report_output(adata, report_path, label_key, overwrite)
     prepared, layer = adata, columns.layer
     if not on_disk:
         if storage is not None:
@@ -541,6 +547,75 @@ def integrate(
     report.wrote(output, details, key=key)
     if model.status == "interrupted" or interrupted():
         sys.exit(exit_status())
+    if report_path is not None:
+        sysvi.report(
+            prepared,
+            report_path,
+            label_key,
+            embedding=key,
+            overwrite=overwrite,
+            device=device,
+            seed=seed,
+            progress=report.on_event,
+        )
+        report.wrote(report_path)
+
+
+@main.command("report")
+@click.argument("input", type=click.Path(path_type=Path))
+@click.option("--label", "label_key", help="Column of obs with the cell type labels, if there are any.")
+@click.option(
+    "--color",
+    "colors",
+    multiple=True,
+    help="Further column of obs to colour cells by; can be repeated (default: those of numbers and few categories).",
+)
+@raw_option
+@click.option("-o", "--output", type=FILE, required=True, help="The page (HTML) to write.")
+@overwrite_option
+@click.option(
+    "--max-cells",
+    type=click.IntRange(20),
+    default=20_000,
+    show_default=True,
+    help="Draw and measure a stratified random sample of at most this many cells.",
+)
+@key_option
+@device_option
+@seed_option
+@reporting_options
+def write_report(
+    report: Report,
+    input: Path,
+    label_key: str | None,
+    colors: tuple[str, ...],
+    raw: bool,
+    output: Path,
+    overwrite: bool,
+    max_cells: int,
+    key: str,
+    device: str,
+    seed: int,
+) -> None:
+    """Write a report of an integration: one page that opens in any browser, without a network.
+
+    INPUT is an output of sysvi integrate or sysvi tune. The page has findings in plain words with what to do, the cells
+    before and after (interactive), metrics, cell types, agreement of the models, losses, genes and cells of each step,
+    settings, versions, and the command that makes it again. Needs pip install "sysvi[report]".
+    """
+    sysvi.report(
+        read_input(input, raw, None),
+        output,
+        label_key,
+        embedding=key,
+        colors=list(colors) or None,
+        max_cells=max_cells,
+        overwrite=overwrite,
+        device=device,
+        seed=seed,
+        progress=report.on_event,
+    )
+    report.wrote(output)
 
 
 @main.command()
@@ -1222,6 +1297,20 @@ def open_reference(path: Path) -> AnnData | Reference:
     from sysvi.data.h5ad import read_h5ad
 
     return sysvi.load_reference(path) if path.is_dir() else read_h5ad(path)
+
+
+def check_report_output(adata: AnnData, path: Path | None, label_key: str | None, overwrite: bool) -> None:
+    """Check that a report of some cells can be made and written, before any work is done; there is none for None."""
+    from sysvi.data.h5ad import check_output
+    from sysvi.data.labels import read_labels
+    from sysvi.reporting.page import load_libraries
+
+    if path is not None:
+        check_output(path, overwrite)
+        read_labels(adata, label_key)
+        load_libraries()
+    elif label_key is not None:
+        raise sysvi.InputError("--label names cell types for the report: give --report too, or leave --label out.")
 
 
 def check_model_output(folder: Path | None, overwrite: bool) -> None:

@@ -53,6 +53,8 @@ test_that("the requirements are those of pyproject.toml", {
   end <- which(lines == "]")
   listed <- lines[(start + 1):(min(end[end > start]) - 1)]
   expect_setequal(gsub("[ \",]", "", listed), python_requirements)
+  extra <- grep("^report = ", lines, value = TRUE)
+  expect_identical(regmatches(extra, gregexpr("[a-z0-9]+>=[0-9.]+", extra))[[1L]], report_requirements)
 })
 
 test_that("the doctor says what is missing and how to install it", {

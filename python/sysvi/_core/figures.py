@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
+
+MISSING_COLOR = (0.6, 0.6, 0.6, 1.0)  # of cells without a category
 
 
 def umap_before_after(
@@ -48,28 +51,44 @@ def umap_before_after(
     seed
         Random seed of the UMAPs.
     """
+    points = {
+        f"{title} ({basis})": umap(adata.obsm[basis], seed) for title, basis in (("before", before), ("after", after))
+    }
+    columns = {key: pd.Categorical(adata.obs[key]) for key in colors}
+    save_figure(draw_umaps(points, columns, seed), path)
+
+
+def draw_umaps(points: Mapping[str, np.ndarray], columns: Mapping[str, pd.Categorical], seed: int = 0) -> Figure:
+    """Draw cells: one row for each embedding, one column for each way to colour them, with legends below.
+
+    Parameters
+    ----------
+    points
+        Coordinates of n cells by the title of the row, (n, 2) each.
+    columns
+        Categories of the cells by the name of the column, (n,) each; cells without one are grey.
+    seed
+        Random seed of the order in which cells are drawn.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.6 * len(colors), 8.4), layout="constrained")
-    axes = figure.subplots(2, len(colors), squeeze=False)
-    for row, (title, basis) in zip(axes, (("before", before), ("after", after)), strict=True):
-        points = umap(adata.obsm[basis], seed)  # (n, 2)
-        order = np.random.default_rng(seed).permutation(len(points))
-        for ax, key in zip(row, colors, strict=True):
-            column = pd.Categorical(adata.obs[key])
-            shades = palette(len(column.categories))
-            ax.scatter(*points[order].T, c=shades[column.codes[order]], s=3, linewidths=0, rasterized=True)
-            ax.set(xticks=[], yticks=[], title=f"{key}, {title} ({basis})")
+    figure = Figure(figsize=(4.6 * len(columns), 4.2 * len(points)), layout="constrained")
+    axes = figure.subplots(len(points), len(columns), squeeze=False)
+    for row, (title, coordinates) in zip(axes, points.items(), strict=True):
+        order = np.random.default_rng(seed).permutation(len(coordinates))
+        for ax, (key, column) in zip(row, columns.items(), strict=True):
+            shades = np.vstack([palette(len(column.categories)), MISSING_COLOR])  # codes of -1 take the last one
+            ax.scatter(*coordinates[order].T, c=shades[column.codes[order]], s=3, linewidths=0, rasterized=True)
+            ax.set(xticks=[], yticks=[], title=f"{key}, {title}")
             ax.spines[:].set_visible(False)
-    for ax, key in zip(axes[1], colors, strict=True):
-        categories = pd.Categorical(adata.obs[key]).categories
-        shades = palette(len(categories))
+    for ax, column in zip(axes[-1], columns.values(), strict=True):
+        shades = palette(len(column.categories))
         handles = [
             ax.scatter([], [], color=color, label=str(name), s=20)
-            for name, color in zip(categories, shades, strict=True)
+            for name, color in zip(column.categories, shades, strict=True)
         ]
         ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=3, frameon=False, fontsize=8)
-    save_figure(figure, path)
+    return figure
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
@@ -82,9 +101,7 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     InputError
         If matplotlib cannot write that format, or the folder cannot be written to.
     """
-    import matplotlib
     from matplotlib.backend_bases import FigureCanvasBase
-    from matplotlib.text import Text
 
     path = Path(path)
     kind = path.suffix.lstrip(".").lower() or "png"
@@ -93,10 +110,25 @@ def save_figure(figure: Figure, path: str | Path) -> None:
             f"The figure cannot be saved as {path.name}: matplotlib does not write .{kind} files; use .png, .pdf or "
             ".svg."
         )
+    write_atomically(path, lambda temporary: _write_figure(figure, temporary, kind))
+
+
+def figure_as_png(figure: Figure) -> bytes:
+    """The figure as a PNG file in memory; all text is drawn as it is."""
+    buffer = io.BytesIO()
+    _write_figure(figure, buffer, "png")
+    return buffer.getvalue()
+
+
+def _write_figure(figure: Figure, target: Path | io.BytesIO, kind: str) -> None:
+    """Write a figure in a format of matplotlib, with all text as it is."""
+    import matplotlib
+    from matplotlib.text import Text
+
     for text in figure.findobj(Text):
         text.set_parse_math(False)
     with matplotlib.rc_context({"text.parse_math": False}):  # for tick labels that are made while drawing
-        write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120, format=kind))
+        figure.savefig(target, dpi=120, format=kind)
 
 
 def annotated_heat_map(

@@ -21,6 +21,7 @@ from sysvi.api.scvi_compat import MethodsOfScvi, NotInSysVI
 from sysvi.api.sysvi import SysVI, model_file, posteriors, write_model_folder
 from sysvi.data.cells import Cells, Vocabulary
 from sysvi.data.columns import Columns
+from sysvi.model.agreement import neighbor_agreement
 from sysvi.model.anchors import Moves, find_moves
 from sysvi.model.checkpoint import corruption_as_input_error, holds_ensemble, load_ensemble, save_ensemble
 from sysvi.model.combination import Combination, combine
@@ -53,6 +54,8 @@ class Ensemble(MethodsOfScvi):
         How the systems are moved onto each other there; by default computed from the cells of the members.
     status
         How training ended; by default the worst status of the members.
+    agreement
+        Share of neighbours that each two members have in common, (members, members); computed with `combination`.
 
     Attributes
     ----------
@@ -62,6 +65,8 @@ class Ensemble(MethodsOfScvi):
         The map of the members' embeddings onto the common one.
     moves
         Where and how far the systems are moved onto each other.
+    agreement
+        Share of neighbours that each two members have in common; None for ensembles of earlier versions.
     adata, columns, vocabulary, model_settings, train_settings
         As in :class:`sysvi.SysVI`; all members have them in common (but each has a seed of its own).
     status
@@ -91,6 +96,7 @@ class Ensemble(MethodsOfScvi):
         combination: Combination | None = None,
         moves: Moves | None = None,
         status: str | None = None,
+        agreement: np.ndarray | None = None,
     ):
         if len(members) < 2:
             raise InputError("An ensemble has at least two members: for one, use the model itself.")
@@ -107,12 +113,13 @@ class Ensemble(MethodsOfScvi):
         self.kernels: dict[str, Any] | None = first.kernels
         if combination is None or moves is None:
             embeddings = self.member_embeddings()
-            combination = combine(embeddings) if combination is None else combination
+            if combination is None:
+                combination, agreement = combine(embeddings), neighbor_agreement(embeddings)
             if moves is None:
                 cells = first.cells_of(None)
                 combined, closeness = combination.apply(embeddings), _min_closeness(cells.n_systems)
                 moves = find_moves(embeddings, combined, _systems(cells), closeness)
-        self.combination, self.moves = combination, moves
+        self.combination, self.moves, self.agreement = combination, moves, agreement
         self.status = status or min((member.status for member in members), key=WORST_FIRST.index)
 
     def __repr__(self) -> str:
@@ -229,9 +236,11 @@ class Ensemble(MethodsOfScvi):
         return [(mean.numpy(), var.numpy()) for mean, var in posteriors(self.members, cells, rows, batch_size)]
 
     def record(self) -> dict[str, str]:
-        """How the ensemble was made, as JSON strings: settings, status, seed, seeds of the members, versions."""
+        """How the ensemble was made, as JSON strings: as of a single model, and seeds and losses of all members."""
         seeds = [member.seed for member in self.members]
-        own = {"seed": self.seed, "status": self.status, "members": len(seeds), "member_seeds": seeds}
+        losses = [json.loads(member.record()["losses"])[0] for member in self.members]
+        own = {"seed": self.seed, "status": self.status, "members": len(seeds), "member_seeds": seeds, "losses": losses}
+        own["agreement"] = None if self.agreement is None else self.agreement.round(4).tolist()
         return self.members[0].record() | {name: json.dumps(value) for name, value in own.items()}
 
     def extended(self, members: Sequence[SysVI]) -> Ensemble:
@@ -249,7 +258,7 @@ class Ensemble(MethodsOfScvi):
             for code in range(known, cells.n_systems):
                 new = system == code
                 moves = moves.extend([z[new] for z in embeddings], combined[new], code, closeness)
-        return Ensemble(members, self.seed, self.combination, moves)
+        return Ensemble(members, self.seed, self.combination, moves, agreement=self.agreement)
 
     # -- saving -------------------------------------------------------------------------------------------------------
 
@@ -271,7 +280,9 @@ class Ensemble(MethodsOfScvi):
         members = [member.checkpoint() for member in self.members]
 
         def write(path: Path) -> None:
-            save_ensemble(path, members, self.combination, self.moves, self.seed, self.status, overwrite)
+            save_ensemble(
+                path, members, self.combination, self.moves, self.seed, self.status, self.agreement, overwrite
+            )
 
         write_model_folder(dir_path, write, overwrite, self.adata, save_anndata, prefix)
 
@@ -326,7 +337,7 @@ def load(
     for member in members:  # they share the cells
         member.attach(adata, members[0].cells, accelerator, device)
     with corruption_as_input_error(path):
-        return Ensemble(members, saved.seed, saved.combination, saved.moves, saved.status)
+        return Ensemble(members, saved.seed, saved.combination, saved.moves, saved.status, saved.agreement)
 
 
 def _systems(cells: Cells) -> np.ndarray:

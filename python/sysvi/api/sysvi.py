@@ -65,11 +65,13 @@ from sysvi.data.from_anndata import (
 )
 from sysvi.data.h5ad import write_anndata
 from sysvi.data.labels import read_labels
+from sysvi.data.prepare import read_preparation
 from sysvi.data.reference import Reference, count_cells
 from sysvi.model.checkpoint import MODEL_FILE, Checkpoint, corruption_as_input_error, load_checkpoint, save_checkpoint
 from sysvi.model.cvae import Model, embed
 from sysvi.model.extension import decode_prior_samples, extend, find_starts
 from sysvi.model.pseudoinputs import check_pseudoinput_rows, choose_pseudoinput_rows
+from sysvi.training.history import summarise_losses
 from sysvi.training.loop import NonFiniteLossError, TrainingRun, train
 
 # Arguments of SysVI that are no settings of the model: where the components of the prior start.
@@ -272,6 +274,7 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, MethodsOfScvi):
         _check_memory(settings, vocabulary)
         self._create_module(columns, vocabulary, reference, settings, seed)
         self.adata, self.cells = adata, cells
+        self.preparation = read_preparation(adata)
         if settings.initialisation != "random":
             self.module.start_at_data(cells, generator(seed, "start"))
         if pseudoinputs_data_indices is None or not PRIORS[settings.prior].starts_at_cells:
@@ -301,6 +304,7 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, MethodsOfScvi):
         self.train_settings: TrainSettings | None = None
         self.run: TrainingRun | None = None
         self.kernels: dict[str, Any] | None = None
+        self.preparation = None
         self.status = "untrained"
 
     def __repr__(self) -> str:
@@ -422,7 +426,7 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, MethodsOfScvi):
         model = type(self).__new__(type(self))
         model._create_module(self.columns, vocabulary, query.reference, self.model_settings, seed)
         model.module, model.adata, model.cells = extension.model, adata, cells
-        model.train_settings = self.train_settings
+        model.train_settings, model.preparation = self.train_settings, self.preparation
         if not extension.new_weights:
             model.status, model.surgery = self.status, Surgery({}, cells, {})
             return model
@@ -660,11 +664,20 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, MethodsOfScvi):
             self.seed,
             # sysvi's own version is not looked up: inside the R package it is not installed
             {"sysvi": __version__} | libraries | {"python": platform.python_version()},
+            self.preparation,
         )
 
     def record(self) -> dict[str, str]:
-        """How the model was made, as JSON strings, which h5ad files keep: settings, status, seed, versions."""
-        return {name: json.dumps(value) for name, value in self.checkpoint().provenance().items()}
+        """How the model was made, as JSON strings, which h5ad files keep.
+
+        Settings, status, seed, versions, columns of the cells, numbers of genes, and losses.
+        """
+        own = {
+            "columns": self.columns.to_json(),
+            "n_genes": len(self.vocabulary.genes),
+            "losses": [summarise_losses(self._history)],
+        }
+        return {name: json.dumps(value) for name, value in {**self.checkpoint().provenance(), **own}.items()}
 
     # -- saving -------------------------------------------------------------------------------------------------------
 
@@ -711,6 +724,7 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, MethodsOfScvi):
         model.module.load_state_dict(dict(saved.tensors))
         model.train_settings, model.kernels = saved.train_settings, saved.kernels
         model._history, model.status = saved.history, saved.status
+        model.preparation = saved.preparation
         return model
 
     def attach(self, adata: AnnData | None, cells: Cells | None, accelerator: str, device: str | int | None) -> None:

@@ -41,6 +41,7 @@ from sysvi.evaluation.evaluate import PCA_KEY, evaluate_in_detail
 from sysvi.mapping.reference import load_reference, save_reference
 from sysvi.mapping.transfer_labels import read_labelled, transfer_labels
 from sysvi.model.checkpoint import MODEL_FILE
+from sysvi.reporting.report import write_report
 from sysvi.tuning.tune import tune
 
 BYTES_OF_TRANSLATED = 20  # of a value: 4 in Python, 8 in R, and 8 while R turns the matrix around
@@ -301,6 +302,39 @@ def _map_genes(systems: dict[str, AnnData], values: Values, on_event: OnEvent) -
     }
 
 
+def _report(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_event: OnEvent) -> Answer:
+    """Write a report of the embedding in the array ``embedding0``, of the model in ``model``.
+
+    The value ``before`` is the number of the array with the principal components before integration, if there is one;
+    ``support_systems`` has the names of the systems, the columns of the array ``support``, if the model is an ensemble.
+    """
+    adata = _anndata(values, arrays, expression)
+    adata.obsm[values["embedding"]] = np.ascontiguousarray(arrays["embedding0"], np.float32)  # as models give it
+    if values["before"] is not None:
+        adata.obsm[PCA_KEY] = np.ascontiguousarray(arrays[f"embedding{values['before']}"])
+    if values["support_systems"] is not None:
+        table = pd.DataFrame(np.array(arrays["support"]), adata.obs_names, list(values["support_systems"]))
+        adata.obsm[SUPPORT_KEY] = table
+        adata.obs[SUPPORT_KEY] = table.max(axis=1).to_numpy(np.float32)
+    model = _load_model(values, arrays)
+    adata.uns["sysvi"] = model.record()
+    write_report(
+        adata,
+        values["file"],
+        values["label"],
+        embedding=values["embedding"],
+        colors=values["colors"],
+        max_cells=values["max_cells"],
+        overwrite=values["overwrite"],
+        device=values["device"],
+        seed=values["seed"],
+        on_event=on_event,
+        for_r=True,
+        translate=translate_for_r,
+    )
+    return {}, {}
+
+
 def _evaluate(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_event: OnEvent) -> Answer:
     """Measure the embeddings in the arrays ``embedding0``, ...
 
@@ -440,6 +474,7 @@ TASKS: dict[str, Task] = {
     "save_reference": _save_reference,
     "prepare_systems": _prepare_systems,
     "evaluate": _evaluate,
+    "report": _report,
     "batch_strength": _batch_strength,
     "simulate": _simulate,
     "device": _device,

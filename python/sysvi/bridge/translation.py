@@ -13,6 +13,7 @@ REPLACEMENTS = (
     (r"\b(reference|query)\.obs\b", r"the metadata of the \1"),
     (r"\b(\w+)_key\b", r"\1"),
     (r"=True\b", " = TRUE"),
+    (r'run pip install "sysvi\[report\]"', "run sysvi_install() and restart R"),
     (r"\bsysvi\.save_reference\b", "SaveReferenceSysVI()"),
     (r"\bsysvi\.tune\b", "TuneSysVI()"),
     (

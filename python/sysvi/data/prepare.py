@@ -223,6 +223,26 @@ def prepare(
     return prepared
 
 
+def read_preparation(adata: AnnData) -> dict[str, Any] | None:
+    """What `prepare` wrote into ``uns["sysvi_prepare"]`` as plain values, also after it went through an h5ad file.
+
+    None if the cells were not prepared.
+
+    Examples
+    --------
+    >>> read_preparation(AnnData(uns={"sysvi_prepare": {"genes_in": np.int64(9), "variable_genes": {"a": 3}}}))
+    {'genes_in': 9, 'variable_genes': {'a': 3}}
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(name): plain(part) for name, part in value.items()}
+        return value.item() if isinstance(value, np.generic) else value
+
+    written = adata.uns.get(PREPARED_KEY)
+    return plain(written) if isinstance(written, Mapping) and written else None
+
+
 @contextmanager
 def ignore_few_genes_warning() -> Iterator[None]:
     """Hide the warning of `prepare` about few genes, for uses of its output other than integration."""

@@ -12,11 +12,12 @@ To add a metric:
 
 2. Import the function here and add a line to `METRICS`::
 
-       Metric("Hubness", BIOLOGY, hubness),
+       Metric("Hubness", BIOLOGY, hubness, meaning="Are few cells the neighbours of very many?"),
 
-`evaluate`, the command line, R, the files and the figures then have the metric. It is measured on the labelled cells if
-it uses labels, otherwise on all cells, and left out where an input is unknown. Pass ``in_score=False`` if it must not
-count in the aggregated scores. A line in ``sysvi/metrics/__init__.pyi`` makes the function public.
+`evaluate`, the command line, R, the files, the figures and reports then have the metric. It is measured on the
+labelled cells if it uses labels, otherwise on all cells, and left out where an input is unknown. Pass
+``in_score=False`` if it must not count in the aggregated scores. A line in ``sysvi/metrics/__init__.pyi`` makes the
+function public.
 """
 
 from __future__ import annotations
@@ -73,6 +74,8 @@ class Metric:
         Whether the metric is measured only on request (``metrics="all"`` or by name).
     by
         What the values ``Score.per_label`` belong to: ``"label"`` or ``"system"``.
+    meaning
+        What a high value answers with yes, as a question or sentence for users.
     """
 
     name: str
@@ -83,6 +86,7 @@ class Metric:
     in_score: bool = True
     slow: bool = False
     by: str = "label"
+    meaning: str = ""
 
     def __post_init__(self) -> None:
         for name, parameter in inspect.signature(self.function).parameters.items():
@@ -125,26 +129,109 @@ class Metric:
 
 
 METRICS = (
-    Metric("iLISI", BATCH, ilisi),
-    Metric("CiLISI", BATCH, cilisi),
-    Metric("BRAS", BATCH, bras),
-    Metric("Graph connectivity", BATCH, graph_connectivity),
-    Metric("kBET", BATCH, kbet_per_label, slow=True),
-    Metric("PCR comparison", BATCH, pcr_comparison, {"before": "pca", "after": "embedding", "groups": "system"}),
-    Metric("iLISI of batches", BATCH, ilisi_within, in_score=False, by="system"),
-    Metric("Batch silhouette", BATCH, batch_silhouette, in_score=False),
-    Metric("cLISI", BIOLOGY, clisi),
-    Metric("NMI", BIOLOGY, nmi, {"clusters": "kmeans_clusters"}),
-    Metric("ARI", BIOLOGY, ari, {"clusters": "kmeans_clusters"}),
-    Metric("Jaccard", BIOLOGY, jaccard, {"clusters": "leiden_clusters"}),
-    Metric("Label silhouette", BIOLOGY, label_silhouette, shared_as="silhouette"),
-    Metric("Isolated labels", BIOLOGY, isolated_labels),
-    Metric("kNN purity", BIOLOGY, knn_purity, in_score=False),
-    Metric("NMI fixed", BIOLOGY, nmi, {"clusters": "leiden_clusters"}, in_score=False),
-    Metric("ARI fixed", BIOLOGY, ari, {"clusters": "leiden_clusters"}, in_score=False),
-    Metric("NMI Leiden", BIOLOGY, nmi, {"clusters": "best_leiden_clusters"}, in_score=False, slow=True),
-    Metric("ARI Leiden", BIOLOGY, ari, {"clusters": "best_leiden_clusters"}, in_score=False, slow=True),
-    Metric("Moran", WITHIN, moran_ratio, {"reference": "moran_reference"}),
+    Metric("iLISI", BATCH, ilisi, meaning="Are systems mixed around each cell?"),
+    Metric("CiLISI", BATCH, cilisi, meaning="Are systems mixed around each cell, among cells of its own type?"),
+    Metric("BRAS", BATCH, bras, meaning="Are systems mixed within each cell type, judged by distances?"),
+    Metric(
+        "Graph connectivity", BATCH, graph_connectivity, meaning="Do the cells of each type form one connected group?"
+    ),
+    Metric(
+        "kBET",
+        BATCH,
+        kbet_per_label,
+        slow=True,
+        meaning="Do neighbourhoods have the same proportions of systems as their cell type?",
+    ),
+    Metric(
+        "PCR comparison",
+        BATCH,
+        pcr_comparison,
+        {"before": "pca", "after": "embedding", "groups": "system"},
+        meaning="How much of the variance that systems explained was removed?",
+    ),
+    Metric(
+        "iLISI of batches",
+        BATCH,
+        ilisi_within,
+        in_score=False,
+        by="system",
+        meaning="Are batches mixed around each cell within its system?",
+    ),
+    Metric(
+        "Batch silhouette",
+        BATCH,
+        batch_silhouette,
+        in_score=False,
+        meaning="As in the paper, for comparison: are systems mixed within each cell type?",
+    ),
+    Metric("cLISI", BIOLOGY, clisi, meaning="Do the neighbours of a cell have its cell type?"),
+    Metric(
+        "NMI",
+        BIOLOGY,
+        nmi,
+        {"clusters": "kmeans_clusters"},
+        meaning="Do clusters match cell types (mutual information)?",
+    ),
+    Metric(
+        "ARI", BIOLOGY, ari, {"clusters": "kmeans_clusters"}, meaning="Do clusters match cell types (pairs of cells)?"
+    ),
+    Metric(
+        "Jaccard",
+        BIOLOGY,
+        jaccard,
+        {"clusters": "leiden_clusters"},
+        meaning="Does each cell type have clusters of its own?",
+    ),
+    Metric(
+        "Label silhouette",
+        BIOLOGY,
+        label_silhouette,
+        shared_as="silhouette",
+        meaning="Are cell types apart from each other?",
+    ),
+    Metric("Isolated labels", BIOLOGY, isolated_labels, meaning="Are cell types of few systems apart from the others?"),
+    Metric("kNN purity", BIOLOGY, knn_purity, in_score=False, meaning="Do the nearest cells have the same cell type?"),
+    Metric(
+        "NMI fixed",
+        BIOLOGY,
+        nmi,
+        {"clusters": "leiden_clusters"},
+        in_score=False,
+        meaning="As NMI, with the clusters of the paper.",
+    ),
+    Metric(
+        "ARI fixed",
+        BIOLOGY,
+        ari,
+        {"clusters": "leiden_clusters"},
+        in_score=False,
+        meaning="As ARI, with the clusters of the paper.",
+    ),
+    Metric(
+        "NMI Leiden",
+        BIOLOGY,
+        nmi,
+        {"clusters": "best_leiden_clusters"},
+        in_score=False,
+        slow=True,
+        meaning="As NMI, with the best of ten clusterings.",
+    ),
+    Metric(
+        "ARI Leiden",
+        BIOLOGY,
+        ari,
+        {"clusters": "best_leiden_clusters"},
+        in_score=False,
+        slow=True,
+        meaning="As ARI, with the best of ten clusterings.",
+    ),
+    Metric(
+        "Moran",
+        WITHIN,
+        moran_ratio,
+        {"reference": "moran_reference"},
+        meaning="Do genes that vary within a cell type still vary smoothly among its cells?",
+    ),
 )
 
 

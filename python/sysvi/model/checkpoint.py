@@ -18,9 +18,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sysvi._core.errors import InputError
@@ -68,6 +70,9 @@ class Checkpoint:
         Random seed of the model.
     versions
         Versions of the libraries that made the model.
+    preparation
+        Settings of the selection of genes and their numbers after each step, ``uns["sysvi_prepare"]`` of the cells;
+        None if they are not known, as for models of earlier versions.
     """
 
     tensors: Mapping[str, Tensor]
@@ -81,9 +86,10 @@ class Checkpoint:
     status: str
     seed: int
     versions: dict[str, str]
+    preparation: dict[str, Any] | None = None
 
     def provenance(self) -> dict[str, Any]:
-        """Versions, settings, status and seed as plain values: what one must know to train the model again."""
+        """Versions, settings, genes, status and seed as plain values: what is needed to train the model again."""
         return {
             "versions": self.versions,
             "model_settings": asdict(self.model_settings),
@@ -91,18 +97,20 @@ class Checkpoint:
             "kernels": self.kernels,
             "status": self.status,
             "seed": self.seed,
+            "preparation": self.preparation,
         }
 
 
 @dataclass(frozen=True)
 class EnsembleCheckpoint:
-    """What the saved file of an ensemble holds: its members, how they are combined, its seed and status."""
+    """What the saved file of an ensemble holds: its members, how they are combined and agree, its seed and status."""
 
     members: list[Checkpoint]
     combination: Combination
     moves: Moves
     seed: int
     status: str
+    agreement: NDArray[np.float64] | None
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint, overwrite: bool) -> None:
@@ -123,6 +131,7 @@ def save_ensemble(
     moves: Moves,
     seed: int,
     status: str,
+    agreement: NDArray[np.float64] | None,
     overwrite: bool,
 ) -> None:
     """Write the file of an ensemble; it appears whole or not at all.
@@ -138,7 +147,9 @@ def save_ensemble(
     tensors = {f"{i}.{name}": x for i, member in enumerate(members) for name, x in member.tensors.items()}
     for part, value in (("combination", combination), ("moves", moves)):
         tensors |= {f"{part}.{field.name}": torch.from_numpy(getattr(value, field.name)) for field in fields(value)}
-    own = {"seed": seed, "status": status, "members": [_training(member) for member in members]}
+    own: dict[str, Any] = {"seed": seed, "status": status, "members": [_training(member) for member in members]}
+    if agreement is not None:
+        own["agreement"] = agreement.tolist()
     write_file(path, tensors, _describe(members[0]) | _training(members[0]) | own, overwrite, ENSEMBLE_VERSION)
 
 
@@ -190,7 +201,12 @@ def load_ensemble(path: Path) -> EnsembleCheckpoint:
         if system.ndim != 1 or not position.shape == move.shape == shape or in_members.shape != (n, *shape):
             raise ValueError("the moves do not fit the members")
         combination, moves = Combination(center, matrix), Moves(system, in_members, position, move)
-        return EnsembleCheckpoint(members, combination, moves, saved["seed"], saved["status"])
+        agreement = None
+        if "agreement" in saved:
+            agreement = np.asarray(saved["agreement"], np.float64)
+            if agreement.shape != (n, n) or not np.isfinite(agreement).all():
+                raise ValueError("the agreement does not fit the members")
+        return EnsembleCheckpoint(members, combination, moves, saved["seed"], saved["status"], agreement)
 
 
 def _describe(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -235,10 +251,13 @@ def _read_checkpoint(tensors: Mapping[str, Tensor], saved: Mapping[str, Any]) ->
         saved["status"],
         saved["seed"],
         saved["versions"],
+        saved.get("preparation"),
     )
     _check_vocabulary(checkpoint.vocabulary, checkpoint.columns)
     if checkpoint.status not in STATUSES:
         raise ValueError(f"it has no status {checkpoint.status!r}")
+    if not isinstance(checkpoint.preparation, dict | None):
+        raise ValueError("its preparation is no object")
     _check_tensors(checkpoint)
     return checkpoint
 

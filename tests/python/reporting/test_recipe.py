@@ -1,0 +1,97 @@
+"""The command and the code of a report make the same embedding again, to the bit."""
+
+import ast
+import shlex
+import warnings
+from dataclasses import replace
+
+import anndata
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import sysvi
+from sysvi import ModelSettings, Ramp, TrainSettings
+from sysvi._core.settings import CONSERVATIVE, MIXING, PAPER
+from sysvi.cli import main
+from sysvi.data.columns import Columns
+from sysvi.reporting.recipe import chosen_settings, python_code, r_code, recipes, shell_command
+from sysvi.reporting.run_record import RunRecord, read_record
+
+
+def make_record(preset, n_cells, columns=None, preparation=None, **train):
+    """The record of a run with the settings of a preset and some others."""
+    given = dict(preset.settings)
+    if preset.epochs is not None:
+        given["max_epochs"] = preset.epochs(n_cells)
+    given |= train
+    parts = [
+        kind(**{name: value for name, value in given.items() if name in kind.__dataclass_fields__})
+        for kind in (ModelSettings, TrainSettings)
+    ]
+    seeds = tuple(range(preset.members))
+    columns = columns or Columns("system", "batch")
+    return RunRecord(columns, 9, *parts, 7, seeds, ({"epoch": []},) * len(seeds), None, "finished", {}, (), preparation)
+
+
+@pytest.mark.parametrize("preset", [MIXING, CONSERVATIVE, PAPER])
+@pytest.mark.parametrize("n_systems", [2, 3])
+def test_a_preset_is_recognised(preset, n_systems):
+    chosen = chosen_settings(make_record(preset, 5_000), n_systems, 5_000)
+    usual = MIXING if n_systems == 2 else CONSERVATIVE
+    names = {id(MIXING): "mixing", id(CONSERVATIVE): "conservative", id(PAPER): "paper"}
+    assert chosen.preset == (None if preset is usual else names[id(preset)])
+    assert (chosen.members, dict(chosen.settings)) == (None, {})
+
+
+def test_ramps_are_numbers_where_the_preset_has_the_same_ramp():
+    chosen = chosen_settings(make_record(MIXING, 900, cycle_weight=2), 2, 900)
+    assert chosen.settings == {"cycle_weight": 2}
+    record = make_record(MIXING, 900, cycle_weight=Ramp(2, 0, 0.5))
+    chosen = chosen_settings(record, 2, 900)
+    assert chosen.settings == {"cycle_weight": Ramp(2, 0, 0.5)}
+    assert shell_command(record, "X_sysVI", chosen) is None
+    assert "cycle_weight=sysvi.Ramp(value=2.0, start=0.0, end=0.5)" in python_code(record, "X_sysVI", chosen)
+    assert "cycle_weight = c(2.0, 0.0, 0.5)" in r_code(record, "sysvi", chosen)
+
+
+def test_odd_names_are_quoted():
+    odd = 'it\'s "a" $(rm) \\ column'
+    record = make_record(MIXING, 900, Columns(odd, None, odd, (odd,), (odd,), True))
+    chosen = chosen_settings(record, 2, 900)
+    words = shlex.split(shell_command(record, odd, chosen).replace("\\\n", ""))
+    for option in ("--system", "--layer", "--covariate", "--continuous", "--key"):
+        assert words[words.index(option) + 1] == odd
+    assert {"--weight-systems", "--all-genes"} <= set(words)
+    tree = ast.parse(python_code(record, odd, chosen))
+    assert [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)].count(odd) == 6
+
+
+def test_what_only_python_can_set_is_not_given_to_the_shell():
+    preparation = {"normalize": True, "target_sum": 1e3, "flavor": "cell_ranger", "n_top_genes": 3000, "min_cells": 20}
+    record = make_record(MIXING, 900, preparation=preparation)
+    assert [recipe.language for recipe in recipes(record, "X_sysVI", 2, 900, False)] == ["python"]
+    assert "target_sum=1000.0" in recipes(record, "X_sysVI", 2, 900, False)[0].code
+    assert [recipe.language for recipe in recipes(record, "sysvi", 2, 900, True)] == ["r"]
+
+
+@pytest.mark.slow
+def test_command_and_code_give_the_same_bits(input_cells, integrated, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    input_cells.write_h5ad("cells.h5ad")
+    shell, python = recipes(read_record(integrated), "X_sysVI", 2, integrated.n_obs, False)
+    words = shlex.split(shell.code.replace("\\\n", ""))
+    words = words[1 : words.index("--report")]  # the report itself is tested elsewhere
+    result = CliRunner().invoke(main, [*words, "--quiet"])
+    assert result.exit_code == 0, result.output
+    found = anndata.read_h5ad("integrated.h5ad")
+    np.testing.assert_array_equal(found.obsm["X_sysVI"], integrated.obsm["X_sysVI"])
+    code = "\n".join(line for line in python.code.splitlines() if not line.startswith("sysvi.report"))
+    names = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(code, names)
+    np.testing.assert_array_equal(names["adata"].obsm["X_sysVI"], integrated.obsm["X_sysVI"])
+    again, record = read_record(names["adata"]), read_record(integrated)
+    assert replace(again, agreement=None) == replace(record, agreement=None)
+    assert sysvi.__version__ in again.versions["sysvi"]
