@@ -375,8 +375,8 @@ PHRASES = (
     (r"run adata = sysvi\.prepare\(.*?\) first", "run sysvi prepare first"),
     (r"\(orthologs\)", "(--orthologs)"),
     (
-        r"sysvi\.extend_model first, and translate with the model that this returns",
-        "sysvi map --save-model first, and translate with the model that this saves",
+        r"sysvi\.extend_model first, and use the model that this returns",
+        "sysvi map --save-model first, and use the model that this saves",
     ),
     (r"\bsysvi\.map_query\b", "sysvi map"),
     (r"\bsysvi\.(prepare|integrate|evaluate|tune|compare)\b", r"sysvi \1"),

@@ -16,8 +16,8 @@ REPLACEMENTS = (
     (r"\bsysvi\.save_reference\b", "SaveReferenceSysVI()"),
     (r"\bsysvi\.tune\b", "TuneSysVI()"),
     (
-        r"sysvi\.extend_model first, and translate with the model that this returns",
-        "MapSysVI() first, and translate with its result as reference",
+        r"sysvi\.extend_model first, and use the model that this returns",
+        "MapSysVI() first, and use its result as reference",
     ),
     (r"\bsysvi\.map_query\b", "MapSysVI()"),
     (r"(?:\bsysvi\.)?\bmap_orthologs\b", "PrepareSystems()"),

@@ -266,7 +266,7 @@ def test_translate_equals_python(reference_and_query, tmp_path, monkeypatch):
     given = {**values, "to_system": "system2", "to_batch": None, "wanted": None}
     message = json.loads(call("translate", json.dumps(given), arrays, filled(query.X))[0])["error"]
     assert message.startswith("'batch' has ")
-    assert message.endswith("with MapSysVI() first, and translate with its result as reference.")
+    assert message.endswith("with MapSysVI() first, and use its result as reference.")
     monkeypatch.setattr("sysvi._core.memory.free_memory", lambda device: 1e5)
     message = json.loads(call("translate", json.dumps(given), arrays, filled(query.X))[0])["error"]
     assert re.search(
