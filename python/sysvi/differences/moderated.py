@@ -116,7 +116,7 @@ def usual_variance(variance: Floats, df: float, level: Floats) -> tuple[Floats, 
     usual : numpy.ndarray
         s0², (G,).
     df_prior : float
-        d0; infinite if the variances differ no more than by chance.
+        d0; infinite if the variances differ no more than by chance, 0 for a single gene.
 
     Examples
     --------
@@ -124,6 +124,8 @@ def usual_variance(variance: Floats, df: float, level: Floats) -> tuple[Floats, 
     >>> df_prior
     inf
     """
+    if len(variance) == 1:  # nothing is usual
+        return variance, 0.0
     median = np.median(variance)
     floor = MIN_VARIANCE * (median if median > 0 else 1)
     log_variance = np.log(np.maximum(variance, floor)) - digamma(df / 2) + np.log(df / 2)
@@ -133,7 +135,7 @@ def usual_variance(variance: Floats, df: float, level: Floats) -> tuple[Floats, 
     else:
         basis = CubicSpline(knots, np.eye(4), bc_type="natural")(level)
     fitted = basis @ np.linalg.lstsq(basis, log_variance, rcond=None)[0]
-    n_free = max(len(level) - basis.shape[1], 1)
+    n_free = len(level) - basis.shape[1]
     excess = ((log_variance - fitted) ** 2).sum() / n_free - polygamma(1, df / 2)
     if excess <= 0:
         return np.exp(fitted), np.inf

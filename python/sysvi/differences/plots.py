@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 HIGHER_1, HIGHER_2, OTHER = "#4c78a8", "#e45756", "0.75"
 NAMED_GENES = 8  # in each panel of a volcano plot
-LIMIT = 4.0  # largest log2 fold change of the heat map's colours
+LIMIT = 6.0  # largest log2 fold change of the heat map's colours
 SHARE = Limits(min=0, max=1)
 
 
@@ -65,7 +65,7 @@ def plot_volcano(table: pd.DataFrame, path: str | Path, *, max_fdr: float = 0.05
         axes[0].scatter([], [], color=color, s=18, label=f"higher in {name} in this label")
         for color, name in zip((HIGHER_1, HIGHER_2), pair, strict=True)
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False, fontsize=9)
     figure.supxlabel(f"log2 fold change of {pair[1]} over {pair[0]}, beyond that in the other labels", fontsize=10)
     figure.supylabel("-log10 p", fontsize=10)
     save_figure(figure, path)
@@ -89,7 +89,7 @@ def plot_specific_genes(table: pd.DataFrame, path: str | Path, *, max_fdr: float
     """Plot a heat map of the genes that differ between the systems in a label, with their effects in all labels.
 
     The genes of each label come together, those with the smallest p-values. A dot marks a false discovery rate of at
-    most `max_fdr`. Colours end at a log2 fold change of 4.
+    most `max_fdr`. Colours end at a log2 fold change of 6.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def plot_specific_genes(table: pd.DataFrame, path: str | Path, *, max_fdr: float
         for name in ("effect", "fdr")
     )
 
-    left, bottom, top = 0.09 * max(map(len, labels)) + 0.3, 0.09 * max(map(len, genes)) + 0.3, 0.5  # inches
+    left, bottom, top = 0.08 * max(map(len, labels)) + 0.2, 0.09 * max(map(len, genes)) + 0.3, 0.5  # inches
     width, height = 0.19 * len(genes) + 0.1, 0.26 * len(labels)
     size = left + max(width, 3.5) + 0.9, bottom + height + top
     figure = Figure(figsize=size)
