@@ -1,6 +1,7 @@
 """Genes that differ between systems in one label (`sysvi.compare_systems`), on simulations with known differences.
 
     python benchmarks/compare_systems.py [--scenarios usual,weak,unequal] [--seeds 20] [--planted-seeds 10]
+    python benchmarks/compare_systems.py --baron
 
 Rows of finished simulations are kept in benchmarks/results/compare_systems.csv, so that an interrupted call continues;
 the printed tables and docs/compare-systems.png have means over seeds.
@@ -24,22 +25,29 @@ by `sysvi.translate` to the other system in the label minus the median change of
 Columns: tested, number of genes with a p-value; hits, genes with a false discovery rate below 0.05; false, hits that
 were not planted; auprc, area under the precision-recall curve of the planted genes among all genes (untested ones come
 last), for type 0; auprc_tested, the same among the genes that "pseudobulk" tests.
+
+With --baron (needs SYSVI_DATA), human and mouse islets of Baron et al. are compared instead, with the default settings
+and seed 0: numbers of genes by type, the beta cells' genes in benchmarks/results/compare_systems_baron.csv, and the
+figure docs/compare-systems-baron.png.
 """
 
 import argparse
+import os
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import anndata
 import numpy as np
 import pandas as pd
 import scanpy as sc
-from common import HERE, RESULTS
+from common import CACHE, HERE, RESULTS
 from scipy import sparse
 from sklearn.metrics import average_precision_score
 
 import sysvi
 from sysvi.differences.compare_systems import _compare_label
+from sysvi.differences.files import format_differences
 from sysvi.differences.profiles import choose_others, donor_profiles
 
 TABLE, FIGURE = RESULTS / "compare_systems.csv", HERE.parent / "docs" / "compare-systems.png"
@@ -58,8 +66,12 @@ def main() -> None:
     parser.add_argument("--scenarios", default=",".join(SCENARIOS))
     parser.add_argument("--seeds", type=int, default=20, help="Number of simulations without a difference.")
     parser.add_argument("--planted-seeds", type=int, default=10, help="Number of simulations with differences.")
-    parser.add_argument("--trained", type=int, default=4, help="Number of each of them with a trained model.")
+    parser.add_argument("--trained", type=int, default=2, help="Number of each of them with a trained model.")
+    parser.add_argument("--baron", action="store_true", help="Compare human and mouse islets instead.")
     args = parser.parse_args()
+    if args.baron:
+        baron()
+        return
     warnings.simplefilter("ignore")
     for scenario in args.scenarios.split(","):
         for kind, n_seeds in (("planted", args.planted_seeds), ("unchanged", args.seeds)):
@@ -82,8 +94,8 @@ def run(scenario: str, kind: str, seed: int, trained: bool) -> None:
     settings = SCENARIOS[scenario] | ({"planted": 0} if kind == "unchanged" else {})
     cells = simulate(seed + 1000 * (kind == "planted"), **settings)
     adata = sysvi.prepare(cells, "system", "batch", n_top_genes=N_GENES, min_cells=3)
-    epochs = {} if trained else {"max_epochs": 1}
-    model = sysvi.integrate(adata, "system", "batch", members=2, seed=seed, progress=False, **epochs)
+    short = {"members": 2} if trained else {"members": 1, "max_epochs": 1}
+    model = sysvi.integrate(adata, "system", "batch", seed=seed, progress=False, **short)
     rows = []
     tested: dict[str, pd.Index] = {}
     for method, label, found in results(model, adata, trained):
@@ -105,6 +117,24 @@ def run(scenario: str, kind: str, seed: int, trained: bool) -> None:
         table = pd.concat([pd.read_csv(TABLE), table])
     table.to_csv(TABLE, index=False, float_format="%.4f")
     print(scenario, kind, seed, flush=True)
+
+
+def baron() -> None:
+    """Compare human and mouse islets."""
+    cells = anndata.read_h5ad(Path(os.environ["SYSVI_DATA"]) / "baron_pancreas.h5ad")
+    adata = sysvi.prepare(cells, "system", "batch")
+    folder = CACHE / "compare_systems_baron"
+    if not folder.exists():
+        sysvi.integrate(adata, "system", "batch", seed=0, progress=False).save(folder)
+    table = sysvi.compare_systems(sysvi.load(folder, adata), adata, "cell_type", progress=False)
+    print(format_differences(table))
+    beta = table[table["label"] == "beta"]
+    beta.to_csv(RESULTS / "compare_systems_baron.csv", index=False, float_format="%.4g")
+    columns = ["gene", "effect", "model_effect", "fdr", "marker_1", "marker_2", "marker_fdr"]
+    named = beta[beta["gene"].isin(["MAFB", "SLC30A8", "G6PC2", "NKX6-1", "PDX1"])]
+    for rows in (beta.head(12), beta.sort_values("marker_p").head(12), named):
+        print(rows[columns].round(3).to_string(index=False))
+    sysvi.plot_volcano(table, HERE.parent / "docs" / "compare-systems-baron.png")
 
 
 def simulate(

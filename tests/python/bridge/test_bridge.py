@@ -274,6 +274,31 @@ def test_translate_equals_python(reference_and_query, tmp_path, monkeypatch):
     )
 
 
+def test_compare_systems_equals_python(reference_and_query, tmp_path):
+    reference, _, _, arrays = reference_and_query
+    labelled, columns = columns_of(reference, "cell_type", "system", "batch", "sex", "age")
+    values = {**labelled, "genes": list(reference.var_names), "device": "cpu", "label": "cell_type"}
+    model = sysvi.load(tmp_path, device="cpu")
+    for pair, donor in ((None, "sex"), (["system2", "system1"], "sex")):
+        given = {**values, "compared": pair, "donor": donor, "min_cells": 5}
+        answer, out = call(
+            "compare_systems", json.dumps(given), {**columns, "model": arrays["model"]}, filled(reference.X)
+        )
+        header = json.loads(answer)["table"]
+        expected = sysvi.compare_systems(
+            model, reference, "cell_type", systems=pair, batch_key=donor, min_cells=5, progress=False
+        )
+        assert header["order"] == list(expected)
+        for name, values_of_column in header["texts"].items():
+            assert values_of_column == expected[name].tolist()
+        np.testing.assert_array_equal(out["table"], expected.drop(columns=list(header["texts"])).to_numpy(float))
+        assert np.isfinite(out["table"]).any(axis=0).all()
+    given = {**values, "compared": None, "donor": None, "min_cells": 5}
+    heard: list[str] = []
+    call("compare_systems", json.dumps(given), {**columns, "model": arrays["model"]}, filled(reference.X), heard.append)
+    assert any("type1 (2 of system1, 1 of system2)" in line for line in heard)
+
+
 def test_prepare_systems_equals_python():
     counts = sysvi.datasets.simulate_systems(200, 150, n_markers=10, n_programme_genes=10, seed=1)
     human = counts[counts.obs["system"] == "system1"].copy()
