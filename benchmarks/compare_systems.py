@@ -19,8 +19,8 @@ unequal  6 donors of each system, 6,000 cells, and types of which each is about 
 Methods: "pseudobulk", `sysvi.compare_systems`; "decoded", the same test of expression that the model decodes; "model
 effect" and "translated effect", genes ranked by their decoded effect alone (the column `model_effect`, and the change
 by `sysvi.translate` to the other system in the label minus the median change of other labels), which have no p-values;
-"Wilcoxon", scanpy's test over the cells of a type. Methods that decode are measured in the first `--trained` seeds of
-"usual" and "weak", with an ensemble of two models; no other method depends on the model.
+"Wilcoxon", scanpy's test over the cells of a type. A model, an ensemble of two, is trained in the first `--trained`
+seeds of "usual" and "weak"; in the others, "pseudobulk" alone is measured, whose p-values do not depend on the model.
 
 Columns: tested, number of genes with a p-value; hits, genes with a false discovery rate below 0.05; false, hits that
 were not planted; auprc, area under the precision-recall curve of the planted genes among all genes (untested ones come
@@ -31,24 +31,27 @@ and seed 0: numbers of genes by type, the beta cells' genes in benchmarks/result
 figure docs/compare-systems-baron.png.
 """
 
+from __future__ import annotations
+
 import argparse
 import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-import anndata
 import numpy as np
 import pandas as pd
-import scanpy as sc
 from common import CACHE, HERE, RESULTS
 from scipy import sparse
 from sklearn.metrics import average_precision_score
 
 import sysvi
-from sysvi.differences.compare_systems import _compare_label
-from sysvi.differences.files import format_differences
+from sysvi.differences.label_comparison import compare_label
 from sysvi.differences.profiles import choose_others, donor_profiles
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 TABLE, FIGURE = RESULTS / "compare_systems.csv", HERE.parent / "docs" / "compare-systems.png"
 LABELS = [f"type{i}" for i in range(6)]
@@ -92,19 +95,17 @@ def run(scenario: str, kind: str, seed: int, trained: bool) -> None:
         if ((done["scenario"] == scenario) & (done["kind"] == kind) & (done["seed"] == seed)).any():
             return
     settings = SCENARIOS[scenario] | ({"planted": 0} if kind == "unchanged" else {})
-    cells = simulate(seed + 1000 * (kind == "planted"), **settings)
-    adata = sysvi.prepare(cells, "system", "batch", n_top_genes=N_GENES, min_cells=3)
-    short = {"members": 2} if trained else {"members": 1, "max_epochs": 1}
-    model = sysvi.integrate(adata, "system", "batch", seed=seed, progress=False, **short)
+    simulated = simulate(seed + 1000 * (kind == "planted"), **settings)
+    planted, names = simulated.planted, simulated.genes
     rows = []
     tested: dict[str, pd.Index] = {}
-    for method, label, found in results(model, adata, trained):
-        truth = cells.var["planted"].to_numpy() if label == PLANTED else np.zeros(cells.n_vars, bool)
-        score = found["score"].reindex(cells.var_names).fillna(0).to_numpy()
-        fdr = found["fdr"].reindex(cells.var_names).to_numpy() if "fdr" in found else np.full(cells.n_vars, np.nan)
+    for method, label, found in results(simulated, seed, trained):
+        truth = planted if label == PLANTED else np.zeros(N_GENES, bool)
+        score = found["score"].reindex(names).fillna(0).to_numpy()
+        fdr = found["fdr"].reindex(names).to_numpy() if "fdr" in found else np.full(N_GENES, np.nan)
         if method == "pseudobulk":
-            tested[label] = cells.var_names[np.isfinite(fdr)]
-        among = cells.var_names.isin(tested[label])
+            tested[label] = names[np.isfinite(fdr)]
+        among = names.isin(tested[label])
         hits = fdr < MAX_FDR
         row = {"scenario": scenario, "kind": kind, "seed": seed, "method": method, "label": label}
         row |= {"tested": int(np.isfinite(fdr).sum()), "hits": int(hits.sum()), "false": int((hits & ~truth).sum())}
@@ -121,6 +122,10 @@ def run(scenario: str, kind: str, seed: int, trained: bool) -> None:
 
 def baron() -> None:
     """Compare human and mouse islets."""
+    import anndata
+
+    from sysvi.differences.files import format_differences
+
     cells = anndata.read_h5ad(Path(os.environ["SYSVI_DATA"]) / "baron_pancreas.h5ad")
     adata = sysvi.prepare(cells, "system", "batch")
     folder = CACHE / "compare_systems_baron"
@@ -137,6 +142,17 @@ def baron() -> None:
     sysvi.plot_volcano(table, HERE.parent / "docs" / "compare-systems-baron.png")
 
 
+class Simulated(NamedTuple):
+    """Counts (CSR, cells x genes), code of system, donor and type of each cell, and the genes that were changed."""
+
+    counts: sparse.csr_matrix
+    system: np.ndarray
+    donor: np.ndarray
+    label: np.ndarray
+    planted: np.ndarray
+    genes: pd.Index
+
+
 def simulate(
     seed: int,
     *,
@@ -145,7 +161,7 @@ def simulate(
     planted: int = N_PLANTED,
     graded: bool = False,
     imbalance: float = 0.25,
-) -> anndata.AnnData:
+) -> Simulated:
     """Counts of two systems; `graded` gives each cell a random share of the planted change."""
     rng = np.random.default_rng([27, seed])
     n_types, n_batches = len(LABELS), 2 * n_donors
@@ -172,38 +188,60 @@ def simulate(
         mean = np.exp(log_mean)
         mean *= (depth[rows] / mean.sum(axis=1))[:, None]
         blocks.append(sparse.csr_matrix(rng.poisson(rng.gamma(5, mean / 5)), dtype=np.float32))
+    genes = pd.Index([f"gene{i}" for i in range(N_GENES)])
+    return Simulated(sparse.vstack(blocks, format="csr"), system, batch, label, change != 0, genes)
+
+
+def results(simulated: Simulated, seed: int, trained: bool) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Score and, where there is a test, false discovery rate of each gene, by method and label."""
+    if not trained:
+        yield from pseudobulk(simulated)
+        return
+    import anndata
+
     obs = pd.DataFrame(
         {
-            "system": np.array(["first", "second"])[system],
-            "batch": [f"donor{i}" for i in batch],
-            "cell_type": np.array(LABELS)[label],
+            "system": np.array(["first", "second"])[simulated.system],
+            "batch": [f"donor{i}" for i in simulated.donor],
+            "cell_type": np.array(LABELS)[simulated.label],
         },
-        index=[f"cell{i}" for i in range(n_cells)],
+        index=[f"cell{i}" for i in range(len(simulated.system))],
     )
-    var = pd.DataFrame({"planted": change != 0}, index=[f"gene{i}" for i in range(N_GENES)])
-    return anndata.AnnData(sparse.vstack(blocks, format="csr"), obs=obs, var=var)
-
-
-def results(model: sysvi.Ensemble, adata: anndata.AnnData, trained: bool) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Score and, where there is a test, false discovery rate of each gene, by method and label."""
+    cells = anndata.AnnData(simulated.counts, obs=obs, var=pd.DataFrame(index=simulated.genes))
+    adata = sysvi.prepare(cells, "system", "batch", n_top_genes=N_GENES, min_cells=3)
+    model = sysvi.integrate(adata, "system", "batch", members=2, seed=seed, progress=False)
     table = sysvi.compare_systems(model, adata, "cell_type", min_cells=MIN_CELLS, progress=False)
     compared = sorted(table["label"].unique())
     for label in compared:
         rows = table[table["label"] == label].set_index("gene")
         yield "pseudobulk", label, pd.DataFrame({"score": -np.log10(rows["p"]), "fdr": rows["fdr"]})
-        if trained:
-            yield "model effect", label, pd.DataFrame({"score": rows["model_effect"].abs()})
+        yield "model effect", label, pd.DataFrame({"score": rows["model_effect"].abs()})
         yield "Wilcoxon", label, wilcoxon(adata[(adata.obs["cell_type"] == label).to_numpy()])
-    if trained:
-        decoded = sysvi.translate(model, adata, progress=False).layers["sysvi_translated"]
-        system = (adata.obs["system"] == "second").to_numpy()
-        cell_type = adata.obs["cell_type"].to_numpy().astype(str)
-        yield from decoded_tests(adata, decoded, system, cell_type, compared)
-        yield from translated_effects(model, adata, decoded, system, cell_type, compared)
+    decoded = sysvi.translate(model, adata, progress=False).layers["sysvi_translated"]
+    system = (adata.obs["system"] == "second").to_numpy()
+    cell_type = adata.obs["cell_type"].to_numpy().astype(str)
+    yield from decoded_tests(adata, decoded, system, cell_type, compared)
+    yield from translated_effects(model, adata, decoded, system, cell_type, compared)
+
+
+def pseudobulk(simulated: Simulated) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """What `sysvi.compare_systems` computes without its model, which its p-values do not depend on."""
+    x = simulated.counts.astype(float)
+    x = sparse.diags(1e4 / np.asarray(x.sum(axis=1)).ravel()) @ x
+    profiles = donor_profiles(sparse.csr_matrix(x.log1p()), simulated.donor, simulated.label)
+    system = np.zeros(len(profiles.n_cells), int)
+    system[simulated.donor] = simulated.system
+    for i, label in enumerate(LABELS):
+        donors, others = choose_others(profiles.n_cells >= MIN_CELLS, system, i)
+        if len(donors):
+            chosen = np.ix_(donors, [i, *others])
+            found = compare_label(profiles.mean[chosen], profiles.mean[chosen], profiles.unit[chosen], system[donors])
+            rows = pd.DataFrame({"score": -np.log10(found["p"]), "fdr": found["fdr"]}, index=simulated.genes)
+            yield "pseudobulk", label, rows
 
 
 def decoded_tests(
-    adata: anndata.AnnData, decoded: np.ndarray, system: np.ndarray, cell_type: np.ndarray, compared: list[str]
+    adata: AnnData, decoded: np.ndarray, system: np.ndarray, cell_type: np.ndarray, compared: list[str]
 ) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """The test of `sysvi.compare_systems` on decoded expression."""
     donor, names = pd.factorize(adata.obs["batch"], sort=True)
@@ -214,14 +252,14 @@ def decoded_tests(
     for name in compared:
         donors, others = choose_others(measured.n_cells >= MIN_CELLS, of_donor, LABELS.index(name))
         chosen = np.ix_(donors, [LABELS.index(name), *others])
-        found = _compare_label(mean[chosen], mean[chosen], measured.unit[chosen], of_donor[donors])
+        found = compare_label(mean[chosen], mean[chosen], measured.unit[chosen], of_donor[donors])
         rows = pd.DataFrame({"score": -np.log10(found["p"]), "fdr": found["fdr"]}, index=adata.var_names)
         yield "decoded", name, rows
 
 
 def translated_effects(
     model: sysvi.Ensemble,
-    adata: anndata.AnnData,
+    adata: AnnData,
     decoded: np.ndarray,
     system: np.ndarray,
     cell_type: np.ndarray,
@@ -241,8 +279,11 @@ def translated_effects(
         yield "translated effect", name, pd.DataFrame({"score": np.abs(effect)}, index=adata.var_names)
 
 
-def wilcoxon(adata: anndata.AnnData) -> pd.DataFrame:
+def wilcoxon(adata: AnnData) -> pd.DataFrame:
     """Wilcoxon's test of the systems over cells, by scanpy."""
+    import anndata
+    import scanpy as sc
+
     cells = anndata.AnnData(adata.X, obs=adata.obs[["system"]].astype("category"), var=adata.var[[]])
     sc.tl.rank_genes_groups(cells, "system", groups=["second"], reference="first", method="wilcoxon")
     found = sc.get.rank_genes_groups_df(cells, "second").set_index("names")

@@ -78,5 +78,7 @@ test_that("what cannot be compared is refused in one sentence", {
     list(quote(differences(cells$data - 1)), "negative values, so it is scaled")
   )
   for (row in refused) expect_sysvi_error(eval(row[[1]]), row[[2]])
+  without <- run(cells$data, "system", metadata = cells$metadata, options = small)
+  expect_sysvi_error(differences(reference = without), "no replicates: name the donors \\(donor\\)")
   expect_error(differences(overwrite = TRUE), class = "rlib_error_dots_nonempty")
 })

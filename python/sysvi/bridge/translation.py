@@ -11,6 +11,7 @@ REPLACEMENTS = (
     (r"\bsysvi\.prepare \(--fractional-counts on the command line\)", "PrepareSystems()"),
     (r"(?:\b(?:adata|reference|query)\.)?obsm?\['(.*?)'\]", r"'\1'"),
     (r"\b(reference|query)\.obs\b", r"the metadata of the \1"),
+    (r"name the column of adata\.obs with the donors \(batch_key\)", "name the donors (donor)"),
     (r"\b(\w+)_key\b", r"\1"),
     (r"=True\b", " = TRUE"),
     (r"\bsysvi\.save_reference\b", "SaveReferenceSysVI()"),

@@ -24,21 +24,10 @@ from sysvi.api.ensemble import Ensemble
 from sysvi.api.sysvi import SysVI
 from sysvi.api.translate import decoded_blocks, find_target, read_cells
 from sysvi.data.cells import Cells
-from sysvi.differences.moderated import moderate
-from sysvi.differences.profiles import (
-    MIN_DONORS,
-    Floats,
-    Ints,
-    Profiles,
-    choose_others,
-    donor_profiles,
-    marker_contrast,
-    specific_contrast,
-    testable,
-)
+from sysvi.differences.label_comparison import compare_label
+from sysvi.differences.profiles import MIN_DONORS, Floats, Ints, Profiles, choose_others, donor_profiles
 from sysvi.metrics._labels import read_labels_with_warning
 
-PRIOR_COUNT = 0.5  # added to a profile before its logarithm, in counts of a profile of usual size
 IN_ONE_SYSTEM = "Labels in one system only are left out: {labels}."
 TOO_FEW_CELLS = (
     "Labels are left out, since no donors of both systems have {min_cells} cells of them and of another label: "
@@ -119,7 +108,8 @@ def compare_systems(
     ------
     InputError
         If the model is not trained or does not know the systems or batches of the cells; fewer than two systems are
-        compared; there are no donors; or the systems do not share two labels with enough cells.
+        compared; the model has no batches and no donors are given; or the systems do not share two labels with enough
+        cells.
 
     Warns
     -----
@@ -185,7 +175,7 @@ def compare_systems(
             n_donors = np.bincount(system[donors], minlength=2)
             if n_donors.min() < MIN_DONORS:
                 notes[TOO_FEW_DONORS].append(f"{name} ({n_donors[0]} of {pair[0]}, {n_donors[1]} of {pair[1]})")
-            found = _compare_label(*_select(profiles, decoded[rows], donors, [i, *others]), system[donors])
+            found = compare_label(*_select(profiles, decoded[rows], donors, [i, *others]), system[donors])
             names = {"label": name, "gene": list(first.vocabulary.genes), "system_1": pair[0], "system_2": pair[1]}
             sizes = {"n_donors_1": n_donors[0], "n_donors_2": n_donors[1], "n_other_labels": len(others)}
             tables.append(pd.DataFrame(names | sizes | found).sort_values("p", kind="stable"))
@@ -214,12 +204,10 @@ def _donors(adata: AnnData, model: SysVI, batch_key: str | None) -> tuple[Ints, 
     """Donor of each cell, a code (n,), and the name of the system of each donor, (D,)."""
     columns = model.columns
     key = columns.batch if batch_key is None else batch_key
-    if key is None and columns.categorical:
-        key = columns.categorical[0]
     if key is None:
         raise InputError(
-            "The model was trained without batches, so there are no replicates: name the column of adata.obs with the "
-            "donors (batch_key)."
+            "The model does not say which column has the batches, so there are no replicates: name the column of "
+            "adata.obs with the donors (batch_key)."
         )
     system = check_obs_column(adata, columns.system, "system_key")
     batch = check_obs_column(adata, key, "batch_key")
@@ -247,52 +235,3 @@ def _select(profiles: Profiles, decoded: Floats, donors: Ints, labels: Sequence[
     """Profiles of some donors and labels: measured and decoded, (D, 1 + K, G), and what one count is, (D, 1 + K)."""
     chosen = np.ix_(donors, np.asarray(labels))
     return profiles.mean[chosen], decoded[chosen], profiles.unit[chosen]
-
-
-def _compare_label(measured: Floats, decoded: Floats, unit: Floats, system: Ints) -> dict[str, Floats]:
-    """Effects and p-values of each gene, (G,), by the name of their column.
-
-    Parameters
-    ----------
-    measured, decoded
-        Mean expression, not logarithms, of a label, which comes first, and K others, (D, 1 + K, G).
-    unit
-        What one count adds to it, (D, 1 + K).
-    system
-        System of each donor, 0 or 1, (D,).
-    """
-    first, second = system == 0, system == 1
-    prior = PRIOR_COUNT * np.median(unit)
-    y, y_decoded = np.log2(measured + prior), np.log2(decoded + prior)
-    tested, tested_marker = testable(measured, unit, system)
-    specific, of_model = (specific_contrast(values, system, tested) for values in (y, y_decoded))
-    marker = marker_contrast(y, tested)
-    p, marker_p = np.full((2, len(tested)), np.nan)
-    if min(first.sum(), second.sum()) >= MIN_DONORS:
-        level = y[:, 0].mean(axis=0)
-        if tested.any():
-            fit = moderate(specific[first][:, tested], specific[second][:, tested], level[tested])
-            p[tested] = fit.two_sided_p((-1, 1))
-        if tested_marker.any():
-            fit = moderate(marker[first][:, tested_marker], marker[second][:, tested_marker], level[tested_marker])
-            marker_p[tested_marker] = np.maximum(fit.one_sided_p((1, 0)), fit.one_sided_p((0, 1)))
-    return {
-        "effect": specific[second].mean(axis=0) - specific[first].mean(axis=0),
-        "model_effect": of_model[second].mean(axis=0) - of_model[first].mean(axis=0),
-        "p": p,
-        "fdr": _false_discovery_rate(p),
-        "marker_1": marker[first].mean(axis=0),
-        "marker_2": marker[second].mean(axis=0),
-        "marker_p": marker_p,
-        "marker_fdr": _false_discovery_rate(marker_p),
-    }
-
-
-def _false_discovery_rate(p: Floats) -> Floats:
-    """False discovery rates by Benjamini and Hochberg; NaN where the p-value is NaN."""
-    from scipy.stats import false_discovery_control
-
-    rate, tested = np.full(len(p), np.nan), np.isfinite(p)
-    if tested.any():
-        rate[tested] = false_discovery_control(p[tested])
-    return rate

@@ -41,7 +41,7 @@ def plot_volcano(table: pd.DataFrame, path: str | Path, *, max_fdr: float = 0.05
     Raises
     ------
     InputError
-        If the table has several pairs of systems or no p-values.
+        If the table is none of :func:`sysvi.compare_systems`, or has several pairs of systems or no p-values.
     """
     from matplotlib.figure import Figure
 
@@ -105,7 +105,8 @@ def plot_specific_genes(table: pd.DataFrame, path: str | Path, *, max_fdr: float
     Raises
     ------
     InputError
-        If the table has several pairs of systems, or no gene with such a false discovery rate.
+        If the table is none of :func:`sysvi.compare_systems`, or has several pairs of systems or no gene with such a
+        false discovery rate.
     """
     from matplotlib.figure import Figure
 
@@ -143,6 +144,9 @@ def plot_specific_genes(table: pd.DataFrame, path: str | Path, *, max_fdr: float
 
 def _the_pair(table: pd.DataFrame) -> tuple[str, str]:
     """The two systems of a table; there must be one pair."""
+    needed = ("label", "gene", "system_1", "system_2", "effect", "p", "fdr")
+    if missing := [name for name in needed if name not in table]:
+        raise InputError(f"The table has no column {missing[0]!r}: give a table of sysvi.compare_systems.")
     pairs = table[["system_1", "system_2"]].drop_duplicates()
     if len(pairs) != 1:
         names = listing(f"{a} and {b}" for a, b in pairs.itertuples(index=False))

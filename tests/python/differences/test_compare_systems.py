@@ -238,7 +238,9 @@ def test_what_cannot_be_compared_is_refused(ensemble, prepared):
     with pytest.raises(InputError, match=r"the model does not know .*sysvi\.extend_model first, and use the model"):
         compared(ensemble, new)
     model = sysvi.integrate(prepared.copy(), "system", members=1, **SMALL)
-    with pytest.raises(InputError, match=r"without batches, so there are no replicates: name the column .*batch_key"):
+    with pytest.raises(
+        InputError, match=r"there are no replicates: name the column of adata\.obs with the donors \(batch_key\)"
+    ):
         compared(model, prepared)
     assert len(compared(model, prepared, batch_key="batch"))
     copy = prepared.copy()
@@ -255,4 +257,6 @@ def test_figures(table, tmp_path):
             assert (tmp_path / f"{name}{suffix}").read_bytes().startswith(start)
     with pytest.raises(InputError, match="No gene has a false discovery rate of at most 0"):
         sysvi.plot_specific_genes(table, tmp_path / "a.png", max_fdr=0)
+    with pytest.raises(InputError, match=r"no column 'effect': give a table of sysvi\.compare_systems"):
+        sysvi.plot_volcano(table.drop(columns="effect"), tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()
