@@ -239,7 +239,7 @@ def test_what_cannot_be_compared_is_refused(ensemble, prepared):
         compared(ensemble, new)
     model = sysvi.integrate(prepared.copy(), "system", members=1, **SMALL)
     with pytest.raises(
-        InputError, match=r"there are no replicates: name the column of adata\.obs with the donors \(batch_key\)"
+        InputError, match=r"no replicates: name the column of adata\.obs with the donors \(batch_key\)"
     ):
         compared(model, prepared)
     assert len(compared(model, prepared, batch_key="batch"))
