@@ -164,13 +164,13 @@ def compare_systems(
         profiles = Profiles(measured.mean[rows], measured.n_cells[rows], measured.unit[rows])
         system = (donor_system[rows] == pair[1]).astype(np.int64)
         n_cells = np.stack([profiles.n_cells[system == k].sum(axis=0) for k in (0, 1)])  # (2, T)
-        for i, name in enumerate(labels):
+        for i, name in enumerate(labels.tolist()):
             if (n_cells[:, i] == 0).any():
                 notes[IN_ONE_SYSTEM] += [f"{name} ({pair[k]})" for k in (0, 1) if n_cells[k, i]]
                 continue
             donors, others = choose_others(profiles.n_cells >= min_cells, system, i)
             if not len(donors):
-                notes[TOO_FEW_CELLS].append(str(name))
+                notes[TOO_FEW_CELLS].append(name)
                 continue
             n_donors = np.bincount(system[donors], minlength=2)
             if n_donors.min() < MIN_DONORS:

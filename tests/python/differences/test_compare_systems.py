@@ -238,9 +238,7 @@ def test_what_cannot_be_compared_is_refused(ensemble, prepared):
     with pytest.raises(InputError, match=r"the model does not know .*sysvi\.extend_model first, and use the model"):
         compared(ensemble, new)
     model = sysvi.integrate(prepared.copy(), "system", members=1, **SMALL)
-    with pytest.raises(
-        InputError, match=r"no replicates: name the column of adata\.obs with the donors \(batch_key\)"
-    ):
+    with pytest.raises(InputError, match=r"no replicates: name the column of adata\.obs with the donors \(batch_key\)"):
         compared(model, prepared)
     assert len(compared(model, prepared, batch_key="batch"))
     copy = prepared.copy()
