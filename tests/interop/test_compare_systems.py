@@ -23,7 +23,8 @@ def test_trained_in_python_compared_in_r(r, build, ensemble, tmp_path, kind):
     expected = sysvi.compare_systems(model, prepared, "cell_type", min_cells=5, progress=False)
     assert list(found["names"]) == list(expected)
     assert expected["p"].notna().any()
-    np.testing.assert_array_equal(found["texts"], expected.iloc[:, :4].to_numpy().astype(str))
+    texts = np.reshape(found["texts"], (-1, 4), order="F")  # as R stores a matrix; rpy2 gives strings as a vector
+    np.testing.assert_array_equal(texts, expected.iloc[:, :4].to_numpy().astype(str))
     np.testing.assert_array_equal(found["numbers"], expected.iloc[:, 4:].to_numpy(float))
 
 
