@@ -22,6 +22,9 @@ from .data.orthologs import join_systems as join_systems
 from .data.orthologs import map_orthologs as map_orthologs
 from .data.prepare import prepare as prepare
 from .data.prepare_files import prepare_files as prepare_files
+from .differences.compare_systems import compare_systems as compare_systems
+from .differences.plots import plot_specific_genes as plot_specific_genes
+from .differences.plots import plot_volcano as plot_volcano
 from .evaluation.batch_strength import BatchStrength as BatchStrength
 from .evaluation.batch_strength import batch_strength as batch_strength
 from .evaluation.compare_runs import compare_runs as compare_runs

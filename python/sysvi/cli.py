@@ -381,8 +381,8 @@ PHRASES = (
     (r"run adata = sysvi\.prepare\(.*?\) first", "run sysvi prepare first"),
     (r"\(orthologs\)", "(--orthologs)"),
     (
-        r"sysvi\.extend_model first, and translate with the model that this returns",
-        "sysvi map --save-model first, and translate with the model that this saves",
+        r"sysvi\.extend_model first, and use the model that this returns",
+        "sysvi map --save-model first, and use the model that this saves",
     ),
     (r"\bsysvi\.map_query\b", "sysvi map"),
     (r"\bsysvi\.(prepare|integrate|evaluate|tune|compare)\b", r"sysvi \1"),
@@ -879,6 +879,68 @@ def translate(
         progress=report.on_event,
     )
     report.wrote(output, f": layers[{key!r}]", key=key)
+
+
+@main.command("compare-systems")
+@click.argument("input", type=click.Path(path_type=Path))
+@model_option
+@click.option("--label", "label_key", required=True, help="Column of obs with the labels: cell types, or finer states.")
+@click.option("--systems", help="Names of the systems to compare, separated by commas (default: all of the model).")
+@click.option("--batch", "batch_key", help="Column of obs with the donors (default: the batches of the model).")
+@click.option(
+    "--min-cells",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="Smallest number of cells of a label in a donor that make a profile.",
+)
+@model_layer_option
+@raw_option
+@click.option(
+    "-o", "--output", type=FOLDER, required=True, help="Folder for the table and the figures; created if missing."
+)
+@figures_option
+@overwrite_option
+@device_option
+@reporting_options
+def compare_systems(
+    report: Report,
+    input: Path,
+    model_path: Path,
+    label_key: str,
+    systems: str | None,
+    batch_key: str | None,
+    min_cells: int,
+    layer: str | None,
+    raw: bool,
+    output: Path,
+    figures: str,
+    overwrite: bool,
+    device: str,
+) -> None:
+    """Find genes that differ between systems in one label only, and genes that mark a label in both systems.
+
+    INPUT holds cells of systems and batches that the model knows, as counts or log-normalised. Donors are the
+    replicates. Writes differences.csv, one row for each label, pair of systems and gene, and, of two systems, the
+    figures volcano (effects and p-values by label) and specific_genes (a heat map of the genes that differ). Prints the
+    number of genes found.
+    """
+    from sysvi.differences.files import check_output_folder, format_differences, write_differences
+
+    check_output_folder(output, overwrite)
+    table = sysvi.compare_systems(
+        sysvi.load(model_path, device=device),
+        read_input(input, raw, layer),
+        label_key,
+        systems=None if systems is None else [name.strip() for name in systems.split(",") if name.strip()],
+        batch_key=batch_key,
+        layer=layer,
+        min_cells=min_cells,
+        progress=report.on_event,
+    )
+    report.text(format_differences(table))
+    for path in write_differences(table, output, figures):
+        report.wrote(path)
 
 
 def read_gene_names(given: str) -> list[str]:

@@ -339,6 +339,43 @@ def test_translate_writes_what_python_gives(reference_and_query, tmp_path, asser
     np.testing.assert_array_equal(anndata.read_h5ad(out).layers["denoised"], denoised.layers["sysvi_translated"])
 
 
+def test_compare_systems_writes_what_python_gives(reference_and_query, tmp_path):
+    source, model, out = reference_and_query / "reference.h5ad", reference_and_query / "m", tmp_path / "out"
+    options = ["--label", "cell_type", "--min-cells", "5", "--device", "cpu", "-o", out]
+    result = run("compare-systems", source, "--model", model, *options, "--batch", "sex")
+    loaded, cells = sysvi.load(model, device="cpu"), anndata.read_h5ad(source)
+    settings = {"min_cells": 5, "progress": False}
+    expected = sysvi.compare_systems(loaded, cells, "cell_type", batch_key="sex", **settings)
+    pd.testing.assert_frame_equal(pd.read_csv(out / "differences.csv"), expected, check_dtype=False)
+    assert "Genes at a false discovery rate of 0.05:" in result.stdout
+    assert (out / "volcano.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "specific_genes.png").exists() == (expected["fdr"] <= 0.05).any()
+    (out / "differences.csv").write_text("precious")
+    result = run("compare-systems", source, "--model", model, *options, code=1)
+    assert "differences.csv exists already; pass --overwrite" in result.stderr
+    assert (out / "differences.csv").read_text() == "precious"
+    again = ["--systems", "system2, system1", "--overwrite", "--json", "--figures", "svg"]
+    lines = json_lines(run("compare-systems", source, "--model", model, *options, *again).stdout)
+    assert [line["stage"] for line in lines][-3:] == ["compare", "warning", "write"]
+    assert "type1 (1 of system2, 2 of system1)" in str(lines[-2])
+    with pytest.warns(UserWarning, match="no p-values"):
+        expected = sysvi.compare_systems(loaded, cells, "cell_type", systems=["system2", "system1"], **settings)
+    pd.testing.assert_frame_equal(pd.read_csv(out / "differences.csv"), expected, check_dtype=False)
+    assert not (out / "volcano.svg").exists()  # there are no p-values to draw
+
+
+def test_compare_systems_refuses_in_its_own_words(reference_and_query, tmp_path):
+    source, query = reference_and_query / "reference.h5ad", reference_and_query / "query.h5ad"
+    options = ["--model", reference_and_query / "m", "-o", tmp_path / "out", "--device", "cpu"]
+    result = run("compare-systems", source, *options, "--label", "none", code=1)
+    assert re.search(r"--label 'none' is not a column of obs: choose one of", result.stderr)
+    result = run("compare-systems", query, *options, "--label", "cell_type", code=1)
+    assert re.search(r"obs\['batch'\] has .*, which the model does not know .*sysvi map --save-model", result.stderr)
+    result = run("compare-systems", source, *options, "--label", "cell_type", "--min-cells", "9999", code=1)
+    assert re.search(r"Nothing can be compared: .* obs\['cell_type'\]\. Lower --min-cells", result.stderr)
+    assert not (tmp_path / "out").exists()
+
+
 def test_translate_refuses_before_work(reference_and_query, tmp_path):
     model, query = reference_and_query / "m", reference_and_query / "query.h5ad"
     (tmp_path / "out.h5ad").write_bytes(b"precious")

@@ -108,6 +108,10 @@ def functions(counts, prepared, model, tmp_path_factory):
         "translate": (sysvi.translate, {"model": model, "adata": prepared, "to_system": "system1", "to_batch": None,
                                         "genes": None, "layer": None, "key_added": "translated", "output": None,
                                         "overwrite": True, "batch_size": None, "progress": False}),
+        "compare_systems": (sysvi.compare_systems, {"model": model, "adata": prepared, "label_key": "cell_type",
+                                                    "systems": ["system1", "system2"], "batch_key": "batch",
+                                                    "layer": None, "min_cells": 2, "batch_size": None,
+                                                    "progress": False}),
         "write_evaluation": (sysvi.write_evaluation, {"evaluation": evaluation, "folder": folder / "evaluation",
                                                       "figures": "png"}),
         "transfer_labels": (sysvi.transfer_labels, {**cells, **LABELLED, "embedding": "Z", "cluster_key": "cell_type",
@@ -126,8 +130,8 @@ def functions(counts, prepared, model, tmp_path_factory):
 
 NAMES = [
     *("prepare", "map_orthologs", "join_systems", "setup_anndata", "evaluate", "batch_strength", "condition_mixing"),
-    *("prior_components", "compare_runs", "load", "save", "embed", "decode", "translate", "write_evaluation"),
-    *("transfer_labels", "save_reference", "load_reference", "plot_reliability", "plot_confusion"),
+    *("prior_components", "compare_runs", "load", "save", "embed", "decode", "translate", "compare_systems"),
+    *("write_evaluation", "transfer_labels", "save_reference", "load_reference", "plot_reliability", "plot_confusion"),
     *("plot_labels", "plot_batch_strength"),
 ]
 

@@ -156,8 +156,8 @@ def translate(
         )
     else:
         check_output(path, overwrite, 4 * n_values)
-    cells = _read_cells(model.members, adata, layer, on_event)
-    target = _target(first, cells, system, to_batch)
+    cells = read_cells(model.members, adata, layer, on_event)
+    target = find_target(first, cells, system, to_batch)
     for message in target.warnings:
         warn(message, stacklevel=2)
     on_event(target.describe(cells.n_cells, len(chosen)))
@@ -165,7 +165,7 @@ def translate(
     result = _measured(adata, cells, first.vocabulary.genes, chosen)
     asked = {"to_system": to_system, "to_batch": to_batch}
     result.uns[RECORD_KEY] = model.record() | {name: json.dumps(value) for name, value in asked.items()}
-    blocks = _decoded_blocks(model.members, cells, target, chosen, batch_size)
+    blocks = decoded_blocks(model.members, cells, target, chosen, batch_size)
     if path is not None:
         write_atomically(path, lambda part: write_with_layer(part, result, key_added, blocks), overwrite=overwrite)
         return None
@@ -213,7 +213,7 @@ def _system_code(model: SysVI, to_system: str | None) -> int | None:
     return systems.index(to_system)
 
 
-def _read_cells(members: Sequence[SysVI], adata: AnnData, layer: str | None, on_event: OnEvent) -> Cells:
+def read_cells(members: Sequence[SysVI], adata: AnnData, layer: str | None, on_event: OnEvent) -> Cells:
     """Cells in the model's terms, on its device."""
     first = members[0]
     if adata is first.adata and layer is None:
@@ -225,8 +225,8 @@ def _read_cells(members: Sequence[SysVI], adata: AnnData, layer: str | None, on_
         if new := sorted(names.difference(known)):
             raise InputError(
                 f"adata.obs[{key!r}] has {listing(new, 5)}, which the model does not know (it knows "
-                f"{listing(known)}): let it learn them with sysvi.extend_model first, and translate with the model "
-                "that this returns."
+                f"{listing(known)}): let it learn them with sysvi.extend_model first, and use the model that "
+                "this returns."
             )
     report = preparation_reporter(on_event)
     prepared = prepare_query(adata, columns, vocabulary, reference, layer=layer, report=report, stacklevel=3)
@@ -234,7 +234,7 @@ def _read_cells(members: Sequence[SysVI], adata: AnnData, layer: str | None, on_
     return decode_missing_genes(members, prepared, cells)
 
 
-def _target(model: SysVI, cells: Cells, system: int | None, to_batch: str | None) -> Target:
+def find_target(model: SysVI, cells: Cells, system: int | None, to_batch: str | None) -> Target:
     """Covariates under which cells are decoded in a system, or in their own for None."""
     vocabulary, reference, own = model.vocabulary, model.reference, cells.covariates
     name = None if system is None else vocabulary.systems[system]
@@ -289,7 +289,7 @@ def _measured(adata: AnnData, cells: Cells, known: Sequence[str], genes: np.ndar
     return AnnData(cells.read_genes(genes), obs=adata.obs.copy(), var=var, obsm=obsm)
 
 
-def _decoded_blocks(
+def decoded_blocks(
     members: Sequence[SysVI], cells: Cells, target: Target, genes: np.ndarray, batch_size: int | None
 ) -> Iterator[np.ndarray]:
     """Decoded expression, not below 0, mean over the members, in blocks of cells: (B, G) float32 each."""

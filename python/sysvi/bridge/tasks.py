@@ -36,6 +36,7 @@ from sysvi.data.orthologs import join_systems, map_orthologs, read_orthologs
 from sysvi.data.prepare import ignore_few_genes_warning, prepare
 from sysvi.data.query import QUERY_KEY
 from sysvi.data.simulate import simulate_systems
+from sysvi.differences.compare_systems import compare_systems
 from sysvi.evaluation.batch_strength import batch_strength
 from sysvi.evaluation.evaluate import PCA_KEY, evaluate_in_detail
 from sysvi.mapping.reference import load_reference, save_reference
@@ -204,6 +205,21 @@ def _translate(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_
     )
     assert found is not None
     return {"genes": list(found.var_names)}, {"expression": found.layers[LAYER]}
+
+
+def _compare_systems(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_event: OnEvent) -> Answer:
+    """Find genes that differ between systems in one label; the answer is the table."""
+    table = compare_systems(
+        _load_model(values, arrays),
+        _anndata(values, arrays, expression),
+        values["label"],
+        systems=values["compared"],
+        batch_key=values["donor"],
+        min_cells=values["min_cells"],
+        progress=on_event,
+    )
+    answer = {"table": _columns(table, "label", "gene", "system_1", "system_2")}
+    return answer, {"table": _numbers(table, answer["table"])}
 
 
 def _save_reference(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_event: OnEvent) -> Answer:
@@ -471,6 +487,7 @@ TASKS: dict[str, Task] = {
     "embed": _embed,
     "map": _map,
     "translate": _translate,
+    "compare_systems": _compare_systems,
     "save_reference": _save_reference,
     "prepare_systems": _prepare_systems,
     "evaluate": _evaluate,

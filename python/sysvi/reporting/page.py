@@ -130,7 +130,7 @@ def render(
         "steps": _steps(content),
         "given_settings": [row for row in settings if row["given"]],
         "all_settings": settings,
-        "recipes": recipes(record, content.embedding, len(content.systems), content.n_cells, for_r),
+        "recipes": recipes(record, content.embedding, content.n_cells, for_r),
     }
     return libraries.environment.get_template("report.html.j2").render(variables)
 
@@ -306,7 +306,7 @@ def _steps(content: Content) -> list[tuple[str, int]]:
 
 def _settings(content: Content) -> list[dict[str, Any]]:
     """All settings with their help, and whether they were given or differ from the defaults."""
-    chosen = chosen_settings(content.record, len(content.systems), content.n_cells)
+    chosen = chosen_settings(content.record, content.n_cells)
     rows: list[dict[str, Any]] = [
         {"name": "preset", "value": chosen.preset, "help": "Settings that go together.", "given": True},
         {"name": "members", "value": content.record.n_members, "help": "Number of models.", "given": True},

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sysvi._core.settings import PRESETS, ModelSettings, Preset, Ramp, TrainSettings, default_preset
+from sysvi._core.settings import DEFAULT_PRESET, PRESETS, ModelSettings, Preset, Ramp, TrainSettings
 from sysvi.reporting.run_record import RunRecord
 
 # Settings of `prepare` with their defaults, of which code names those that differ.
@@ -36,11 +36,11 @@ class Recipe:
     code: str
 
 
-def chosen_settings(record: RunRecord, n_systems: int, n_cells: int) -> ChosenSettings:
+def chosen_settings(record: RunRecord, n_cells: int) -> ChosenSettings:
     """The shortest list of arguments that gives the settings of a run.
 
-    Of all presets, the one is named from which the fewest settings differ, unless it is the default for so many
-    systems. Settings that training chose itself, such as the number of epochs, are listed with their values.
+    Of all presets, the one is named from which the fewest settings differ, unless it is the default.
+    Settings that training chose itself, such as the number of epochs, are listed with their values.
 
     Examples
     --------
@@ -48,15 +48,14 @@ def chosen_settings(record: RunRecord, n_systems: int, n_cells: int) -> ChosenSe
     >>> adata = sysvi.prepare(sysvi.datasets.simulate_systems(300, 200, seed=1), "system", "batch", min_cells=3)
     >>> model = sysvi.integrate(adata, "system", "batch", members=1, max_epochs=2, cycle_weight=5, progress=False)
     >>> from sysvi.reporting.run_record import read_record
-    >>> chosen_settings(read_record(adata), 2, 300)  # doctest: +ELLIPSIS
+    >>> chosen_settings(read_record(adata), 300)  # doctest: +ELLIPSIS
     ChosenSettings(preset=None, members=1, settings={'max_epochs': 2, ..., 'cycle_weight': 5.0})
     """
-    usual = default_preset(n_systems)
-    presets = sorted(PRESETS.items(), key=lambda item: item[1] is not usual)  # the default wins ties
+    presets = sorted(PRESETS.items(), key=lambda item: item[1] is not DEFAULT_PRESET)  # the default wins ties
     found = [(name, preset, _differing(record, preset, n_cells)) for name, preset in presets]
     name, preset, settings = min(found, key=lambda item: len(item[2]))
     members = None if record.n_members == preset.members else record.n_members
-    return ChosenSettings(None if preset is usual else name, members, settings)
+    return ChosenSettings(None if preset is DEFAULT_PRESET else name, members, settings)
 
 
 def _differing(record: RunRecord, preset: Preset, n_cells: int) -> dict[str, Any]:
@@ -77,7 +76,7 @@ def _differing(record: RunRecord, preset: Preset, n_cells: int) -> dict[str, Any
     return found
 
 
-def recipes(record: RunRecord, key: str, n_systems: int, n_cells: int, for_r: bool) -> list[Recipe]:
+def recipes(record: RunRecord, key: str, n_cells: int, for_r: bool) -> list[Recipe]:
     """The ways to make an integration again: in R for users of R, otherwise the command line and Python.
 
     Parameters
@@ -86,12 +85,12 @@ def recipes(record: RunRecord, key: str, n_systems: int, n_cells: int, for_r: bo
         How the embedding was made.
     key
         Name of the embedding.
-    n_systems, n_cells
-        Numbers of systems and cells.
+    n_cells
+        Number of cells.
     for_r
         Whether R made the embedding.
     """
-    chosen = chosen_settings(record, n_systems, n_cells)
+    chosen = chosen_settings(record, n_cells)
     if for_r:
         return [Recipe("In R", "r", r_code(record, key, chosen))]
     command = shell_command(record, key, chosen)

@@ -11,7 +11,7 @@ from sysvi.api.support import LOW_SUPPORT
 from sysvi.evaluation.evaluate import Evaluation
 from sysvi.evaluation.registry import BATCH, METRICS
 
-SUPPORT_LIMITS = (0.0, 0.3, 0.5, 0.7, 0.9, 1.0)  # of the classes in which cells are counted by their support
+SUPPORT_LIMITS = (0.0, LOW_SUPPORT, 0.4, 0.6, 0.8, 1.0)  # of the classes in which cells are counted by their support
 
 
 def cells_by_type(label: np.ndarray, system: np.ndarray, support: np.ndarray | None) -> pd.DataFrame:
@@ -29,13 +29,13 @@ def cells_by_type(label: np.ndarray, system: np.ndarray, support: np.ndarray | N
     pandas.DataFrame
         A row for each label; a column for each system with its number of cells, ``only in`` (the system of a private
         type, otherwise ""), and, with support, ``median support`` and ``with counterparts``, the share of cells whose
-        support is 0.3 or more.
+        support is 0.2 or more.
 
     Examples
     --------
-    >>> table = cells_by_type(np.array(["B", "B", "T"]), np.array(["human", "mouse", "mouse"]), np.array([1, 0.5, 0.2]))
+    >>> table = cells_by_type(np.array(["B", "B", "T"]), np.array(["human", "mouse", "mouse"]), np.array([1, 0.5, 0.1]))
     >>> table.loc["T"].tolist()
-    [0, 1, 'mouse', 0.2, 0.0]
+    [0, 1, 'mouse', 0.1, 0.0]
     """
     table = pd.crosstab(label, system)
     table.index.name = table.columns.name = None

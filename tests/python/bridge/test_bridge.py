@@ -266,12 +266,37 @@ def test_translate_equals_python(reference_and_query, tmp_path, monkeypatch):
     given = {**values, "to_system": "system2", "to_batch": None, "wanted": None}
     message = json.loads(call("translate", json.dumps(given), arrays, filled(query.X))[0])["error"]
     assert message.startswith("'batch' has ")
-    assert message.endswith("with MapSysVI() first, and translate with its result as reference.")
+    assert message.endswith("with MapSysVI() first, and use its result as reference.")
     monkeypatch.setattr("sysvi._core.memory.free_memory", lambda device: 1e5)
     message = json.loads(call("translate", json.dumps(given), arrays, filled(query.X))[0])["error"]
     assert re.search(
         r"of \d+ cells and 100 genes takes at least .* free: choose genes .genes., translate some", message
     )
+
+
+def test_compare_systems_equals_python(reference_and_query, tmp_path):
+    reference, _, _, arrays = reference_and_query
+    labelled, columns = columns_of(reference, "cell_type", "system", "batch", "sex", "age")
+    values = {**labelled, "genes": list(reference.var_names), "device": "cpu", "label": "cell_type"}
+    model = sysvi.load(tmp_path, device="cpu")
+    for pair, donor in ((None, "sex"), (["system2", "system1"], "sex")):
+        given = {**values, "compared": pair, "donor": donor, "min_cells": 5}
+        answer, out = call(
+            "compare_systems", json.dumps(given), {**columns, "model": arrays["model"]}, filled(reference.X)
+        )
+        header = json.loads(answer)["table"]
+        expected = sysvi.compare_systems(
+            model, reference, "cell_type", systems=pair, batch_key=donor, min_cells=5, progress=False
+        )
+        assert header["order"] == list(expected)
+        for name, values_of_column in header["texts"].items():
+            assert values_of_column == expected[name].tolist()
+        np.testing.assert_array_equal(out["table"], expected.drop(columns=list(header["texts"])).to_numpy(float))
+        assert np.isfinite(out["table"]).any(axis=0).all()
+    given = {**values, "compared": None, "donor": None, "min_cells": 5}
+    heard: list[str] = []
+    call("compare_systems", json.dumps(given), {**columns, "model": arrays["model"]}, filled(reference.X), heard.append)
+    assert any("type1 (2 of system1, 1 of system2)" in line for line in heard)
 
 
 def test_prepare_systems_equals_python():

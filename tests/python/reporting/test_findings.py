@@ -79,7 +79,7 @@ def test_classes_of_support_count_every_cell_once():
     row = table[(table["cells of"] == "a") & (table["in"] == "b")].iloc[0]
     values = support.loc[system == "a", "b"]
     assert row["cells"] == (system == "a").sum()
-    np.testing.assert_allclose(row["0.3 to 0.5"], ((values >= 0.3) & (values < 0.5)).mean())
+    np.testing.assert_allclose(row["0.2 to 0.4"], ((values >= 0.2) & (values < 0.4)).mean())
 
 
 def test_mixing_by_type_is_that_of_the_evaluation(content):

@@ -35,20 +35,18 @@ def make_record(preset, n_cells, columns=None, preparation=None, **train):
 
 
 @pytest.mark.parametrize("preset", [MIXING, CONSERVATIVE, PAPER])
-@pytest.mark.parametrize("n_systems", [2, 3])
-def test_a_preset_is_recognised(preset, n_systems):
-    chosen = chosen_settings(make_record(preset, 5_000), n_systems, 5_000)
-    usual = MIXING if n_systems == 2 else CONSERVATIVE
-    names = {id(MIXING): "mixing", id(CONSERVATIVE): "conservative", id(PAPER): "paper"}
-    assert chosen.preset == (None if preset is usual else names[id(preset)])
+def test_a_preset_is_recognised(preset):
+    chosen = chosen_settings(make_record(preset, 5_000), 5_000)
+    names = {id(MIXING): "mixing", id(CONSERVATIVE): None, id(PAPER): "paper"}  # the default needs no name
+    assert chosen.preset == names[id(preset)]
     assert (chosen.members, dict(chosen.settings)) == (None, {})
 
 
 def test_ramps_are_numbers_where_the_preset_has_the_same_ramp():
-    chosen = chosen_settings(make_record(MIXING, 900, cycle_weight=2), 2, 900)
+    chosen = chosen_settings(make_record(MIXING, 900, cycle_weight=2), 900)
     assert chosen.settings == {"cycle_weight": 2}
     record = make_record(MIXING, 900, cycle_weight=Ramp(2, 0, 0.5))
-    chosen = chosen_settings(record, 2, 900)
+    chosen = chosen_settings(record, 900)
     assert chosen.settings == {"cycle_weight": Ramp(2, 0, 0.5)}
     assert shell_command(record, "X_sysVI", chosen) is None
     assert "cycle_weight=sysvi.Ramp(value=2.0, start=0.0, end=0.5)" in python_code(record, "X_sysVI", chosen)
@@ -58,7 +56,7 @@ def test_ramps_are_numbers_where_the_preset_has_the_same_ramp():
 def test_odd_names_are_quoted():
     odd = 'it\'s "a" $(rm) \\ column'
     record = make_record(MIXING, 900, Columns(odd, None, odd, (odd,), (odd,), True))
-    chosen = chosen_settings(record, 2, 900)
+    chosen = chosen_settings(record, 900)
     words = shlex.split(shell_command(record, odd, chosen).replace("\\\n", ""))
     for option in ("--system", "--layer", "--covariate", "--continuous", "--key"):
         assert words[words.index(option) + 1] == odd
@@ -70,16 +68,16 @@ def test_odd_names_are_quoted():
 def test_what_only_python_can_set_is_not_given_to_the_shell():
     preparation = {"normalize": True, "target_sum": 1e3, "flavor": "cell_ranger", "n_top_genes": 3000, "min_cells": 20}
     record = make_record(MIXING, 900, preparation=preparation)
-    assert [recipe.language for recipe in recipes(record, "X_sysVI", 2, 900, False)] == ["python"]
-    assert "target_sum=1000.0" in recipes(record, "X_sysVI", 2, 900, False)[0].code
-    assert [recipe.language for recipe in recipes(record, "sysvi", 2, 900, True)] == ["r"]
+    assert [recipe.language for recipe in recipes(record, "X_sysVI", 900, False)] == ["python"]
+    assert "target_sum=1000.0" in recipes(record, "X_sysVI", 900, False)[0].code
+    assert [recipe.language for recipe in recipes(record, "sysvi", 900, True)] == ["r"]
 
 
 @pytest.mark.slow
 def test_command_and_code_give_the_same_bits(input_cells, integrated, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     input_cells.write_h5ad("cells.h5ad")
-    shell, python = recipes(read_record(integrated), "X_sysVI", 2, integrated.n_obs, False)
+    shell, python = recipes(read_record(integrated), "X_sysVI", integrated.n_obs, False)
     words = shlex.split(shell.code.replace("\\\n", ""))
     words = words[1 : words.index("--report")]  # the report itself is tested elsewhere
     result = CliRunner().invoke(main, [*words, "--quiet"])

@@ -1,0 +1,1 @@
+"""Genes that differ between systems in one state, and genes that mark a state in both."""
