@@ -21,6 +21,7 @@ from scipy import sparse
 import sysvi
 from sysvi import ModelSettings, Ramp, SysVI, TrainSettings
 from sysvi._core.progress import JsonLines
+from sysvi._core.settings import DEFAULT_PRESET
 from sysvi.api.support import LOW_SUPPORT
 from sysvi.cli import main
 
@@ -448,7 +449,7 @@ def test_an_ensemble_is_trained_by_default(counts, cells, tmp_path, assert_same)
     pd.testing.assert_frame_equal(output.obsm.pop("sysvi_support"), prepared.obsm["sysvi_support"])
     pd.testing.assert_series_equal(output.obs.pop("sysvi_support"), prepared.obs["sysvi_support"])
     record = output.uns.pop("sysvi")
-    assert json.loads(record["members"]) == len(model.members) == 4
+    assert json.loads(record["members"]) == len(model.members) == DEFAULT_PRESET.members
     assert_same(output, anndata.read_h5ad(counts))
     loaded = sysvi.load(tmp_path / "model", prepared)
     assert isinstance(loaded, sysvi.Ensemble)
@@ -752,7 +753,7 @@ def test_every_setting_is_an_option_with_the_default_and_help_of_the_setting(com
     options = {option.name: option for option in main.commands[command].params}
     for setting in (*dataclasses.fields(ModelSettings), *dataclasses.fields(TrainSettings)):
         if setting.name not in without:
-            option, default = options[setting.name], setting.default
+            option, default = options[setting.name], DEFAULT_PRESET.settings.get(setting.name, setting.default)
             assert option.default == (default.value if isinstance(default, Ramp) else default)
             assert option.help == setting.metadata["help"]
 

@@ -125,8 +125,8 @@ def test_dry_run_does_nothing(prepared, little_memory, tmp_path):
     assert "stays on disk" in text
     assert "Nothing was done." in text
     (event,) = map(json.loads, run(*arguments, *little_memory, "--json").stdout.splitlines())
-    assert event["members"] == 4
-    assert event["passes"] == 1 + 4 * event["epochs"] + 2
+    assert event["members"] == 8
+    assert event["passes"] == 1 + 8 * event["epochs"] + 2
     (event,) = map(json.loads, run(*arguments, "--json", "--members", 1).stdout.splitlines())
     assert event["on_disk"] is False
     assert event["passes"] == 1

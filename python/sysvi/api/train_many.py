@@ -107,9 +107,9 @@ def train_many(
     cores busy, but a single one is trained faster by :func:`sysvi.integrate` with ``members=1``. On an NVIDIA GPU up to
     twelve models are trained in parallel on the same cells, each in its own CUDA streams (measured with three).
 
-    Each model equals that of :func:`sysvi.integrate` with ``members=1`` and the same settings, in every bit if torch
-    has up to three threads. With more threads sums are rounded differently: models start equal up to rounding, and
-    training amplifies these differences.
+    Each model equals that of :func:`sysvi.integrate` with ``members=1``, ``preset="mixing"`` (whose settings are the
+    defaults of a single model) and the same settings, in every bit if torch has up to three threads. With more threads
+    sums are rounded differently: models start equal up to rounding, and training amplifies these differences.
 
     Parameters
     ----------

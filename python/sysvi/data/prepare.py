@@ -237,7 +237,7 @@ def read_preparation(adata: AnnData) -> dict[str, Any] | None:
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):
             return {str(name): plain(part) for name, part in value.items()}
-        return value.item() if isinstance(value, np.generic) else value
+        return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
     written = adata.uns.get(PREPARED_KEY)
     return plain(written) if isinstance(written, Mapping) and written else None

@@ -23,7 +23,7 @@ from sysvi.metrics._pca import principal_components
 from sysvi.reporting.findings import Finding, of_mixing, of_run, of_support, of_types
 from sysvi.reporting.run_record import RunRecord, read_record
 from sysvi.reporting.shown_cells import Column, choose_columns, read_column
-from sysvi.reporting.type_tables import cells_by_support, cells_by_type, mixing_by_type
+from sysvi.reporting.type_tables import cells_by_support, cells_by_type, mixing_by_type, neighbors_elsewhere
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,11 @@ def collect(
         highest = None if SUPPORT_KEY not in adata.obs else adata.obs[SUPPORT_KEY].to_numpy(float)[labelled]
         types = cells_by_type(label[labelled], system[labelled], highest)
         mixed = mixing.get(("CiLISI", embedding), pd.Series(dtype=float))
-        findings += of_types(types, sorted(set(system[labelled])), mixed)
+        shown_label, known = read_labels(shown, label_key)
+        assert shown_label is not None
+        shown_system = check_obs_column(shown, key, "system_key")
+        elsewhere = neighbors_elsewhere(coordinates[embedding][known], shown_label[known], shown_system[known])
+        findings += of_types(types, sorted(set(system[labelled])), mixed, elsewhere)
     groups = pd.DataFrame({"system": system} if batch is None else {"system": system, "batch": batch})
     return Content(
         record,

@@ -16,6 +16,7 @@ from sysvi.reporting.run_record import RunRecord
 
 MIN_CELLS_OF_TYPE = 20  # of a cell type in a system, to judge it
 LOW_MIXING = 0.05  # CiLISI of a shared type whose systems stay apart
+HIGH_MIXING = 0.2  # of a private type, relative to full mixing
 COMPARE = "compare settings (sysvi.tune in Python, sysvi tune in a shell, TuneSysVI() in R)"
 
 
@@ -109,7 +110,7 @@ def of_support(support: pd.DataFrame | None, system: np.ndarray, n_members: int)
         yield Finding("good", "Nearly all cells have counterparts in another system on which the models agree.")
 
 
-def of_types(types: pd.DataFrame, systems: list[str], mixing: pd.Series) -> Iterator[Finding]:
+def of_types(types: pd.DataFrame, systems: list[str], mixing: pd.Series, elsewhere: pd.Series) -> Iterator[Finding]:
     """Findings about cell types.
 
     Parameters
@@ -120,22 +121,22 @@ def of_types(types: pd.DataFrame, systems: list[str], mixing: pd.Series) -> Iter
         Names of the systems, columns of `types`.
     mixing
         CiLISI of the integrated embedding by cell type.
+    elsewhere
+        What :func:`sysvi.reporting.type_tables.neighbors_elsewhere` returns for the integrated embedding.
     """
     n_large = (types[systems] >= MIN_CELLS_OF_TYPE).sum(axis=1)
     private = types[(types["only in"] != "") & (n_large == 1)]
-    if "with counterparts" in types:
-        merged = private[private["with counterparts"] > 0.5]
-        if len(merged):
-            parts = [
-                f"{name} (only in {row['only in']}; {row['with counterparts']:.0%} of its cells)"
-                for name, row in merged.iterrows()
-            ]
-            yield Finding(
-                "warning",
-                f"The models find counterparts for cell types that one system has alone: {listing(parts)}.",
-                "These may be similar types under other names, or types that are merged by mistake: look at their "
-                "marker genes, or integrate less strongly (preset conservative).",
-            )
+    private = private.assign(elsewhere=elsewhere.reindex(private.index))
+    merged = private[private["elsewhere"] > HIGH_MIXING]
+    if len(merged):
+        parts = [f"{name} (only in {row['only in']}; {row['elsewhere']:.0%})" for name, row in merged.iterrows()]
+        yield Finding(
+            "warning",
+            "Cell types that one system has alone lie among cells of others (neighbours from other systems, relative "
+            f"to full mixing): {listing(parts)}.",
+            "These may be similar types under other names, or types that are merged by mistake: look at their marker "
+            "genes, and integrate with the preset conservative if it was another one.",
+        )
     shared = types.index[n_large >= 2]
     apart = [str(name) for name in shared if mixing.get(name, np.nan) < LOW_MIXING]
     if apart:

@@ -10,8 +10,39 @@ import pandas as pd
 from sysvi.api.support import LOW_SUPPORT
 from sysvi.evaluation.evaluate import Evaluation
 from sysvi.evaluation.registry import BATCH, METRICS
+from sysvi.metrics import nearest_neighbors
 
 SUPPORT_LIMITS = (0.0, LOW_SUPPORT, 0.4, 0.6, 0.8, 1.0)  # of the classes in which cells are counted by their support
+
+
+def neighbors_elsewhere(z: np.ndarray, label: np.ndarray, system: np.ndarray) -> pd.Series:
+    """Share of the 15 nearest neighbours of each type's cells that are of another system, relative to full mixing.
+
+    Parameters
+    ----------
+    z
+        Embedding of n labelled cells, (n, d).
+    label, system
+        Their label and system, (n,).
+
+    Returns
+    -------
+    pandas.Series
+        By label: 0 if the type's cells have neighbours of their own system only, 1 if as many of others as a random
+        sample of cells has.
+
+    Examples
+    --------
+    >>> z = np.repeat([[0.0], [9.0]], 20, axis=0)
+    >>> system = np.array(["human", "mouse"] * 10 + ["human"] * 20)
+    >>> apart = neighbors_elsewhere(z, np.repeat(["B", "T"], 20), system)
+    >>> float(apart["T"]), bool(apart["B"] > 0.9)
+    (0.0, True)
+    """
+    neighbors = nearest_neighbors(z, min(15, len(z) - 1)).indices
+    found = pd.Series((system[neighbors] != system[:, None]).mean(axis=1)).groupby(label).mean()
+    expected = pd.Series(1 - pd.Series(system).map(pd.Series(system).value_counts(normalize=True))).groupby(label)
+    return found / expected.mean()
 
 
 def cells_by_type(label: np.ndarray, system: np.ndarray, support: np.ndarray | None) -> pd.DataFrame:
@@ -34,8 +65,8 @@ def cells_by_type(label: np.ndarray, system: np.ndarray, support: np.ndarray | N
     Examples
     --------
     >>> table = cells_by_type(np.array(["B", "B", "T"]), np.array(["human", "mouse", "mouse"]), np.array([1, 0.5, 0.1]))
-    >>> table.loc["T"].tolist()
-    [0, 1, 'mouse', 0.1, 0.0]
+    >>> print(*table.loc["T"])
+    0 1 mouse 0.1 0.0
     """
     table = pd.crosstab(label, system)
     table.index.name = table.columns.name = None
@@ -87,8 +118,8 @@ def cells_by_support(support: pd.DataFrame, system: np.ndarray) -> pd.DataFrame:
     Examples
     --------
     >>> support = pd.DataFrame({"a": [np.nan, 0.2], "b": [0.8, np.nan]})
-    >>> cells_by_support(support, np.array(["a", "b"])).iloc[0].tolist()
-    ['a', 'b', 1, 0.0, 0.0, 0.0, 1.0, 0.0]
+    >>> print(*cells_by_support(support, np.array(["a", "b"])).iloc[0])
+    a b 1 0.0 0.0 0.0 0.0 1.0
     """
     names = [f"{low:g} to {high:g}" for low, high in pairwise(SUPPORT_LIMITS)]
     rows = []

@@ -546,6 +546,7 @@ def test_integrate_is_the_class_in_one_call(make_adata, make_sysvi):
         categorical_covariate_keys=["sex"],
         continuous_covariate_keys=["age"],
         members=1,
+        preset="mixing",  # the defaults of the class
         key_added="X_here",
         **SMALL,
         **FAST,

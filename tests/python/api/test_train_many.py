@@ -42,7 +42,7 @@ def many(adata, **settings):
 def alone(adata, **settings):
     """The model that integrate gives in one thread, of a copy of the data."""
     torch.set_num_threads(1)
-    return sysvi.integrate(adata.copy(), "system", "batch", members=1, **(SMALL | settings))
+    return sysvi.integrate(adata.copy(), "system", "batch", preset="mixing", members=1, **(SMALL | settings))
 
 
 def names(runs):

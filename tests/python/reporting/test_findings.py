@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from sysvi.reporting.findings import of_mixing, of_run, of_support, of_types
-from sysvi.reporting.type_tables import cells_by_support, cells_by_type, mixing_by_type
+from sysvi.reporting.type_tables import cells_by_support, cells_by_type, mixing_by_type, neighbors_elsewhere
 
 
 def levels(findings):
@@ -44,15 +44,33 @@ def test_types():
     assert types["only in"].to_dict() == {"both": "", "own": "a", "merged": "b"}
     assert types.loc["both", ["a", "b"]].tolist() == [30, 30]
     assert types["with counterparts"].to_dict() == {"both": 1.0, "own": 0.0, "merged": 1.0}
-    found = list(of_types(types, ["a", "b"], pd.Series({"both": 0.01})))
+    elsewhere = pd.Series({"both": 0.9, "own": 0.1, "merged": 0.6})
+    found = list(of_types(types, ["a", "b"], pd.Series({"both": 0.01}), elsewhere))
     assert levels(found) == ["warning", "warning", "note"]
-    assert "merged (only in b; 100% of its cells)" in found[0].text
+    assert "merged (only in b; 60%)" in found[0].text
     assert "own" not in found[0].text
     assert "both" in found[1].text
-    assert levels(of_types(types, ["a", "b"], pd.Series({"both": 0.5}))) == ["warning", "note"]
+    assert levels(of_types(types, ["a", "b"], pd.Series({"both": 0.5}), elsewhere)) == ["warning", "note"]
     alone = cells_by_type(label, system, None)
     assert list(alone) == ["a", "b", "only in"]
-    assert levels(of_types(alone, ["a", "b"], pd.Series(dtype=float))) == ["note"]
+    assert levels(of_types(alone, ["a", "b"], pd.Series(dtype=float), elsewhere.iloc[:2])) == ["note"]
+
+
+def test_neighbours_of_types_elsewhere():
+    """Beside a loop over the cells: types that mix, that lie apart, and that are hidden in another one."""
+    rng = np.random.default_rng(1)
+    label = np.repeat(["both", "apart", "hidden"], [60, 40, 20])
+    system = np.concatenate([np.tile(["a", "b"], 30), np.repeat("a", 40), np.repeat("b", 20)])
+    z = rng.standard_normal((120, 2)) + np.repeat([[0.0, 0], [20, 0], [0, 0]], [60, 40, 20], axis=0)
+    found = neighbors_elsewhere(z, label, system)
+    for name in ("both", "apart", "hidden"):
+        cells = np.flatnonzero(label == name)
+        near = [np.argsort(np.linalg.norm(z - z[i], axis=1))[1:16] for i in cells]
+        share = np.mean([(system[rows] != system[i]).mean() for i, rows in zip(cells, near, strict=True)])
+        full = np.mean([(system != system[i]).mean() for i in cells])
+        np.testing.assert_allclose(found[name], share / full)
+    assert found["apart"] == 0
+    assert found["hidden"] > 0.5
 
 
 def test_few_genes_and_interruptions(integrated):

@@ -362,7 +362,9 @@ def test_parallel_models_replay_their_own_steps(make_adata, monkeypatch, counted
     with restore_thread_count():
         torch.set_num_threads(1)
         for run in runs:
-            alone = sysvi.integrate(adata.copy(), "system", "batch", members=1, seed=run.seed, **settings)
+            alone = sysvi.integrate(
+                adata.copy(), "system", "batch", preset="mixing", members=1, seed=run.seed, **settings
+            )
             assert run.model.run.history == alone.run.history
 
 
@@ -372,7 +374,7 @@ def test_parallel_models_on_a_gpu(make_adata):
     settings = {"max_epochs": 3, "batch_size": 50, "device": "cuda", "progress": False}
     for run in sysvi.train_many(adata, "system", "batch", seeds=range(4), **settings):
         assert run.model.run.kernels.graph, why_steps(run.model.run)
-        alone = sysvi.integrate(adata.copy(), "system", "batch", members=1, seed=run.seed, **settings)
+        alone = sysvi.integrate(adata.copy(), "system", "batch", preset="mixing", members=1, seed=run.seed, **settings)
         assert run.model.run.history["total_train"] == pytest.approx(alone.run.history["total_train"], rel=1e-2)
 
 
