@@ -131,7 +131,7 @@ RunSysVI.default <- function(object, system, batch = NULL, metadata = NULL, cova
   rlang::check_dots_empty(error = suggest_options)
   process <- rlang::arg_match(process)
   check_options(options)
-  if (!is.null(cycle_weight)) check_weight(cycle_weight)
+  check_weight(cycle_weight, null_allowed = TRUE)
   check_whole_number(max_epochs, null_allowed = TRUE)
   check_whole_number(n_latent)
   check_whole_number(members)

@@ -53,8 +53,9 @@ check_number <- function(x, null_allowed = FALSE, name = rlang::caller_arg(x)) {
 }
 
 # A loss weight or mixture share: one number, or value, start and end of its ramp.
-check_weight <- function(x, name = rlang::caller_arg(x)) {
-  check_argument(x, function(x) is_finite_number(x, c(1L, 3L)), "a number or c(value, start, end)", FALSE, name)
+check_weight <- function(x, null_allowed = FALSE, name = rlang::caller_arg(x)) {
+  requirement <- "a number or c(value, start, end)"
+  check_argument(x, function(x) is_finite_number(x, c(1L, 3L)), requirement, null_allowed, name)
 }
 
 is_finite_number <- function(x, lengths) is.numeric(x) && length(x) %in% lengths && all(is.finite(x))

@@ -93,12 +93,12 @@ test_that("settings are checked, in R or by the engine", {
   expect_sysvi_error(call(foo = 1), "Unknown argument: see `\\?sysvi_options`.*foo = 1")
   expect_error(call(process = "elsewhere"), "`process` must be one of \"session\" or \"separate\", not \"elsewhere\"")
   expect_sysvi_error(call(verbose = NA), "`verbose` must be TRUE or FALSE, not NA")
-  for (name in c("n_top_genes", "cycle_weight", "n_latent", "members", "seed")) {
+  for (name in c("n_top_genes", "n_latent", "members", "seed")) {
     expect_sysvi_error(do.call(call, setNames(list(NULL), name)), sprintf("`%s` must be a .*number.*, not NULL", name))
   }
   expect_sysvi_error(call(n_latent = 2.5), "`n_latent` must be a whole number, not 2.5")
   expect_sysvi_error(
-    call(cycle_weight = c(1, 2)), "`cycle_weight` must be a number or c\\(value, start, end\\), not a double"
+    call(cycle_weight = c(1, 2)), "`cycle_weight` must be a number or c\\(value, start, end\\) or NULL, not a double"
   )
   expect_sysvi_error(call(max_epochs = NA), "`max_epochs` must be a whole number or NULL, not NA")
   expect_sysvi_error(call(members = 2.5), "`members` must be a whole number, not 2.5")

@@ -135,7 +135,7 @@ test_that("a type that the reference lacks is unknown, and shared types get thei
   is_known <- !is_new & metadata$cell_type != "type1"
   onto <- quietly(RunSysVI(
     x[, is_known], "system", "batch",
-    metadata = metadata, members = 2L, n_latent = 5L, seed = 1L, verbose = FALSE
+    metadata = metadata, members = 2L, preset = "mixing", n_latent = 5L, seed = 1L, verbose = FALSE
   ))
   folder <- file.path(withr::local_tempdir(), "reference")
   save <- function(...) {
