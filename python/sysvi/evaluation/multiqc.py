@@ -67,7 +67,9 @@ def multiqc_document(evaluation: Evaluation) -> dict[str, object]:
         },
         "headers": headers,
         "data": {
-            html.escape(embedding): {str(name): float(value) for name, value in table[embedding].items() if pd.notna(value)}
+            html.escape(embedding): {
+                str(name): float(value) for name, value in table[embedding].items() if pd.notna(value)
+            }
             for embedding in embedding_columns(table)
         },
     }

@@ -61,9 +61,8 @@ def scib_table(evaluation: Evaluation) -> pd.DataFrame:
     --------
     >>> import sysvi
     >>> cells = sysvi.datasets.simulate_systems(300, 200, seed=1)
-    >>> found = sysvi.evaluate_in_detail(
-    ...     cells, "X_pca", system_key="system", label_key="cell_type", metrics=["iLISI", "CiLISI", "cLISI"], progress=False
-    ... )
+    >>> keys, metrics = {"system_key": "system", "label_key": "cell_type"}, ["iLISI", "CiLISI", "cLISI"]
+    >>> found = sysvi.evaluate_in_detail(cells, "X_pca", **keys, metrics=metrics, progress=False)
     >>> table = sysvi.scib_table(found)
     >>> list(table.columns)
     ['cLISI', 'iLISI', 'Batch correction', 'Bio conservation', 'Total']
@@ -81,6 +80,6 @@ def scib_table(evaluation: Evaluation) -> pd.DataFrame:
         biology, batch = (table[SCIB_GROUPS[group]] for group in (BIOLOGY, BATCH))
         table["Total"] = BIOLOGY_SHARE * biology + (1 - BIOLOGY_SHARE) * batch
     kind_row = pd.DataFrame(
-        {column: [kinds.get(column, "Aggregate score")] for column in table}, index=["Metric Type"], dtype=object
+        {column: [kinds.get(str(column), "Aggregate score")] for column in table}, index=["Metric Type"], dtype=object
     )
     return pd.concat([table.astype(object), kind_row]).rename_axis(index="Embedding", columns=None)

@@ -41,9 +41,7 @@ def test_names_are_those_of_scib_metrics_and_every_metric_was_considered():
 
 def test_values_means_and_kinds():
     table = sysvi.scib_table(
-        evaluation(
-            {"iLISI": [0.2, 0.4], "BRAS": [0.6, 0.8], "CiLISI": [1, 1], "cLISI": [0.9, 0.5], "NMI": [0.7, 0.7]}
-        )
+        evaluation({"iLISI": [0.2, 0.4], "BRAS": [0.6, 0.8], "CiLISI": [1, 1], "cLISI": [0.9, 0.5], "NMI": [0.7, 0.7]})
     )
     expected = pd.DataFrame(
         {
@@ -90,7 +88,10 @@ def test_layout_and_numbers_are_those_of_the_benchmarker(monkeypatch):
     label, system = rng.integers(3, size=450), rng.integers(2, size=450)
     types = 20 * np.eye(5)[label] + rng.normal(size=(450, 5))
     cells = anndata.AnnData(
-        obs=pd.DataFrame({"system": np.array(["human", "mouse"])[system], "cell_type": np.array(list("abc"))[label]}, map(str, range(450))),
+        obs=pd.DataFrame(
+            {"system": np.array(["human", "mouse"])[system], "cell_type": np.array(list("abc"))[label]},
+            map(str, range(450)),
+        ),
         obsm={"X_pca": types + system[:, None], "X_mixed": types + 0.2 * system[:, None]},
     )
     benchmark = Benchmarker(
