@@ -36,6 +36,7 @@ from .evaluation.files import write_evaluation as write_evaluation
 from .evaluation.plots import plot_batch_strength as plot_batch_strength
 from .evaluation.plots import plot_evaluation as plot_evaluation
 from .evaluation.plots import plot_labels as plot_labels
+from .evaluation.scib_table import scib_table as scib_table
 from .mapping.plots import plot_confusion as plot_confusion
 from .mapping.plots import plot_reliability as plot_reliability
 from .mapping.reference import Reference as Reference

@@ -1007,7 +1007,8 @@ def evaluate(
     """Measure embeddings of an h5ad file: mixing of systems, and how well cell types and structure are kept.
 
     Prints a table, higher is better. With -o also writes evaluation.csv and .json (the table and notes on it),
-    labels.csv and cells.csv (the values by cell type and by cell) and the figures evaluation and labels.
+    labels.csv and cells.csv (the values by cell type and by cell) and the figures evaluation and labels; for other
+    benchmarks scib.csv (the metrics that scib-metrics has, under its names) and evaluation_mqc.json (for MultiQC).
     """
     from sysvi.evaluation.files import check_output_folder, format_evaluation, write_evaluation
 

@@ -114,6 +114,7 @@ def functions(counts, prepared, model, tmp_path_factory):
                                                     "progress": False}),
         "write_evaluation": (sysvi.write_evaluation, {"evaluation": evaluation, "folder": folder / "evaluation",
                                                       "figures": "png"}),
+        "scib_table": (sysvi.scib_table, {"evaluation": evaluation}),
         "transfer_labels": (sysvi.transfer_labels, {**cells, **LABELLED, "embedding": "Z", "cluster_key": "cell_type",
                                                     "n_neighbors": 5, "min_confidence": 0.5, "max_known_unknown": 0.1,
                                                     "unlabelled": ["unknown"]}),
@@ -132,7 +133,7 @@ NAMES = [
     *("prepare", "map_orthologs", "join_systems", "setup_anndata", "evaluate", "batch_strength", "condition_mixing"),
     *("prior_components", "compare_runs", "load", "save", "embed", "decode", "translate", "compare_systems"),
     *("write_evaluation", "transfer_labels", "save_reference", "load_reference", "plot_reliability", "plot_confusion"),
-    *("plot_labels", "plot_batch_strength"),
+    *("plot_labels", "plot_batch_strength", "scib_table"),
 ]
 
 

@@ -168,9 +168,9 @@ class Ensemble(MethodsOfScvi):
         adata: AnnData | None = None,
         indices: Sequence[int] | np.ndarray | None = None,
         give_mean: bool = True,
-        return_dist: bool = False,
-        batch_size: int | None = None,
         *,
+        batch_size: int | None = None,
+        return_dist: bool = False,
         seed: int | None = None,
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Embed cells: the members' embeddings are combined, and the systems moved onto each other.
@@ -183,11 +183,11 @@ class Ensemble(MethodsOfScvi):
             Rows to embed; all by default.
         give_mean
             Use the mean of each member's q(z | x, c); False: a sample of it.
+        batch_size
+            Number of cells to encode at a time; by default chosen for the device.
         return_dist
             Return mean and variance of the combined embedding, in which the members are independent. The move of a cell
             counts as fixed.
-        batch_size
-            Number of cells to encode at a time; by default chosen for the device.
         seed
             Random seed of the samples; by default the ensemble's.
 
@@ -263,13 +263,13 @@ class Ensemble(MethodsOfScvi):
     # -- saving -------------------------------------------------------------------------------------------------------
 
     def save(
-        self, dir_path: str | Path, overwrite: bool = False, save_anndata: bool = False, prefix: str | None = None
+        self, dir_path: str | Path, prefix: str | None = None, overwrite: bool = False, save_anndata: bool = False
     ) -> None:
         """Save all members and how they are combined as one file, ``dir_path/model.safetensors``.
 
         Parameters
         ----------
-        dir_path, overwrite, save_anndata, prefix
+        dir_path, prefix, overwrite, save_anndata
             As in :meth:`sysvi.SysVI.save`.
 
         Raises

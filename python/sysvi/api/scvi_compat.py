@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -57,9 +57,6 @@ REFUSED_TRAIN_ARGUMENTS = {
     "plan_config": "pass plan_kwargs",
     "trainer_config": "pass its fields to train",
 }
-# Arguments of the model's other methods that have no effect here.
-IGNORED_SAVE_ARGUMENTS = {"datamodule", "legacy_mudata_format", "save_kwargs"}
-IGNORED_LOAD_ARGUMENTS = {"allowed_classes_names_list", "backup_url", "datamodule"}
 IGNORED_PLAN_ARGUMENTS = {
     "compile",
     "compile_kwargs",
@@ -354,17 +351,9 @@ def translate_training(settings: Mapping[str, Any], plan_kwargs: Mapping[str, An
     return {**plan, **training}
 
 
-def ignore_arguments(function: str, given: Mapping[str, Any], known: Container[str]) -> None:
-    """Warn of arguments of scvi-tools that have no effect here; those that are None or False are passed over.
-
-    Raises
-    ------
-    InputError
-        If an argument is none of scvi-tools' either.
-    """
+def ignore_arguments(function: str, **given: Any) -> None:
+    """Warn of arguments of scvi-tools that have no effect here; those that are None or False are passed over."""
     for name, value in given.items():
-        if name not in known:
-            raise InputError(f"{function} has no argument {name}.")
         if value is not None and value is not False:
             warnings.warn(f"{function}({name}=...) has no effect in sysVI and is ignored.", stacklevel=3)
 

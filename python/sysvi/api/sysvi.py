@@ -43,8 +43,6 @@ from sysvi._core.settings import (
 from sysvi._version import __version__
 from sysvi.api.normalized_expression import DecodingMethodsOfScvi
 from sysvi.api.scvi_compat import (
-    IGNORED_LOAD_ARGUMENTS,
-    IGNORED_SAVE_ARGUMENTS,
     MethodsOfScvi,
     QueryMethodsOfScvi,
     device_name,
@@ -127,6 +125,8 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, MethodsOfScvi):
     ----------
     adata
         Log-normalised expression, cells x genes, set up with :meth:`setup_anndata`.
+    registry
+        Accepted for compatibility, as scvi-tools' second argument; must be None.
     prior
         ``"vamp"`` (posteriors of trainable pseudo-inputs), ``"gmm"`` (a free Gaussian mixture) or
         ``"standard_normal"``. The first two are ramped up during training (``mixture_share`` of :meth:`train`).
@@ -162,7 +162,7 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, MethodsOfScvi):
         Learn a vector for each category instead of one-hot codes; for covariates of many categories.
     embedding_kwargs
         ``{"embedding_dim": 5}``: length of these vectors.
-    registry, encoder_decoder_kwargs
+    encoder_decoder_kwargs
         Accepted for compatibility; must be None or empty.
     seed
         Random seed of the initial weights, of the pseudo-inputs and, unless :meth:`train` is given another, of
@@ -209,6 +209,7 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, MethodsOfScvi):
     def __init__(
         self,
         adata: AnnData,
+        registry: None = None,
         prior: str = "vamp",
         n_prior_components: int = 5,
         pseudoinputs_data_indices: Sequence[int] | np.ndarray | None = None,
@@ -218,14 +219,15 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, MethodsOfScvi):
         pseudoinputs_label_key: str | None = None,
         embedding_kwargs: Mapping[str, Any] | None = None,
         encoder_decoder_kwargs: Mapping[str, Any] | None = None,
-        registry: Mapping[str, Any] | None = None,
         seed: int = 0,
         **model_kwargs: Any,
     ):
         check_anndata(adata)
         columns = read_setup(adata)
         if registry is not None:
-            raise InputError("registry is not supported, since sysVI has none: leave it out.")
+            raise InputError(
+                "registry is not supported, since sysVI has none: leave it out, and pass settings by name (prior=...)."
+            )
         if encoder_decoder_kwargs:
             raise InputError(
                 f"encoder_decoder_kwargs {dict(encoder_decoder_kwargs)} are not supported; leave them out."
@@ -445,6 +447,8 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, MethodsOfScvi):
 
     def train(
         self,
+        plan_kwargs: Mapping[str, Any] | None = None,
+        *,
         max_epochs: int | None = None,
         accelerator: str = "auto",
         devices: int | Sequence[int] | str = "auto",
@@ -452,8 +456,6 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, MethodsOfScvi):
         validation_size: float | None = None,
         batch_size: int | None = None,
         early_stopping: bool = False,
-        plan_kwargs: Mapping[str, Any] | None = None,
-        *,
         check_val_every_n_epoch: int | None = None,
         early_stopping_patience: int | None = None,
         device: str | None = None,
@@ -466,6 +468,11 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, MethodsOfScvi):
 
         Parameters
         ----------
+        plan_kwargs
+            Arguments of scvi-tools' training plan: ``kl_weight``, ``z_distance_cycle_weight``,
+            ``reconstruction_weight``, ``adversarial_weight``, ``lr``, ``weight_decay``, ``eps``. A weight is a number
+            or a :class:`sysvi.Ramp`; a number for the cycle weight is ramped up from 0.1 to 0.6 of training, for the
+            others it is constant.
         max_epochs
             Passes over the data; by default chosen from the number of cells and reported.
         accelerator, devices
@@ -481,11 +488,6 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, MethodsOfScvi):
         early_stopping
             Stop when the loss on held-out cells no longer improves, and restore the weights of the best epoch. Epochs
             count from the end of the last ramp on.
-        plan_kwargs
-            Arguments of scvi-tools' training plan: ``kl_weight``, ``z_distance_cycle_weight``,
-            ``reconstruction_weight``, ``adversarial_weight``, ``lr``, ``weight_decay``, ``eps``. A weight is a number
-            or a :class:`sysvi.Ramp`; a number for the cycle weight is ramped up from 0.1 to 0.6 of training, for the
-            others it is constant.
         check_val_every_n_epoch
             Any value holds out cells and evaluates the loss on them at every epoch.
         early_stopping_patience
@@ -513,6 +515,10 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, MethodsOfScvi):
         -----
         Ctrl-C stops after the current step and leaves a usable model with ``status == "interrupted"``.
         """
+        if isinstance(plan_kwargs, int):
+            raise InputError(
+                f"plan_kwargs is {plan_kwargs}; give the number of epochs by name: train(max_epochs={plan_kwargs})."
+            )
         check_types(SysVI.train, plan_kwargs=plan_kwargs, early_stopping=early_stopping, stop=stop)
         check_types(SysVI.train, validation_size=validation_size)
         if train_size is None:
@@ -601,10 +607,11 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, MethodsOfScvi):
         adata: AnnData | None = None,
         indices: Sequence[int] | np.ndarray | None = None,
         give_mean: bool = True,
-        return_dist: bool = False,
-        batch_size: int | None = None,
-        *,
         mc_samples: int | None = None,
+        batch_size: int | None = None,
+        return_dist: bool = False,
+        dataloader: None = None,
+        *,
         seed: int | None = None,
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Embed cells.
@@ -617,12 +624,14 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, MethodsOfScvi):
             Rows to embed; all by default.
         give_mean
             Return the mean of q(z | x, c); False: a sample of it.
-        return_dist
-            Return mean and variance of q(z | x, c).
-        batch_size
-            Number of cells to encode at a time; by default chosen for the device.
         mc_samples
             Accepted for compatibility: the mean of a normal posterior needs no samples, in scvi-tools neither.
+        batch_size
+            Number of cells to encode at a time; by default chosen for the device.
+        return_dist
+            Return mean and variance of q(z | x, c).
+        dataloader
+            Accepted for compatibility; must be None.
         seed
             Random seed of the sample; by default the model's.
 
@@ -637,6 +646,8 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, MethodsOfScvi):
             If the model is untrained, or `adata` lacks genes or has systems or categories that the model does not know.
         """
         check_types(SysVI.get_latent_representation, give_mean=give_mean, return_dist=return_dist)
+        if dataloader is not None:
+            raise InputError("dataloader is not supported: give the cells as adata, and rows of it as indices.")
         if not self.is_trained:
             raise InputError("The model is not trained yet: call train() first.")
         cells = self.cells_of(adata, warn_of_large=True)
@@ -684,10 +695,13 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, MethodsOfScvi):
     def save(
         self,
         dir_path: str | Path,
+        prefix: str | None = None,
         overwrite: bool = False,
         save_anndata: bool = False,
-        prefix: str | None = None,
-        **ignored: Any,
+        save_kwargs: Mapping[str, Any] | None = None,
+        legacy_mudata_format: bool = False,
+        datamodule: Any = None,
+        **unknown: Any,
     ) -> None:
         """Save the model as ``dir_path/model.safetensors``: parameters, genes, categories, settings, history, versions.
 
@@ -695,21 +709,27 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, MethodsOfScvi):
         ----------
         dir_path
             Folder; created if missing.
+        prefix
+            Prefix of the file names.
         overwrite
             Replace a model that is in the folder. The new file appears whole or not at all.
         save_anndata
             Also write the data as ``adata.h5ad``.
-        prefix
-            Prefix of the file names.
-        **ignored
-            Further arguments of scvi-tools; they have no effect, which a warning says.
+        save_kwargs, legacy_mudata_format, datamodule
+            Arguments of scvi-tools; they have no effect, which a warning says.
+        **unknown
+            Refused.
 
         Raises
         ------
         InputError
-            If the folder holds a model already, or cannot be written.
+            If the folder holds a model already, or cannot be written; or for an unknown argument.
         """
-        ignore_arguments("save", ignored, IGNORED_SAVE_ARGUMENTS)
+        if unknown:
+            raise InputError(f"save has no argument {', '.join(unknown)}.")
+        ignore_arguments(
+            "save", save_kwargs=save_kwargs, legacy_mudata_format=legacy_mudata_format, datamodule=datamodule
+        )
 
         def write(path: Path) -> None:
             save_checkpoint(path, self.checkpoint(), overwrite)
@@ -749,7 +769,9 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, MethodsOfScvi):
         accelerator: str = "auto",
         device: str | int | None = None,
         prefix: str | None = None,
-        **ignored: Any,
+        backup_url: str | None = None,
+        datamodule: Any = None,
+        allowed_classes_names_list: Sequence[str] | None = None,
     ) -> SysVI:
         """Load a model. Opening the file never executes code.
 
@@ -765,15 +787,20 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, MethodsOfScvi):
             Device of the model: ``"auto"``, ``"cpu"``, ``"cuda"``, ... or the number of a CUDA device.
         prefix
             Prefix of the file names, as in :meth:`save`.
-        **ignored
-            Further arguments of scvi-tools; they have no effect, which a warning says.
+        backup_url, datamodule, allowed_classes_names_list
+            Arguments of scvi-tools; they have no effect, which a warning says.
 
         Raises
         ------
         InputError
             If the file is missing, damaged or not a sysVI model, or `adata` does not fit the model.
         """
-        ignore_arguments("load", ignored, IGNORED_LOAD_ARGUMENTS)
+        ignore_arguments(
+            "load",
+            backup_url=backup_url,
+            datamodule=datamodule,
+            allowed_classes_names_list=allowed_classes_names_list,
+        )
         path = model_file(dir_path, prefix)
         saved = load_checkpoint(path)
         with corruption_as_input_error(path):

@@ -14,10 +14,13 @@ from sysvi._core.errors import InputError
 from sysvi._core.files import check_folder, create_folder, write_atomically
 from sysvi._core.tables import write_csv
 from sysvi.evaluation.evaluate import Evaluation
+from sysvi.evaluation.multiqc import multiqc_document
 from sysvi.evaluation.plots import plot_evaluation, plot_labels
+from sysvi.evaluation.scib_table import scib_table
 from sysvi.evaluation.tables import AGGREGATE, embedding_columns
 
 TABLE_FILE, JSON_FILE, LABEL_FILE, CELL_FILE = "evaluation.csv", "evaluation.json", "labels.csv", "cells.csv"
+MULTIQC_FILE, SCIB_FILE = "evaluation_mqc.json", "scib.csv"
 
 
 def format_evaluation(evaluation: Evaluation) -> str:
@@ -65,8 +68,9 @@ def write_evaluation(evaluation: Evaluation, folder: str | Path, figures: str = 
     Returns
     -------
     list of Path
-        Files written: evaluation.csv, evaluation.json (table and notes), cells.csv and the figure evaluation; with
-        labels also labels.csv and the figure labels.
+        Files written: evaluation.csv, evaluation.json (table and notes), evaluation_mqc.json (the table for a MultiQC
+        report), cells.csv and the figure evaluation; with labels also labels.csv and the figure labels; with metrics
+        that scib-metrics has, too, scib.csv (`sysvi.scib_table`).
     """
     check_types(write_evaluation, evaluation=evaluation, folder=folder, figures=figures)
     folder = create_folder(folder)
@@ -74,13 +78,15 @@ def write_evaluation(evaluation: Evaluation, folder: str | Path, figures: str = 
     cells.columns = cells.columns.map(": ".join)
     writers: dict[str, Callable[[Path], object]] = {
         TABLE_FILE: lambda path: write_csv(evaluation.table, path, index_label="metric"),
-        JSON_FILE: lambda path: path.write_text(
-            json.dumps(_json_document(evaluation), indent=1, allow_nan=False) + "\n"
-        ),
+        JSON_FILE: lambda path: _write_json(_json_document(evaluation), path),
+        MULTIQC_FILE: lambda path: _write_json(multiqc_document(evaluation), path),
         CELL_FILE: lambda path: write_csv(cells, path, index_label="cell", float_format="%.6g"),
     }
     if not evaluation.per_label.empty:
         writers[LABEL_FILE] = lambda path: write_csv(evaluation.per_label, path, index=False)
+    scib = scib_table(evaluation)
+    if not scib.empty:
+        writers[SCIB_FILE] = lambda path: write_csv(scib, path, index_label="Embedding")
     for name, write in writers.items():
         write_atomically(folder / name, write)
     paths = [folder / name for name in writers]
@@ -90,6 +96,11 @@ def write_evaluation(evaluation: Evaluation, folder: str | Path, figures: str = 
         figure_paths.append(folder / f"labels.{figures}")
         plot_labels(evaluation.per_label, figure_paths[1])
     return paths + figure_paths
+
+
+def _write_json(document: dict[str, object], path: Path) -> None:
+    """Write a document as JSON; NaN, which JSON does not have, is an error."""
+    path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
 def _json_document(evaluation: Evaluation) -> dict[str, object]:

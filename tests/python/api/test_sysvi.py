@@ -59,20 +59,53 @@ def test_setup_takes_positions_and_names_alike(make_adata):
     assert list(vocabulary.continuous) == ["age"]
 
 
-def test_parameters_keep_the_names_and_order_of_scvi_tools():
-    setup = list(inspect.signature(SysVI.setup_anndata).parameters)
-    assert setup == [
-        "adata",
-        "batch_key",
-        "layer",
-        "categorical_covariate_keys",
-        "continuous_covariate_keys",
-        "weight_batches",
-    ]
-    init = list(inspect.signature(SysVI).parameters)
-    assert init[:4] == ["adata", "prior", "n_prior_components", "pseudoinputs_data_indices"]
-    latent = list(inspect.signature(SysVI.get_latent_representation).parameters)
-    assert latent[1:6] == ["adata", "indices", "give_mean", "return_dist", "batch_size"]
+# Names and order of the positional parameters in scvi-tools 1.5.1, of scvi.external.SysVI and the classes that it
+# inherits from. All that follows `plan_kwargs` in train is passed by name there, too.
+POSITIONAL_IN_SCVI_TOOLS = {
+    "__init__": "adata registry prior n_prior_components pseudoinputs_data_indices",
+    "setup_anndata": "adata batch_key layer categorical_covariate_keys continuous_covariate_keys weight_batches",
+    "train": "plan_kwargs",
+    "get_latent_representation": "adata indices give_mean mc_samples batch_size return_dist dataloader",
+    "get_normalized_expression": "adata indices transform_batch gene_list library_size n_samples n_samples_overall "
+    "weights batch_size return_mean return_numpy silent dataloader data_loader_kwargs",
+    "save": "dir_path prefix overwrite save_anndata save_kwargs legacy_mudata_format datamodule",
+    "load": "dir_path adata accelerator device prefix backup_url datamodule allowed_classes_names_list",
+    "prepare_query_anndata": "adata reference_model return_reference_var_names inplace",
+    "load_query_data": "adata reference_model registry inplace_subset_query_vars accelerator device unfrozen",
+}
+
+
+@pytest.mark.parametrize("method", POSITIONAL_IN_SCVI_TOOLS)
+def test_positional_parameters_are_those_of_scvi_tools(method):
+    parameters = inspect.signature(getattr(SysVI, method)).parameters.values()
+    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self"]
+    assert positional == POSITIONAL_IN_SCVI_TOOLS[method].split()
+
+
+def test_positional_arguments_reach_their_parameters(make_adata, tmp_path):
+    adata = make_adata()
+    SysVI.setup_anndata(adata, "system", None, ["batch"])
+    model = SysVI(adata, None, "gmm", 3, np.arange(3), **SMALL)
+    assert (model.model_settings.prior, model.model_settings.n_prior_components) == ("gmm", 3)
+    model.train({"kl_weight": 0.5}, max_epochs=1, progress=False)
+    assert model.train_settings.kl_weight.value == 0.5
+    mean, variance = model.get_latent_representation(None, [1, 2], True, 5000, 10, True)
+    assert mean.shape == variance.shape == (2, 4)
+    model.save(tmp_path, "first_", False, True)
+    assert {path.name for path in tmp_path.iterdir()} == {"first_model.safetensors", "first_adata.h5ad"}
+    again = SysVI.load(tmp_path, adata, "cpu", "auto", "first_")
+    np.testing.assert_array_equal(again.get_latent_representation(None, [1, 2]), mean)
+
+
+def test_positional_arguments_of_earlier_versions_are_told_in_a_sentence(model, make_adata, tmp_path):
+    with pytest.raises(InputError, match=r"give the number of epochs by name: train\(max_epochs=5\)"):
+        model.train(5)
+    with pytest.raises(InputError, match=r"registry is not supported.*pass settings by name \(prior="):
+        SysVI(model.adata, "gmm")
+    with pytest.raises(InputError, match="prefix is True; it must be"):
+        model.save(tmp_path, True)
+    with pytest.raises(InputError, match="dataloader is not supported: give the cells as adata"):
+        model.get_latent_representation(dataloader=[1])
 
 
 @pytest.mark.parametrize(
