@@ -44,6 +44,6 @@ def test_trained_in_r_translated_in_python(r, build, log_cells, tmp_path):
         folder=str(tmp_path),
     )
     model = sysvi.load(tmp_path, device="cpu")
-    assert len(model.members) == ENSEMBLE.get("members", 4)
+    assert len(model.members) == ENSEMBLE.get("members", 8)
     expected = sysvi.translate(model, log_cells, "system2", progress=False).layers["sysvi_translated"]
     np.testing.assert_array_equal(np.asarray(found).T, expected)
