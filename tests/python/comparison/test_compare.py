@@ -120,7 +120,7 @@ def test_the_adapters_declare_the_methods_of_the_paper():
     assert [name for name in known if known[name].labels] == ["scgen", "scanvi"]
     assert {known[name].requires_python for name in ("scvi", "scvi-sysvi", "scanvi", "drvi")} == {">=3.12"}
     assert known["harmony-r"].sources == {"HARMONY_SOURCE": "harmony"}
-    assert known["sysvi"].grid_points("default") == [("cycle_weight", 30)]
+    assert known["sysvi"].grid_points("default") == [("cycle_weight", 10)]
 
 
 def test_adapters_read_arguments_and_write_what_they_are_told():
