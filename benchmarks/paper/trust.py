@@ -51,6 +51,7 @@ SUPPORT_TABLE = RESULTS / "paper_trust_support.csv"
 MIN_CELLS = 20  # of a type in a system
 THRESHOLDS = (0.2, 0.3, 0.4, 0.45, 0.5, 0.55, 0.6)  # of the support
 FORMER = {  # the defaults of one model before this study
+    "preset": "mixing",
     "members": 1,
     "n_hidden": 256,
     "covariates_in_mean": False,
@@ -60,18 +61,15 @@ VARIANTS = {
     "default": {},
     "four members": {"members": 4},
     "mixing": {"preset": "mixing"},
-    "conservative": {"preset": "conservative", "members": 4},
     "one member": {"members": 1},
     "data start": {"initialisation": "data"},
     "random weights": {"initialisation": "random"},
     "hidden layers only": {"covariates_in_mean": False},
-    "cycle 10": {"cycle_weight": Ramp(10.0, 0.1, 0.6)},
-    "cycle 10, half the epochs": {"cycle_weight": Ramp(10.0, 0.1, 0.6), "length": 0.5},
-    "cycle 10, KL 1": {"cycle_weight": 10, "kl_weight": 1},
+    "mixing, cycle 10": {"preset": "mixing", "cycle_weight": 10},
     "cycle 30, KL 2": {"cycle_weight": 30, "kl_weight": 2},
     "KL ramp": {"kl_weight": Ramp(1.0, 0.0, 0.1)},
-    "half the epochs": {"length": 0.5},
-    "twice the epochs": {"length": 2.0},
+    "half the epochs": {"max_epochs": 12},
+    "twice the epochs": {"max_epochs": 48},
     "former default": FORMER,
     "paper": {"preset": "paper"},
 }
@@ -205,14 +203,10 @@ def run(cells: Cells, variant: str, repeat: int, peer_python: str) -> dict:
 
 
 def settings_of(n_cells: int, variant: str) -> dict:
-    """Settings of a variant; the length of training is relative to the default."""
-    from sysvi._core.settings import default_batch_size, default_max_epochs
+    """Settings of a variant; only the length of the former default depends on the number of cells."""
     from sysvi.data.cells import n_minibatches
 
     settings = dict(VARIANTS[variant])
-    if "length" in settings:
-        epochs = default_max_epochs(n_cells, n_minibatches(n_cells, default_batch_size(n_cells)))
-        settings["max_epochs"] = max(1, round(settings.pop("length") * epochs))
     if variant == "former default":  # 4,400 steps of 256 cells, or half as many of 1,024 with twice the learning rate
         batch_size, lr = (128, 1e-3) if n_cells < 1000 else (256, 1e-3) if n_cells < 5000 else (1024, 2e-3)
         epochs = max(20, -(-round(4.4 / lr) // n_minibatches(n_cells, batch_size)))

@@ -258,6 +258,7 @@ def pass_columns(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def read_input(path: Path, raw: bool, layer: str | None, or_zarr: bool = False) -> AnnData:
     """Open the input file, or zarr store where the command takes one; with `raw`, with the expression of raw."""
+    from sysvi.data.ensure_prepared import is_prepared
     from sysvi.data.h5ad import read_h5ad
     from sysvi.data.stores import open_cells
 
@@ -265,7 +266,7 @@ def read_input(path: Path, raw: bool, layer: str | None, or_zarr: bool = False) 
         raise sysvi.InputError("--raw and --layer name two different places of the expression: give one of them.")
     adata = open_cells(path, raw) if or_zarr else read_h5ad(path, raw)
     genes = click.get_current_context().get_parameter_source("n_top_genes")
-    if layer is None and "sysvi_prepare" in adata.uns and genes is ParameterSource.COMMANDLINE:
+    if is_prepared(adata, layer) and genes is ParameterSource.COMMANDLINE:
         warnings.warn("The input is prepared already: --genes has no effect.", stacklevel=1)
     return adata
 

@@ -12,9 +12,10 @@ from sysvi._core.checks import check_key, check_obs_column, get_expression
 from sysvi._core.events import OnEvent, preparation_reporter
 from sysvi._core.files import write_atomically
 from sysvi._core.fingerprint import fingerprint
+from sysvi.data.ensure_prepared import is_prepared
 from sysvi.data.h5ad import write_anndata
 from sysvi.data.labels import read_labels
-from sysvi.data.prepare import prepare
+from sysvi.data.prepare import PREPARED_KEY, prepare
 from sysvi.data.row_blocks import to_csr
 
 UNLABELLED = "unlabelled"  # label of all unlabelled cells; scoring leaves these cells out wherever it needs labels
@@ -46,7 +47,7 @@ def prepared_cells(
         "label": np.where(is_labelled, label, UNLABELLED).astype(object),
     }
     report = preparation_reporter(on_event)
-    if layer is None and "sysvi_prepare" in adata.uns:
+    if is_prepared(adata, layer):
         report("The input is already prepared")
         cells = adata
     else:
@@ -59,7 +60,7 @@ def prepared_cells(
         obs=pd.DataFrame(columns, index=adata.obs_names.astype(str)).astype("category"),
         var=pd.DataFrame(index=cells.var_names.astype(str)),
         layers={} if counts is None else {"counts": to_csr(counts)},
-        uns={"sysvi_prepare": {}},
+        uns={PREPARED_KEY: {}},
     )
 
 

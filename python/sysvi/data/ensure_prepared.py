@@ -8,7 +8,7 @@ from typing import Any
 from anndata import AnnData
 
 from sysvi._core.checks import get_expression, looks_like_counts
-from sysvi.data.prepare import prepare
+from sysvi.data.prepare import PREPARED_KEY, prepare
 from sysvi.data.row_blocks import read_into_memory, row_blocks
 
 
@@ -88,7 +88,7 @@ def ensure_prepared(
 
 def is_prepared(adata: AnnData, layer: str | None) -> bool:
     """Whether the expression, ``X`` or a layer, is the output of `prepare`, whose genes are used as they are."""
-    return layer is None and "sysvi_prepare" in adata.uns
+    return layer is None and PREPARED_KEY in adata.uns
 
 
 def _copy_with_expression(adata: AnnData, layer: str | None) -> AnnData:
