@@ -26,9 +26,9 @@ from sysvi.model.anchors import Moves, find_moves
 from sysvi.model.checkpoint import corruption_as_input_error, holds_ensemble, load_ensemble, save_ensemble
 from sysvi.model.combination import Combination, combine
 
-# How close anchors must be in every member, for two systems and for more: among several systems there is more often a
-# cell that is near by mistake, in all members (docs/trust.md).
-MIN_CLOSENESS, MIN_CLOSENESS_OF_SEVERAL = 0.15, 0.8
+# How close anchors must be, for two systems and for more: among several systems there is more often a cell that is near
+# by mistake, in all members (docs/trust.md).
+MIN_CLOSENESS, MIN_CLOSENESS_OF_SEVERAL = 1.5, 2.75
 WORST_FIRST = ("failed", "interrupted", "stopped_early", "finished")  # status of an ensemble: the worst of its members
 
 

@@ -1,10 +1,10 @@
 """Moving systems onto each other where all members of an ensemble agree which of their cells correspond.
 
-Two cells of different systems that are mutual nearest neighbours (Haghverdi et al., 2018), and not far apart, in the
-embedding of every member are a pair of anchors. What still separates them in the combined embedding is a difference
-between the systems that training has left, so the anchors, and with them the cells around them, are moved onto each
-other. Cells of a type that the other system lacks are seldom anchors: their mutual neighbours differ between members,
-or are far away in some. They stay where they are.
+Two cells of different systems that are mutual nearest neighbours (Haghverdi et al., 2018) in the embedding of every
+member, and on average not far apart, are a pair of anchors. What still separates them in the combined embedding is a
+difference between the systems that training has left, so the anchors, and with them the cells around them, are moved
+onto each other. Cells of a type that the other system lacks are seldom anchors: their mutual neighbours differ between
+members, or are farther away than cells of their own type. They stay where they are.
 
 A further system can be moved onto those that are there, which then stay where they are (`Moves.extend`).
 
@@ -20,6 +20,7 @@ from itertools import combinations
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 
 from sysvi._core.parallel import one_blas_thread
 from sysvi._core.samples import nearest_points, sample_rows
@@ -27,10 +28,10 @@ from sysvi._core.samples import nearest_points, sample_rows
 Floats = NDArray[np.float64]
 
 MAX_SAMPLED_CELLS = 1_000  # of each system, among which anchors are searched
-MAX_SHARE_OF_NEIGHBORS = 0.1  # of a system's sampled cells that count as nearest neighbours of a cell
+SHARE_OF_NEIGHBORS = 0.15  # of a system's sampled cells that count as nearest neighbours of a cell
+SHARE_AROUND = 0.25  # of a system's sampled cells that lie within the radius of a cell of this system
 MIN_NEIGHBORS = 10
 N_ROUNDS = 3
-N_OWN = 15  # nearest cells of the own system, to which the distance of a pair is compared
 N_SMOOTHED = 30  # sampled cells whose moves are averaged
 CELLS_AT_A_TIME = 10_000
 
@@ -113,9 +114,9 @@ def find_moves(
 ) -> Moves:
     """Find the cells that correspond in all members, and how to move the systems onto each other there.
 
-    Of each system at most 1,000 cells are used, a random sample. A cell's nearest neighbours in another system are a
-    share of that system's sampled cells (`share_of_neighbors`; at least 10 cells), and pairs that are neighbours of
-    each other, and close, in the embeddings of all members are anchors. In each of three rounds, every cell is moved to
+    Of each system at most 1,000 cells are used, a random sample. A cell's nearest neighbours in another system are 15 %
+    of that system's sampled cells (at least 10 cells), and pairs that are neighbours of each other in the embeddings of
+    all members, and close on average, are anchors. In each of three rounds, every cell is moved to
     the mean of itself and its counterparts, one for each other system: the mean of its anchors there. Moves and numbers
     of counterparts are averaged over the cells around each cell, so that a cell among few anchors moves less.
 
@@ -128,9 +129,10 @@ def find_moves(
     system
         Code of the system of each cell, (n,).
     min_closeness
-        How close anchors must be in every member: the smallest ratio of a cell's mean distance to its 15 nearest cells
-        of its own system (the smaller one of the two cells) to the distance of the pair. A cell without counterpart has
-        nearest neighbours in the other system too, but far away in those members that keep it apart.
+        The smallest closeness of anchors. The closeness of a pair in a member is the radius within which a quarter of
+        the cells of a cell's own system lie around it, of the two cells the larger radius, divided by the distance of
+        the pair; over the members, the geometric mean is taken. A cell without counterpart has nearest neighbours in
+        the other system too, but they are farther away, compared with the extent of its own surroundings.
 
     Returns
     -------
@@ -182,49 +184,35 @@ def _move_onto_anchors(
 
 
 def _anchors(members: Sequence[tuple[np.ndarray, np.ndarray]], min_closeness: float) -> sp.csr_array:
-    """Pairs that are mutual neighbours and close in all members, from embeddings of two systems: 0 or 1, (a, b)."""
-    share = share_of_neighbors(len(members))
+    """Pairs that are mutual neighbours in all members, and close, from embeddings of two systems: 0 or 1, (a, b)."""
     pairs: sp.csr_array | None = None
     for a, b in members:
-        mutual = _neighbors(b, a, share).multiply(_neighbors(a, b, share).T)
-        close = _close_pairs(sp.csr_array(mutual), a, b, min_closeness)
-        pairs = close if pairs is None else sp.csr_array(pairs.multiply(close))
+        mutual = _neighbors(b, a).multiply(_neighbors(a, b).T)
+        pairs = sp.csr_array(mutual if pairs is None else pairs.multiply(mutual))
     assert pairs is not None
-    return pairs
-
-
-def _close_pairs(pairs: sp.csr_array, a: np.ndarray, b: np.ndarray, min_closeness: float) -> sp.csr_array:
-    """Those of the pairs that are as close as `min_closeness` says, from the embeddings of two systems."""
     rows, columns = pairs.nonzero()
-    own_a, own_b = (_own_distance(z) for z in (a, b))
-    distance = np.linalg.norm(a[rows] - b[columns], axis=1)
-    close = np.minimum(own_a[rows], own_b[columns]) >= min_closeness * distance
+    closeness = np.mean([_log_closeness(a, b, rows, columns) for a, b in members], axis=0)
+    close = closeness >= np.log(min_closeness) if min_closeness > 0 else np.ones(len(rows), bool)
     return sp.csr_array((np.ones(close.sum()), (rows[close], columns[close])), shape=pairs.shape)
 
 
-def _own_distance(z: np.ndarray) -> Floats:
-    """Mean distance of each point, (n, L), to its nearest other points, (n,); 0 of a single point."""
-    distance, _ = nearest_points(z, z, N_OWN + 1)
-    return np.asarray(distance[:, 1:].sum(axis=1) / max(1, distance.shape[1] - 1), np.float64)
+def _log_closeness(a: np.ndarray, b: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> Floats:
+    """Logarithm of the closeness of pairs of cells in one member, (pairs,); a pair in the same place is closest."""
+    radius = np.maximum(_radius(a)[rows], _radius(b)[columns])
+    distance = np.linalg.norm(a[rows] - b[columns], axis=1)
+    smallest = np.finfo(np.float64).tiny
+    return np.asarray(np.log(np.maximum(radius, smallest)) - np.log(np.maximum(distance, smallest)), np.float64)
 
 
-def share_of_neighbors(n_members: int) -> float:
-    """Share of a system's sampled cells that count as nearest neighbours of a cell, in an ensemble of so many members.
-
-    A cell is among the neighbours in all members by chance the more seldom, the more members there are. So they may
-    take more neighbours: 6 % for four members, and 10 % from five on.
-
-    Examples
-    --------
-    >>> [round(share_of_neighbors(n), 3) for n in (2, 4, 5, 6, 8)]
-    [0.004, 0.06, 0.1, 0.1, 0.1]
-    """
-    return min(MAX_SHARE_OF_NEIGHBORS, 0.06 ** (4 / n_members))
+def _radius(z: np.ndarray) -> Floats:
+    """Distance of each point, (n, L), within which a quarter of the other points lie, (n,); 0 of a single point."""
+    k = min(max(MIN_NEIGHBORS, round(SHARE_AROUND * len(z))), len(z) - 1)
+    return np.asarray(np.partition(cdist(z, z), k, axis=1)[:, k], np.float64)
 
 
-def _neighbors(points: np.ndarray, queries: np.ndarray, share: float) -> sp.csr_array:
+def _neighbors(points: np.ndarray, queries: np.ndarray) -> sp.csr_array:
     """Which of the points are nearest neighbours of each query: 0 or 1, (queries, points)."""
-    k = max(MIN_NEIGHBORS, round(share * len(points)))
+    k = max(MIN_NEIGHBORS, round(SHARE_OF_NEIGHBORS * len(points)))
     _, found = nearest_points(points, queries, k)
     return _sparse_rows(np.ones(found.shape), found, len(points))
 
