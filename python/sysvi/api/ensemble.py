@@ -209,12 +209,16 @@ class Ensemble(MethodsOfScvi):
             squared = np.square(self.combination.matrix)  # the variance of z A in each dimension is var(z) A²
             parts = [var.astype(np.float64) @ a for (_, var), a in zip(distributions, squared, strict=True)]
             return self.combine(means, system), np.sum(parts, axis=0).astype(np.float32)
-        if not give_mean:
-            noise = generator(self.seed if seed is None else seed, "sample")
-            means = [
-                mean + np.sqrt(var) * torch.randn(mean.shape, generator=noise).numpy() for mean, var in distributions
-            ]
-        return self.combine(means, system)
+        if give_mean:
+            return self.combine(means, system)
+        noise = generator(self.seed if seed is None else seed, "sample")
+        samples = [
+            mean + np.sqrt(var) * torch.randn(mean.shape, generator=noise).numpy() for mean, var in distributions
+        ]
+        # A sample moves as its mean does, so that the mean and variance of `return_dist` are those of the samples.
+        combined = self.combination.apply(means)
+        move = self.moves.apply(combined, system) - combined
+        return (self.combination.apply(samples) + move).astype(np.float32)
 
     def member_embeddings(self) -> list[np.ndarray]:
         """Each member's embedding of its own cells in its own latent space: float32, cells x latent dimensions."""
