@@ -245,6 +245,30 @@ def test_cells_of_a_known_system_are_mapped_without_the_genes_that_it_lacks(unio
     np.testing.assert_allclose(query.obsm["X_sysVI"], prepared.obsm["X_sysVI"][mouse], atol=1e-4)
 
 
+def test_a_new_batch_of_a_known_system_is_learned(union):
+    prepared = prepare(union, genes="union")
+    model = train(prepared, members=2)
+    query = union[union.obs["species"] == "mouse"][:50].copy()
+    query.obs["batch"] = "new"
+    extended = sysvi.extend_model(model, query, max_epochs=1, progress=False)
+    assert extended.vocabulary.lacking == model.vocabulary.lacking
+    z = extended.get_latent_representation()
+    assert z.shape == (50, 15)
+    assert np.isfinite(z).all()
+    np.testing.assert_array_equal(extended.get_latent_representation(prepared), prepared.obsm["X_sysVI"])
+
+
+def test_a_union_without_genes_of_some_systems_is_written_and_read(tmp_path):
+    parts, _ = two_species()
+    parts["mouse"].var_names = parts["human"].var_names
+    joined = sysvi.join_systems(parts, "species", genes="union")
+    joined.write_h5ad(tmp_path / "joined.h5ad")
+    first, second = prepare(joined), prepare(anndata.read_h5ad(tmp_path / "joined.h5ad"), genes="union")
+    assert first.var_names.tolist() == second.var_names.tolist()
+    assert (first.X != second.X).nnz == 0
+    assert OWN_GENES_KEY not in second.uns
+
+
 def test_expression_on_disk_gives_the_model_of_memory(union, tmp_path):
     prepared = prepare(union, genes="union")
     prepared.write_h5ad(tmp_path / "cells.h5ad")
