@@ -17,6 +17,7 @@ from sysvi.data.columns import Columns
 from sysvi.data.from_anndata import read_data
 from sysvi.data.h5ad import read_h5ad
 from sysvi.data.own_genes import OWN_GENES_KEY, group_genes, own_genes_record, read_own_genes
+from sysvi.model.checkpoint import LACKING_VERSION, MODEL_FILE, read_file, write_file
 
 # -- groups of orthologues --------------------------------------------------------------------------------------------
 
@@ -119,6 +120,11 @@ def two_species(seed=1, n_cells=300):
 def union():
     parts, table = two_species()
     return sysvi.join_systems(parts, "species", genes="union", orthologs={"mouse": table})
+
+
+@pytest.fixture(scope="module")
+def model(union):
+    return train(prepare(union, genes="union"))
 
 
 def prepare(adata, **kwargs):
@@ -224,6 +230,15 @@ def test_models_are_saved_loaded_and_embed_cells_with_their_own_genes_alone(unio
     assert lacking.any()
     own = prepared[mouse, ~lacking].copy()
     np.testing.assert_allclose(loaded.get_latent_representation(own), prepared.obsm["X_sysVI"][mouse], atol=1e-5)
+
+
+@pytest.mark.parametrize("lacking", [{"human": ["none"]}, {"rat": ["gene1"]}, {"human": []}, {"human": 3}, [], 3])
+def test_a_saved_model_with_damaged_genes_of_systems_is_refused(model, tmp_path, lacking):
+    model.save(tmp_path)
+    tensors, header = read_file(tmp_path / MODEL_FILE)
+    write_file(tmp_path / MODEL_FILE, tensors, header | {"lacking": lacking}, True, LACKING_VERSION)
+    with pytest.raises(InputError, match="is corrupted"):
+        sysvi.load(tmp_path)
 
 
 def test_genes_that_the_target_lacks_are_nan_in_translated_expression(union):
