@@ -12,6 +12,13 @@
 #' expressed in more than `min_cells` cells of every system are kept. Counts are
 #' scaled to 10,000 per cell over these genes, then transformed to log(1 + x).
 #'
+#' With `genes = "union"`, genes that some systems lack are kept too. One-to-one
+#' orthologues are one gene; the counts of one-to-many and many-to-many orthologues
+#' are summed; genes without orthologues, or whose orthologues no other system has,
+#' are the system's own. A gene is kept if it is expressed in more than `min_cells`
+#' cells of every system that has it. The result says which genes each system lacks,
+#' and [RunSysVI()] reads it: the model then compares and sees a cell's own genes only.
+#'
 #' @param objects Named list with one object per system: Seurat objects,
 #'   SingleCellExperiments, or matrices of genes x cells, all of the same kind and
 #'   with counts.
@@ -20,8 +27,10 @@
 #'   names.
 #' @param system Name of the metadata column for the names of the systems.
 #' @param reference Name of the system whose gene names are kept.
+#' @param genes `"shared"` for the genes that all systems have, or `"union"` for genes
+#'   that some lack too.
 #' @param duplicates Genes with the same orthologue: `"drop"` all of them, or
-#'   `"sum"` their counts.
+#'   `"sum"` their counts. For `genes = "shared"`; a union sums them.
 #' @param normalize `FALSE` if the expression is log-normalised already.
 #' @param fractional_counts `TRUE` if values with fractions are counts too, as from
 #'   the correction for ambient RNA (SoupX, DecontX) and from EM counters.
@@ -38,7 +47,10 @@
 #'   SingleCellExperiment: assays `counts` and `logcounts`; matrices: a list of
 #'   `expression` and `counts` (dgCMatrix) and `metadata`. Without normalisation
 #'   there are no counts. If a cell name occurs in two systems, all names get the
-#'   prefix `<system>_`. The result is held in memory.
+#'   prefix `<system>_`. The result is held in memory. With `genes = "union"`, the
+#'   names of the genes that each system lacks, a named list, are in
+#'   `Misc(object, "sysvi_lacking_genes")`, `metadata(object)$sysvi_lacking_genes`, or
+#'   the element `lacking_genes` of the list, for the argument of [RunSysVI()].
 #' @export
 #' @examplesIf sysvi_available()
 #' cells <- SimulateSystems(n_cells = 200, n_genes = 100)
@@ -51,8 +63,9 @@
 #' table(joined$metadata$system)
 PrepareSystems <- function(objects, orthologs = NULL, system = "system", reference = names(objects)[1L],
                            duplicates = c("drop", "sum"), normalize = TRUE, fractional_counts = FALSE,
-                           min_cells = 20L, process = c("session", "separate"), verbose = TRUE, ...) {
+                           min_cells = 20L, genes = c("shared", "union"), process = c("session", "separate"), verbose = TRUE, ...) {
   duplicates <- rlang::arg_match(duplicates)
+  gene_set <- rlang::arg_match(genes)
   process <- rlang::arg_match(process)
   check_string(system)
   check_bool(normalize)
@@ -71,7 +84,7 @@ PrepareSystems <- function(objects, orthologs = NULL, system = "system", referen
     }, names(objects), systems, genes)),
     orthologs = encode_orthologs(orthologs),
     system = system, reference = reference, duplicates = duplicates, normalize = normalize,
-    fractional_counts = fractional_counts, min_cells = min_cells
+    fractional_counts = fractional_counts, min_cells = min_cells, gene_set = gene_set
   )
   stream <- function(add) {
     for (i in seq_along(systems)) {
@@ -177,6 +190,23 @@ join_metadata <- function(systems, system, cells) {
 }
 
 assemble_object <- function(kind, answer, metadata) {
+  object <- assemble_cells(kind, answer, metadata)
+  genes <- answer$values$lacking_genes
+  if (!length(genes)) {
+    return(object)
+  }
+  if (kind == "Seurat") genes <- rownames(object)[match(genes, answer$values$genes)] # where "_" became "-"
+  systems <- answer$values$lacking_systems
+  lacking <- split(as.character(genes), factor(systems, unique(systems)))
+  switch(kind,
+    Seurat = SeuratObject::Misc(object, lacking_genes_name) <- lacking,
+    SingleCellExperiment = S4Vectors::metadata(object)[[lacking_genes_name]] <- lacking,
+    matrix = object$lacking_genes <- lacking
+  )
+  object
+}
+
+assemble_cells <- function(kind, answer, metadata) {
   decode <- function(values) decode_dgCMatrix(answer$arrays, values, answer$values$genes, rownames(metadata))
   expression <- decode("expression")
   counts <- if (!is.null(answer$arrays$counts)) decode("counts")

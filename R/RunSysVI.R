@@ -78,6 +78,9 @@
 #'   macOS), and for data that fill the memory.
 #' @param verbose Whether to show messages, progress and the time left.
 #' @param options Further settings, see [sysvi_options()].
+#' @param lacking_genes For matrices: names of the genes that each system lacks, a list
+#'   named by system, as [PrepareSystems()] returns it with `genes = "union"`. Other
+#'   objects that it returns hold it.
 #' @param ... For Seurat objects and SingleCellExperiments, the arguments of the
 #'   default method from `covariates` on.
 #'
@@ -127,7 +130,8 @@ RunSysVI <- function(object, system, batch = NULL, ...) UseMethod("RunSysVI")
 RunSysVI.default <- function(object, system, batch = NULL, metadata = NULL, covariates = NULL, continuous = NULL,
                              features = NULL, n_top_genes = 3000L, cycle_weight = NULL, max_epochs = NULL,
                              n_latent = 15L, members = 8L, preset = NULL, device = "auto", seed = 0L,
-                             process = c("session", "separate"), verbose = TRUE, options = sysvi_options(), ...) {
+                             process = c("session", "separate"), verbose = TRUE, options = sysvi_options(),
+                             lacking_genes = NULL, ...) {
   rlang::check_dots_empty(error = suggest_options)
   process <- rlang::arg_match(process)
   check_options(options)
@@ -138,6 +142,7 @@ RunSysVI.default <- function(object, system, batch = NULL, metadata = NULL, cova
   if (!is.null(preset)) check_string(preset)
   check_whole_number(seed)
   cells <- describe_cells(object, metadata = metadata)
+  if (!is.null(lacking_genes)) cells$lacking_genes <- check_lacking_genes(lacking_genes)
   columns <- describe_columns(
     cells, system, batch,
     covariates = covariates, continuous = continuous, pseudoinputs_label = options$pseudoinputs_label,
@@ -186,6 +191,14 @@ RunSysVI.SingleCellExperiment <- function(object, system, batch = NULL, ..., ass
   cells <- describe_cells(object, assay = assay)
   z <- RunSysVI.default(cells, system, batch, NULL, ...) # NULL: metadata are those of the object
   add_reduced_dim(object, z, name)
+}
+
+check_lacking_genes <- function(lacking_genes) {
+  named <- is.list(lacking_genes) && !is.null(names(lacking_genes)) && !any(names(lacking_genes) %in% c("", NA))
+  if (!named || !all(vapply(lacking_genes, is.character, NA))) {
+    sysvi_abort("{.arg lacking_genes} must be a list of character vectors of gene names, named by system.")
+  }
+  lacking_genes
 }
 
 # An embedding, as the default methods return it, as a Seurat reduction. The model and

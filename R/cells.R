@@ -6,6 +6,7 @@
 #   source    what messages call the matrices, such as "assay 'logcounts'"
 #   remedies  what messages advise, named: for raw "counts", for "scaled" values, and
 #             for "cells" that no layer holds
+#   lacking_genes  names of the genes that each system lacks, by system, or NULL
 describe_cells <- function(object, ...) UseMethod("describe_cells")
 
 # A described object is taken as it is. Methods for Seurat and SingleCellExperiment
@@ -72,7 +73,8 @@ describe_cells.SingleCellExperiment <- function(object, assay = "logcounts", ...
     remedies = c(
       counts = "run object <- scater::logNormCounts(object) and use assay = \"logcounts\"",
       scaled = "use the log-normalised assay, assay = \"logcounts\""
-    )
+    ),
+    lacking_genes = S4Vectors::metadata(object)[[lacking_genes_name]]
   )
 }
 
@@ -88,6 +90,7 @@ describe_cells.Seurat <- function(object, assay = NULL, layer = "data", ...) {
   }
   cells <- describe_cells(object[[assay]], assay = assay, layer = layer)
   cells$metadata <- object[[]][cells$cells, , drop = FALSE]
+  cells$lacking_genes <- SeuratObject::Misc(object, lacking_genes_name)
   cells
 }
 
@@ -166,7 +169,10 @@ match_metadata <- function(metadata, cells) {
   as.data.frame(metadata)[cells, , drop = FALSE]
 }
 
-new_cells <- function(layers, cells, metadata, source, remedies) {
+# Where PrepareSystems(genes = "union") stores the genes that each system lacks.
+lacking_genes_name <- "sysvi_lacking_genes"
+
+new_cells <- function(layers, cells, metadata, source, remedies, lacking_genes = NULL) {
   for (layer in layers) {
     layer_source <- if (length(layers) > 1L) sprintf("Layer '%s'", layer$name) else capitalise(source)
     check_unique_names(layer$genes, layer_source, "gene", "row")
@@ -188,7 +194,10 @@ new_cells <- function(layers, cells, metadata, source, remedies) {
     ))
   }
   structure(
-    list(layers = layers, cells = cells, metadata = metadata, source = source, remedies = remedies),
+    list(
+      layers = layers, cells = cells, metadata = metadata, source = source, remedies = remedies,
+      lacking_genes = lacking_genes
+    ),
     class = "sysvi_cells"
   )
 }

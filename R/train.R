@@ -33,7 +33,8 @@ train_in_engine <- function(task, cells, columns, genes, settings, task_values, 
     genes = I(genes$names), cells = I(cells$cells), columns = column_headers(all_columns),
     system = columns$system$name, batch = columns$batch$name, label = columns$label$name,
     categorical = I(column_names(columns$covariates)), continuous = I(column_names(columns$continuous)),
-    weight_systems = columns$weight_systems, device = device, choose_genes = genes$selection, settings = settings
+    weight_systems = columns$weight_systems, device = device, choose_genes = genes$selection, settings = settings,
+    lacking_genes = if (length(cells$lacking_genes)) lapply(cells$lacking_genes, I)
   )
   answer <- call_engine(
     task, c(values, task_values), c(column_arrays(all_columns), encode_cell_order(cells)),

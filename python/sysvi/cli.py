@@ -382,6 +382,11 @@ PHRASES = (
     (r"run adata = sysvi\.prepare\(.*?\) first", "run sysvi prepare first"),
     (r"\(orthologs\)", "(--orthologs)"),
     (
+        r"join the systems with sysvi\.join_systems\(\.\.\., genes='union'\) first",
+        "give sysvi prepare a file of each system",
+    ),
+    (r"\bgenes='(shared|union)'", r"--gene-set \1"),
+    (
         r"sysvi\.extend_model first, and use the model that this returns",
         "sysvi map --save-model first, and use the model that this saves",
     ),
@@ -644,6 +649,13 @@ def write_report(
     metavar="SYSTEM=TABLE",
     help="Table of orthologues by which the genes of a system are renamed; can be repeated.",
 )
+@click.option(
+    "--gene-set",
+    type=click.Choice(["shared", "union"]),
+    default="shared",
+    show_default=True,
+    help="Genes to keep: those that all systems have, or also those that some lack.",
+)
 @seed_option
 @reporting_options
 def prepare(
@@ -660,6 +672,7 @@ def prepare(
     fractional_counts: bool,
     system_of_file: tuple[str, ...],
     orthologs: tuple[str, ...],
+    gene_set: str,
     seed: int,
 ) -> None:
     """Prepare counts: genes seen in every system, normalised, log1p, variable in every system.
@@ -670,9 +683,13 @@ def prepare(
     Several INPUTS, h5ad files and zarr stores, are joined on the genes that all have. Then, and if INPUT or output is a
     zarr store, nothing needs to fit into memory: cells are read in blocks and written in random order, without the
     counts, for sysvi integrate --memory.
+
+    With --gene-set union, genes that some systems lack are kept too, and the counts of one-to-many and many-to-many
+    orthologues are summed. Give one file of each system; they are joined in memory.
     """
     from sysvi._core.files import write_atomically
     from sysvi.data.h5ad import check_output, write_anndata
+    from sysvi.data.prepare_files import join_files
 
     settings: dict[str, Any] = {
         "layer": layer,
@@ -681,11 +698,26 @@ def prepare(
         "fractional_counts": fractional_counts,
         "report": report.preparation(),
     }
+
+    def write_prepared(prepared: AnnData) -> None:
+        write_atomically(output, lambda path: write_anndata(path, prepared), overwrite=overwrite)
+        report.wrote(output, f": {prepared.n_obs:,} cells x {prepared.n_vars:,} genes")
+
     streamed = len(inputs) > 1 or inputs[0].is_dir() or output.suffix == ".zarr" or system_of_file or orthologs
     if streamed:
         if raw:
             raise sysvi.InputError("--raw is for a single h5ad file: leave it out, or prepare the files one by one.")
         of_file, tables = pairs(system_of_file, "--system-of-file"), pairs(orthologs, "--orthologs")
+        if gene_set == "union":
+            if output.suffix != ".h5ad":
+                raise sysvi.InputError(f"--gene-set union joins the cells in memory and writes .h5ad, not {output}.")
+            check_output(output, overwrite)
+            joined = join_files(
+                inputs, system_key, layer=layer, system_of_file=of_file, orthologs=tables, report=settings["report"]
+            )
+            settings["layer"] = None
+            write_prepared(sysvi.prepare(joined, system_key, batch_key, genes=gene_set, **settings))
+            return
         sysvi.prepare_files(
             inputs,
             output,
@@ -700,9 +732,8 @@ def prepare(
         report.wrote(output)
         return
     check_output(output, overwrite)
-    prepared = sysvi.prepare(read_input(inputs[0], raw, layer), system_key, batch_key, **settings)
-    write_atomically(output, lambda path: write_anndata(path, prepared), overwrite=overwrite)
-    report.wrote(output, f": {prepared.n_obs:,} cells x {prepared.n_vars:,} genes")
+    cells = read_input(inputs[0], raw, layer)
+    write_prepared(sysvi.prepare(cells, system_key, batch_key, genes=gene_set, **settings))
 
 
 def pairs(values: Sequence[str], option: str) -> dict[str, str]:

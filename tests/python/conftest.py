@@ -36,12 +36,14 @@ def make_cells():
     """Function that makes `Cells`: two batches in each system, another categorical and a continuous covariate."""
     from sysvi.data.cells import Cells
 
-    def make(n_cells=30, n_genes=12, n_systems=2, *, weight_systems=False, seed=0):
+    def make(n_cells=30, n_genes=12, n_systems=2, *, weight_systems=False, seed=0, own_genes=None):
         rng = np.random.default_rng(seed)
         profile = rng.normal(size=(n_systems, n_genes))  # mean expression of each system
         system = rng.choice(n_systems, n_cells, p=np.arange(1, n_systems + 1) / np.arange(1, n_systems + 1).sum())
         system[:n_systems] = np.arange(n_systems)  # every system has a cell
         x = np.maximum(profile[system] + rng.normal(size=(n_cells, n_genes)), 0)
+        if own_genes is not None:
+            x *= own_genes[system]
         batch, sex = 2 * system + rng.integers(0, 2, n_cells), rng.integers(0, 2, n_cells)
         return Cells(
             sparse.csr_matrix(x, dtype=np.float32),
@@ -63,12 +65,12 @@ def make_model():
     from sysvi._core.settings import ModelSettings
     from sysvi.model.cvae import Model
 
-    def make(cells, *, seed=0, **settings):
+    def make(cells, *, seed=0, own_genes=None, **settings):
         init = torch.Generator().manual_seed(seed)
         settings = {"n_hidden": 8, "n_latent": 3, "dropout_rate": 0.0, "n_prior_components": 4, **settings}
         model_settings = ModelSettings(**settings)
         n_categories = N_CATEGORIES[cells.n_systems]
-        model = Model(model_settings, cells.n_genes, cells.n_systems, n_categories, 1, init)
+        model = Model(model_settings, cells.n_genes, cells.n_systems, n_categories, 1, init, own_genes)
         for name, tensor in model.state_dict().items():
             if name.endswith(("scale", "running_var")):
                 tensor.uniform_(0.5, 2.0, generator=init)

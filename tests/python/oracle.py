@@ -92,9 +92,9 @@ def normal_log_pdf(x, mean, var):
     return -np.log(np.sqrt(2 * np.pi * var)) - (x - mean) ** 2 / (2 * var)
 
 
-def gaussian_nll(x, mean, var):
-    """-log p(x | z, c), summed over genes: (n,)."""
-    return -normal_log_pdf(x, mean, var).sum(1)
+def gaussian_nll(x, mean, var, own=1.0):
+    """-log p(x | z, c), summed over the genes that a cell's system has, 1 in `own` (n, G), others 0: (n,)."""
+    return -(own * normal_log_pdf(x, mean, var)).sum(1)
 
 
 def kl_standard_normal(mean, var):
@@ -157,8 +157,10 @@ def kl(p, settings, z, mean, var):
     return kl_mixture(z, mean, var, *components, p["prior.logits"], settings.mixture)
 
 
-def losses(p, settings, batch, weights, eps, n_systems, n_categories, discriminator=None, **mode):
+def losses(p, settings, batch, weights, eps, n_systems, n_categories, discriminator=None, own_genes=None, **mode):
     """Loss terms of a minibatch (arrays): z = mean + sd * eps.
+
+    `own_genes`, (S, G): whether each system has each gene; all have all by default.
 
     `weights`: reconstruction, kl, cycle, adversary; share of the prior in the divergence, the rest is N(0, I)'s.
     In training, the VampPrior's components see the running statistics after all passes of this minibatch, with which
@@ -168,10 +170,11 @@ def losses(p, settings, batch, weights, eps, n_systems, n_categories, discrimina
     c, c_swapped = (
         covariate_code(p, cov, n_systems, n_categories) for cov in (batch.covariates, batch.swapped_covariates)
     )
+    own = np.ones((n_systems, batch.x.shape[1])) if own_genes is None else own_genes.astype(float)
     mean, var = encode(p, batch.x, c, **mode)
     z = mean + np.sqrt(var) * eps
     terms = SimpleNamespace(
-        reconstruction=np.mean(w * gaussian_nll(batch.x, *decode(p, z, c, **mode))),
+        reconstruction=np.mean(w * gaussian_nll(batch.x, *decode(p, z, c, **mode), own[batch.covariates.system])),
         kl=0.0,
         cycle=0.0,
         adversary=0.0,
@@ -179,7 +182,7 @@ def losses(p, settings, batch, weights, eps, n_systems, n_categories, discrimina
     )
     if weights[2]:
         translated, _ = decode(p, z, c_swapped, **mode)
-        mean_cycled, _ = encode(p, translated, c_swapped, **mode)
+        mean_cycled, _ = encode(p, own[batch.swapped_covariates.system] * translated, c_swapped, **mode)
         terms.cycle = np.mean(w * cycle_distance(mean, mean_cycled))
     of_prior = kl(p, settings, z, mean, var)
     terms.kl = np.mean(w * (weights[4] * of_prior + (1 - weights[4]) * kl_standard_normal(mean, var)))

@@ -201,6 +201,47 @@ def test_prepared_input_is_used_as_it_is(counts, integrated, cells, tmp_path, as
     np.testing.assert_array_equal(embedding(path), embedding(integrated))
 
 
+def test_union_of_the_genes_of_two_files(counts, cells, tmp_path):
+    parts = {system: cells[cells.obs["system"] == system].copy() for system in ("system1", "system2")}
+    for part in parts.values():
+        del part.raw, part.uns["nested"], part.varm
+    parts["system2"].var_names = [f"m{name}" for name in cells.var_names]
+    table = pd.DataFrame({"other": parts["system2"].var_names[:80], "name": cells.var_names[:80]})
+    table.to_csv(tmp_path / "table.tsv", sep="\t", index=False)
+    for system, part in parts.items():
+        part.write_h5ad(tmp_path / f"{system}.h5ad")
+    path, files = tmp_path / "prepared.h5ad", [tmp_path / f"{system}.h5ad" for system in parts]
+    options = [*COLUMNS, "--orthologs", f"system2={tmp_path / 'table.tsv'}", "--gene-set", "union"]
+    result = run("prepare", *files, *options, "-o", path)
+    assert "Genes: 80 of all systems, 20 of 'system1' only, 20 of 'system2' only" in result.stderr
+    joined = sysvi.join_systems(
+        {system: AnnData(part.X, part.obs, part.var[[]]) for system, part in parts.items()},
+        genes="union",
+        orthologs={"system2": table},
+    )
+    expected = sysvi.prepare(joined, "system", "batch", genes="union")
+    found = anndata.read_h5ad(path)
+    assert found.var_names.tolist() == expected.var_names.tolist()
+    assert (found.X != expected.X).nnz == 0
+    np.testing.assert_array_equal(found.uns["sysvi_own_genes"]["has"], expected.uns["sysvi_own_genes"]["has"])
+    run("integrate", path, *FAST, "-o", tmp_path / "out.h5ad", "--save-model", tmp_path / "model")
+    model = sysvi.load(tmp_path / "model")
+    assert len(model.vocabulary.lacking) == 2
+    run("map", path, "--model", tmp_path / "model", "-o", tmp_path / "mapped.h5ad")
+    np.testing.assert_allclose(embedding(tmp_path / "mapped.h5ad"), embedding(tmp_path / "out.h5ad"), atol=1e-4)
+
+    for arguments, message in [
+        (
+            [counts, *options[:4], "--gene-set", "union", "-o", path, "--overwrite"],
+            "give sysvi prepare a file of each",
+        ),
+        ([*files, *options, "-o", tmp_path / "a.zarr"], "--gene-set union joins the cells in memory and writes .h5ad"),
+        ([*files, *files[:1], *options, "-o", path, "--overwrite"], "it is the second file of system 'system1'"),
+        ([*files, *options[:4], "--gene-set", "union", "-o", path, "--overwrite"], r"\(--orthologs\): give a table"),
+    ]:
+        assert re.search(message, run("prepare", *arguments, code=1).stderr)
+
+
 def reread(adata, folder):
     adata.write_h5ad(folder / "reread.h5ad")
     return anndata.read_h5ad(folder / "reread.h5ad")

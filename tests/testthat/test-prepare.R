@@ -142,3 +142,36 @@ test_that("errors say why objects cannot be joined", {
   skip_if_not_installed("SingleCellExperiment")
   expect_sysvi_error(join(list(a = human, b = make_sce(cells))), "they are 'matrix', 'SingleCellExperiment'")
 })
+
+test_that("the union keeps genes that a system lacks, for all kinds of objects, and RunSysVI reads which these are", {
+  skip_without_engine()
+  some <- pairs[seq_len(nrow(pairs) - 10), ]
+  some$human[some$human == "gene05"] <- "gene06" # Gene05 and Gene06 are both gene06
+  plain <- join(list(human = human, mouse = mouse), some, genes = "union")
+  expect_setequal(names(plain$lacking_genes), c("human", "mouse"))
+  of_mouse <- plain$lacking_genes$human
+  expect_true(all(of_mouse %in% rownames(mouse)))
+  expect_true(all(plain$lacking_genes$mouse %in% rownames(human)))
+  expect_false(any(plain$counts[of_mouse, colnames(human)] > 0))
+  expect_equal(as.matrix(plain$counts[of_mouse, colnames(mouse)]), as.matrix(mouse[of_mouse, ]))
+  expect_equal(plain$counts["gene06", colnames(mouse)], colSums(as.matrix(mouse[c("Gene05", "Gene06"), ])))
+  shared <- join(list(human = human, mouse = mouse), some, genes = "shared", duplicates = "sum")
+  genes <- intersect(rownames(shared$counts), setdiff(rownames(plain$counts), unlist(plain$lacking_genes)))
+  expect_equal(plain$counts[genes, ], shared$counts[genes, ])
+  all_genes <- rownames(plain$expression)
+  fit <- function(object, ...) run(object, "system", features = all_genes, options = small, ...)
+  z <- fit(plain$expression, metadata = plain$metadata, lacking_genes = plain$lacking_genes)
+  without <- fit(plain$expression, metadata = plain$metadata)
+  expect_false(identical(values(z), values(without)))
+  expect_equal(values(predict(attr(z, "sysVI"), plain$expression, metadata = plain$metadata)), values(z))
+  skip_if_not_installed("SeuratObject")
+  skip_if_not_installed("SingleCellExperiment")
+  seurat <- join(lapply(list(human = human, mouse = mouse), SeuratObject::CreateSeuratObject), some, genes = "union")
+  expect_identical(values(SeuratObject::Embeddings(fit(seurat), "sysvi")), values(z))
+  sce <- lapply(list(human = human, mouse = mouse), function(x) {
+    SingleCellExperiment::SingleCellExperiment(list(counts = x))
+  })
+  expect_identical(values(SingleCellExperiment::reducedDim(fit(join(sce, some, genes = "union")))), values(z))
+  expect_error(fit(plain$expression, metadata = plain$metadata, lacking_genes = "gene01"), "named by system")
+  expect_error(join(list(human = human, mouse = mouse), some, genes = "all"), "must be one of")
+})

@@ -238,7 +238,7 @@ def decode_missing_genes(members: Sequence[SysVI], prepared: AnnData, cells: Cel
     expected = np.mean(
         [decode(module, module.embed(cells)[0], cells.covariates, missing) for module in modules], axis=0
     )
-    set_genes(prepared, columns.layer, missing, expected.clip(min=0))
+    set_genes(prepared, columns.layer, missing, np.nan_to_num(expected).clip(min=0))  # NaN: the system lacks the gene
     return cells_from_anndata(prepared, columns, vocabulary, cells.device)
 
 

@@ -59,7 +59,8 @@ def translate(
     Of an ensemble, the expression is the mean over the members, each of which decodes its own embedding.
 
     The values are expectations of the model on the scale of its input, log-normalised expression: no counts, and
-    smoother than measured cells, since noise is left out. Values that would be below 0 are 0. What a system has in no
+    smoother than measured cells, since noise is left out. Values that would be below 0 are 0, and genes that the target
+    system lacks (``prepare(genes="union")``) are NaN. What a system has in no
     cell that the model has seen cannot be translated to it: docs/translate.md measures what is right and what is not.
 
     Parameters

@@ -33,6 +33,7 @@ from sysvi.bridge.transport import ExpressionBuffer
 from sysvi.data.columns import Columns
 from sysvi.data.ensure_prepared import ensure_prepared
 from sysvi.data.orthologs import join_systems, map_orthologs, read_orthologs
+from sysvi.data.own_genes import OWN_GENES_KEY, lacking_genes, own_genes_record, read_own_genes
 from sysvi.data.prepare import ignore_few_genes_warning, prepare
 from sysvi.data.query import QUERY_KEY
 from sysvi.data.simulate import simulate_systems
@@ -103,12 +104,18 @@ def _tune(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_event
 def _training_cells(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_event: OnEvent) -> AnnData:
     """Cells with their variable genes, or with all genes if R chose the genes."""
     adata = _anndata(values, arrays, expression)
+    genes = "shared"
+    if lacking := values.get("lacking_genes"):
+        genes, systems = "union", sorted(set(adata.obs[values["system"]].astype(str)))
+        has = np.stack([~adata.var_names.isin(lacking.get(name, [])) for name in systems])
+        adata.uns[OWN_GENES_KEY] = own_genes_record(adata.var_names, systems, has)
     if values["choose_genes"] is None:
         return adata
     return prepare(
         adata,
         values["system"],
         values["batch"],
+        genes=genes,
         normalize=False,
         copy=False,
         report=preparation_reporter(on_event),
@@ -254,7 +261,8 @@ def _load_model(values: Values, arrays: Arrays) -> SysVI | Ensemble:
 def _prepare_systems(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_event: OnEvent) -> Answer:
     """Join systems on the gene names of the reference system.
 
-    The answer is the expression as arrays of a CSR matrix, and the counts if they were normalised.
+    The answer is the expression as arrays of a CSR matrix, and the counts if they were normalised; with the union of
+    the genes also the names of the genes that each system lacks, one system after another.
     """
     systems = {
         system["name"]: AnnData(
@@ -264,15 +272,20 @@ def _prepare_systems(values: Values, arrays: Arrays, expression: ExpressionBuffe
         )
         for i, system in enumerate(values["systems"])
     }
-    if values["orthologs"] is not None:
-        systems = _map_genes(systems, values, on_event)
-    key = values["system"]
-    joined = join_systems(systems, key)
+    key, genes = values["system"], values["gene_set"]
+    if genes == "union":
+        names, report = list(systems), preparation_reporter(on_event)
+        joined = join_systems(systems, key, genes=genes, orthologs=_tables(systems, values), report=report)
+    else:
+        if values["orthologs"] is not None:
+            systems = _map_genes(systems, values, on_event)
+        joined = join_systems(systems, key)
     del systems
     with ignore_few_genes_warning():
         prepared = prepare(
             joined,
             key,
+            genes=genes,
             n_top_genes=joined.n_vars,  # all genes: variable genes are chosen when a model is trained
             min_cells=values["min_cells"],
             normalize=values["normalize"],
@@ -288,7 +301,33 @@ def _prepare_systems(values: Values, arrays: Arrays, expression: ExpressionBuffe
     out = {"expression": x.data, "genes": x.indices.astype(np.int32), "starts": x.indptr.astype(np.int32)}
     if values["normalize"]:
         out["counts"] = prepared.layers["counts"].data  # stored at the same positions as the normalised values
-    return {"cells": list(prepared.obs_names), "genes": list(prepared.var_names)}, out
+    answer: dict[str, Any] = {"cells": list(prepared.obs_names), "genes": list(prepared.var_names)}
+    if genes == "union":
+        has = read_own_genes(prepared.uns, prepared.var_names, names)
+        lacking = lacking_genes(prepared.var_names, names, has)
+        answer["lacking_genes"] = [gene for of_system in lacking.values() for gene in of_system]
+        answer["lacking_systems"] = [name for name, of_system in lacking.items() for _ in of_system]
+    return answer, out
+
+
+def _tables(systems: Mapping[str, AnnData], values: Values) -> dict[str, pd.DataFrame]:
+    """The table of orthologues of each system whose genes are not named as those of the reference system."""
+    if values["orthologs"] is None:
+        return {}
+    table, best = _read_table(systems, values)
+    target = best[values["reference"]]
+    return {name: table[[column, target]] for name, column in best.items() if column != target}
+
+
+def _read_table(systems: Mapping[str, AnnData], values: Values) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The table of orthologues, and for each system its column that has most of the system's genes."""
+    given = values["orthologs"]
+    table = read_orthologs(given if isinstance(given, str) else pd.DataFrame(given))
+
+    def best_column(adata: AnnData) -> str:
+        return max(table.columns, key=lambda column: int(adata.var_names.isin(table[column]).sum()))
+
+    return table, {name: best_column(adata) for name, adata in systems.items()}
 
 
 def _map_genes(systems: dict[str, AnnData], values: Values, on_event: OnEvent) -> dict[str, AnnData]:
@@ -296,20 +335,15 @@ def _map_genes(systems: dict[str, AnnData], values: Values, on_event: OnEvent) -
 
     The names of a system are looked up in the column of the ortholog table that has most of them.
     """
-    given = values["orthologs"]
-    table = read_orthologs(given if isinstance(given, str) else pd.DataFrame(given))
-
-    def best_column(system: str) -> str:
-        return max(table.columns, key=lambda column: int(systems[system].var_names.isin(table[column]).sum()))
-
-    target = best_column(values["reference"])
+    table, best = _read_table(systems, values)
+    target = best[values["reference"]]
     return {
         name: adata
-        if best_column(name) == target
+        if best[name] == target
         else map_orthologs(
             adata,
             table,
-            source=best_column(name),
+            source=best[name],
             target=target,
             duplicates=values["duplicates"],
             report=lambda line, name=name: on_event(Event("prepare", f"{name}: {line}")),  # type: ignore[misc]

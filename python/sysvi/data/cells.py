@@ -41,6 +41,8 @@ class Vocabulary:
         For each categorical covariate its categories; the position of a category is its code.
     continuous
         For each continuous covariate the mean and standard deviation by which it is standardised.
+    lacking
+        The genes that a system lacks, by its name; systems that have all genes are left out.
     """
 
     genes: tuple[str, ...]
@@ -48,6 +50,22 @@ class Vocabulary:
     systems: tuple[str, ...]
     categorical: dict[str, tuple[str, ...]] = field(default_factory=dict)
     continuous: dict[str, tuple[float, float]] = field(default_factory=dict)
+    lacking: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def own_genes(self) -> np.ndarray | None:
+        """Whether each system has each gene, (S, G) bool; None if all systems have all genes.
+
+        Examples
+        --------
+        >>> lacking = {"mouse": ("INS",), "human": ("Ins1",)}
+        >>> vocabulary = Vocabulary(("INS", "GCG", "Ins1"), "species", ("human", "mouse"), lacking=lacking)
+        >>> vocabulary.own_genes.tolist()
+        [[True, True, False], [False, True, True]]
+        """
+        if not self.lacking:
+            return None
+        return np.stack([~np.isin(self.genes, self.lacking.get(name, ())) for name in self.systems])
 
     @property
     def n_categories(self) -> list[int]:
@@ -100,7 +118,7 @@ class Minibatch:
     Parameters
     ----------
     x
-        Log-normalised expression, (B, G).
+        Log-normalised expression, (B, G); 0 for genes that a cell's system lacks.
     covariates
         Observed covariates.
     swapped_covariates

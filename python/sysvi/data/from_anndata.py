@@ -34,6 +34,7 @@ from sysvi._core.checks import (
 from sysvi._core.errors import InputError
 from sysvi.data.cells import Cells, Vocabulary
 from sysvi.data.columns import Columns
+from sysvi.data.own_genes import lacking_genes, read_own_genes
 from sysvi.data.reference import Reference
 from sysvi.data.row_blocks import check_sparse, computed, select_genes
 from sysvi.data.stored import StoredExpression
@@ -238,9 +239,11 @@ def _continuous_warnings(values: np.ndarray, vocabulary: Vocabulary) -> Iterable
 def _undetected_gene_warnings(cells: Cells, vocabulary: Vocabulary) -> Iterable[str]:
     """Genes that are zero in all cells of a system tell the systems apart."""
     seen = cells.scan().n_detected > 0  # (S, G)
-    n_seen = dict(zip(vocabulary.systems, seen.sum(axis=1).tolist(), strict=True))
-    check_shared_genes(int(seen.all(axis=0).sum()), n_seen, "seen in")
-    for name, genes in zip(vocabulary.systems, seen, strict=True):
+    own = np.ones_like(seen) if vocabulary.own_genes is None else vocabulary.own_genes
+    of_all = own.all(axis=0)  # (G,)
+    n_seen = dict(zip(vocabulary.systems, seen[:, of_all].sum(axis=1).tolist(), strict=True))
+    check_shared_genes(int(seen[:, of_all].all(axis=0).sum()), n_seen, "seen in")
+    for name, genes in zip(vocabulary.systems, seen | ~own, strict=True):
         undetected = np.flatnonzero(~genes)
         if len(undetected):
             yield (
@@ -319,6 +322,7 @@ def _vocabulary(adata: AnnData, columns: Columns, values: _CovariateValues) -> V
         systems,
         {key: tuple(sorted(pd.unique(labels))) for key, labels in values.categorical.items()},
         {key: (float(x.mean()), float(x.std()) or 1.0) for key, x in values.continuous.items()},
+        lacking_genes(adata.var_names, systems, read_own_genes(adata.uns, adata.var_names, systems)),
     )
 
 
@@ -337,14 +341,18 @@ def _encode(
     """
     where, matrix = get_expression(adata, columns.layer)
     x: sparse.csr_matrix | StoredExpression
-    if window_cells is None:
-        x = _expression_in_gene_order(adata, columns.layer, vocabulary.genes)
-    else:
-        x = StoredExpression(matrix, window_cells)
     for_trained_model = values is None
     if values is None:
         values = _read_values(adata, vocabulary.system_key, vocabulary.categorical, vocabulary.continuous)
     system = _codes(vocabulary.system_key, values.system, vocabulary.systems)
+    own_genes = vocabulary.own_genes  # (S, G)
+    if window_cells is None:
+        needed = None if own_genes is None else own_genes[np.unique(system)].any(axis=0)
+        x = _expression_in_gene_order(adata, columns.layer, vocabulary.genes, needed)
+        if own_genes is not None:
+            x = _own_expression(x, system, own_genes)
+    else:
+        x = StoredExpression(matrix, window_cells)
     categorical = [_codes(key, values.categorical[key], names) for key, names in vocabulary.categorical.items()]
     continuous = [(values.continuous[key] - mean) / std for key, (mean, std) in vocabulary.continuous.items()]
     if not isinstance(x, StoredExpression):
@@ -369,7 +377,12 @@ def _encode(
 
 def _check_stored(cells: Cells, vocabulary: Vocabulary, adata: AnnData, where: str) -> None:
     """The checks of expression that stays on disk, from one pass over it."""
-    found = cells.scan()
+    found, own_genes = cells.scan(), vocabulary.own_genes
+    if own_genes is not None and found.n_detected[~own_genes].any():
+        raise InputError(
+            f"{where} on disk has values other than 0 of genes that the systems of their cells lack: write it with "
+            "sysvi.prepare, or leave memory out to read it into memory."
+        )
     if not (found.smallest >= 0 and np.isfinite(found.largest)):  # NaN is not >= 0
         for start, stop, block in cells.blocks():  # once more, to find the first such value
             names = adata.obs_names[start:stop]
@@ -401,9 +414,26 @@ def _codes(key: str, labels: np.ndarray, categories: tuple[str, ...]) -> np.ndar
     return codes.astype(np.int64)
 
 
-def _expression_in_gene_order(adata: AnnData, layer: str | None, genes: tuple[str, ...]) -> sparse.csr_matrix:
-    """Expression of the model's genes in the model's order, CSR float32 (n, G)."""
+def _own_expression(x: sparse.csr_matrix, system: np.ndarray, own_genes: np.ndarray) -> sparse.csr_matrix:
+    """Expression that is 0 in genes that the cells' systems lack; `x` itself if it is so already."""
+    own = own_genes[np.repeat(system, np.diff(x.indptr)), x.indices]  # (nnz,)
+    if own.all():
+        return x
+    x = x.copy()
+    x.data *= own
+    x.eliminate_zeros()
+    return x
+
+
+def _expression_in_gene_order(
+    adata: AnnData, layer: str | None, genes: tuple[str, ...], needed: np.ndarray | None = None
+) -> sparse.csr_matrix:
+    """Expression of the model's genes in the model's order, CSR float32 (n, G); 0 for missing ones not `needed`."""
     position = adata.var_names.get_indexer(pd.Index(genes))  # (G,), -1 where missing
+    if needed is not None and ((position < 0) & ~needed).any():
+        kept = (position >= 0) | needed
+        x = _expression_in_gene_order(adata, layer, tuple(np.array(genes, object)[kept]))
+        return sparse.csr_matrix((x.data, np.flatnonzero(kept)[x.indices], x.indptr), (x.shape[0], len(genes)))
     missing = [gene for gene, i in zip(genes, position, strict=True) if i < 0]
     if missing:
         raise InputError(

@@ -1,7 +1,7 @@
 """Mapping the genes of one species to orthologues of another, and joining species in one object."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from sysvi._core.checks import (
 )
 from sysvi._core.errors import InputError
 from sysvi.data.h5ad import RESERVED_COLUMN
+from sysvi.data.own_genes import GENE_SETS, OWN_GENES_KEY, GeneGroups, group_genes, own_genes_record
 from sysvi.data.row_blocks import check_sparse, select_genes
 
 FEW_MATCHED = 0.2  # of all genes; between mouse and human about half have an orthologue
@@ -169,8 +170,15 @@ def map_orthologs(
     return mapped
 
 
-def join_systems(adatas: dict[str, AnnData], system_key: str = "system") -> AnnData:
-    """Join the cells of several systems in one object, with the genes that all systems have.
+def join_systems(
+    adatas: dict[str, AnnData],
+    system_key: str = "system",
+    *,
+    genes: str = "shared",
+    orthologs: Mapping[str, pd.DataFrame | str | PathLike[str]] | None = None,
+    report: Callable[[str], None] | None = None,
+) -> AnnData:
+    """Join the cells of several systems in one object, with the genes that all systems have, or with all genes.
 
     Parameters
     ----------
@@ -179,6 +187,16 @@ def join_systems(adatas: dict[str, AnnData], system_key: str = "system") -> AnnD
         which name the same genes in the same way (see :func:`map_orthologs`).
     system_key
         Column of ``obs`` in which the names of the systems are stored.
+    genes
+        ``"shared"`` for the genes that all systems have, or ``"union"`` for all genes, also those that some systems
+        lack, for ``prepare(genes="union")``.
+    orthologs
+        With ``genes="union"``: for systems of other species a table of orthologues, as in :func:`map_orthologs`, by
+        system, to the names of the systems without a table. One-to-one orthologues are one gene. Of one-to-many and
+        many-to-many orthologues the counts of a system's genes are summed. Genes that are not in the table, or whose
+        orthologues no other system has, are the system's own.
+    report
+        Function that is called with one line of text on the numbers of genes of a union.
 
     Returns
     -------
@@ -186,7 +204,8 @@ def join_systems(adatas: dict[str, AnnData], system_key: str = "system") -> AnnD
         New object with the cells of all systems in the given order, and the shared genes in the order of the first
         system. It has the columns of ``obs``, the entries of ``obsm`` and the layers that all systems have, and the
         columns of ``var`` on which the systems agree. If a cell name occurs in two systems, all cell names are prefixed
-        with ``<system>_``.
+        with ``<system>_``. A union has CSR expression, 0 where a system lacks a gene, and the entry
+        ``uns["sysvi_own_genes"]``, which says which systems have the genes that not all have.
 
     Raises
     ------
@@ -212,8 +231,17 @@ def join_systems(adatas: dict[str, AnnData], system_key: str = "system") -> AnnD
     >>> joined = join_systems({"human": human, "mouse": mouse})
     >>> joined.var_names.tolist(), joined.obs_names.tolist(), joined.obs["system"].tolist()
     (['GCG'], ['human_0', 'human_1', 'mouse_0'], ['human', 'human', 'mouse'])
+    >>> mouse = anndata.AnnData(np.ones((1, 3)), var=pd.DataFrame(index=["Ins1", "Ins2", "Gcg"]))
+    >>> table = pd.DataFrame({"mouse": ["Ins1", "Ins2"], "human": ["INS", "INS"]})
+    >>> union = join_systems({"human": human, "mouse": mouse}, genes="union", orthologs={"mouse": table})
+    >>> union.var_names.tolist(), union.X.toarray().tolist()
+    (['INS', 'GCG', 'Gcg'], [[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [2.0, 0.0, 1.0]])
     """
-    check_types(join_systems, adatas=adatas, system_key=system_key)
+    check_types(join_systems, adatas=adatas, system_key=system_key, genes=genes, report=report)
+    if genes not in GENE_SETS:
+        raise InputError(f"genes is {genes!r}; it must be 'shared' or 'union'.")
+    if orthologs and genes != "union":
+        raise InputError("orthologs is for genes='union': rename the genes with map_orthologs first, or pass it.")
     if len(adatas) < 2:
         raise InputError(f"At least two systems are needed to join, but adatas has {len(adatas)}: add the others.")
     if system_key in ("", RESERVED_COLUMN):
@@ -229,13 +257,22 @@ def join_systems(adatas: dict[str, AnnData], system_key: str = "system") -> AnnD
     without_x = [system for system, adata in adatas.items() if adata.X is None]
     if 0 < len(without_x) < len(adatas):
         raise InputError(f"adata.X of system {without_x[0]!r} is empty, but others have one: put the expression there.")
-    n_shared = len(set.intersection(*(set(adata.var_names) for adata in adatas.values())))
+    n_genes = {system: adata.n_vars for system, adata in adatas.items()}
+    if groups := None if genes == "shared" else _group(adatas, orthologs or {}, report):
+        n_shared = int(groups.has().all(axis=0).sum())
+    else:
+        n_shared = len(set.intersection(*(set(adata.var_names) for adata in adatas.values())))
+    if not n_shared and groups:
+        raise InputError(
+            f"The systems {listing(adatas)} share no gene, by name or by their tables of orthologues (orthologs): give "
+            "a table with the gene names of the systems."
+        )
     if not n_shared:
         raise InputError(
             f"The systems {listing(adatas)} share no gene name: rename their genes to one species first "
             "(see map_orthologs)."
         )
-    check_shared_genes(n_shared, {system: adata.n_vars for system, adata in adatas.items()}, "of")
+    check_shared_genes(n_shared, n_genes, "of")
     for system, adata in adatas.items():
         if system_key in adata.obs and (adata.obs[system_key].astype(str) != system).any():
             raise InputError(
@@ -243,12 +280,86 @@ def join_systems(adatas: dict[str, AnnData], system_key: str = "system") -> AnnD
                 "would replace: rename the column, or choose another system_key."
             )
     in_memory = {system: adata.to_memory() if adata.isbacked else adata for system, adata in adatas.items()}
+    if groups:
+        in_memory = {system: _sum_groups(adata, groups, system) for system, adata in in_memory.items()}
     joined = anndata.concat(in_memory, join="inner", merge="unique", label=system_key, index_unique="_")
     names = pd.Index(
         [name for adata in adatas.values() for name in adata.obs_names]
     )  # without the suffixes of anndata.concat
     joined.obs_names = names if names.is_unique else joined.obs[system_key].astype(str).to_numpy() + "_" + names
+    if groups:
+        joined.uns[OWN_GENES_KEY] = own_genes_record(groups.names, adatas, groups.has())
     return joined
+
+
+def _group(
+    adatas: Mapping[str, AnnData],
+    orthologs: Mapping[str, pd.DataFrame | str | PathLike[str]],
+    report: Callable[[str], None] | None,
+) -> GeneGroups:
+    """Group the genes of the systems by the tables of orthologues."""
+    if unknown := [system for system in orthologs if system not in adatas]:
+        raise InputError(
+            f"orthologs has a table for {unknown[0]!r}, which is none of the systems {listing(adatas)}: correct its "
+            "name."
+        )
+    if len(orthologs) == len(adatas):
+        raise InputError(
+            "orthologs has a table for every system: leave out the system whose gene names the tables lead to."
+        )
+    to = pd.Index(np.concatenate([adata.var_names for name, adata in adatas.items() if name not in orthologs]))
+    tables = {}
+    for system, given in orthologs.items():
+        names = adatas[system].var_names
+        table = read_orthologs(given)
+        others = [str(name) for name in table.columns]
+        target = max(others, key=lambda name: to.isin(table[name]).sum()) if len(others) > 1 else None
+        source, target = _columns(table, names, None, target)
+        tables[system] = table[[source, target]]
+        if not names.isin(table[source]).any():
+            raise InputError(
+                f"The table of orthologues has no gene of system {system!r} (it has {listing(names, 3)}; the table has "
+                f"{listing(table[source].dropna(), 3)}): give a table with names of the same kind."
+            )
+    groups = group_genes({system: adata.var_names for system, adata in adatas.items()}, tables)
+    if report is not None:
+        has = groups.has()
+        n_summed = sum(int((np.bincount(genes) > 1).sum()) for genes in groups.of_system.values())
+        alone = ", ".join(
+            f"{int((row & (has.sum(axis=0) == 1)).sum())} of {system!r} only"
+            for system, row in zip(adatas, has, strict=True)
+        )
+        report(
+            f"Genes: {int(has.all(axis=0).sum())} of all systems, {alone}; several genes of a system are summed in "
+            f"{n_summed} of them"
+        )
+    return groups
+
+
+def _sum_groups(adata: AnnData, groups: GeneGroups, system: str) -> AnnData:
+    """The cells of a system with all genes of the groups, CSR, 0 where it has none."""
+    group, n_groups = groups.of_system[system], len(groups.names)
+    several = np.bincount(group, minlength=n_groups)[group] > 1  # (n_genes,)
+    selector = sparse.csr_matrix(
+        (np.ones(len(group), np.float32), (np.arange(len(group)), group)), (len(group), n_groups)
+    )
+
+    def sum_columns(matrix: Any, where: str) -> sparse.csr_matrix:
+        check_real(matrix, where)
+        check_sparse(matrix)
+        matrix = sparse.csr_matrix(matrix)
+        if several.any():
+            _check_counts(matrix[:, several].data, f"{where} of system {system!r}", "leave one-to-one orthologues only")
+        return sparse.csr_matrix(matrix @ selector.astype(np.result_type(matrix.dtype, np.float32)))
+
+    return AnnData(
+        None if adata.X is None else sum_columns(adata.X, "adata.X"),
+        obs=adata.obs,
+        var=pd.DataFrame(index=groups.names),
+        obsm=dict(adata.obsm),
+        uns=dict(adata.uns),
+        layers={key: sum_columns(layer, f"adata.layers[{key!r}]") for key, layer in adata.layers.items()},
+    )
 
 
 def read_orthologs(table: pd.DataFrame | str | PathLike[str]) -> pd.DataFrame:
@@ -332,14 +443,18 @@ def _sum_columns(matrix: Any, group: np.ndarray, where: str) -> Any:
     numpy.ndarray or scipy.sparse matrix
         Sums, (n_cells, n_groups), sparse if `matrix` is.
     """
-    values = matrix.data if sparse.issparse(matrix) else matrix[matrix != 0]
-    with_fractions = values.size and have_fractions_of_counts(whole_numbers(values).sum(), values.size, values.max())
-    if not (looks_like_counts(values) or with_fractions):
-        raise InputError(
-            f"{where} does not look like counts, and only counts can be summed over genes that share a target: "
-            "give counts or pass duplicates='drop'."
-        )
+    _check_counts(matrix.data if sparse.issparse(matrix) else matrix[matrix != 0], where, "pass duplicates='drop'")
     ones = np.ones(
         len(group), dtype=np.result_type(matrix.dtype, np.float32)
     )  # as float, in which sums do not overflow
     return matrix @ sparse.csr_matrix((ones, (np.arange(len(group)), group)))
+
+
+def _check_counts(values: np.ndarray, where: str, otherwise: str) -> None:
+    """An InputError if values other than 0 are not those of counts, which alone can be summed over genes."""
+    with_fractions = values.size and have_fractions_of_counts(whole_numbers(values).sum(), values.size, values.max())
+    if not (looks_like_counts(values) or with_fractions):
+        raise InputError(
+            f"{where} does not look like counts, and only counts can be summed over genes that share a target: "
+            f"give counts or {otherwise}."
+        )

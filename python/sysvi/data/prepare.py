@@ -29,6 +29,7 @@ from sysvi._core.checks import (
 )
 from sysvi._core.errors import InputError
 from sysvi._core.settings import flag, positive_number, whole_number
+from sysvi.data.own_genes import GENE_SETS, OWN_GENES_KEY, own_genes_record, read_own_genes
 from sysvi.data.row_blocks import row_blocks, row_sliceable, stack_blocks
 from sysvi.data.variable_genes import FLAVORS, GeneMoments, variable_genes
 
@@ -42,6 +43,7 @@ def prepare(
     batch_key: str | None = None,
     *,
     layer: str | None = None,
+    genes: str = "shared",
     n_top_genes: int = 3000,
     min_cells: int = 20,
     target_sum: float = 1e4,
@@ -72,6 +74,11 @@ def prepare(
         are left out of the selection of variable genes.
     layer
         Layer with the expression; ``adata.X`` by default.
+    genes
+        ``"shared"`` for the genes above, or ``"union"`` to add genes that some systems lack, of cells that were joined
+        by ``join_systems(genes="union")``: those that are detected in more than ``min_cells`` cells of every system
+        that has them, and are among the ``n_top_genes`` most variable of all its genes in every one of these systems.
+        The genes that all systems have, and their values, are the same: the counts of a cell are those of these genes.
     n_top_genes
         Number of variable genes per system. If there are no more genes than this, all of them count as variable.
     min_cells
@@ -102,7 +109,8 @@ def prepare(
         the input, ``var`` of the kept genes, and ``uns["sysvi_prepare"]`` the settings and the number of genes after
         each step (with "|" instead of "/" in the names of systems, because HDF5 keys cannot contain "/"). If the input
         is counts, ``uns["sysvi_totals"]`` has the names of the genes over which the counts of a cell are summed, the
-        share of each in all counts, and the target, by which :func:`sysvi.map_query` normalises new cells alike.
+        share of each in all counts, and the target, by which :func:`sysvi.map_query` normalises new cells alike. If
+        genes that some systems lack are kept, ``uns["sysvi_own_genes"]`` says which systems have them.
 
     Raises
     ------
@@ -138,6 +146,7 @@ def prepare(
     >>> prepared.shape, sorted(prepared.layers)
     ((100, 30), ['counts'])
     """
+    check_types(prepare, genes=genes)
     check_types(prepare, normalize=normalize, flavor=flavor, copy=copy, keep_counts=keep_counts, report=report)
     report = report or (lambda line: None)
     check_anndata(adata)
@@ -147,6 +156,8 @@ def prepare(
         if normalize is not None and not normalize:
             raise InputError("fractional_counts=True contradicts normalize=False: pass one of them only.")
         normalize = True
+    if genes not in GENE_SETS:
+        raise InputError(f"genes is {genes!r}; it must be 'shared' or 'union'.")
     if flavor not in FLAVORS:
         raise InputError(f"flavor is {flavor!r}; it must be 'cell_ranger' or 'seurat'.")
     check_not_empty(adata)
@@ -160,6 +171,13 @@ def prepare(
             "at least two: choose another column or add the cells of the other system."
         )
 
+    own_genes = None if genes == "shared" else read_own_genes(adata.uns, adata.var_names, list(systems))
+    if genes == "union" and own_genes is None:
+        raise InputError(
+            "genes='union' needs to know which genes each system has, which the input does not say: join the systems "
+            "with sysvi.join_systems(..., genes='union') first."
+        )
+
     # 1. Genes detected in every system
     where, matrix = get_expression(adata, layer)
     matrix = row_sliceable(matrix)
@@ -170,7 +188,7 @@ def prepare(
         report(f"The input looks like {'counts' if is_counts else 'log-normalised expression'}")
     mark = adata.uns.get("log1p")  # scanpy's; after a round trip through R it may be no mapping any more
     base = mark.get("base") if not is_counts and isinstance(mark, Mapping) else None
-    genes = choose_genes(
+    chosen = choose_genes(
         matrix,
         where,
         adata.var_names,
@@ -183,8 +201,9 @@ def prepare(
         n_top_genes=n_top_genes,
         flavor=flavor,
         report=report,
+        own_genes=own_genes,
     )
-    detected, kept, n_detected_genes = genes.detected, genes.kept, int(genes.detected.sum())
+    detected, kept, n_detected_genes = chosen.detected, chosen.kept, int(chosen.detected.sum())
 
     # AnnData itself selects everything but the expression
     prepared = AnnData(obs=adata.obs, var=adata.var, obsm=dict(adata.obsm), uns=dict(adata.uns))[:, kept].copy()
@@ -219,7 +238,12 @@ def prepare(
         "fractional_counts": bool(fractional_counts),
         "flavor": flavor,
     }
-    prepared.uns[PREPARED_KEY] = genes.record(settings)
+    prepared.uns.pop(OWN_GENES_KEY, None)
+    if own_genes is not None:
+        settings["genes"] = genes
+        if not own_genes[:, kept].all():
+            prepared.uns[OWN_GENES_KEY] = own_genes_record(prepared.var_names, systems, own_genes[:, kept])
+    prepared.uns[PREPARED_KEY] = chosen.record(settings)
     return prepared
 
 
@@ -389,13 +413,16 @@ class ChosenGenes:
     variable
         Masks of the variable ones among these, of each system, (n_systems, n_detected).
     kept
-        Column numbers of the genes that are variable in every system, (n_kept,).
+        Column numbers of the genes that are variable in every system that has them, (n_kept,).
+    n_of_some
+        How many of these some systems lack.
     """
 
     systems: np.ndarray
     detected: np.ndarray
     variable: np.ndarray
     kept: np.ndarray
+    n_of_some: int = 0
 
     def record(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Settings, without those that are None, and the number of genes after each step, for ``uns``."""
@@ -406,6 +433,8 @@ class ChosenGenes:
             "variable_genes": {name.replace("/", "|"): int(n) for name, n in n_variable},
             "genes_kept": len(self.kept),
         }
+        if self.n_of_some:
+            steps["genes_kept_of_some_systems"] = self.n_of_some
         return {k: v for k, v in settings.items() if v is not None} | steps
 
 
@@ -423,6 +452,7 @@ def choose_genes(
     n_top_genes: int,
     flavor: str,
     report: Callable[[str], None],
+    own_genes: np.ndarray | None = None,
 ) -> ChosenGenes:
     """Choose the genes detected in every system, and those of them that are variable in every system.
 
@@ -442,6 +472,8 @@ def choose_genes(
         Base of the logarithm of log-normalised expression; None for the natural logarithm.
     min_cells, n_top_genes, flavor, report
         As in `prepare`.
+    own_genes
+        Whether each system has each gene, (n_systems, n_genes), to keep genes that some lack too; None: not these.
 
     Raises
     ------
@@ -472,13 +504,30 @@ def choose_genes(
 
     # Variable genes of each system, and those variable in every system
     variable = np.ones((len(systems), n_detected_genes), dtype=bool)
+    of_some, cell_groups = np.zeros(len(names), dtype=bool), None
+    if own_genes is not None:  # genes that some systems lack, detected in the others
+        of_some = ~own_genes.all(axis=0) & own_genes.any(axis=0) & (passes | ~own_genes).all(axis=0)
     if n_detected_genes > n_top_genes:
-        select = partial(_select_genes, matrix, detected, target, base, groups(), names[detected], n_top_genes)
+        cell_groups = groups()
+        select = partial(_select_genes, matrix, detected, target, base, cell_groups, names[detected], n_top_genes)
         variable = _variable_genes(select, systems, n_detected_genes, flavor)
     for name, n_variable in zip(systems, variable.sum(axis=1), strict=True):
         report(f"Variable genes in system {name!r}: {n_variable} of {n_detected_genes}")
     kept = np.flatnonzero(detected)[variable.all(axis=0)]  # (n_kept,)
     report(f"Genes variable in every system: {len(kept)} of {n_detected_genes}")
+    n_of_some = 0
+    if len(kept) and own_genes is not None and of_some.any():
+        candidates = detected | (of_some & own_genes)  # (n_systems, n_genes)
+        if (candidates.sum(axis=1) > n_top_genes).any():
+            cell_groups = cell_groups or groups()
+            select = partial(
+                _select_genes, matrix, detected, target, base, cell_groups, names, n_top_genes, candidates=candidates
+            )
+            candidates = _variable_genes(select, systems, int(candidates.sum(axis=1).max()), flavor)
+        of_some &= (candidates | ~own_genes).all(axis=0)
+        n_of_some = int(of_some.sum())
+        kept = np.union1d(kept, np.flatnonzero(of_some))
+        report(f"Genes that some systems lack, variable in all others: {n_of_some}")
     if not len(kept):
         raise InputError("No gene is variable in every system: raise n_top_genes.")
     if len(kept) < FEW_GENES:
@@ -488,7 +537,7 @@ def choose_genes(
             UserWarning,
             stacklevel=3,
         )
-    return ChosenGenes(systems, detected, variable, kept)
+    return ChosenGenes(systems, detected, variable, kept, n_of_some)
 
 
 def group_cells(system_codes: np.ndarray, systems: np.ndarray, batch: np.ndarray | None) -> Groups:
@@ -538,6 +587,7 @@ def _select_genes(
     names: pd.Index,
     n_top_genes: int,
     flavor: str,
+    candidates: np.ndarray | None = None,
 ) -> list[np.ndarray | None]:
     """Select each system's variable genes in one pass over the cells.
 
@@ -546,7 +596,7 @@ def _select_genes(
     matrix
         Expression of any kind, (n_cells, n_genes).
     detected
-        Mask of the genes to choose from, (n_genes,).
+        Mask of the genes over which counts are summed, (n_genes,).
     target_sum
         Counts per cell after normalisation; None for log-normalised expression.
     base
@@ -554,14 +604,17 @@ def _select_genes(
     groups
         Groups of cells in which the variance is measured.
     names
-        Names of the detected genes, (n_detected,).
+        Names of the detected genes, (n_detected,); of all genes with `candidates`.
     n_top_genes, flavor
         Settings of `prepare`.
+    candidates
+        Mask of the genes of each system to choose from, (n_systems, n_genes); by default the detected ones.
 
     Returns
     -------
     list of numpy.ndarray or None
-        For each system a mask of its variable genes, (n_detected,); None if the genes cannot be ranked.
+        For each system a mask of its variable genes, (n_detected,), or (n_genes,) with `candidates`; None if the genes
+        cannot be ranked.
     """
     moments = GeneMoments(groups.cell_groups.max() + 1, matrix.shape[1])
     for start, stop, block in row_blocks(matrix):
@@ -573,10 +626,27 @@ def _select_genes(
             np.expm1(block.data, out=block.data)
         moments.add(block, groups.cell_groups[start:stop])
     selected = []
-    for system_groups, by_batch in zip(groups.system_groups, groups.by_batch, strict=True):
-        mean, variance = (values[:, detected] for values in moments.mean_and_variance(system_groups))
-        selected.append(variable_genes(mean, variance, n_top_genes, flavor, names if by_batch else None))
+    for i, (system_groups, by_batch) in enumerate(zip(groups.system_groups, groups.by_batch, strict=True)):
+        moments_of_genes = moments.mean_and_variance(system_groups)
+        if candidates is None:
+            mean, variance = (values[:, detected] for values in moments_of_genes)
+            selected.append(variable_genes(mean, variance, n_top_genes, flavor, names if by_batch else None))
+            continue
+        own = candidates[i]
+        if own.sum() <= n_top_genes:
+            selected.append(own)
+            continue
+        mean, variance = (values[:, own] for values in moments_of_genes)
+        found = variable_genes(mean, variance, n_top_genes, flavor, names[own] if by_batch else None)
+        selected.append(None if found is None else _spread(found, own))
     return selected
+
+
+def _spread(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Put a mask of some genes into one of all genes, in which `mask` says which those are."""
+    spread = np.zeros_like(mask)
+    spread[mask] = values
+    return spread
 
 
 def _variable_genes(

@@ -34,7 +34,7 @@ from sysvi._core.errors import InputError
 from sysvi._core.seeds import generator
 from sysvi._core.settings import flag, positive_number, random_seed, whole_number
 from sysvi.data.joined import JoinedRows, SelectedGenes
-from sysvi.data.orthologs import map_orthologs
+from sysvi.data.orthologs import join_systems, map_orthologs
 from sysvi.data.prepare import (
     PREPARED_KEY,
     TOTALS_KEY,
@@ -44,7 +44,7 @@ from sysvi.data.prepare import (
     group_cells,
     log_normalise,
 )
-from sysvi.data.row_blocks import read_rows
+from sysvi.data.row_blocks import read_into_memory, read_rows
 from sysvi.data.store_writer import check_store_output, write_store
 from sysvi.data.stored import epoch_groups
 from sysvi.data.stores import open_cells
@@ -238,6 +238,47 @@ def prepare_files(
             stacklevel=2,
         )
     return path
+
+
+def join_files(
+    files: Sequence[str | PathLike[str]],
+    system_key: str,
+    *,
+    layer: str | None = None,
+    system_of_file: Mapping[str, str] | None = None,
+    orthologs: Mapping[str, Table] | None = None,
+    report: Callable[[str], None] | None = None,
+) -> AnnData:
+    """Join files, one of each system, with the genes of all of them in memory (``join_systems(genes="union")``).
+
+    Parameters
+    ----------
+    files, system_key, layer, system_of_file, report
+        As in :func:`prepare_files`.
+    orthologs
+        As in :func:`sysvi.join_systems`.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read, has cells of several systems, or is the second one of a system.
+    """
+    cells_of: dict[str, AnnData] = {}
+    for path in map(Path, files):
+        cells = open_cells(path)
+        with _in_file(path):
+            check_not_empty(cells)
+            check_unique_names(cells)
+            _, matrix = get_expression(cells, layer)
+            systems = sorted(set(_systems_of(path, cells, system_key, system_of_file or {})))
+            if len(systems) > 1:
+                raise InputError(f"it has cells of several systems ({listing(systems)}): split it by system.")
+            (system,) = systems
+            if system in cells_of:
+                raise InputError(f"it is the second file of system {system!r}: join the files of a system first.")
+            expression, var = read_into_memory(matrix), pd.DataFrame(index=cells.var_names)
+            cells_of[system] = AnnData(expression, obs=cells.obs.drop(columns=system_key, errors="ignore"), var=var)
+    return join_systems(cells_of, system_key, genes="union", orthologs=orthologs, report=report)
 
 
 @contextmanager

@@ -95,13 +95,17 @@ def prepare_query(
     if orthologs is not None:
         adata = _rename(adata, orthologs, vocabulary.genes, report)
     where, matrix = get_expression(adata, layer)
-    match = match_genes(adata.var_names, vocabulary.genes)
-    missing = match.position < 0
-    _report_genes(match, adata.var_names, vocabulary.genes, report, stacklevel + 1)
+    match, system = match_genes(adata.var_names, vocabulary.genes), obs[columns.system].to_numpy()
+    found, needed = match.position >= 0, _needed(system, vocabulary)
+    missing = ~found & needed
+    of_systems = match._replace(position=match.position[needed])
+    _report_genes(
+        of_systems, adata.var_names, tuple(np.array(vocabulary.genes, object)[needed]), report, stacklevel + 1
+    )
 
-    matrix, system = row_sliceable(matrix), obs[columns.system].to_numpy()
+    matrix = row_sliceable(matrix)
     n_detected, is_counts = detect_genes(matrix, where, adata, *pd.factorize(system, sort=True), None, False)
-    kept = match.position[~missing]
+    kept = match.position[found]
     totals, share, target_sum = _totals(adata.var_names, reference)
     x, total, _ = read_genes(matrix, kept, int(n_detected[:, kept].sum()), totals)
     if is_counts:
@@ -116,9 +120,9 @@ def prepare_query(
         log_normalise(x, total / share, target_sum)
     else:
         report("The query is log-normalised: its values are used as they are")
-        _check_total(x, np.array(vocabulary.genes)[~missing], reference, stacklevel + 1)
+        _check_total(x, np.array(vocabulary.genes)[found], reference, stacklevel + 1)
     full = sparse.csr_matrix(
-        (x.data, np.flatnonzero(~missing)[x.indices], x.indptr), shape=(len(x.indptr) - 1, len(missing))
+        (x.data, np.flatnonzero(found)[x.indices], x.indptr), shape=(len(x.indptr) - 1, len(missing))
     )
     full.sort_indices()
     if missing.any():
@@ -144,7 +148,7 @@ def read_query(
     Raises
     ------
     InputError
-        If a new system has fewer than 10 cells.
+        If a new system has fewer than 10 cells, or the model's systems lack genes and there is a new system.
 
     Warns
     -----
@@ -155,6 +159,12 @@ def read_query(
     extended = vocabulary.extend(check_obs_column(adata, columns.system, "system_key"), labels)
     cells = cells_from_anndata(adata, columns, extended, warn_of_large=warn_of_large)
     sizes, n_known = cells.system_size.numpy(), len(vocabulary.systems)
+    if vocabulary.lacking and len(extended.systems) > n_known:
+        raise InputError(
+            f"System {extended.systems[n_known]!r} is new to the model, which knows {listing(vocabulary.systems)}, "
+            "some of which lack genes of the others (genes='union'): new systems cannot be mapped on such a model. "
+            "Integrate all systems together, or prepare the reference with genes='shared'."
+        )
     for name, size in zip(extended.systems[n_known:], sizes[n_known:], strict=True):
         if size < MIN_CELLS_PER_SYSTEM:
             raise InputError(
@@ -174,6 +184,14 @@ def read_query(
                 stacklevel=stacklevel + 1,
             )
     return ModelData(columns, extended, cells, reference.extend(cells, extended))
+
+
+def _needed(system: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+    """The genes that a system of the cells has; all, if one is not known, (G,) bool."""
+    own_genes, codes = vocabulary.own_genes, pd.Index(vocabulary.systems).get_indexer(pd.Index(np.unique(system)))
+    if own_genes is None or (codes < 0).any():
+        return np.ones(len(vocabulary.genes), bool)
+    return np.logical_or.reduce(own_genes[codes])
 
 
 def set_genes(adata: AnnData, layer: str | None, genes: np.ndarray, values: np.ndarray) -> None:

@@ -38,6 +38,7 @@ from sysvi.model.cvae import Model
 MODEL_FILE = "model.safetensors"
 FORMAT, FORMAT_VERSION = "sysvi-model", 7
 ENSEMBLE_VERSION = 8  # of the files of ensembles, which earlier versions of sysvi cannot read
+LACKING_VERSION = 9  # of the files of models some of whose systems lack genes; ensembles of these have one more
 # Entries of the header that all members of an ensemble have in common.
 COMMON = ("genes", "system_key", "systems", "categorical", "continuous", "columns", "reference")
 STATUSES = ("untrained", "finished", "stopped_early", "interrupted", "failed")
@@ -121,7 +122,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, overwrite: bool) -> None
     InputError
         If the file exists and may not be overwritten, or its folder cannot be written.
     """
-    write_file(path, checkpoint.tensors, _describe(checkpoint) | _training(checkpoint), overwrite)
+    version = LACKING_VERSION if checkpoint.vocabulary.lacking else FORMAT_VERSION
+    write_file(path, checkpoint.tensors, _describe(checkpoint) | _training(checkpoint), overwrite, version)
 
 
 def save_ensemble(
@@ -150,7 +152,8 @@ def save_ensemble(
     own: dict[str, Any] = {"seed": seed, "status": status, "members": [_training(member) for member in members]}
     if agreement is not None:
         own["agreement"] = agreement.tolist()
-    write_file(path, tensors, _describe(members[0]) | _training(members[0]) | own, overwrite, ENSEMBLE_VERSION)
+    version = LACKING_VERSION + 1 if members[0].vocabulary.lacking else ENSEMBLE_VERSION
+    write_file(path, tensors, _describe(members[0]) | _training(members[0]) | own, overwrite, version)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -183,7 +186,7 @@ def load_ensemble(path: Path) -> EnsembleCheckpoint:
     """
     tensors, saved = read_file(path)
     with corruption_as_input_error(path):
-        common = {name: saved[name] for name in COMMON}
+        common = {name: saved[name] for name in COMMON} | {"lacking": saved.get("lacking", {})}
         members = []
         for i, training in enumerate(saved["members"]):
             prefix = f"{i}."
@@ -212,7 +215,8 @@ def load_ensemble(path: Path) -> EnsembleCheckpoint:
 def _describe(checkpoint: Checkpoint) -> dict[str, Any]:
     """The entries `COMMON` of the header."""
     vocabulary = checkpoint.vocabulary
-    return {
+    lacking = {"lacking": vocabulary.lacking} if vocabulary.lacking else {}
+    return lacking | {
         "genes": vocabulary.genes,
         "system_key": vocabulary.system_key,
         "systems": vocabulary.systems,
@@ -238,6 +242,7 @@ def _read_checkpoint(tensors: Mapping[str, Tensor], saved: Mapping[str, Any]) ->
         tuple(saved["systems"]),
         {name: tuple(categories) for name, categories in saved["categorical"].items()},
         {name: (mean, std) for name, (mean, std) in saved["continuous"].items()},
+        {name: tuple(genes) for name, genes in saved.get("lacking", {}).items()},
     )
     checkpoint = Checkpoint(
         tensors,
@@ -267,6 +272,9 @@ def _check_vocabulary(vocabulary: Vocabulary, columns: Columns) -> None:
     for names in (vocabulary.genes, vocabulary.systems, *vocabulary.categorical.values()):
         if not names or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
             raise ValueError("its genes, systems or categories are no list of different names")
+    for name, genes in vocabulary.lacking.items():
+        if name not in vocabulary.systems or not genes or not set(genes) <= set(vocabulary.genes):
+            raise ValueError("its systems lack genes that it does not have")
     if not all(math.isfinite(mean) and 0 < std < math.inf for mean, std in vocabulary.continuous.values()):
         raise ValueError("a continuous covariate has no finite mean and positive standard deviation")
     keys = vocabulary.system_key, *vocabulary.categorical, *vocabulary.continuous
@@ -358,12 +366,15 @@ def _open(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
             header = json.loads((file.metadata() or {}).get("sysvi", "{}"))
             if not isinstance(header, dict) or header.get("format") != FORMAT:
                 raise InputError(f"{path} is a safetensors file, but was not written by sysVI.")
-            if (version := header.get("format_version")) not in (FORMAT_VERSION, ENSEMBLE_VERSION):
+            versions = FORMAT_VERSION, ENSEMBLE_VERSION, LACKING_VERSION, LACKING_VERSION + 1
+            if (version := header.get("format_version")) not in versions:
                 raise InputError(
-                    f"{path} has format version {version}, but this version of sysvi reads {FORMAT_VERSION} (a model) "
-                    f"and {ENSEMBLE_VERSION} (an ensemble) only: load it with the version of sysvi that saved it."
+                    f"{path} has format version {version}, but this version of sysvi reads {FORMAT_VERSION} and "
+                    f"{LACKING_VERSION} (models), {ENSEMBLE_VERSION} and {LACKING_VERSION + 1} (ensembles) only: load "
+                    "it with the version of sysvi that saved it."
                 )
-            if ("members" in header) != (version == ENSEMBLE_VERSION) or CHECKSUM not in header:
+            first = LACKING_VERSION if "lacking" in header else FORMAT_VERSION
+            if version != first + ("members" in header) or CHECKSUM not in header:
                 raise InputError(f"{path} is corrupted: format version {version} does not fit its content.")
             yield file, header
     except (safetensors.SafetensorError, json.JSONDecodeError, RecursionError, OSError) as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -20,6 +21,7 @@ from sysvi.data.summary import MIN_VARIANCE
 from sysvi.kernels.plan import prefer_sparse_products
 from sysvi.model.likelihoods import Likelihood
 from sysvi.model.networks import Decoder, Encoder
+from sysvi.model.own_genes import OwnGenes
 from sysvi.model.priors import Prior
 
 MIN_SHARE = 0.1  # of the variance along an axis that counts as signal, however large the noise seems
@@ -89,6 +91,10 @@ class Model(nn.Module):
         Sizes of the input.
     init
         Generator of the initial weights, on the CPU.
+    own_genes
+        Whether each system has each gene, (S, G) bool; None: all have all. The likelihood of a cell covers the genes of
+        its system, and the encoder sees these alone: measured expression is 0 in all others, and decoded expression is
+        set to 0 there.
     """
 
     prior: Prior
@@ -102,6 +108,7 @@ class Model(nn.Module):
         n_categories: list[int],
         n_continuous: int,
         init: torch.Generator,
+        own_genes: np.ndarray | None = None,
     ):
         super().__init__()
         s = self.settings = settings
@@ -113,18 +120,31 @@ class Model(nn.Module):
         self.decoder = Decoder(s.n_latent, width, s.n_hidden, s.n_layers, s.dropout_rate, s.covariates_in_mean, init)
         self.likelihood = LIKELIHOODS[s.likelihood](s, self.decoder.n_outputs, n_genes, init)
         self.prior = PRIORS[s.prior](s, n_genes, width)
+        self.own_genes = None if own_genes is None else OwnGenes(own_genes)
 
     @classmethod
     def of_vocabulary(cls, settings: ModelSettings, vocabulary: Vocabulary, init: torch.Generator) -> Model:
         """A new model for the genes, systems and covariates of a vocabulary."""
         v = vocabulary
-        return cls(settings, len(v.genes), len(v.systems), v.n_categories, len(v.continuous), init)
+        return cls(settings, len(v.genes), len(v.systems), v.n_categories, len(v.continuous), init, v.own_genes)
 
     @classmethod
     def shapes(cls, settings: ModelSettings, vocabulary: Vocabulary) -> dict[str, Tensor]:
         """Parameters and buffers of such a model by name, as tensors on torch's "meta" device, which take no memory."""
         with torch.device("meta"):
-            return cls.of_vocabulary(settings, vocabulary, torch.Generator()).state_dict()
+            # The genes of each system are no tensors of the model.
+            return cls.of_vocabulary(settings, replace(vocabulary, lacking={}), torch.Generator()).state_dict()
+
+    def nll(self, x: Tensor, h: Tensor, system: Tensor) -> Tensor:
+        """Negative log-likelihood of each cell, summed over the genes of its system: (B, G), (B, H), (B,) -> (B,)."""
+        if self.own_genes is None:
+            return self.likelihood.nll(x, h)
+        return self.likelihood.nll(x, h, self.own_genes.of_cells(system))
+
+    def mean(self, h: Tensor, system: Tensor) -> Tensor:
+        """Expected expression, 0 in genes that the system lacks: (B, H), (B,) -> (B, G)."""
+        mean = self.likelihood.mean(h)
+        return mean if self.own_genes is None else torch.where(self.own_genes.of_cells(system), mean, 0.0)
 
     @one_thread()
     @torch.no_grad()
@@ -142,6 +162,10 @@ class Model(nn.Module):
             torch.from_numpy(np.ascontiguousarray(part, np.float32))
             for part in (summary.axes, summary.sd, summary.effects, summary.mean, summary.variance)
         )
+        if self.own_genes is not None:  # the summary is over all cells, also those without the gene, which have 0
+            share = self.own_genes.share(cells.system_size.cpu()).clamp_min(1e-6)
+            variance = variance / share
+            mean = mean if self.decoder.passes_covariates else mean / share  # else corrected by the systems' effects
         effects = torch.linalg.pinv(self.code.from_one_hot()) @ effects  # (C, G)
         hidden = None
         if len(sd):

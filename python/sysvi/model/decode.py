@@ -89,7 +89,7 @@ def decode(
     Returns
     -------
     numpy.ndarray
-        Expected expression, (n, G) float32.
+        Expected expression, (n, G) float32; NaN for genes that the system lacks.
     """
     device = covariates.system.device
     size = block_size(device, batch_size)
@@ -100,6 +100,8 @@ def decode(
         rows = slice(start, start + size)
         block = Covariates(covariates.system[rows], covariates.categorical[rows], covariates.continuous[rows])
         mean = _mean(model, z[rows].to(device), block, None if batches is None else batches.of_rows(rows))
+        if model.own_genes is not None:
+            mean = torch.where(model.own_genes.of_cells(block.system), mean, torch.nan)
         expected[rows] = mean.cpu().numpy()[:, genes]
 
     starts = range(0, len(z), size)

@@ -11,8 +11,8 @@ Shapes: B cells of a minibatch, G genes, H width of the decoder's output: the hi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from sysvi.kernels.backend import choose_backend
 from sysvi.kernels.densities import LOG_2PI
 from sysvi.kernels.sparse import SparseExpression, product_in_float32
 from sysvi.model.networks import Linear, variance_from_log, variance_slope
+from sysvi.model.own_genes import GeneBlock
 
 
 class LikelihoodGradient(NamedTuple):
@@ -58,8 +59,12 @@ class Likelihood(nn.Module, ABC):
         """Expected expression, (B, H) -> (B, G): what the cycle encodes again."""
 
     @abstractmethod
-    def nll(self, x: Tensor, h: Tensor) -> Tensor:
-        """Negative log-likelihood of each cell, summed over genes: (B, G), (B, H) -> (B,)."""
+    def nll(self, x: Tensor, h: Tensor, own: Tensor | None = None) -> Tensor:
+        """Negative log-likelihood of each cell, summed over genes: (B, G), (B, H) -> (B,).
+
+        With `own`, (B, G) bool, it is summed over the genes that the cell's system has, without any factor for their
+        number. It is given if some systems lack genes only; a likelihood that has no such argument cannot be used then.
+        """
 
     def start_at(self, mean: Tensor, effects: Tensor | None, variance: Tensor, hidden: Tensor | None) -> None:
         """Set the initial parameters from a linear model of the expression; without this, they are random.
@@ -90,6 +95,7 @@ class Likelihood(nn.Module, ABC):
         factor: float | Tensor,
         w: Tensor | None,
         x_matmul: Tensor | SparseExpression,
+        blocks: Sequence[GeneBlock] = (),
     ) -> FusedLikelihood:
         """Prepare a function of h that returns the loss and its gradients without forming the mean (B, G).
 
@@ -105,6 +111,8 @@ class Likelihood(nn.Module, ABC):
             Weight of each cell, (B,); None: 1.
         x_matmul
             Expression in the type of the products of hidden layers.
+        blocks
+            Blocks of genes, and the cells that have them, if some systems lack genes: the loss covers those alone.
         """
         raise TypeError(f"{type(self).__name__} has no form without the mean of all cells and genes")
 
@@ -142,9 +150,9 @@ class Gaussian(Likelihood):
         """(G,) for a variance per gene, else (B, G)."""
         return variance_from_log(self.log_var if self.per_gene else self.log_var_head(h))
 
-    def nll(self, x: Tensor, h: Tensor) -> Tensor:
-        """(B, G), (B, H) -> (B,)."""
-        return gaussian_nll(x, self.mean(h), self.variance(h))
+    def nll(self, x: Tensor, h: Tensor, own: Tensor | None = None) -> Tensor:
+        """(B, G), (B, H), (B, G) -> (B,)."""
+        return gaussian_nll(x, self.mean(h), self.variance(h), own)
 
     @property
     def linear_mean(self) -> Linear:
@@ -162,10 +170,11 @@ class Gaussian(Likelihood):
         factor: float | Tensor,
         w: Tensor | None,
         x_matmul: Tensor | SparseExpression,
+        blocks: Sequence[GeneBlock] = (),
     ) -> FusedLikelihood:
         """See `GeneStatistics`."""
         var = variance_from_log(self.log_var)
-        statistics = GeneStatistics(x, self.head.weight, self.head.bias, var, factor, w, x_matmul)
+        statistics = GeneStatistics(x, self.head.weight, self.head.bias, var, factor, w, x_matmul, blocks)
 
         def fused(h: Tensor) -> LikelihoodGradient:
             fit = statistics(h)
@@ -176,9 +185,13 @@ class Gaussian(Likelihood):
         return fused
 
 
-def gaussian_nll(x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-    """Compute -log N(x; mean, var), summed over genes: (B, G), (B, G), (G,) or (B, G) -> (B,)."""
-    return 0.5 * ((x - mean).square() / var + var.log() + LOG_2PI).sum(1)
+def gaussian_nll(x: Tensor, mean: Tensor, var: Tensor, own: Tensor | None = None) -> Tensor:
+    """Compute -log N(x; mean, var), summed over genes: (B, G), (B, G), (G,) or (B, G) -> (B,).
+
+    With `own`, (B, G) bool, the sum is over the genes for which it is True.
+    """
+    terms = (x - mean).square() / var + var.log() + LOG_2PI
+    return 0.5 * (terms if own is None else torch.where(own, terms, 0.0)).sum(1)
 
 
 class GaussianGradients(NamedTuple):
@@ -202,6 +215,9 @@ class GeneStatistics:
     What does not depend on h is computed by the constructor: sums over x, and -X V⁻¹W, a part of the gradient of h,
     which is w∘(m - x) V⁻¹W.
 
+    With `blocks`, the sum over the cells of a gene is over those that have it. What is summed over x does not change,
+    as x is 0 in the others; what depends on h and n is computed for each block of genes, with the weights of its cells.
+
     Parameters
     ----------
     x
@@ -218,6 +234,8 @@ class GeneStatistics:
         Expression in the type of the products that give the gradient of h, which goes on through hidden layers; by
         default `x`. The value and the other gradients are small differences of large sums, so they are always computed
         from `x`.
+    blocks
+        Blocks of genes with the cells that have them; none: all cells have all genes.
     """
 
     def __init__(
@@ -229,31 +247,81 @@ class GeneStatistics:
         factor: float | Tensor = 1.0,
         w: Tensor | None = None,
         x_matmul: Tensor | SparseExpression | None = None,
+        blocks: Sequence[GeneBlock] = (),
     ):
         self.x, self.weight, self.bias, self.var, self.factor, self.w = x, weight, bias, var, factor, w
         x_matmul = x if x_matmul is None else x_matmul
         self.backend = choose_backend(var.device)
         self.precision = factor / var  # (G,)
         scaled = self.precision[:, None] * weight  # (G, H)
-        self.bias_term = bias @ scaled  # (H,)
         self.scaled = scaled.to(x_matmul.dtype)
         self.x_term = x_matmul @ self.scaled  # (B, H)
         weights = var.new_ones(len(x)) if w is None else w
-        self.n, self.sums = weights.sum(), self.backend.gene_sums(x, weights)
+        self.sum_x, self.sum_xx = self.backend.gene_sums(x, weights)
+        if not blocks:
+            self.blocks = [_Block(slice(None), None, w, weights.sum(), bias @ scaled)]
+        else:
+            of_blocks = [(genes, cells, weights * cells) for genes, cells in blocks]
+            self.blocks = [_Block(g, cells, wc, wc.sum(), bias[g] @ scaled[g]) for g, cells, wc in of_blocks]
 
     def __call__(self, h: Tensor) -> GaussianGradients:
         """Value and gradients at the hidden layer before the mean, (B, H)."""
-        x, weight, bias, var, w, n = self.x, self.weight, self.bias, self.var, self.w, self.n
+        x, w = self.x, self.w
         rounded = h.to(x.dtype)  # all statistics use the same rounded numbers
-        wh = rounded if w is None else (w[:, None] * rounded).to(x.dtype)
-        r = weight @ product_in_float32(rounded.T, wh)  # (G, H), still without bias and x
-        cross = product_in_float32(x.T, wh)  # (G, H)
-        sum_h = wh.sum(0, dtype=h.dtype)
-        q, rss = self.backend.gene_residuals(r, cross, weight, bias, self.precision, n, sum_h, *self.sums)
-        total = 0.5 * (rss / var + n * (var.log() + LOG_2PI)).sum()
-        h_term = weight.to(self.scaled.dtype).T @ self.scaled  # (H, H)
-        d_h = (h.to(h_term.dtype) @ h_term).to(h.dtype).add_(self.bias_term).sub_(self.x_term)
+        cross = product_in_float32(x.T, _weighted(rounded, w))  # (G, H)
+        fits = [self._fit_block(block, h, rounded, cross) for block in self.blocks]
+        if len(fits) == 1:
+            (fit,) = fits
+        else:
+            genes = torch.cat([cast(Tensor, block.genes) for block in self.blocks])
+            place = torch.argsort(genes)  # of each gene among those of all blocks
+            totals, d_hs, *of_genes = zip(*fits, strict=True)
+            weight, bias, var = (torch.cat(parts)[place] for parts in of_genes)
+            fit = GaussianGradients(torch.stack(totals).sum(), torch.stack(d_hs).sum(0), weight, bias, var)
+        d_h = fit.h.sub_(self.x_term)
         if w is not None:
             d_h *= w[:, None]
-        d_var = 0.5 * self.precision * (n - rss / var)
-        return GaussianGradients(total, d_h, r, self.precision * q, d_var)
+        return fit
+
+    def _fit_block(self, block: _Block, h: Tensor, rounded: Tensor, cross: Tensor) -> GaussianGradients:
+        """Value and gradients of the genes of a block; that of h without `x_term` and without the weights of cells."""
+        genes, n = block.genes, block.n
+        weight, bias, var, precision, scaled, cross, sum_x, sum_xx = (
+            part[genes]
+            for part in (
+                self.weight,
+                self.bias,
+                self.var,
+                self.precision,
+                self.scaled,
+                cross,
+                self.sum_x,
+                self.sum_xx,
+            )
+        )
+        wh = _weighted(rounded, block.w)
+        r = weight @ product_in_float32(rounded.T, wh)  # (genes, H), still without bias and x
+        sum_h = wh.sum(0, dtype=h.dtype)
+        q, rss = self.backend.gene_residuals(r, cross, weight, bias, precision, n, sum_h, sum_x, sum_xx)
+        total = 0.5 * (rss / var + n * (var.log() + LOG_2PI)).sum()
+        h_term = weight.to(scaled.dtype).T @ scaled  # (H, H)
+        d_h = (h.to(h_term.dtype) @ h_term).to(h.dtype).add_(block.bias_term)
+        if block.cells is not None:
+            d_h *= block.cells[:, None]
+        d_var = 0.5 * precision * (n - rss / var)
+        return GaussianGradients(total, d_h, r, precision * q, d_var)
+
+
+class _Block(NamedTuple):
+    """Genes of the same cells, and what `GeneStatistics` needs of them that does not depend on h."""
+
+    genes: Tensor | slice  # positions
+    cells: Tensor | None  # (B,) 1 for cells that have the genes, otherwise 0; None: all have them
+    w: Tensor | None  # (B,) weights of these cells, 0 for others; None: 1
+    n: Tensor  # () sum of the weights
+    bias_term: Tensor  # (H,)
+
+
+def _weighted(h: Tensor, w: Tensor | None) -> Tensor:
+    """Multiply the rows of h, (B, H), by weights, (B,), in the type of h."""
+    return h if w is None else (w[:, None] * h).to(h.dtype)

@@ -64,15 +64,16 @@ class Objective(nn.Module):
 
     def forward(self, batch: Minibatch, weights: Weights, context: TrainingContext | None) -> Losses:
         """Loss terms of a minibatch; without a `context`, those of evaluation (no dropout, z at its mean)."""
-        model, encoder, decoder, likelihood = self.model, self.model.encoder, self.model.decoder, self.model.likelihood
+        model, encoder, decoder = self.model, self.model.encoder, self.model.decoder
+        system, swapped = batch.covariates.system, batch.swapped_covariates.system
         c, c_swapped = model.code(batch.covariates), model.code(batch.swapped_covariates)  # (B, C)
         layers = None if context is None or context.frozen_layers else context
         mean, var = encoder(batch.x, c, layers)  # (B, L)
         z = mean + var.sqrt() * normal_like(mean, context)
-        reconstruction = likelihood.nll(batch.x.to_dense(), decoder(z, c, layers))  # (B,)
+        reconstruction = model.nll(batch.x.to_dense(), decoder(z, c, layers), system)  # (B,)
         mean_cycled = None
         if isinstance(weights.cycle, Tensor) or weights.cycle > 0:
-            translated = likelihood.mean(decoder(z, c_swapped, layers))  # (B, G)
+            translated = model.mean(decoder(z, c_swapped, layers), swapped)  # (B, G)
             mean_cycled, _ = encoder(translated, c_swapped, layers)
         # Last, since the VampPrior encodes its pseudo-inputs with the running statistics that the passes above change.
         latent = self.latent_terms(batch, weights.mixture, mean, var, z, mean_cycled)

@@ -2,8 +2,8 @@
 
 Two facts make it cheap. The likelihood may be computed from per-gene statistics (`Likelihood.fuse`). And where the mean
 of the likelihood is linear in the decoder's last hidden layer h (`Likelihood.linear_mean`), the cycle never forms
-expression: decoding and encoding multiply by W_o' and W_1 one after the other, and (h W_o') W_1 = h (W_o' W_1). A
-likelihood without one of the two is differentiated by autograd there, and nothing else changes.
+expression (`sysvi.training.cycle_product`). A likelihood without one of the two is differentiated by autograd there,
+and nothing else changes.
 
 The work is split into pairs of independent parts, which an executor may run at the same time. What is small, which is
 everything that happens in the latent space, is left to autograd.
@@ -27,6 +27,8 @@ from sysvi.kernels.sparse import SparseExpression
 from sysvi.model.cvae import Model
 from sysvi.model.networks import Layer, Linear, TrainingContext, variance_from_log
 from sysvi.model.objective import Losses, Objective, Weights, normal_like, weighted_mean
+from sysvi.model.own_genes import GeneBlock
+from sysvi.training.cycle_product import CycleProduct
 from sysvi.training.layer_pass import Gradients, LayerPass, multiply_transposed
 
 
@@ -124,10 +126,17 @@ class _GradientStep:
         factor = self.weights.reconstruction / len(self.x)
         self.fused_likelihood = None
         if self.likelihood.can_fuse:
-            self.fused_likelihood = self.likelihood.fuse(self.batch.x, factor, self.batch.weight, self.x)
+            blocks = self._blocks(self.batch.covariates.system)
+            given = self.batch.x, factor, self.batch.weight, self.x
+            self.fused_likelihood = self.likelihood.fuse(*given, blocks) if blocks else self.likelihood.fuse(*given)
         if self.cycles and self.mean_head is not None:
-            self.w_o, self.w_1 = self.mean_head.weight.to(self.x.dtype), self.first_weight.to(self.x.dtype)  # (G, H)
-            self.w_cycle = self.w_o.T @ self.w_1  # (H, H)
+            blocks = self._blocks(self.batch.swapped_covariates.system)
+            self.cycle_product = CycleProduct(self.mean_head, self.first_weight, self.x.dtype, blocks)
+
+    def _blocks(self, system: Tensor) -> list[GeneBlock]:
+        """Blocks of genes, and which cells of these systems, (B,), have them; none if all systems have all genes."""
+        own_genes = self.objective.model.own_genes
+        return [] if own_genes is None else own_genes.blocks(system, self.first_weight.dtype)
 
     def sample(self, context: TrainingContext) -> None:
         """Draw z from the posteriors, (B, L)."""
@@ -146,7 +155,8 @@ class _GradientStep:
             parameters = [p for p in self.likelihood.parameters() if p.requires_grad]
             with enable_grad():
                 x, h = self.batch.x.to_dense(), h.requires_grad_()
-                loss = weighted_mean(self.likelihood.nll(x, h), self.batch.weight)
+                nll = self.objective.model.nll(x, h, self.batch.covariates.system)
+                loss = weighted_mean(nll, self.batch.weight)
                 d_h, *d_parameters = grad(self.weights.reconstruction * loss, [h, *parameters], allow_unused=True)
             self.reconstruction = loss.detach()
             parameter_gradients = [(p, g) for p, g in zip(parameters, d_parameters, strict=True) if g is not None]
@@ -183,21 +193,25 @@ class _GradientStep:
         """Decode z with the swapped covariates and encode that again: (B, L) -> (B, H)."""
         if self.mean_head is not None:
             h = self.translating.forward(z.detach(), out=self.x.dtype)
-            h = self.cycling.forward(h, first_weight=self.w_cycle)
+            h = self.cycling.forward(self.cycle_product.input(h), first_weight=self.cycle_product.weight)
             # Before the divergence: the VampPrior encodes its pseudo-inputs with the updated running statistics.
-            self.cycling.update_running_statistics(self.mean_head.bias @ self.first_weight)
+            self.cycling.update_running_statistics(self.cycle_product.constant())
             return h
         with enable_grad():
             self.h_translated = self.translating.forward(z.detach()).requires_grad_()  # (B, H)
-            self.x_translated = self.likelihood.mean(self.h_translated)  # (B, G)
+            self.x_translated = self.objective.model.mean(
+                self.h_translated, self.batch.swapped_covariates.system
+            )  # (B, G)
         h = self.cycling.forward(self.x_translated.detach().to(self.x.dtype))
         self.cycling.update_running_statistics()
         return h
 
     def _cycle_backward(self, d_h: Tensor) -> Tensor:
         """From the gradient of the cycle's last hidden layer, (B, H), to that of z, (B, L)."""
-        d = self.cycling.backward(d_h, self.pair_gradients)  # (B, H) through `w_cycle`, otherwise (B, G)
-        if self.mean_head is None:
+        d = self.cycling.backward(d_h, self.pair_gradients)  # of `cycle_product`'s input, otherwise (B, G)
+        if self.mean_head is not None:
+            d = self.cycle_product.backward_input(d)
+        else:
             parameters = [p for p in self.likelihood.parameters() if p.requires_grad]
             tensors, d_x = [self.h_translated, *parameters], d.to(self.x_translated.dtype)
             d, *d_parameters = grad(self.x_translated, tensors, d_x, allow_unused=True)
@@ -216,11 +230,10 @@ class _GradientStep:
 
     @no_grad()
     def backward_translation(self) -> None:
-        """From the gradient of W_o' W_1 to those of its factors."""
+        """From the gradient of the cycle's product to those of its factors."""
         if self.cycles and self.mean_head is not None:
-            d_w_cycle = self.pair_gradients.pop(self.w_cycle)
-            self.pair_gradients.add(self.mean_head.weight, self.w_1 @ d_w_cycle.T)
-            self.pair_gradients.add(self.first_weight, self.w_o @ d_w_cycle)
+            gradient = self.pair_gradients.pop(self.cycle_product.weight)
+            self.cycle_product.backward_weight(gradient, self.pair_gradients)
 
     def write_gradients(self) -> None:
         """Write the sums of both parts' gradients into the parameters, and update the decoder's running statistics."""

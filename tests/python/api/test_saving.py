@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from sysvi import InputError, Ramp, SysVI
 from sysvi._core.checks import is_missing
 from sysvi._core.files import write_atomically
-from sysvi.model.checkpoint import ENSEMBLE_VERSION, FORMAT, FORMAT_VERSION, read_file, write_file
+from sysvi.model.checkpoint import ENSEMBLE_VERSION, FORMAT, FORMAT_VERSION, LACKING_VERSION, read_file, write_file
 
 pytestmark = pytest.mark.filterwarnings("ignore:System ")
 
@@ -394,7 +394,7 @@ def write_unusable_file(path, saved, kind):
 DAMAGED = "cannot be read as a saved model: it is damaged or another kind of file"
 FOREIGN = "is a safetensors file, but was not written by sysVI"
 CORRUPTED = "is corrupted"
-VERSIONS = [1, 2, max(FORMAT_VERSION, ENSEMBLE_VERSION) + 1, None]
+VERSIONS = [1, 2, LACKING_VERSION + 2, None]
 
 
 @pytest.mark.parametrize(
@@ -420,6 +420,7 @@ VERSIONS = [1, 2, max(FORMAT_VERSION, ENSEMBLE_VERSION) + 1, None]
             for version in VERSIONS
         ),
         (f"version {ENSEMBLE_VERSION}", CORRUPTED),
+        (f"version {LACKING_VERSION}", CORRUPTED),
         ("no genes", CORRUPTED),
         ("fewer genes", CORRUPTED),
         ("unknown setting", CORRUPTED),

@@ -44,15 +44,29 @@ def as_float64(batch):
 def make_case(make_cells, make_model, monkeypatch):
     """Maker of a model, a discriminator and a minibatch, all float64."""
 
-    def make(*, n_systems=2, weighted=False, swapped="resampled", index=None, embed=False, variance="feature", **model):
-        cells = make_cells(n_systems=n_systems, weight_systems=weighted)
-        model = make_model(cells, embed_categorical_covariates=embed, out_var_mode=variance, **model).double()
+    def make(
+        *,
+        n_systems=2,
+        weighted=False,
+        swapped="resampled",
+        index=None,
+        embed=False,
+        variance="feature",
+        own_genes=None,
+        **model,
+    ):
+        cells = make_cells(n_systems=n_systems, weight_systems=weighted, own_genes=own_genes)
+        model = make_model(
+            cells, own_genes=own_genes, embed_categorical_covariates=embed, out_var_mode=variance, **model
+        ).double()
         index = torch.arange(B) if index is None else index(cells)
         batch = as_float64(cells.minibatch(index, swapped, generator(1)))
         discriminator = Discriminator(model.settings.n_latent, 8, n_systems, generator(2)).double()
         # the model makes its one-hot codes float32, like all of its input
         monkeypatch.setattr(sysvi.model.cvae, "one_hot", lambda code, n: one_hot(code, n).double())
-        return SimpleNamespace(model=model, batch=batch, discriminator=discriminator, n_systems=n_systems)
+        return SimpleNamespace(
+            model=model, batch=batch, discriminator=discriminator, n_systems=n_systems, own_genes=own_genes
+        )
 
     return make
 
@@ -90,7 +104,9 @@ def as_arrays(batch):
 def oracle_losses(case, eps, p, discriminator=None, **mode):
     """The oracle's losses of a case at the parameters and running statistics `p`, which training moves."""
     sizes = case.n_systems, case.model.code.n_categories
-    return oracle.losses(p, case.model.settings, as_arrays(case.batch), WEIGHTS, eps, *sizes, discriminator, **mode)
+    return oracle.losses(
+        p, case.model.settings, as_arrays(case.batch), WEIGHTS, eps, *sizes, discriminator, case.own_genes, **mode
+    )
 
 
 # -- values -----------------------------------------------------------------------------------------------------------
@@ -240,6 +256,121 @@ def test_fused_equals_plain_in_float32(monkeypatch, make_case):
         assert fused.dtype == torch.float32
         # biases before a batch normalisation have no gradient but rounding, hence the absolute tolerance
         torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-4 * results[0][0].item())
+
+
+# -- genes that systems lack --------------------------------------------------------------------------------------
+
+
+def own_genes_of(n_systems, seed=3):
+    """Some genes for all systems, some for one or two, and one for none: (S, 12) bool."""
+    own = np.random.default_rng(seed).random((n_systems, 12)) < 0.6
+    own[:, :4], own[:, 4] = True, False
+    return own
+
+
+every_mask = pytest.mark.parametrize(("n_systems", "seed"), [(2, 3), (2, 4), (3, 3), (3, 5)])
+
+
+@every_mask
+@every_variance
+@every_weighting
+@pytest.mark.parametrize("in_mean", [False, True])
+def test_with_lacking_genes_losses_match_oracle(make_case, n_systems, seed, variance, weighted, in_mean):
+    case = make_case(
+        n_systems=n_systems,
+        own_genes=own_genes_of(n_systems, seed),
+        variance=variance,
+        weighted=weighted,
+        covariates_in_mean=in_mean,
+    )
+    p, discriminator = oracle.arrays(case.model.state_dict()), oracle.arrays(case.discriminator.state_dict())
+    validation = oracle_losses(case, np.zeros((B, 3)), p, discriminator, training=False)
+    training = oracle_losses(case, normal_draws((B, 3), seed=7).numpy(), p, discriminator, training=True)
+    for fused in (False, True):
+        objective = Objective(copy.deepcopy(case.model), case.discriminator)
+        held_out = objective(case.batch, WEIGHTS, None)
+        losses = trained(objective, case.batch, WEIGHTS, TrainingContext(generator(7)), fused)
+        for reference, ours in ((validation, held_out), (training, losses)):
+            for term, value in ours._asdict().items():
+                np.testing.assert_allclose(value.item(), getattr(reference, term), rtol=1e-8, err_msg=term)
+        for name, statistic in objective.model.named_buffers():
+            if name in p:  # the masks are no part of the saved tensors
+                np.testing.assert_allclose(statistic, p[name], rtol=1e-9, err_msg=name)
+
+
+@every_mask
+@every_variance
+@every_weighting
+@every_swap
+@pytest.mark.parametrize("in_mean", [False, True])
+def test_with_lacking_genes_the_hand_written_gradient_is_autograds(
+    make_case, n_systems, seed, variance, weighted, swapped, in_mean
+):
+    case = make_case(
+        n_systems=n_systems,
+        own_genes=own_genes_of(n_systems, seed),
+        variance=variance,
+        weighted=weighted,
+        swapped=swapped,
+        covariates_in_mean=in_mean,
+        embed=True,
+        dropout_rate=0.3,
+    )
+    results = []
+    for fused in (False, True):
+        objective = Objective(copy.deepcopy(case.model), copy.deepcopy(case.discriminator))
+        context = TrainingContext(generator(7), dropout_seeds=generator(8))
+        losses = trained(objective, case.batch, WEIGHTS, context, fused)
+        results.append((losses._asdict(), gradients(objective), dict(objective.named_buffers())))
+    for plain, fused in zip(*results, strict=True):
+        assert plain.keys() == fused.keys()
+        for name in plain:
+            torch.testing.assert_close(
+                fused[name], plain[name], rtol=1e-8, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}"
+            )
+
+
+@every_form
+@every_variance
+def test_if_no_system_lacks_a_gene_masks_change_nothing(make_case, monkeypatch, fused, variance):
+    results = []
+    for own_genes in (None, np.ones((3, 12), bool)):
+        monkeypatch.undo()  # a model is made as float32
+        case = make_case(n_systems=3, variance=variance, own_genes=own_genes, embed=True, dropout_rate=0.3)
+        objective = Objective(case.model, case.discriminator)
+        context = TrainingContext(generator(7), dropout_seeds=generator(8))
+        losses = trained(objective, case.batch, WEIGHTS, context, fused)
+        results.append({**losses._asdict(), **gradients(objective)})
+    for name, without in results[0].items():
+        torch.testing.assert_close(results[1][name], without, rtol=1e-9, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@every_form
+def test_weights_of_a_gene_that_no_system_has_change_nothing(make_case, monkeypatch, fused):
+    """And weights of a gene that the cells of a minibatch lack, before and after the translation."""
+    own_genes = own_genes_of(2)
+    own_genes[:, 5] = [False, True]
+    results = []
+    for shift in (0.0, 5.0):
+        monkeypatch.undo()
+        case = make_case(
+            own_genes=own_genes,
+            index=lambda cells: (cells.covariates.system == 0).nonzero()[:, 0],
+            swapped="zero",
+            prior="standard_normal",
+        )
+        with torch.no_grad():
+            for weight in (case.model.likelihood.head.weight, case.model.encoder.layers[0].weight):
+                weight[4] += shift  # of no system
+            case.model.likelihood.log_var[5] += shift  # of the other system, so not in the likelihood
+        losses = trained(Objective(case.model), case.batch, WEIGHTS, TrainingContext(generator(7)), fused)
+        d_head, d_first = case.model.likelihood.head.weight.grad, case.model.encoder.layers[0].weight.grad
+        assert not d_head[4].any()
+        assert not d_first[4].any()
+        assert d_first[5].any()  # through the cycle
+        results.append(losses._asdict())
+    for name, value in results[0].items():
+        torch.testing.assert_close(results[1][name], value, rtol=1e-10, atol=0, msg=lambda m, n=name: f"{n}: {m}")
 
 
 # -- the cycle --------------------------------------------------------------------------------------------------------
