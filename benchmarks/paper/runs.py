@@ -19,6 +19,7 @@ from common import CACHE, RESULTS
 import sysvi
 from sysvi._core.settings import ModelSettings, TrainSettings, default_batch_size, default_lr, default_max_epochs
 from sysvi.data.cells import n_minibatches
+from sysvi.data.labels import read_labels
 from sysvi.model.priors import StandardNormal
 from sysvi.tuning.criterion import Criterion
 
@@ -31,6 +32,8 @@ MIN_CELLS = {
     "hard": 100,
     "held_out": 100,
     "demo": 50,
+    "malaria": 200,
+    "protocols": 20,
 }  # fewest cells of a group for Moran's I
 TITLES = {
     "baron": "Baron islets, human and mouse",
@@ -38,6 +41,8 @@ TITLES = {
     "hard": "hard simulation",
     "held_out": "held-out simulation, three systems",
     "demo": "the demo's cells",
+    "malaria": "malaria parasites, two species by two protocols",
+    "protocols": "human islets, four protocols",
 }
 
 
@@ -47,9 +52,11 @@ class DataSet:
     def __init__(self, name: str):
         self.name = name
         self.adata = anndata.read_h5ad(getattr(data, name)())
-        self.system, self.batch, self.label = (
-            self.adata.obs[key].to_numpy().astype(str).astype(object) for key in ("system", "batch", "cell_type")
+        self.system, self.batch = (
+            self.adata.obs[key].to_numpy().astype(str).astype(object) for key in ("system", "batch")
         )
+        label, is_labelled = read_labels(self.adata, "cell_type")
+        self.label = np.where(is_labelled, label, "").astype(object)
         rows = np.arange(self.adata.n_obs)
         self.criterion = Criterion.from_cells(
             self.adata.X, rows, self.system, self.batch, self.label, min_cells=MIN_CELLS[name]
