@@ -178,8 +178,9 @@ def report(sets: list[str]) -> None:
             title = f"**{row['title']}**" if row["method"] == "sysvi" else row["title"]
             values = " | ".join(_shown(column, row[column], row[f"{column} sd"]) for column in shown)
             print(f"| {title}{setting} | {row['runs']} | {values} |")
-        print("\n**sysVI is behind** (Welch's test, corrected):\n")
-        print("\n".join(behind(tests, table, methods["labels"])) or "- in nothing that was tested.")
+        if "sysvi" in set(table["method"]):
+            print("\n**sysVI is behind** (Welch's test, corrected):\n")
+            print("\n".join(behind(tests, table, methods["labels"])) or "- in nothing that was measured.")
         if not (without := methods[(methods["finished"] == 0) & (methods["reason"] != "")]).empty:
             print("\nWithout a result:\n")
             print("\n".join(f"- {row['title']}: {row['reason']}." for _, row in without.iterrows()))

@@ -109,9 +109,14 @@ class DataSet:
         return {seed: FOLDER / f"{self.name}_{digest}_{seed}.npy" for seed in seeds}
 
     def private_mixed(self, z: np.ndarray) -> float:
-        """How far private cell types are mixed with other systems: 0 (not at all, as they should) to 1 (fully)."""
+        """How far private cell types are mixed with other systems: 0 (not at all, as they should) to 1 (fully).
+
+        NaN if there is no private type.
+        """
         private = self.criterion.private_groups(z)
-        return float((private["foreign_neighbors"] * private["n_cells"]).sum() / max(private["n_cells"].sum(), 1))
+        if private.empty:
+            return float("nan")
+        return float((private["foreign_neighbors"] * private["n_cells"]).sum() / private["n_cells"].sum())
 
     def measured(self, seeds: tuple[int, ...], named: dict[str, Any], **settings: Any) -> list[dict[str, Any]]:
         """One row for each seed: data set, the columns `named`, seed and metrics."""
