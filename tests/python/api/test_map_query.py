@@ -501,7 +501,7 @@ def test_arguments_of_scvi(compatible, ensemble):
         new.obs[key] = new.obs[key].astype(str).replace(compatible.vocabulary.systems[0], "rat")
         with (
             pytest.warns(UserWarning, match="transfer_batch is disabled"),
-            pytest.raises(InputError, match="categories missing from the reference. These systems are new: rat"),
+            pytest.raises(InputError, match=r"categories missing from the reference\. These systems are new: rat"),
         ):
             SysVI.load_query_data(new, compatible, transfer_batch=given)
         assert dict(new.uns) == uns

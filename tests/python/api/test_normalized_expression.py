@@ -71,7 +71,7 @@ def test_there_is_no_library_size(model):
     """``"latent"`` is 1, as expression is that of the input; the module draws no expression, as in scvi-tools."""
     expected = model.get_normalized_expression(return_numpy=True)
     np.testing.assert_array_equal(model.get_normalized_expression(library_size="latent", return_numpy=True), expected)
-    with pytest.raises(NotImplementedError, match="get_normalized_expression and sysvi.translate decode"):
+    with pytest.raises(NotImplementedError, match=r"get_normalized_expression and sysvi\.translate decode"):
         model.module.sample()
 
 
