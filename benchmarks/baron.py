@@ -55,7 +55,7 @@ def quality(reuse: bool, only_ours: bool) -> None:
         if not only_ours:
             if not peer_path.exists():
                 peer("scvi_sysvi.py", PREPARED, peer_path, "--seed", seed)
-            paths[f"scvi-tools 1.4.2 SysVI, seed {seed}"] = peer_path
+            paths[f"scvi-tools 1.5.1 SysVI, seed {seed}"] = peer_path
     names = list(paths)
     scib = ours("peers/scib.py", PREPARED, *(f"{i}={paths[name]}" for i, name in enumerate(names)))
     rows = {name: measure(np.load(paths[name]), adata) | scib[str(i)] for i, name in enumerate(names)}

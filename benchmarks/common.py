@@ -16,9 +16,12 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 CACHE, RESULTS, PEERS = HERE / ".cache", HERE / "results", HERE / "peers"
-PEER_PYTHON = HERE.parent / ".venv-bench" / "bin" / "python"
+# Folder with the environment of the peers; another one can be named, to share it between clones.
+PEER_ENVIRONMENT = Path(os.environ.get("SYSVI_BENCH_ENVIRONMENT", HERE.parent / ".venv-bench")).absolute()
+PEER_PYTHON = PEER_ENVIRONMENT / "bin" / "python"
+PEER_VERSIONS = ">=3.12"  # of Python, as scvi-tools 1.5 and scib-metrics 0.6 need them
 # torch is installed first and alone, so that no later package replaces it by another build.
-REQUIREMENTS = ("torch==2.13.0", "scvi-tools==1.4.2", "scib-metrics==0.5.10", "harmonypy==2.1.0")
+REQUIREMENTS = ("torch==2.13.0", "scvi-tools==1.5.1", "scib-metrics==0.6.1", "harmonypy==2.1.0")
 
 
 class Failed(RuntimeError):
@@ -28,16 +31,24 @@ class Failed(RuntimeError):
 def make_peer_environment() -> None:
     """Create or complete the environment of the peers (scvi-tools, scib-metrics, harmonypy).
 
+    It is made by the newest Python on this machine that suits (`sysvi.comparison.interpreters`). An environment of
+    other versions in the same folder is replaced.
+
     Raises
     ------
+    sysvi.comparison.interpreters.NoInterpreter
+        If this machine has no Python that suits; the message says how to get one.
     subprocess.CalledProcessError
         If they cannot be installed.
     """
-    installed = PEER_PYTHON.parents[1] / "installed.txt"  # written last, so that a failed installation is repeated
+    from sysvi.comparison.interpreters import find_interpreter
+
+    installed = PEER_ENVIRONMENT / "installed.txt"  # written last, so that a failed installation is repeated
     if installed.exists() and installed.read_text().split() == list(REQUIREMENTS):
         return
-    if not PEER_PYTHON.exists():
-        subprocess.run([sys.executable, "-m", "venv", PEER_PYTHON.parents[1]], check=True)
+    if installed.exists() or not PEER_PYTHON.exists():
+        python = find_interpreter(PEER_VERSIONS).path
+        subprocess.run([python, "-m", "venv", "--clear", PEER_ENVIRONMENT], check=True)
     pip = [str(PEER_PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, REQUIREMENTS[0]], check=True)
     subprocess.run([*pip, *REQUIREMENTS], check=True)

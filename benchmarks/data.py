@@ -1,22 +1,28 @@
 """Prepared data sets for the benchmarks; each is made once and kept in benchmarks/.cache.
 
-    python benchmarks/data.py baron                   a data set by name: baron, kang, hard, held_out or demo
+    python benchmarks/data.py baron                   a data set by name: baron, kang, malaria, protocols, hard,
+                                                      held_out or demo
     python benchmarks/data.py simulated 20000 3000    simulated cells of two systems, by number of cells and of genes
 
-baron and kang need SYSVI_DATA.
+baron, kang, malaria and protocols need SYSVI_DATA.
 """
+
+from __future__ import annotations
 
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import h5py
 from common import CACHE
 
-BARON, KANG, HARD, HELD_OUT, DEMO = (
-    CACHE / f"{name}_prepared.h5ad" for name in ("baron", "kang", "hard", "held_out", "demo")
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+BARON, KANG, MALARIA, PROTOCOLS, HARD, HELD_OUT, DEMO = (
+    CACHE / f"{name}_prepared.h5ad" for name in ("baron", "kang", "malaria", "protocols", "hard", "held_out", "demo")
 )
 COUNTS_PER_GENE = 0.22  # mean number of counts per cell and gene, which makes 11 % of the values non-zero
 
@@ -43,6 +49,27 @@ def has_baron() -> bool:
 def kang() -> Path:
     """Kang's labelled blood cells (from SYSVI_DATA), control and stimulated, prepared as in the paper."""
     return _ensure_made(KANG, "kang")
+
+
+def malaria() -> Path:
+    """Malaria parasites of two species by two protocols (from SYSVI_DATA), prepared; doubtful labels are unknown."""
+    return _ensure_made(MALARIA, "malaria")
+
+
+def protocols() -> Path:
+    """Human pancreatic islets by four protocols (from SYSVI_DATA), prepared."""
+    return _ensure_made(PROTOCOLS, "protocols")
+
+
+def malaria_counts(system: str = "system") -> AnnData:
+    """Counts of the malaria parasites, with a column as systems; labels that are not certain are "unknown"."""
+    import anndata
+    import numpy as np
+
+    adata = anndata.read_h5ad(_counts("malaria_species_protocols"))
+    adata.obs["system"] = adata.obs[system].astype(str)
+    adata.obs["cell_type"] = np.where(adata.obs["label_confident"], adata.obs["cell_type"].astype(str), "unknown")
+    return adata
 
 
 def hard() -> Path:
@@ -157,6 +184,12 @@ if __name__ == "__main__":
         _prepare("baron_pancreas", BARON)
     elif sys.argv[1] == "kang":
         _prepare("kang_ifnb_labelled", KANG)
+    elif sys.argv[1] == "malaria":
+        import sysvi
+
+        _write(sysvi.prepare(malaria_counts(), "system", "batch"), MALARIA)
+    elif sys.argv[1] == "protocols":
+        _prepare("pancreas_human_protocols", PROTOCOLS)
     elif sys.argv[1] == "hard":
         _make_hard()
     elif sys.argv[1] == "held_out":

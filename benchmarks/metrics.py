@@ -1,4 +1,4 @@
-"""Time and memory of the metrics, compared with scib-metrics 0.5.10.
+"""Time and memory of the metrics, compared with scib-metrics 0.6.1.
 
     python benchmarks/metrics.py speed [--cells 100000] [--rounds 1]    metrics that both packages have, in turn
     python benchmarks/metrics.py table [--cells 100000]                 the table of sysVI: time by metric, and memory

@@ -1,4 +1,4 @@
-"""Time and peak memory by number of cells, on the CPU: sysvi, scvi-tools 1.4.2's SysVI and Harmony.
+"""Time and peak memory by number of cells, on the CPU: sysvi, scvi-tools 1.5.1's SysVI and Harmony.
 
     python benchmarks/scaling.py [--cells 1000 3000 ...] [--methods sysvi ...] [--budget 600] [--again]
     python benchmarks/scaling.py --plot-only

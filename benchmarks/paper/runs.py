@@ -19,6 +19,7 @@ from common import CACHE, RESULTS
 import sysvi
 from sysvi._core.settings import ModelSettings, TrainSettings, default_batch_size, default_lr, default_max_epochs
 from sysvi.data.cells import n_minibatches
+from sysvi.data.labels import read_labels
 from sysvi.model.priors import StandardNormal
 from sysvi.tuning.criterion import Criterion
 
@@ -31,6 +32,8 @@ MIN_CELLS = {
     "hard": 100,
     "held_out": 100,
     "demo": 50,
+    "malaria": 200,
+    "protocols": 20,
 }  # fewest cells of a group for Moran's I
 TITLES = {
     "baron": "Baron islets, human and mouse",
@@ -38,6 +41,8 @@ TITLES = {
     "hard": "hard simulation",
     "held_out": "held-out simulation, three systems",
     "demo": "the demo's cells",
+    "malaria": "malaria parasites, two species by two protocols",
+    "protocols": "human islets, four protocols",
 }
 
 
@@ -47,9 +52,11 @@ class DataSet:
     def __init__(self, name: str):
         self.name = name
         self.adata = anndata.read_h5ad(getattr(data, name)())
-        self.system, self.batch, self.label = (
-            self.adata.obs[key].to_numpy().astype(str).astype(object) for key in ("system", "batch", "cell_type")
+        self.system, self.batch = (
+            self.adata.obs[key].to_numpy().astype(str).astype(object) for key in ("system", "batch")
         )
+        label, is_labelled = read_labels(self.adata, "cell_type")
+        self.label = np.where(is_labelled, label, "").astype(object)
         rows = np.arange(self.adata.n_obs)
         self.criterion = Criterion.from_cells(
             self.adata.X, rows, self.system, self.batch, self.label, min_cells=MIN_CELLS[name]
@@ -102,9 +109,14 @@ class DataSet:
         return {seed: FOLDER / f"{self.name}_{digest}_{seed}.npy" for seed in seeds}
 
     def private_mixed(self, z: np.ndarray) -> float:
-        """How far private cell types are mixed with other systems: 0 (not at all, as they should) to 1 (fully)."""
+        """How far private cell types are mixed with other systems: 0 (not at all, as they should) to 1 (fully).
+
+        NaN if there is no private type.
+        """
         private = self.criterion.private_groups(z)
-        return float((private["foreign_neighbors"] * private["n_cells"]).sum() / max(private["n_cells"].sum(), 1))
+        if private.empty:
+            return float("nan")
+        return float((private["foreign_neighbors"] * private["n_cells"]).sum() / private["n_cells"].sum())
 
     def measured(self, seeds: tuple[int, ...], named: dict[str, Any], **settings: Any) -> list[dict[str, Any]]:
         """One row for each seed: data set, the columns `named`, seed and metrics."""

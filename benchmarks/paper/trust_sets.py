@@ -52,15 +52,8 @@ def _few_shared() -> anndata.AnnData:
     return _sample(adata[keep].copy(), 1800)
 
 
-def _malaria(system: str = "system") -> anndata.AnnData:
-    adata = _read("malaria_species_protocols")
-    adata.obs["system"] = adata.obs[system].astype(str)
-    adata.obs["cell_type"] = np.where(adata.obs["label_confident"], adata.obs["cell_type"].astype(str), "unknown")
-    return adata
-
-
 def _malaria_part() -> anndata.AnnData:
-    adata = _malaria()
+    adata = data.malaria_counts()
     few = adata.obs["system"].str.endswith("smartseq2").to_numpy()
     rest = np.random.default_rng(0).choice(np.flatnonzero(~few), 2500, replace=False)
     return adata[np.sort(np.concatenate([np.flatnonzero(few), rest]))].copy()
@@ -76,8 +69,8 @@ REAL: dict[str, Callable[[], anndata.AnnData]] = {
     "baron_1000": lambda: _sample(_read("baron_pancreas"), 1000),
     "baron_few_shared": _few_shared,
     "kang": _kang,
-    "malaria": _malaria,
-    "malaria_species": lambda: _malaria("species"),
+    "malaria": data.malaria_counts,
+    "malaria_species": lambda: data.malaria_counts("species"),
     "malaria_part": _malaria_part,
     "protocols": lambda: _read("pancreas_human_protocols"),
     "breast": lambda: _read("breast_cell_nucleus_tiny"),

@@ -3,7 +3,8 @@
 python benchmarks/peers/scvi_sysvi.py prepared.h5ad embedding.npy [--seed 0] [--epochs N] [--threads N] [--train-size F]
 
 Prints one line of JSON: clock readings when the data are in memory and when the embedding is computed ("span"), at the
-start of training and at the end of each epoch ("marks"); the minibatch size; CPU seconds of all threads; peak memory.
+start of training and at the end of each epoch ("marks"); its own number of epochs ("default_epochs"); the minibatch
+size; CPU seconds of all threads; peak memory.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import scvi
 import torch
 from lightning.pytorch.callbacks import Callback
 from scvi.external import SysVI
+from scvi.model._utils import get_max_epochs_heuristic
 from usage import Usage
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -65,4 +67,5 @@ embedding = model.get_latent_representation().astype(np.float32)
 used = usage.stop()
 np.save(args.embedding, embedding)
 batch_size = model.trainer.train_dataloader.sampler.batch_size
-print(json.dumps({"marks": times.marks, "batch_size": batch_size, **used}))
+default_epochs = get_max_epochs_heuristic(adata.n_obs)
+print(json.dumps({"marks": times.marks, "default_epochs": default_epochs, "batch_size": batch_size, **used}))

@@ -1119,7 +1119,7 @@ def compare(
     with the reason. After an interruption, the same command continues with the missing runs.
 
     Methods: sysvi, cvae, vamp, cyc, adv, pca, harmony, scvi, scvi-sysvi, drvi, glue, concord, scvital, seurat-cca,
-    seurat-rpca, harmony-r, scmgca, scgen, scanvi, saturn.
+    seurat-rpca, harmony-r, stacas, scmgca, scgen, scanvi, saturn.
     """
     from sysvi.comparison.tables import format_comparison
 

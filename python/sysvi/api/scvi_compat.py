@@ -13,7 +13,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from sysvi._core.checks import check_anndata
+from sysvi._core.checks import check_anndata, listing
 from sysvi._core.errors import InputError
 from sysvi.data.from_anndata import check_writable, write_setup
 from sysvi.data.query import read_query
@@ -254,8 +254,9 @@ class QueryMethodsOfScvi:
         unfrozen
             Must be False: to train all weights, train on all cells together.
         **freeze
-            Arguments of scvi-tools that choose what is frozen, and ``transfer_batch``; ignored with a warning, since
-            the weights of new categories are all that is trained.
+            Arguments of scvi-tools that choose what is frozen; ignored with a warning, since the weights of new
+            categories are all that is trained. With ``transfer_batch``, whether True or False, new systems are refused
+            as in scvi-tools.
 
         Returns
         -------
@@ -265,7 +266,8 @@ class QueryMethodsOfScvi:
         Raises
         ------
         InputError
-            If genes or columns are missing, or an argument is not supported.
+            If genes or columns are missing, an argument is not supported, or a system is new and ``transfer_batch`` is
+            given.
 
         Examples
         --------
@@ -289,6 +291,13 @@ class QueryMethodsOfScvi:
             raise InputError("unfrozen=True is not supported: to train all weights, train on all cells together.")
         if unknown := sorted(name for name in freeze if not name.startswith("freeze_") and name != "transfer_batch"):
             raise InputError(f"load_query_data has no argument {', '.join(unknown)}.")
+        keeps_systems = freeze.pop("transfer_batch", None) is not None
+        if keeps_systems:
+            warnings.warn(
+                "The setting of transfer_batch is disabled in SysVI and is automatically set to False. Leave it out to "
+                "map cells of new systems.",
+                stacklevel=2,
+            )
         for name in freeze:
             warnings.warn(
                 f"load_query_data({name}=...) is ignored: only weights of new categories are trained.", stacklevel=2
@@ -300,6 +309,11 @@ class QueryMethodsOfScvi:
         extended = model.extend(
             adata, read_query(adata, *model.summary(), warn_of_large=True, stacklevel=2), model.seed
         )
+        if keeps_systems and (new := extended.vocabulary.systems[len(model.vocabulary.systems) :]):
+            raise InputError(
+                "This model does not allow for query having batch categories missing from the reference. These systems "
+                f"are new: {listing(new)}. Leave transfer_batch out to map them."
+            )
         write_setup(adata, model.columns)
         extended.attach(None, None, accelerator, None if device == "auto" else device)
         return extended

@@ -65,8 +65,8 @@ def compare(
         integrated by all methods, and left out of every metric that needs labels.
     methods
         ``"all"``, or names of methods: sysvi, cvae, vamp, cyc, adv, pca, harmony, scvi, scvi-sysvi, drvi, glue,
-        concord, scvital, seurat-cca, seurat-rpca, harmony-r, scmgca, scgen, scanvi, saturn. A method that is not
-        available on this machine is listed with the reason.
+        concord, scvital, seurat-cca, seurat-rpca, harmony-r, stacas, scmgca, scgen, scanvi, saturn. A method that is
+        not available on this machine is listed with the reason.
     grid
         ``"full"``: all values of each method's tuned parameter; ``"default"``: its default value only.
     seeds

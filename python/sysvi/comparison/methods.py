@@ -67,7 +67,7 @@ METHOD_ORDER = [
     "glue",
     "concord",
 ]
-METHOD_ORDER += ["scvital", "seurat-cca", "seurat-rpca", "harmony-r", "scmgca", "scgen", "scanvi", "saturn"]
+METHOD_ORDER += ["scvital", "seurat-cca", "seurat-rpca", "harmony-r", "stacas", "scmgca", "scgen", "scanvi", "saturn"]
 NOT_ADAPTERS = {"common", "__init__"}  # scripts with code that adapters share
 HEADER = re.compile(r"^# /// script$(.*?)^# ///$", re.MULTILINE | re.DOTALL)
 

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -204,6 +205,12 @@ class Model(nn.Module):
     def embed(self, cells: Cells, rows: Tensor | None = None, batch_size: int | None = None) -> tuple[Tensor, Tensor]:
         """Mean and variance of q(z | x, c) of the cells in `rows` (default: all), (n, L) float32 each, on the CPU."""
         return embed([self], cells, rows, batch_size)[0]
+
+    def sample(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse, as the module of scvi-tools' SysVI does: expected expression is decoded, none is drawn."""
+        raise NotImplementedError(
+            "Expression is not drawn: get_normalized_expression and sysvi.translate decode expected expression."
+        )
 
 
 @torch.no_grad()

@@ -493,6 +493,18 @@ def test_arguments_of_scvi(compatible, ensemble):
     copy = compatible.adata.copy()
     with pytest.warns(UserWarning, match="freeze_dropout=.*is ignored"):
         SysVI.load_query_data(copy, compatible, freeze_dropout=True)
+    for given in (True, False):
+        with pytest.warns(UserWarning, match="The setting of transfer_batch is disabled in SysVI"):
+            SysVI.load_query_data(copy, compatible, transfer_batch=given)
+        new = copy.copy()
+        key, uns = compatible.columns.system, dict(new.uns)
+        new.obs[key] = new.obs[key].astype(str).replace(compatible.vocabulary.systems[0], "rat")
+        with (
+            pytest.warns(UserWarning, match="transfer_batch is disabled"),
+            pytest.raises(InputError, match=r"categories missing from the reference\. These systems are new: rat"),
+        ):
+            SysVI.load_query_data(new, compatible, transfer_batch=given)
+        assert dict(new.uns) == uns
     for arguments, words in (
         ({"unfrozen": True}, "unfrozen"),
         ({"registry": {}}, "registry"),

@@ -67,6 +67,14 @@ def test_values_are_those_of_an_independent_implementation(adata, make_sysvi, se
         np.testing.assert_allclose(found, decoded(own, system, seed=5), rtol=1e-3, atol=1e-4)
 
 
+def test_there_is_no_library_size(model):
+    """``"latent"`` is 1, as expression is that of the input; the module draws no expression, as in scvi-tools."""
+    expected = model.get_normalized_expression(return_numpy=True)
+    np.testing.assert_array_equal(model.get_normalized_expression(library_size="latent", return_numpy=True), expected)
+    with pytest.raises(NotImplementedError, match=r"get_normalized_expression and sysvi\.translate decode"):
+        model.module.sample()
+
+
 def test_several_systems_are_averaged(model):
     found = model.get_normalized_expression(transform_batch=["system1", None], return_numpy=True)
     np.testing.assert_allclose(found, (decoded(model, 0) + decoded(model)) / 2, rtol=1e-3, atol=1e-4)
@@ -136,7 +144,7 @@ def test_batches_that_the_target_lacks_are_warned_of(model, adata):
 
 REFUSED = [
     ({"library_size": 1e4}, "library_size is 10000.0, but sysVI models log-normalised expression, .* counts: leave"),
-    ({"library_size": "latent"}, "library_size is 'latent', but"),
+    ({"library_size": "observed"}, "library_size is 'observed', but"),
     ({"weights": "importance"}, "weights is 'importance'; sysVI weights all samples alike"),
     ({"dataloader": [1]}, "dataloader is not supported: give the cells as adata"),
     ({"data_loader_kwargs": {"x": 1}}, "data_loader_kwargs is not supported"),

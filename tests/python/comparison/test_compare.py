@@ -106,7 +106,7 @@ def test_the_adapters_declare_the_methods_of_the_paper():
     known = read_methods()
     names = (
         "sysvi cvae vamp cyc adv pca harmony scvi scvi-sysvi drvi glue concord scvital seurat-cca seurat-rpca "
-        "harmony-r scmgca scgen scanvi saturn"
+        "harmony-r stacas scmgca scgen scanvi saturn"
     )
     assert list(known) == names.split()
     for method in known.values():
@@ -120,6 +120,7 @@ def test_the_adapters_declare_the_methods_of_the_paper():
     assert [name for name in known if known[name].labels] == ["scgen", "scanvi"]
     assert {known[name].requires_python for name in ("scvi", "scvi-sysvi", "scanvi", "drvi")} == {">=3.12"}
     assert known["harmony-r"].sources == {"HARMONY_SOURCE": "harmony"}
+    assert known["stacas"].sources == {"STACAS_SOURCE": "STACAS"}
     assert known["sysvi"].grid_points("default") == [("cycle_weight", 10)]
 
 

@@ -1,12 +1,14 @@
 """SATURN's adapter. Its code and proteins are on no registry: a script stands in, with the options of SATURN's own."""
 
 import json
+import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+import sysvi
 from sysvi.comparison.cells import prepared_cells, write_cells
 from sysvi.comparison.methods import ADAPTERS
 
@@ -64,3 +66,22 @@ def test_saturn_is_called_as_its_script_expects(make_adata, tmp_path, monkeypatc
     expected = np.empty(cells.n_obs)
     expected[np.argsort(system, kind="stable")] = np.arange(cells.n_obs)
     np.testing.assert_array_equal(np.load(tmp_path / "z.npy"), expected[:, None] * np.ones(3))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("SATURN_CODE" not in os.environ, reason="SATURN_CODE is not set to a clone of SATURN")
+def test_saturn_itself_runs_on_made_up_proteins(make_adata, tmp_path, monkeypatch):
+    """Its own code, in an environment of its own. The vectors of the proteins are random, so that the result is too."""
+    import torch
+
+    adata, rng = make_adata(), np.random.default_rng(0)
+    vectors = {gene: torch.tensor(rng.normal(size=16), dtype=torch.float32) for gene in adata.var_names}
+    for system in adata.obs["system"].unique():
+        torch.save(vectors, tmp_path / f"{system}_embedding.torch")
+    monkeypatch.setenv("SATURN_EMBEDDINGS", str(tmp_path))
+    keys = {"system_key": "system", "batch_key": "batch", "label_key": "cell_type"}
+    found = sysvi.compare(
+        adata, tmp_path / "out", **keys, methods="saturn", grid="default", seeds=1, epochs=5, min_cells=20
+    )
+    assert list(found.methods["reason"]) == [""]
+    assert list(found.runs["status"]) == ["finished"], list(found.runs["reason"])
