@@ -184,6 +184,12 @@ figures_option = click.option(
     show_default=True,
     help="File format of the figures.",
 )
+report_option = click.option(
+    "--report",
+    "report_path",
+    type=FILE,
+    help="Also write a report (HTML), as sysvi report does; that of an earlier call is replaced.",
+)
 output_file_options = combined(
     click.option("-o", "--output", type=FILE, required=True, help="The h5ad file to write."), overwrite_option
 )
@@ -598,14 +604,18 @@ def write_report(
     device: str,
     seed: int,
 ) -> None:
-    """Write a report of an integration: one page that opens in any browser, without a network.
+    """Write a report: one page that opens in any browser, without a network.
 
-    INPUT is an output of sysvi integrate or sysvi tune. The page has findings in plain words with what to do, the cells
-    before and after (interactive), metrics, cell types, agreement of the models, losses, genes and cells of each step,
-    settings, versions, and the command that makes it again. Needs pip install "sysvi[report]".
+    INPUT is an h5ad file with an integration, or the output folder of sysvi tune or sysvi compare. The page of an
+    integration has findings in plain words with what to do, the cells before and after (interactive), metrics, cell
+    types, agreement of the models, losses, genes and cells of each step, settings, versions, and the command that makes
+    it again. The page of a folder draws mixing against biology for all runs, and has the choice and why, a table of
+    settings or methods, and runs without a result. Needs pip install "sysvi[report]".
     """
+    if raw and input.is_dir():
+        raise sysvi.InputError("--raw is for the report of an integration: leave it out.")
     sysvi.report(
-        read_input(input, raw, None),
+        input if input.is_dir() else read_input(input, raw, None),
         output,
         label_key,
         embedding=key,
@@ -1058,6 +1068,7 @@ def evaluate(
 @click.option("--adapters", type=FOLDER, help="Folder with adapters of further methods.")
 @click.option("-o", "--output", type=FOLDER, required=True, help="Folder for the results; finished runs are reused.")
 @figures_option
+@report_option
 @reporting_options
 def compare(
     report: Report,
@@ -1079,6 +1090,7 @@ def compare(
     adapters: Path | None,
     output: Path,
     figures: Any,
+    report_path: Path | None,
 ) -> None:
     """Compare methods of integration on the cells of an h5ad file.
 
@@ -1091,7 +1103,9 @@ def compare(
     seurat-rpca, harmony-r, scmgca, scgen, scanvi, saturn.
     """
     from sysvi.comparison.tables import format_comparison
+    from sysvi.reporting.report import check_report, write_runs_report
 
+    check_report(report_path)
     try:
         comparison = sysvi.compare(
             read_input(input, raw, layer),
@@ -1116,6 +1130,9 @@ def compare(
     except KeyboardInterrupt:
         sys.exit(exit_status())
     report.text(format_comparison(comparison.table, comparison.methods, comparison.notes))
+    if report_path is not None:
+        write_runs_report(comparison, report_path, overwrite=True, on_event=report.on_event)
+        report.wrote(report_path)
 
 
 @main.command(cls=CommandWithSettings)
@@ -1157,6 +1174,7 @@ def compare(
 @device_option
 @key_option
 @figures_option
+@report_option
 @reporting_options
 @pass_columns
 def tune(
@@ -1176,6 +1194,7 @@ def tune(
     device: str,
     key: str,
     figures: str,
+    report_path: Path | None,
     **settings: Any,
 ) -> None:
     """Choose the strength of integration: train with several cycle weights, priors and seeds, measure and compare.
@@ -1188,7 +1207,9 @@ def tune(
     """
     from sysvi._core.files import check_folder, check_free_space
     from sysvi.data.ensure_prepared import ensure_prepared
+    from sysvi.reporting.report import check_report, write_runs_report
 
+    check_report(report_path)
     adata = read_input(input, raw, columns.layer)
     integrated = output / "integrated.h5ad"
     check_folder(output, may_be_missing=True)
@@ -1224,6 +1245,8 @@ def tune(
         paths = sysvi.write_tuning(tuning, output, figures)
         write_results_of(prepared, tuning.model, key, input, integrated)
         paths.append(integrated)
+        if report_path is not None:
+            paths.append(write_runs_report(tuning, report_path, overwrite=True, on_event=report.on_event))
     report.on_event(Event("choice", "", {**tuning.choice, "why": tuning.why, "warnings": list(tuning.warnings)}))
     for path in paths:
         report.wrote(path)
@@ -1367,7 +1390,7 @@ def check_report_output(adata: AnnData, path: Path | None, label_key: str | None
     """Check that a report of some cells can be made and written, before any work is done; there is none for None."""
     from sysvi.data.h5ad import check_output
     from sysvi.data.labels import read_labels
-    from sysvi.reporting.page import load_libraries
+    from sysvi.reporting.document import load_libraries
 
     if path is not None:
         check_output(path, overwrite)
