@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import Field, dataclass, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from functools import wraps
 from math import isfinite
 from pathlib import Path
@@ -23,6 +24,8 @@ import sysvi
 from sysvi._core.events import Event, OnEvent, ignore_event, preparation_reporter
 from sysvi._core.interrupts import by_signal, catch_interrupts, exit_status, raise_interrupts
 from sysvi._core.settings import DEFAULT_PRESET, PRESETS, PRIORS, ModelSettings, Ramp, TrainSettings, setting_types
+from sysvi._core.words import duration
+from sysvi.closing import Closing, of_compare, of_integrate, of_map, of_prepare, of_tune
 from sysvi.data.columns import Columns
 
 if TYPE_CHECKING:
@@ -286,11 +289,19 @@ class Report:
 
     on_event: OnEvent
     prints_text: bool
+    warnings: list[str] = field(default_factory=list)  # that were shown
+    start: float = field(default_factory=time.perf_counter)
 
     def text(self, text: str) -> None:
         """Print text for people on standard output."""
         if self.prints_text:
             click.echo(text)
+
+    def close(self, closing: Closing) -> None:
+        """Print what was done and what to look at next, for people, on standard error."""
+        if self.prints_text:
+            for line in closing.lines(duration(time.perf_counter() - self.start), len(self.warnings)):
+                click.echo(line, err=True)
 
     def preparation(self) -> Callable[[str], None]:
         """A function that reports lines of text as events of the preparation."""
@@ -308,22 +319,24 @@ def reporting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON event a line, for programs.")
     @wraps(command)
     def run(as_json: bool, quiet: bool, **arguments: Any) -> None:
-        with reporting(as_json, quiet) as on_event:
-            command(report=Report(on_event, not (as_json or quiet)), **arguments)
+        shown: list[str] = []
+        with reporting(as_json, quiet, shown) as on_event:
+            command(report=Report(on_event, not (as_json or quiet), shown), **arguments)
 
     return run
 
 
 @contextmanager
-def reporting(as_json: bool, quiet: bool) -> Iterator[OnEvent]:
-    """Choose how events are shown, and show warnings, errors and interrupts as one line each."""
+def reporting(as_json: bool, quiet: bool, shown: list[str]) -> Iterator[OnEvent]:
+    """Choose how events are shown, and show warnings (listed in `shown`), errors and interrupts as one line each."""
     from sysvi._core.progress import JsonLines, ProgressBar
 
     on_event: OnEvent = JsonLines() if as_json else ignore_event if quiet else ProgressBar()
 
     def show_warning(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
         if issubclass(category, UserWarning) and not issubclass(category, (FutureWarning, DeprecationWarning)):
-            on_event(Event("warning", f"Warning: {in_words_of_options(str(message))}"))
+            shown.append(in_words_of_options(str(message)))
+            on_event(Event("warning", f"Warning: {shown[-1]}"))
 
     with warnings.catch_warnings(), raise_interrupts():
         warnings.showwarning = show_warning
@@ -566,6 +579,18 @@ def integrate(
             progress=report.on_event,
         )
         report.wrote(report_path)
+    report.close(
+        of_integrate(
+            output,
+            columns,
+            key,
+            label_key=label_key,
+            shape=(prepared.n_obs, len(model.vocabulary.genes)),
+            n_members=len(model.members),
+            report=report_path,
+            model=save_model,
+        )
+    )
 
 
 @main.command("report")
@@ -708,11 +733,13 @@ def prepare(
             **settings,
         )
         report.wrote(output)
+        report.close(of_prepare(output, Columns(system_key, batch_key), None))
         return
     check_output(output, overwrite)
     prepared = sysvi.prepare(read_input(inputs[0], raw, layer), system_key, batch_key, **settings)
     write_atomically(output, lambda path: write_anndata(path, prepared), overwrite=overwrite)
     report.wrote(output, f": {prepared.n_obs:,} cells x {prepared.n_vars:,} genes")
+    report.close(of_prepare(output, Columns(system_key, batch_key), prepared.shape))
 
 
 def pairs(values: Sequence[str], option: str) -> dict[str, str]:
@@ -833,6 +860,8 @@ def map_cells(
     report.wrote(output, f": obsm[{key!r}], {' x '.join(map(str, embedding.shape))}", key=key)
     if extended.status == "interrupted" or interrupted():
         sys.exit(exit_status())
+    unknown = int((columns[f"{label_key}_transferred"] == "unknown").sum()) if columns else None
+    report.close(of_map(input, output, save_model or model_path, key, len(embedding), label_key, unknown))
 
 
 @main.command()
@@ -1133,6 +1162,9 @@ def compare(
     if report_path is not None:
         write_runs_report(comparison, report_path, overwrite=True, on_event=report.on_event)
         report.wrote(report_path)
+    n_without_result = int((comparison.runs["status"] != "finished").sum())
+    best = None if comparison.table.empty else str(comparison.table["title"].iloc[0])
+    report.close(of_compare(output, best, len(comparison.runs), n_without_result, report_path))
 
 
 @main.command(cls=CommandWithSettings)
@@ -1252,6 +1284,18 @@ def tune(
         report.wrote(path)
     if tuning.interrupted or interrupted():
         sys.exit(exit_status())
+    report.close(
+        of_tune(
+            output,
+            integrated,
+            columns,
+            label_key=label_key,
+            setting=f"cycle weight {tuning.cycle_weight:g}, KL weight {tuning.kl_weight:g}, prior {tuning.prior}",
+            n_runs=len(tuning.runs),
+            n_without_result=tuning.n_without_result,
+            report=report_path,
+        )
+    )
 
 
 @main.command("batch-strength")
