@@ -10,7 +10,10 @@ benchmarks/.cache as report_baron_<members>.h5ad and .html, and reused.
 import argparse
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import anndata
 import data
@@ -40,21 +43,28 @@ def main() -> None:
     print(f"Wrote {PICTURE}")
 
 
-def photograph(page: Path) -> None:
-    """Save the top of a report as it looks in Chromium."""
+@contextmanager
+def open_browser() -> Iterator[Any]:
+    """Chromium with WebGL in software, driven by playwright."""
     from playwright.sync_api import sync_playwright
 
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
     webgl = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=webgl)
+        yield browser
+        browser.close()
+
+
+def photograph(page: Path) -> None:
+    """Save the top of a report as it looks in Chromium."""
+    with open_browser() as browser:
         tab = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         tab.set_default_timeout(600_000)
         tab.goto(page.as_uri())
         tab.wait_for_selector("html[data-ready]", state="attached")
         tab.locator("#colour-by").select_option(label="cell_type")
         tab.screenshot(path=PICTURE)
-        browser.close()
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ class Closing:
         return lines
 
 
-def command(*words: str | Path) -> str:
+def command(*words: object) -> str:
     """A command to type, with quotes where a shell needs them.
 
     Examples

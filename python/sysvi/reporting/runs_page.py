@@ -81,11 +81,11 @@ def _draw(axes: tuple[str, ...], drawn: list[tuple[Series, str, str]]) -> Any:
     figure = Figure(figsize=(8.0, 5.0), layout="constrained")
     ax = figure.subplots()
     for series, color, symbol in drawn:
-        look = {"color": color, "marker": SYMBOLS[symbol]}
+        look: dict[str, Any] = {"color": color, "marker": SYMBOLS[symbol]}
         runs = np.array([point.values[:2] for point in series.runs]).reshape(-1, 2)
         means = np.array([point.values[:2] for point in series.means]).reshape(-1, 2)
-        ax.scatter(*runs.T, s=14, alpha=0.4, linewidths=0, **look)
-        ax.plot(*means.T, linewidth=1.2, markersize=7, label=series.name, **look)
+        ax.scatter(runs[:, 0], runs[:, 1], s=14, alpha=0.4, linewidths=0, **look)
+        ax.plot(means[:, 0], means[:, 1], linewidth=1.2, markersize=7, label=series.name, **look)
         for point, position in zip(series.means, means, strict=True):
             if point.chosen:
                 ax.plot(*position, "o", markersize=15, markerfacecolor="none", markeredgecolor="black")
