@@ -39,7 +39,8 @@ AXIS_NAMES = {"seconds": "time (s)", "peak_mb": "peak memory (MB)", "score": "sc
 def collect_comparison(comparison: Comparison) -> RunsContent:
     """Gather what the report of a comparison shows."""
     runs, table, methods, arguments = comparison.runs, comparison.table, comparison.methods, comparison.arguments
-    metrics = [name for name in map(str, runs.columns) if name not in (*RUN_COLUMNS, *SCORES) and runs[name].notna().any()]
+    measured = map(str, runs.columns.drop([*RUN_COLUMNS, *SCORES]))
+    metrics = [name for name in measured if runs[name].notna().any()]
     metrics = [*(name for name in FIRST if name in metrics), *(name for name in metrics if name not in FIRST)]
     drawn = [*metrics, "score", *USAGE]
     drawn = [name for name in drawn if runs[name].notna().any()]
