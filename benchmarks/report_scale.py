@@ -3,8 +3,9 @@
     python benchmarks/report_scale.py [--cells 100000]
 
 The page is that of a short integration of few cells, in which the drawn cells are replaced by simulated ones: points of
-a UMAP in ten clusters, and their columns. It is opened in Chromium without a graphics card (WebGL in software), coloured
-by another column, a category is hidden, and cells are selected. Processor time is that of all processes of Chromium.
+a UMAP in ten clusters, and their columns. It is opened in Chromium without a graphics card (WebGL in software),
+coloured by another column, a category is hidden, and cells are selected. Processor time is that of all processes of
+Chromium.
 Needs Chromium and playwright (make install). Writes benchmarks/results/report_scale.csv.
 """
 
