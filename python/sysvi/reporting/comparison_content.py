@@ -108,7 +108,11 @@ def _findings(comparison: Comparison) -> Iterator[Finding]:
         )
     n_failed = int((runs["status"] != "finished").sum())
     if n_failed:
-        yield Finding("warning", f"{n_failed} of {len(runs)} runs have no result.", "The reasons are below.")
+        yield Finding(
+            "warning",
+            f"{n_failed} of {len(runs)} runs {'has' if n_failed == 1 else 'have'} no result.",
+            "The reasons are below.",
+        )
     if len(comparison.arguments["seeds"]) == 1:
         yield Finding(
             "note",

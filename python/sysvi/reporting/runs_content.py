@@ -125,10 +125,10 @@ def number(value: Any, digits: int = 3) -> str:
 
     Examples
     --------
-    >>> number(0.12345), number(float("nan")), number(12345.6, 0)
-    ('0.123', '-', '12,346')
+    >>> number(0.12345), number(float("nan")), number(12345.6, 0), number(-1e-9)
+    ('0.123', '-', '12,346', '0.000')
     """
-    return "-" if pd.isna(value) else f"{value:,.{digits}f}"
+    return "-" if pd.isna(value) else f"{round(float(value), digits) + 0.0:,.{digits}f}"  # 0.0: never "-0"
 
 
 def with_spread(mean: Any, spread: Any, digits: int = 3) -> str:
