@@ -110,8 +110,9 @@ $(VENV)/dev: $(VENV)/engine
 	touch $@
 
 # rpy2 comes last: it compiles against the R it finds.
-$(VENV)/interop: $(VENV)/dev tools/install-r.sh
+$(VENV)/interop: $(VENV)/dev tools/install-r.sh tools/install-browser.sh
 	tools/install-r.sh
+	tools/install-browser.sh
 	$(PIP) --no-cache-dir --editable '.[interop]'
 	touch $@
 

@@ -4,9 +4,9 @@
 # The engine's dependencies, as in pyproject.toml (a test compares the two).
 python_requirements <- c(
   "anndata>=0.11", "click>=8.1", "h5py>=3.10", "igraph>=0.11", "lazy-loader>=0.4", "matplotlib>=3.8", "numba>=0.60",
-  "numpy>=1.26", "packaging>=23", "pandas>=2.1", "pynndescent>=0.5.13", "safetensors>=0.4.3", "scanpy>=1.10",
-  "scikit-learn>=1.4", "scipy>=1.11", "statsmodels>=0.14", "threadpoolctl>=3.1", "torch>=2.4",
-  "tqdm>=4.66", "umap-learn>=0.5.6"
+  "numpy>=1.26", "packaging>=23", "pandas>=2.1", "pynndescent>=0.5.13", "rich>=13.7", "safetensors>=0.4.3",
+  "scanpy>=1.10", "scikit-learn>=1.4", "scipy>=1.11", "statsmodels>=0.14", "threadpoolctl>=3.1", "torch>=2.4",
+  "umap-learn>=0.5.6"
 )
 
 # What reports need besides, the extra "report" of pyproject.toml (a test compares the two).

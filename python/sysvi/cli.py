@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import Field, dataclass, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from functools import wraps
 from math import isfinite
 from pathlib import Path
@@ -23,6 +24,8 @@ import sysvi
 from sysvi._core.events import Event, OnEvent, ignore_event, preparation_reporter
 from sysvi._core.interrupts import by_signal, catch_interrupts, exit_status, raise_interrupts
 from sysvi._core.settings import DEFAULT_PRESET, PRESETS, PRIORS, ModelSettings, Ramp, TrainSettings, setting_types
+from sysvi._core.words import duration
+from sysvi.closing import Closing, of_compare, of_integrate, of_map, of_prepare, of_tune
 from sysvi.data.columns import Columns
 
 if TYPE_CHECKING:
@@ -184,6 +187,12 @@ figures_option = click.option(
     show_default=True,
     help="File format of the figures.",
 )
+report_option = click.option(
+    "--report",
+    "report_path",
+    type=FILE,
+    help="Also write a report (HTML), as sysvi report does; that of an earlier call is replaced.",
+)
 output_file_options = combined(
     click.option("-o", "--output", type=FILE, required=True, help="The h5ad file to write."), overwrite_option
 )
@@ -280,11 +289,19 @@ class Report:
 
     on_event: OnEvent
     prints_text: bool
+    warnings: list[str] = field(default_factory=list)  # that were shown
+    start: float = field(default_factory=time.perf_counter)
 
     def text(self, text: str) -> None:
         """Print text for people on standard output."""
         if self.prints_text:
             click.echo(text)
+
+    def close(self, closing: Closing) -> None:
+        """Print what was done and what to look at next, for people, on standard error."""
+        if self.prints_text:
+            for line in closing.lines(duration(time.perf_counter() - self.start), len(self.warnings)):
+                click.echo(line, err=True)
 
     def preparation(self) -> Callable[[str], None]:
         """A function that reports lines of text as events of the preparation."""
@@ -302,22 +319,24 @@ def reporting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON event a line, for programs.")
     @wraps(command)
     def run(as_json: bool, quiet: bool, **arguments: Any) -> None:
-        with reporting(as_json, quiet) as on_event:
-            command(report=Report(on_event, not (as_json or quiet)), **arguments)
+        shown: list[str] = []
+        with reporting(as_json, quiet, shown) as on_event:
+            command(report=Report(on_event, not (as_json or quiet), shown), **arguments)
 
     return run
 
 
 @contextmanager
-def reporting(as_json: bool, quiet: bool) -> Iterator[OnEvent]:
-    """Choose how events are shown, and show warnings, errors and interrupts as one line each."""
+def reporting(as_json: bool, quiet: bool, shown: list[str]) -> Iterator[OnEvent]:
+    """Choose how events are shown, and show warnings (listed in `shown`), errors and interrupts as one line each."""
     from sysvi._core.progress import JsonLines, ProgressBar
 
     on_event: OnEvent = JsonLines() if as_json else ignore_event if quiet else ProgressBar()
 
     def show_warning(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
         if issubclass(category, UserWarning) and not issubclass(category, (FutureWarning, DeprecationWarning)):
-            on_event(Event("warning", f"Warning: {in_words_of_options(str(message))}"))
+            shown.append(in_words_of_options(str(message)))
+            on_event(Event("warning", f"Warning: {shown[-1]}"))
 
     with warnings.catch_warnings(), raise_interrupts():
         warnings.showwarning = show_warning
@@ -565,6 +584,18 @@ def integrate(
             progress=report.on_event,
         )
         report.wrote(report_path)
+    report.close(
+        of_integrate(
+            output,
+            columns,
+            key,
+            label_key=label_key,
+            shape=(prepared.n_obs, len(model.vocabulary.genes)),
+            n_members=len(model.members),
+            report=report_path,
+            model=save_model,
+        )
+    )
 
 
 @main.command("report")
@@ -603,14 +634,18 @@ def write_report(
     device: str,
     seed: int,
 ) -> None:
-    """Write a report of an integration: one page that opens in any browser, without a network.
+    """Write a report: one page that opens in any browser, without a network.
 
-    INPUT is an output of sysvi integrate or sysvi tune. The page has findings in plain words with what to do, the cells
-    before and after (interactive), metrics, cell types, agreement of the models, losses, genes and cells of each step,
-    settings, versions, and the command that makes it again. Needs pip install "sysvi[report]".
+    INPUT is an h5ad file with an integration, or the output folder of sysvi tune or sysvi compare. The page of an
+    integration has findings in plain words with what to do, the cells before and after (interactive), metrics, cell
+    types, agreement of the models, losses, genes and cells of each step, settings, versions, and the command that makes
+    it again. The page of a folder draws mixing against biology for all runs, and has the choice and why, a table of
+    settings or methods, and runs without a result. Needs pip install "sysvi[report]".
     """
+    if raw and input.is_dir():
+        raise sysvi.InputError("--raw is for the report of an integration: leave it out.")
     sysvi.report(
-        read_input(input, raw, None),
+        input if input.is_dir() else read_input(input, raw, None),
         output,
         label_key,
         embedding=key,
@@ -702,6 +737,7 @@ def prepare(
     def write_prepared(prepared: AnnData) -> None:
         write_atomically(output, lambda path: write_anndata(path, prepared), overwrite=overwrite)
         report.wrote(output, f": {prepared.n_obs:,} cells x {prepared.n_vars:,} genes")
+        report.close(of_prepare(output, Columns(system_key, batch_key), prepared.shape))
 
     streamed = len(inputs) > 1 or inputs[0].is_dir() or output.suffix == ".zarr" or system_of_file or orthologs
     if streamed:
@@ -730,6 +766,7 @@ def prepare(
             **settings,
         )
         report.wrote(output)
+        report.close(of_prepare(output, Columns(system_key, batch_key), None))
         return
     check_output(output, overwrite)
     cells = read_input(inputs[0], raw, layer)
@@ -854,6 +891,8 @@ def map_cells(
     report.wrote(output, f": obsm[{key!r}], {' x '.join(map(str, embedding.shape))}", key=key)
     if extended.status == "interrupted" or interrupted():
         sys.exit(exit_status())
+    unknown = int((columns[f"{label_key}_transferred"] == "unknown").sum()) if columns else None
+    report.close(of_map(input, output, save_model or model_path, key, len(embedding), label_key, unknown))
 
 
 @main.command()
@@ -1089,6 +1128,7 @@ def evaluate(
 @click.option("--adapters", type=FOLDER, help="Folder with adapters of further methods.")
 @click.option("-o", "--output", type=FOLDER, required=True, help="Folder for the results; finished runs are reused.")
 @figures_option
+@report_option
 @reporting_options
 def compare(
     report: Report,
@@ -1110,6 +1150,7 @@ def compare(
     adapters: Path | None,
     output: Path,
     figures: Any,
+    report_path: Path | None,
 ) -> None:
     """Compare methods of integration on the cells of an h5ad file.
 
@@ -1122,7 +1163,9 @@ def compare(
     seurat-rpca, harmony-r, stacas, scmgca, scgen, scanvi, saturn.
     """
     from sysvi.comparison.tables import format_comparison
+    from sysvi.reporting.report import check_report, write_runs_report
 
+    check_report(report_path)
     try:
         comparison = sysvi.compare(
             read_input(input, raw, layer),
@@ -1147,6 +1190,12 @@ def compare(
     except KeyboardInterrupt:
         sys.exit(exit_status())
     report.text(format_comparison(comparison.table, comparison.methods, comparison.notes))
+    if report_path is not None:
+        write_runs_report(comparison, report_path, overwrite=True, on_event=report.on_event)
+        report.wrote(report_path)
+    n_without_result = int((comparison.runs["status"] != "finished").sum())
+    best = None if comparison.table.empty else str(comparison.table["title"].iloc[0])
+    report.close(of_compare(output, best, len(comparison.runs), n_without_result, report_path))
 
 
 @main.command(cls=CommandWithSettings)
@@ -1188,6 +1237,7 @@ def compare(
 @device_option
 @key_option
 @figures_option
+@report_option
 @reporting_options
 @pass_columns
 def tune(
@@ -1207,6 +1257,7 @@ def tune(
     device: str,
     key: str,
     figures: str,
+    report_path: Path | None,
     **settings: Any,
 ) -> None:
     """Choose the strength of integration: train with several cycle weights, priors and seeds, measure and compare.
@@ -1219,7 +1270,9 @@ def tune(
     """
     from sysvi._core.files import check_folder, check_free_space
     from sysvi.data.ensure_prepared import ensure_prepared
+    from sysvi.reporting.report import check_report, write_runs_report
 
+    check_report(report_path)
     adata = read_input(input, raw, columns.layer)
     integrated = output / "integrated.h5ad"
     check_folder(output, may_be_missing=True)
@@ -1255,11 +1308,25 @@ def tune(
         paths = sysvi.write_tuning(tuning, output, figures)
         write_results_of(prepared, tuning.model, key, input, integrated)
         paths.append(integrated)
+        if report_path is not None:
+            paths.append(write_runs_report(tuning, report_path, overwrite=True, on_event=report.on_event))
     report.on_event(Event("choice", "", {**tuning.choice, "why": tuning.why, "warnings": list(tuning.warnings)}))
     for path in paths:
         report.wrote(path)
     if tuning.interrupted or interrupted():
         sys.exit(exit_status())
+    report.close(
+        of_tune(
+            output,
+            integrated,
+            columns,
+            label_key=label_key,
+            setting=f"cycle weight {tuning.cycle_weight:g}, KL weight {tuning.kl_weight:g}, prior {tuning.prior}",
+            n_runs=len(tuning.runs),
+            n_without_result=tuning.n_without_result,
+            report=report_path,
+        )
+    )
 
 
 @main.command("batch-strength")
@@ -1398,7 +1465,7 @@ def check_report_output(adata: AnnData, path: Path | None, label_key: str | None
     """Check that a report of some cells can be made and written, before any work is done; there is none for None."""
     from sysvi.data.h5ad import check_output
     from sysvi.data.labels import read_labels
-    from sysvi.reporting.page import load_libraries
+    from sysvi.reporting.document import load_libraries
 
     if path is not None:
         check_output(path, overwrite)

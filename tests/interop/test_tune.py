@@ -16,7 +16,8 @@ TUNE_R = """
     tuning <- Tuning(found)
     list(
       z = unname(if (is(found, "Seurat")) Embeddings(found, "sysvi") else reducedDim(found, "sysVI")),
-      names = names(tuning$runs), runs = as.matrix(tuning$runs[!names(tuning$runs) %in% c("prior", "status")]),
+      names = names(tuning$runs),
+      runs = as.matrix(tuning$runs[!names(tuning$runs) %in% c("prior", "status", "reason")]),
       status = tuning$runs$status, settings = as.matrix(tuning$settings[names(tuning$settings) != "prior"]),
       priors = c(tuning$prior, tuning$runs$prior, tuning$settings$prior),
       chosen = c(tuning$cycle_weight, tuning$kl_weight, tuning$seed), why = tuning$why, warnings = tuning$warnings
@@ -38,7 +39,7 @@ def expected(request, log_cells):
 def test_every_kind_of_object(r, build, expected, kind):
     label, python, embedding = expected
     found = r(f"label <- {'NULL' if label is None else repr(label)}; {TUNE_R}", object=build(kind))
-    runs = python.runs.drop(columns=["prior", "status"])
+    runs = python.runs.drop(columns=["prior", "status", "reason"])
     assert list(found["names"]) == list(python.runs)
     assert list(found["status"]) == ["finished"] * 4
     np.testing.assert_array_equal(np.asarray(found["runs"], np.float64), runs.to_numpy(np.float64))

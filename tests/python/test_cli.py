@@ -128,6 +128,11 @@ def test_report_is_for_people(counts, tmp_path):
     assert re.search(r"Wrote .*integrated\.h5ad: obsm\['X_sysVI'\], 300 x 15", result.stderr)
     assert "Warning: System system1, system2 has fewer cells" in result.stderr
     assert "np." not in result.stderr
+    assert re.search(
+        r"\nDone in .*\. Integrated 300 cells on \d+ genes with one model\. \d+ warnings? above\.\n", result.stderr
+    )
+    assert f"    sysvi report {tmp_path / 'integrated.h5ad'} -o {tmp_path / 'integrated.html'}\n" in result.stderr
+    assert "\x1b" not in result.stderr
 
 
 def test_options_reach_the_model(counts, tmp_path, cells):

@@ -14,10 +14,8 @@ class TerminalHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one message."""
-        from tqdm.auto import tqdm
-
         try:
-            tqdm.write(self.format(record), file=sys.stderr)
+            sys.stderr.write(f"{self.format(record)}\n")  # while a bar is shown, rich prints it above
             sys.stderr.flush()
         except Exception:  # as all handlers of the standard library do: logging must not stop the program
             self.handleError(record)

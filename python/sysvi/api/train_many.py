@@ -22,7 +22,7 @@ from sysvi._core.errors import InputError
 from sysvi._core.events import Event, OnEvent
 from sysvi._core.interrupts import by_signal, catch_interrupts
 from sysvi._core.parallel import n_parallel_workers, single_thread_pool
-from sysvi._core.progress import as_callback
+from sysvi._core.progress import as_callback, closing_bar
 from sysvi._core.settings import ModelSettings, Ramp, TrainSettings, as_ramp, random_seed
 from sysvi.api.arguments import split_settings
 from sysvi.api.sysvi import SysVI
@@ -314,7 +314,7 @@ def _train(
     queue: SimpleQueue[tuple[int, Event | Future[bool]]] = SimpleQueue()  # number of a run, with its event or its end
     stop_requested = threading.Event()
     n_begun, n_unfinished = 0, len(runs)
-    with catch_interrupts() as interrupted:
+    with closing_bar(events.on_event), catch_interrupts() as interrupted:
 
         def stop() -> bool:
             return stop_requested.is_set() or interrupted()

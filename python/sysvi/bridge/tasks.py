@@ -84,7 +84,7 @@ def _tune(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_event
     systems, support = _support(adata)
     answer: dict[str, Any] = {
         **systems,
-        "runs": _columns(found.runs, "prior", "status", "chosen", "representative"),
+        "runs": _columns(found.runs, "prior", "status", "reason", "chosen", "representative"),
         "settings": _columns(settings, "prior", "chosen"),
         "chosen": found.choice,
         "mixing": found.mixing,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from anndata import AnnData
 
@@ -186,6 +186,12 @@ def compare(
             {name: dict(sorted(environment.versions.items())) for name, environment in available.items()},
             tuple(_notes(grid, epochs, _most_jobs(runs, runner.folder), cells)),
             folder,
+            {
+                **{"system_key": system_key, "batch_key": batch_key, "label_key": label_key, "layer": layer},
+                **{"methods": [method.name for method in chosen_methods], "grid": grid, "seeds": seed_list},
+                **{"epochs": epochs, "timeout": timeout, "jobs": jobs, "min_cells": min_cells},
+                **{"own_adapters": adapters is not None, "genes": cells.n_vars, "cells": _count(cells)},
+            },
         )
         write_comparison(comparison, cells.obs, figures, on_event)
         if interrupt is not None:
@@ -230,6 +236,12 @@ def _check_arguments(
             raise InputError(f"The constraint file {constraint} cannot be read ({error}).") from error
     if figures not in ("png", "pdf", "svg"):
         raise InputError(f"figures is {figures!r}; it must be 'png', 'pdf' or 'svg'.")
+
+
+def _count(cells: AnnData) -> list[dict[str, Any]]:
+    """Number of cells of each system and batch."""
+    groups = cells.obs[["system", "batch"]].astype(str)
+    return groups.value_counts(sort=False).rename("cells").reset_index().to_dict("records")
 
 
 def _most_jobs(runs: Sequence[MethodRun], folder: Path) -> int:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 from sysvi._core.events import Event, OnEvent
+from sysvi._core.progress import closing_bar
 from sysvi.comparison.environments import Environment
 from sysvi.comparison.runs import MethodRun, RunFailed, Runner, RunStopped, read_run
 
@@ -71,7 +72,7 @@ def make_missing_runs(
             values |= {"done": n_done, "of": len(unfinished)}
             on_event(Event("run", f"{outcome} ({n_done} of {len(unfinished)})", values))
 
-    with ThreadPoolExecutor(jobs) as pool:
+    with closing_bar(on_event), ThreadPoolExecutor(jobs) as pool:
         futures = [pool.submit(make, run) for run in unfinished.values()]
         try:
             for future in as_completed(futures):

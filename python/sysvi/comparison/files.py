@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from sysvi._core.errors import InputError
 from sysvi._core.events import Event, OnEvent
 from sysvi._core.files import write_atomically
 from sysvi._core.tables import write_csv
 from sysvi.comparison.result import Comparison
 from sysvi.comparison.runs import EMBEDDING
 
+ARGUMENTS = "comparison.json"
+TABLES = ("table", "runs", "methods", "tests")
 DRAWN_METRICS = ("iLISI", "NMI", "Moran", "Batch correction", "Biological preservation", "Total")
 
 
@@ -42,6 +47,8 @@ def write_comparison(comparison: Comparison, obs: pd.DataFrame, figures: str, on
         write_atomically(folder / f"{name}.csv", partial(write_csv, table, index=False))
     versions = json.dumps(comparison.versions, indent=1) + "\n"
     write_atomically(folder / "versions.json", lambda path: path.write_text(versions))
+    arguments = json.dumps(comparison.arguments, indent=1) + "\n"
+    write_atomically(folder / ARGUMENTS, lambda path: path.write_text(arguments, encoding="utf-8"))
     write_atomically(folder / "notes.txt", lambda path: path.write_text("\n".join(comparison.notes) + "\n"))
     if comparison.table.empty:
         for name in ("comparison", "umaps"):  # figures of an earlier comparison in this folder
@@ -49,6 +56,40 @@ def write_comparison(comparison: Comparison, obs: pd.DataFrame, figures: str, on
     else:
         _draw(comparison, obs, figures)
     on_event(Event("write", f"Wrote the tables and figures into {folder}", {"output": str(folder)}))
+
+
+def read_comparison(folder: str | Path) -> Comparison:
+    """Read the files of a comparison.
+
+    Raises
+    ------
+    InputError
+        If one is missing or damaged, or was written by an earlier version.
+    """
+    folder = Path(folder)
+    try:
+        table, runs, methods, tests = (
+            pd.read_csv(folder / f"{name}.csv", float_precision="round_trip", dtype=_as_text(name)) for name in TABLES
+        )
+        versions, arguments = (
+            json.loads((folder / name).read_text(encoding="utf-8")) for name in ("versions.json", ARGUMENTS)
+        )
+        notes = tuple((folder / "notes.txt").read_text(encoding="utf-8").splitlines())
+        _ = arguments["cells"], runs["chosen"], methods["reason"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder} has no complete results of a comparison ({error}): run sysvi.compare with the same output "
+            "again; finished runs are kept."
+        ) from error
+    for each, names in ((runs, ("reason", "parameter", "value")), (methods, ("reason", "version"))):
+        each[list(names)] = each[list(names)].fillna("")
+    table["value"], table["parameter"] = table["value"].fillna(""), table["parameter"].fillna("")
+    return Comparison(table, runs, methods, tests, versions, notes, folder, arguments)
+
+
+def _as_text(name: str) -> dict[str, Any]:
+    """Columns of a table that are text, though some look like numbers."""
+    return {"value": str, "parameter": str} if name in ("table", "runs") else {}
 
 
 def _draw(comparison: Comparison, obs: pd.DataFrame, figures: str) -> None:

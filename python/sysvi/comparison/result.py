@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -29,8 +30,10 @@ class Comparison:
     notes
         Sentences that a reader of the tables must know.
     folder
-        Folder with the tables (runs.csv, methods.csv, table.csv, tests.csv), versions.json, notes.txt, the figures and,
-        in ``runs``, the embeddings of all runs.
+        Folder with the tables (runs.csv, methods.csv, table.csv, tests.csv), versions.json, notes.txt, comparison.json
+        (`arguments`), the figures and, in ``runs``, the embeddings of all runs.
+    arguments
+        Arguments of :func:`sysvi.compare`, and the numbers of ``cells`` (of each system and batch) and ``genes``.
     """
 
     table: pd.DataFrame
@@ -40,3 +43,4 @@ class Comparison:
     versions: dict[str, dict[str, str]]
     notes: tuple[str, ...]
     folder: Path
+    arguments: dict[str, Any]

@@ -1,71 +1,28 @@
-"""The page of a report: content as one HTML file that needs no network."""
+"""The page of a report of an integration."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from sysvi._core.errors import InputError
 from sysvi._core.figures import draw_umaps, figure_as_png, palette
 from sysvi._core.settings import Ramp
-from sysvi._version import __version__
 from sysvi.api.support import LOW_SUPPORT, SUPPORT_KEY
 from sysvi.evaluation.evaluate import PCA_KEY
 from sysvi.evaluation.registry import METRICS
 from sysvi.evaluation.tables import AGGREGATE, embedding_columns
 from sysvi.reporting.content import Content
-from sysvi.reporting.findings import Finding
+from sysvi.reporting.document import Libraries, as_base64, as_hex, numbers, render_page, sorted_findings
 from sysvi.reporting.recipe import chosen_settings, recipes
 from sysvi.reporting.shown_cells import Column
 
-LEVELS = {"warning": "Warning", "note": "Note", "good": "Good"}  # in the order of the page
 TERMS = {"total": "Total loss", "reconstruction": "Reconstruction loss", "kl": "KL divergence", "cycle": "Cycle loss"}
 MAX_STATIC_CATEGORIES = 40  # of a column that colours the static picture
-
-
-@dataclass(frozen=True)
-class Libraries:
-    """The libraries of the extra ``sysvi[report]``: a template engine, and the script of plotly.js."""
-
-    environment: Any
-    plotly: str
-
-
-def load_libraries() -> Libraries:
-    """Import jinja2 and plotly.
-
-    Raises
-    ------
-    InputError
-        If one of them is not installed.
-    """
-    try:
-        import jinja2
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise InputError(
-            f'A report needs {error.name}, which is not installed: run pip install "sysvi[report]".'
-        ) from error
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_read_template), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["heat_class"] = heat_class
-    return Libraries(environment, get_plotlyjs())
-
-
-def _read_template(name: str) -> str:
-    """A file of the folder ``templates``."""
-    return files("sysvi.reporting").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def render(
@@ -89,32 +46,22 @@ def render(
     str
         HTML. The same content gives the same text.
     """
-    from markupsafe import Markup
-
     record = content.record
     titles = {name: _umap_title(name, content.embedding) for name in content.umaps}
     losses = _losses(content)
-    scripts = [_inside_script(text) for text in (libraries.plotly, _read_template("report.js"))]
     settings = _settings(content)
     static = _static_columns(content)
     mixing = content.mixing.astype(float)
     variables = {
         "c": content,
-        "version": __version__,
         "title": f"Integration of {_listed(content.systems)}",
-        "policy": content_security_policy(scripts),
-        "css": Markup(_read_template("report.css")),
-        "plotly": Markup(scripts[0]),
-        "script": Markup(scripts[1]),
-        "data": Markup(_as_json(_data(content, losses))),
         "sections": _sections(content),
         "facts": _facts(content),
-        "findings": sorted(_translated(content.findings, translate), key=lambda f: list(LEVELS).index(f.level)),
-        "words": LEVELS,
+        "findings": sorted_findings(content.findings, translate),
         "notes": [translate(note) for note in content.notes],
         "umap_titles": list(titles.items()),
         "static_columns": [column.name for column in static],
-        "cells_png": _base64(figure_as_png(_draw_cells(content, titles, static))),
+        "cells_png": as_base64(figure_as_png(_draw_cells(content, titles, static))),
         "score_columns": embedding_columns(content.evaluation.table),
         "scores": _scores(content.evaluation.table, translate),
         "mixing_head": [
@@ -125,56 +72,14 @@ def render(
         "low_support": LOW_SUPPORT,
         "losses": losses,
         "has_held_out": any(curve["held_out"] for loss in losses for curve in loss["curves"]),
-        "losses_png": _base64(figure_as_png(_draw_losses(losses))) if losses else "",
+        "losses_png": as_base64(figure_as_png(_draw_losses(losses))) if losses else "",
         "members": _members(content, losses),
         "steps": _steps(content),
         "given_settings": [row for row in settings if row["given"]],
         "all_settings": settings,
         "recipes": recipes(record, content.embedding, content.n_cells, for_r),
     }
-    return libraries.environment.get_template("report.html.j2").render(variables)
-
-
-def content_security_policy(scripts: Iterable[str]) -> str:
-    """The policy that lets a browser run these scripts and nothing else, and load nothing from anywhere.
-
-    plotly.js compiles its WebGL programs with ``Function``, hence ``unsafe-eval``.
-    """
-    hashes = " ".join(f"'sha256-{_base64(hashlib.sha256(text.encode()).digest())}'" for text in scripts)
-    return (
-        f"default-src 'none'; script-src {hashes} 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:; "
-        "base-uri 'none'; form-action 'none'"
-    )
-
-
-def heat_class(value: float) -> int:
-    """Class of the colour of a share, from 0 to 10; shares below 0 or above 1 take the nearest.
-
-    Examples
-    --------
-    >>> [heat_class(value) for value in (-0.2, 0.0, 0.449, 0.96, 1.3)]
-    [0, 0, 4, 10, 10]
-    """
-    return round(10 * min(1.0, max(0.0, value)))
-
-
-def _inside_script(text: str) -> str:
-    """A script that can stand between script tags: no string in it ends the script or begins a comment."""
-    return re.sub(r"<(?=/script|!--)", r"\\x3c", text, flags=re.IGNORECASE)
-
-
-def _as_json(value: Any) -> str:
-    """JSON that can stand between script tags: it has no ``<``."""
-    return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
-
-
-def _base64(content: bytes) -> str:
-    return base64.b64encode(content).decode("ascii")
-
-
-def _numbers(values: np.ndarray, dtype: str) -> str:
-    """Numbers as the script of the page reads them: little-endian bytes in base64."""
-    return _base64(np.ascontiguousarray(values, dtype).tobytes())
+    return render_page(libraries, "report", _data(content, losses), variables)
 
 
 def _umap_title(name: str, embedding: str) -> str:
@@ -215,10 +120,6 @@ def _facts(content: Content) -> list[tuple[str, str]]:
     return facts
 
 
-def _translated(findings: Iterable[Finding], translate: Callable[[str], str]) -> list[Finding]:
-    return [Finding(finding.level, translate(finding.text), translate(finding.advice)) for finding in findings]
-
-
 def _scores(table: pd.DataFrame, translate: Callable[[str], str]) -> list[dict[str, Any]]:
     """Rows of the table of metrics."""
     meanings = {metric.name: metric.meaning for metric in METRICS}
@@ -254,7 +155,7 @@ def _systems_of(types: pd.DataFrame) -> list[str]:
 def _losses(content: Content) -> list[dict[str, Any]]:
     """Curves of each loss term, with their first and last value."""
     record = content.record
-    colors = _hex(palette(record.n_members))
+    colors = as_hex(palette(record.n_members))
     found: list[dict[str, Any]] = []
     for term, title in TERMS.items():
         curves: list[dict[str, Any]] = [
@@ -327,8 +228,7 @@ def _data(content: Content, losses: list[dict[str, Any]]) -> dict[str, Any]:
     main = _main_columns(content)
     return {
         "umaps": [
-            {"x": _numbers(points[:, 0], "<f4"), "y": _numbers(points[:, 1], "<f4")}
-            for points in content.umaps.values()
+            {"x": numbers(points[:, 0], "<f4"), "y": numbers(points[:, 1], "<f4")} for points in content.umaps.values()
         ],
         "columns": [_column_data(column) for column in content.columns],
         "main": [i for i, column in enumerate(content.columns) if column.name in main],
@@ -344,20 +244,13 @@ def _main_columns(content: Content) -> set[str]:
 
 def _column_data(column: Column) -> dict[str, Any]:
     if column.categories is None:
-        return {"name": column.name, "categories": None, "values": _numbers(column.values, "<f4")}
+        return {"name": column.name, "categories": None, "values": numbers(column.values, "<f4")}
     return {
         "name": column.name,
         "categories": list(column.categories),
-        "colors": _hex(palette(len(column.categories))),
-        "values": _numbers(column.values, "<i4"),
+        "colors": as_hex(palette(len(column.categories))),
+        "values": numbers(column.values, "<i4"),
     }
-
-
-def _hex(colors: np.ndarray) -> list[str]:
-    """Colours as ``#rrggbb``, from RGBA values between 0 and 1, (n, 4)."""
-    return [
-        "#" + "".join(f"{part:02x}" for part in color) for color in (255 * colors[:, :3]).round().astype(int).tolist()
-    ]
 
 
 def _static_columns(content: Content) -> list[Column]:

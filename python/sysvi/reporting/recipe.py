@@ -1,4 +1,4 @@
-"""The command and the code that make an integration again."""
+"""The command and the code that make an integration, a tuning or a comparison again."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sysvi.reporting.run_record import RunRecord
 
 # Settings of `prepare` with their defaults, of which code names those that differ.
 PREPARE_DEFAULTS = {"n_top_genes": 3000, "min_cells": 20, "fractional_counts": False}
+MAX_CELLS_OF_TUNE = 50_000  # that sysvi.tune measures on by default
 PYTHON_ONLY_DEFAULTS = {"target_sum": 1e4, "flavor": "cell_ranger"}  # neither the command line nor R has these
 OPTION_NAMES = {"max_epochs": "--epochs", "n_top_genes": "--genes"}  # options with names of their own
 R_ARGUMENTS = ("cycle_weight", "max_epochs", "n_latent")  # of RunSysVI(); other settings are those of sysvi_options()
@@ -76,6 +77,99 @@ def _differing(record: RunRecord, preset: Preset, n_cells: int) -> dict[str, Any
     return found
 
 
+def differing_settings(record: RunRecord, n_cells: int) -> dict[str, Any]:
+    """Settings of a run that the default preset does not give, as arguments of a function that has no presets."""
+    return _differing(record, DEFAULT_PRESET, n_cells)
+
+
+def tuning_recipes(record: RunRecord, arguments: Mapping[str, Any], n_cells: int) -> list[Recipe]:
+    """The ways to make a tuning again: the command line, if it has an option for all settings, and Python.
+
+    Parameters
+    ----------
+    record
+        How the models of the chosen setting were made.
+    arguments
+        Arguments of the tuning, as in :class:`sysvi.tuning.tune.Tuning`.
+    n_cells
+        Number of cells.
+    """
+    tried = ("cycle_weights", "kl_weights", "priors", "seeds")
+    shared = {name: v for name, v in differing_settings(record, n_cells).items() if f"{name}s" not in tried}
+    columns, preparation, seeds = record.columns, record.preparation or {}, arguments["seeds"]
+    given = {
+        "label_key": arguments["label_key"],
+        "layer": columns.layer,
+        **{name: arguments[name] for name in tried},
+        "categorical_covariate_keys": list(columns.categorical) or None,
+        "continuous_covariate_keys": list(columns.continuous) or None,
+        "weight_systems": columns.weight_systems or None,
+        "min_cells": arguments["min_cells"],
+        "max_cells": arguments["max_cells"],
+        **shared,
+        "output": "tuning",
+    }
+    lines = [
+        *_preparation_lines(record),
+        "tuning = sysvi.tune(",
+        "    adata,",
+        f"    {columns.system!r},",
+        f"    {columns.batch!r},",
+        *(f"    {name}={_python(value)}," for name, value in given.items() if value is not None),
+        ")",
+        'sysvi.report(tuning, "tuning.html")',
+    ]
+    python = Recipe("In Python", "python", "\n".join(lines) + "\n")
+    not_given = ("min_cells", *PYTHON_ONLY_DEFAULTS)  # of the preparation: sysvi tune has no options for these
+    usual = PREPARE_DEFAULTS | PYTHON_ONLY_DEFAULTS
+    if (
+        any(isinstance(value, Ramp) for value in shared.values())
+        or record.preparation is None
+        or any(preparation.get(name, usual[name]) != usual[name] for name in not_given)
+        or seeds != list(range(len(seeds)))
+        or arguments["max_cells"] != MAX_CELLS_OF_TUNE
+    ):
+        return [python]
+    words = [["sysvi", "tune", "cells.h5ad"], *_column_words(record)]
+    if arguments["label_key"] is not None:
+        words.append(["--label", arguments["label_key"]])
+    for name in tried[:3]:
+        words += [[f"--{name.removesuffix('s').replace('_', '-')}", f"{value}"] for value in arguments[name]]
+    words += [["--seeds", str(len(seeds))], ["--min-cells", str(arguments["min_cells"])]]
+    words += _setting_words(_differing_preparation(preparation) | {"weight_systems": columns.weight_systems} | shared)
+    words.append(["-o", "tuning", "--report", "tuning.html"])
+    return [Recipe("In a shell", "sh", _command(words)), python]
+
+
+def comparison_recipes(arguments: Mapping[str, Any]) -> list[Recipe]:
+    """The ways to make a comparison again; `arguments` are those of :class:`sysvi.comparison.result.Comparison`."""
+    names = ("system_key", "batch_key", "label_key", "layer", "methods", "grid", "seeds", "epochs", "timeout", "jobs")
+    given = {name: arguments[name] for name in (*names, "min_cells") if arguments[name] is not None}
+    if arguments["own_adapters"]:
+        given["adapters"] = "adapters"
+    lines = [
+        "import anndata",
+        "import sysvi",
+        "",
+        'cells = anndata.read_h5ad("cells.h5ad")',
+        "comparison = sysvi.compare(",
+        "    cells,",
+        '    "comparison",',
+        *(f"    {name}={_python(value)}," for name, value in given.items()),
+        ")",
+        'sysvi.report(comparison, "comparison.html")',
+    ]
+    python = Recipe("In Python", "python", "\n".join(lines) + "\n")
+    seeds = given.pop("seeds")
+    if seeds != list(range(len(seeds))):
+        return [python]
+    given |= {"seeds": len(seeds), "methods": ",".join(given["methods"])}
+    words = [["sysvi", "compare", "cells.h5ad"]]
+    words += [[f"--{name.removesuffix('_key').replace('_', '-')}", str(value)] for name, value in given.items()]
+    words.append(["-o", "comparison", "--report", "comparison.html"])
+    return [Recipe("In a shell", "sh", _command(words)), python]
+
+
 def recipes(record: RunRecord, key: str, n_cells: int, for_r: bool) -> list[Recipe]:
     """The ways to make an integration again: in R for users of R, otherwise the command line and Python.
 
@@ -100,20 +194,8 @@ def recipes(record: RunRecord, key: str, n_cells: int, for_r: bool) -> list[Reci
 
 def python_code(record: RunRecord, key: str, chosen: ChosenSettings) -> str:
     """Python code that prepares, integrates and reports."""
-    columns, preparation = record.columns, record.preparation
-    lines = ["import anndata", "import sysvi", ""]
-    if preparation is None:
-        lines.append(
-            f'adata = anndata.read_h5ad("cells.h5ad")  # log-normalised values of the {record.n_genes:,} genes'
-        )
-    else:
-        arguments = [repr(columns.system), repr(columns.batch)]
-        given = {"layer": preparation.get("layer"), **_differing_preparation(preparation)}
-        if not preparation["normalize"]:
-            given["normalize"] = False
-            given.pop("fractional_counts", None)
-        arguments += [f"{name}={value!r}" for name, value in given.items() if value is not None]
-        lines += ['cells = anndata.read_h5ad("cells.h5ad")', f"adata = sysvi.prepare(cells, {', '.join(arguments)})"]
+    columns = record.columns
+    lines = _preparation_lines(record)
     values: dict[str, Any] = {
         "layer": columns.layer,
         "categorical_covariate_keys": list(columns.categorical) or None,
@@ -141,6 +223,25 @@ def python_code(record: RunRecord, key: str, chosen: ChosenSettings) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _preparation_lines(record: RunRecord) -> list[str]:
+    """Python code that reads and prepares the cells."""
+    columns, preparation = record.columns, record.preparation
+    lines = ["import anndata", "import sysvi", ""]
+    if preparation is None:
+        lines.append(
+            f'adata = anndata.read_h5ad("cells.h5ad")  # log-normalised values of the {record.n_genes:,} genes'
+        )
+    else:
+        arguments = [repr(columns.system), repr(columns.batch)]
+        given = {"layer": preparation.get("layer"), **_differing_preparation(preparation)}
+        if not preparation["normalize"]:
+            given["normalize"] = False
+            given.pop("fractional_counts", None)
+        arguments += [f"{name}={value!r}" for name, value in given.items() if value is not None]
+        lines += ['cells = anndata.read_h5ad("cells.h5ad")', f"adata = sysvi.prepare(cells, {', '.join(arguments)})"]
+    return lines
+
+
 def shell_command(record: RunRecord, key: str, chosen: ChosenSettings) -> str | None:
     """The command that integrates and reports; None if an option for a setting is missing."""
     columns, preparation = record.columns, record.preparation
@@ -148,34 +249,44 @@ def shell_command(record: RunRecord, key: str, chosen: ChosenSettings) -> str | 
         return None  # the command line takes numbers only
     if any((preparation or {}).get(name, value) != value for name, value in PYTHON_ONLY_DEFAULTS.items()):
         return None
-    words: list[list[str]] = [["sysvi", "integrate", "cells.h5ad"], ["--system", columns.system]]
-
-    def add(option: str, value: Any) -> None:
-        if value is not None:
-            words.append([option, str(value)])
-
-    add("--batch", columns.batch)
-    add("--layer", columns.layer if preparation is None else preparation.get("layer"))
-    for name in columns.categorical:
-        add("--covariate", name)
-    for name in columns.continuous:
-        add("--continuous", name)
+    words = [["sysvi", "integrate", "cells.h5ad"], *_column_words(record)]
     settings = {**_differing_preparation(preparation or {}), "weight_systems": columns.weight_systems}
     settings |= {"all_genes": preparation is None} | dict(chosen.settings)
-    add("--members", chosen.members)
-    add("--preset", chosen.preset)
-    add("--seed", record.seed)
-    add("--key", None if key == "X_sysVI" else key)
+    given = {"--members": chosen.members, "--preset": chosen.preset, "--seed": record.seed}
+    given["--key"] = None if key == "X_sysVI" else key
+    words += [[option, str(value)] for option, value in given.items() if value is not None]
+    words += _setting_words(settings)
+    words.append(["-o", "integrated.h5ad", "--report", "report.html"])
+    return _command(words)
+
+
+def _column_words(record: RunRecord) -> list[list[str]]:
+    """Options for the columns and the layer."""
+    columns, preparation = record.columns, record.preparation
+    layer = columns.layer if preparation is None else preparation.get("layer")
+    options = [("--system", columns.system), ("--batch", columns.batch), ("--layer", layer)]
+    options += [("--covariate", name) for name in columns.categorical]
+    options += [("--continuous", name) for name in columns.continuous]
+    return [[option, str(value)] for option, value in options if value is not None]
+
+
+def _setting_words(settings: Mapping[str, Any]) -> list[list[str]]:
+    """Options for settings; those that are True or False have no value."""
     defaults = {f.name: f.default for f in (*fields(ModelSettings), *fields(TrainSettings))}
+    words = []
     for name, value in settings.items():
         option = OPTION_NAMES.get(name, f"--{name.replace('_', '-')}")
         if not isinstance(value, bool):
-            add(option, value)
+            words += [] if value is None else [[option, str(value)]]
         elif value:
             words.append([option])
         elif defaults.get(name) is True:
             words.append([option.replace("--", "--no-", 1)])
-    words.append(["-o", "integrated.h5ad", "--report", "report.html"])
+    return words
+
+
+def _command(words: Iterable[list[str]]) -> str:
+    """A command of options with their values, one a line."""
     return " \\\n  ".join(shlex.join(part) for part in words) + "\n"
 
 

@@ -1,28 +1,38 @@
-"""Reports of an integration as a file."""
+"""Reports as files: of an integration, a tuning or a comparison."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 from pathlib import Path
 
 from anndata import AnnData
 
 from sysvi._core.arguments import check_types
+from sysvi._core.checks import listing
 from sysvi._core.device import choose_device
 from sysvi._core.errors import InputError
 from sysvi._core.events import Event, OnEvent
 from sysvi._core.files import write_atomically
 from sysvi._core.progress import as_callback
 from sysvi._core.settings import random_seed, whole_number
+from sysvi.comparison.files import ARGUMENTS, read_comparison
+from sysvi.comparison.result import Comparison
 from sysvi.data.h5ad import check_output
+from sysvi.reporting.comparison_content import collect_comparison
 from sysvi.reporting.content import collect
-from sysvi.reporting.page import load_libraries, render
+from sysvi.reporting.document import GENERATOR, load_libraries
+from sysvi.reporting.page import render
+from sysvi.reporting.runs_page import render_runs
+from sysvi.reporting.tuning_content import collect_tuning
+from sysvi.tuning.files import CHOICE, TuningTables, read_tuning, tuning_tables
+from sysvi.tuning.tune import Tuning
 
 MIN_CELLS = 20  # that must be drawn
 
 
 def report(
-    adata: AnnData,
+    results: AnnData | Tuning | Comparison | str | Path,
     path: str | Path,
     label_key: str | None = None,
     *,
@@ -34,18 +44,24 @@ def report(
     seed: int = 0,
     progress: bool | OnEvent = True,
 ) -> Path:
-    """Write a report of an integration: one HTML page that opens in any browser, without a network.
+    """Write a report of an integration, a tuning or a comparison: one HTML page that opens without a network.
 
     The page tells what was integrated and how: findings in plain words with what to do, the cells before and after
     (interactive; as pictures where scripts are off), metrics, cell types, agreement of the models, losses, numbers of
     genes and cells, settings and versions, and the code that makes it again. It has the values of the chosen columns of
     every shown cell, but neither expression nor names of cells.
 
+    The report of a tuning or of a comparison draws mixing against biology for all runs (interactive, with any two
+    metrics), and has the choice and why, settings or methods with their spread over seeds, time and memory of methods,
+    and runs without a result, with the reasons.
+
     Parameters
     ----------
-    adata
+    results
         The data with the results of :func:`sysvi.integrate`, in memory or backed. Not changed. The cells before the
-        integration are ``obsm["X_pca"]``, or 50 principal components of the expression.
+        integration are ``obsm["X_pca"]``, or 50 principal components of the expression. Or the result of
+        :func:`sysvi.tune` or :func:`sysvi.compare`, or a folder with its files; then only `path`, `overwrite` and
+        `progress` can be given besides.
     path
         File to write, usually ``.html``.
     label_key
@@ -88,8 +104,16 @@ def report(
     ...     "Integration of system1 and system2" in path.read_text(encoding="utf-8")
     True
     """
+    on_event = as_callback(progress)
+    if not isinstance(results, AnnData):
+        defaults = signature(report).parameters
+        given = {"label_key": label_key, "embedding": embedding, "colors": colors, "max_cells": max_cells}
+        given |= {"device": device, "seed": seed}
+        if names := [name for name, value in given.items() if value != defaults[name].default]:
+            raise InputError(f"{listing(names)} can be given for the report of an integration only: leave it out.")
+        return write_runs_report(results, path, overwrite=overwrite, on_event=on_event)
     return write_report(
-        adata,
+        results,
         path,
         label_key,
         embedding=embedding,
@@ -98,7 +122,7 @@ def report(
         overwrite=overwrite,
         device=device,
         seed=seed,
-        on_event=as_callback(progress),
+        on_event=on_event,
     )
 
 
@@ -120,7 +144,7 @@ def write_report(
     """Write a report for any interface; arguments as in :func:`report` and :func:`sysvi.reporting.page.render`."""
     if isinstance(colors, str):
         raise InputError(f"colors is the string {colors!r}; give a list of columns: [{colors!r}].")
-    given = {"adata": adata, "path": path, "label_key": label_key, "embedding": embedding, "overwrite": overwrite}
+    given = {"results": adata, "path": path, "label_key": label_key, "embedding": embedding, "overwrite": overwrite}
     check_types(report, **given, colors=colors)
     whole_number("max_cells", max_cells, MIN_CELLS)
     path, seed = Path(path), random_seed(seed)
@@ -137,8 +161,57 @@ def write_report(
         seed=seed,
         on_event=on_event,
     )
+    return _write(render(content, libraries, for_r=for_r, translate=translate), path, overwrite, on_event)
+
+
+def write_runs_report(
+    results: Tuning | Comparison | str | Path, path: str | Path, *, overwrite: bool = False, on_event: OnEvent
+) -> Path:
+    """Write the report of a tuning or of a comparison, of an object or of a folder with its files."""
+    check_types(report, results=results, path=path, overwrite=overwrite)
+    path = Path(path)
+    check_output(path, overwrite)
+    libraries = load_libraries()
+    found = _read_folder(Path(results)) if isinstance(results, str | Path) else results
+    if isinstance(found, Comparison):
+        content = collect_comparison(found)
+    else:
+        content = collect_tuning(tuning_tables(found) if isinstance(found, Tuning) else found)
+    return _write(render_runs(content, libraries), path, overwrite, on_event)
+
+
+def check_report(path: Path | None) -> None:
+    """Check that a report can be written beside other results, before any work is done; there is none for None.
+
+    Like these results, a report of an earlier call is replaced, but no other file.
+    """
+    if path is not None:
+        check_output(path, is_report(path))
+        load_libraries()
+
+
+def is_report(path: Path) -> bool:
+    """Whether a file is a report, which begins with the name of the package that made it."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return GENERATOR.encode() in file.read(4096)
+
+
+def _read_folder(folder: Path) -> TuningTables | Comparison:
+    """The files of a tuning or of a comparison."""
+    if (folder / CHOICE).is_file():
+        return read_tuning(folder)
+    if (folder / ARGUMENTS).is_file():
+        return read_comparison(folder)
+    if folder.is_dir():
+        raise InputError(f"{folder} has no results of sysvi.tune or sysvi.compare ({CHOICE} or {ARGUMENTS}).")
+    raise InputError(f"There is no folder {folder}: give the output of sysvi.tune or sysvi.compare.")
+
+
+def _write(page: str, path: Path, overwrite: bool, on_event: OnEvent) -> Path:
+    """Write a page into a file."""
     on_event(Event("report", "Writing the page"))
-    page = render(content, libraries, for_r=for_r, translate=translate)
-    content_of_file = page.encode("utf-8", "replace")  # a name may have half of a surrogate pair
-    write_atomically(path, lambda temporary: temporary.write_bytes(content_of_file), overwrite=overwrite)
+    content = page.encode("utf-8", "replace")  # a name may have half of a surrogate pair
+    write_atomically(path, lambda temporary: temporary.write_bytes(content), overwrite=overwrite)
     return path

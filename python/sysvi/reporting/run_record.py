@@ -97,12 +97,17 @@ def read_record(adata: AnnData) -> RunRecord:
             "sysvi.integrate again with this version."
         )
     try:
-        return _from_json({name: json.loads(text) for name, text in written.items() if isinstance(text, str)})
+        return parse_record(written)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"adata.uns[{RECORD_KEY!r}], the record of the integration, cannot be read ({error}): run sysvi.integrate "
             "again."
         ) from error
+
+
+def parse_record(written: Mapping[str, Any]) -> RunRecord:
+    """The record that a model describes itself with: JSON strings; an error of any kind if it is damaged."""
+    return _from_json({name: json.loads(text) for name, text in written.items() if isinstance(text, str)})
 
 
 def _from_json(values: Mapping[str, Any]) -> RunRecord:

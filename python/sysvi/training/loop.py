@@ -22,6 +22,7 @@ from sysvi._core.events import Event, OnEvent, ignore_event
 from sysvi._core.interrupts import by_signal, catch_interrupts
 from sysvi._core.memory import check_memory, retain_freed_memory
 from sysvi._core.parallel import PairExecutor, dedicated_stream, pair_executor
+from sysvi._core.progress import closing_bar
 from sysvi._core.seeds import generator
 from sysvi._core.settings import RAMPS, TrainSettings, default_batch_size, default_lr, default_max_epochs
 from sysvi.data.cells import Cells, Minibatch, minibatches, n_minibatches
@@ -168,6 +169,7 @@ def train(
         validation_index=validation_rows,
     )
     with (
+        closing_bar(on_event),
         retain_freed_memory(),
         dedicated_stream(cells.device),
         pair_executor(cells.device, plan.concurrent) as run_pair,

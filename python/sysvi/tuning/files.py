@@ -4,16 +4,85 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from sysvi._core.arguments import check_types
+from sysvi._core.errors import InputError
 from sysvi._core.files import create_folder, write_atomically
 from sysvi._core.tables import write_csv
 from sysvi.tuning.results import SETTING
 from sysvi.tuning.tune import Tuning
 
 RUNS, SETTINGS, CHOICE, MODEL = "runs.csv", "settings.csv", "tuning.json", "model"
+DIGITS = "%.6g"  # of numbers in the tables
+
+
+class TuningTables(NamedTuple):
+    """A tuning as its files tell it.
+
+    Parameters
+    ----------
+    runs, settings
+        Tables of runs and of settings, as in :class:`sysvi.tuning.tune.Tuning`, with settings in columns and numbers as
+        in the files.
+    document
+        What `describe_tuning` returns.
+    """
+
+    runs: pd.DataFrame
+    settings: pd.DataFrame
+    document: dict[str, Any]
+
+
+def describe_tuning(tuning: Tuning) -> dict[str, Any]:
+    """What the tables do not tell: choice and why, warnings, arguments, numbers of cells, record of the model."""
+    columns = tuning.model.columns
+    groups = [name for name in (columns.system, columns.batch) if name is not None]
+    assert tuning.model.adata is not None
+    cells = tuning.model.adata.obs[groups].astype(str).set_axis(["system", "batch"][: len(groups)], axis=1)
+    document = {**tuning.choice, "mixing": tuning.mixing, "why": tuning.why, "warnings": list(tuning.warnings)}
+    document |= {"runs_without_result": tuning.n_without_result, "arguments": tuning.arguments}
+    document["cells"] = cells.value_counts(sort=False).rename("cells").reset_index().to_dict("records")
+    document["record"] = tuning.model.record()
+    return json.loads(json.dumps(document, default=lambda number: number.item()))
+
+
+def tuning_tables(tuning: Tuning) -> TuningTables:
+    """A tuning in memory as its files would tell it."""
+    return TuningTables(_as_in_files(tuning.runs), _as_in_files(tuning.settings.reset_index()), describe_tuning(tuning))
+
+
+def read_tuning(folder: str | Path) -> TuningTables:
+    """Read the files of a tuning.
+
+    Raises
+    ------
+    InputError
+        If one is missing or damaged, or was written by an earlier version.
+    """
+    folder = Path(folder)
+    try:
+        runs, settings = (pd.read_csv(folder / name, float_precision="round_trip") for name in (RUNS, SETTINGS))
+        document = json.loads((folder / CHOICE).read_text(encoding="utf-8"))
+        _ = document["record"], document["arguments"], document["cells"], runs["reason"], settings["overall"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder} has no complete results of a tuning ({error}): run sysvi.tune with the same output again; "
+            "finished runs are kept."
+        ) from error
+    return TuningTables(_as_in_files(runs), _as_in_files(settings), document)
+
+
+def _as_in_files(table: pd.DataFrame) -> pd.DataFrame:
+    """A table with numbers as in the files, and "" for missing text."""
+    result = table.copy()
+    for name in table:
+        if pd.api.types.is_float_dtype(table[name]) and name != "reason":
+            result[name] = [float(DIGITS % value) for value in table[name]]
+    return result.assign(reason=table["reason"].fillna("").astype(str)) if "reason" in table else result
 
 
 def plot_tuning(tuning: Tuning, path: str | Path) -> None:
@@ -87,15 +156,15 @@ def write_tuning(tuning: Tuning, folder: str | Path, figures: str = "png") -> li
     -------
     list of Path
         What was written: runs.csv, settings.csv, tuning.json (the choice, its explanation, warnings, number of runs
-        without a result), the figure tuning.png, and the folder model.
+        without a result, arguments, numbers of cells, and the record of the model), the figure tuning.png, and the
+        folder model.
     """
     check_types(write_tuning, tuning=tuning, folder=folder, figures=figures)
     folder = create_folder(folder)
-    document = {**tuning.choice, "mixing": tuning.mixing, "why": tuning.why, "warnings": list(tuning.warnings)}
-    document["runs_without_result"] = tuning.n_without_result
-    write_atomically(folder / RUNS, lambda path: write_csv(tuning.runs, path, index=False, float_format="%.6g"))
-    write_atomically(folder / SETTINGS, lambda path: write_csv(tuning.settings, path, float_format="%.6g"))
-    write_atomically(folder / CHOICE, lambda path: path.write_text(json.dumps(document, indent=1) + "\n"))
+    document = json.dumps(describe_tuning(tuning), indent=1) + "\n"
+    write_atomically(folder / RUNS, lambda path: write_csv(tuning.runs, path, index=False, float_format=DIGITS))
+    write_atomically(folder / SETTINGS, lambda path: write_csv(tuning.settings, path, float_format=DIGITS))
+    write_atomically(folder / CHOICE, lambda path: path.write_text(document, encoding="utf-8"))
     plot_tuning(tuning, folder / f"tuning.{figures}")
     tuning.model.save(folder / MODEL, overwrite=True)
     return [folder / name for name in (RUNS, SETTINGS, CHOICE, f"tuning.{figures}", MODEL)]

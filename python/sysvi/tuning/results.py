@@ -44,10 +44,11 @@ class RunKey(NamedTuple):
 
 
 class RunResult(NamedTuple):
-    """How a run ended, and its metrics (none if it failed or was interrupted)."""
+    """How a run ended, its metrics (none if it failed or was interrupted), and why it failed."""
 
     status: str
     metrics: dict[str, float]
+    reason: str = ""
 
 
 class RunResults:
@@ -95,12 +96,17 @@ class RunResults:
             metrics = self.criterion.measure(embedding)
             if self.store is not None:
                 self.store.write_result(key.name, run.status, self.criterion.fingerprint, metrics)
-        self.results[key] = RunResult(run.status, metrics)
+        self.results[key] = RunResult(run.status, metrics, "" if run.error is None else str(run.error))
 
     def table(self, keys: Sequence[RunKey]) -> pd.DataFrame:
-        """One row for each of the runs `keys`: setting, seed, status and metrics."""
+        """One row for each of the runs `keys`: setting, seed, status, why it failed, and metrics."""
         results = [(key, self.results[key]) for key in keys]
-        return pd.DataFrame([{**key._asdict(), "status": result.status, **result.metrics} for key, result in results])
+        return pd.DataFrame(
+            [
+                {**key._asdict(), "status": result.status, "reason": result.reason, **result.metrics}
+                for key, result in results
+            ]
+        )
 
     def model(self, keys: Sequence[RunKey], seed: int, device: str) -> SysVI | Ensemble:
         """The ensemble of finished runs, with a seed of its own; the run's model if it is a single run."""

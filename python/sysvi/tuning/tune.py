@@ -46,7 +46,8 @@ class Tuning:
     Parameters
     ----------
     runs
-        One row for each run: ``cycle_weight``, ``kl_weight``, ``prior``, ``seed``, ``status``, the metrics,
+        One row for each run: ``cycle_weight``, ``kl_weight``, ``prior``, ``seed``, ``status``, the ``reason`` if it
+        failed, the metrics,
         ``biology``, ``batch`` and ``overall`` (scores, scaled over the runs), whether the run is of the ``chosen``
         setting and whether it is its ``representative``. A run that failed or was interrupted has no metrics.
     settings
@@ -66,6 +67,9 @@ class Tuning:
         What speaks against the choice, a sentence or two each.
     n_missing
         Number of runs that were not begun because Ctrl-C ended the training.
+    arguments
+        Arguments of :func:`sysvi.tune` that the tables and the model do not tell: ``label_key``, ``min_cells``,
+        ``max_cells``, ``cycle_weights``, ``kl_weights``, ``priors`` and ``seeds``.
     """
 
     runs: pd.DataFrame
@@ -80,6 +84,7 @@ class Tuning:
     why: str
     warnings: tuple[str, ...]
     n_missing: int
+    arguments: dict[str, Any]
 
     @property
     def choice(self) -> dict[str, Any]:
@@ -249,7 +254,13 @@ def tune(
             if missing:
                 data = read_data(adata, columns)
                 train_each(adata, data, missing, model_settings, train_settings, device, on_event, results.add)
-            tuning = _choose(results, keys, device)
+            arguments = {"label_key": label_key, "min_cells": min_cells, "max_cells": max_cells} | {
+                "cycle_weights": list(dict.fromkeys(key.cycle_weight for key in keys)),
+                "kl_weights": list(dict.fromkeys(key.kl_weight for key in keys)),
+                "priors": list(dict.fromkeys(key.prior for key in keys)),
+                "seeds": list(dict.fromkeys(key.seed for key in keys)),
+            }
+            tuning = _choose(results, keys, device, arguments)
         except BaseException:
             if store is not None:
                 store.release_if_empty()
@@ -315,8 +326,8 @@ def _describe_value(value: Any) -> str:
     return str(value) if value is None or isinstance(value, str | float | int | tuple) else fingerprint(value)
 
 
-def _choose(results: RunResults, keys: Sequence[RunKey], device: str) -> Tuning:
-    """Score the runs that have ended, choose a setting and combine its runs."""
+def _choose(results: RunResults, keys: Sequence[RunKey], device: str, arguments: dict[str, Any]) -> Tuning:
+    """Score the runs that have ended, choose a setting and combine its runs; `arguments` are those of the tuning."""
     ended = [key for key in keys if key in results.results]
     table = results.table(ended)
     mixing = results.criterion.mixing_metric
@@ -344,6 +355,7 @@ def _choose(results: RunResults, keys: Sequence[RunKey], device: str) -> Tuning:
         explain_choice(settings, mixing),
         tuple(choice_warnings(best.iloc[0], settings, results.criterion, embedding)),
         len(keys) - len(ended),
+        arguments,
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -513,12 +514,21 @@ def test_command_line(cells, folder):
     cells.write_h5ad(folder / "cells.h5ad")
     command = ["compare", folder / "cells.h5ad", *OPTIONS, "--methods", "good, raises,", "--seeds", 1, "--epochs", 3]
     command += ["--min-cells", 20, "--adapters", folder / "adapters", "-o", folder / "out", "--figures", "svg"]
+    command += ["--report", folder / "comparison.html"]
     result = CliRunner().invoke(main, [str(word) for word in command])
     assert result.exit_code == 0, result.output
     assert "good, shift 1.5, seed 0: running" in result.output
     assert "raises, seed 0 failed: ValueError: no mass (4 of 4)" in result.output
     assert "raises: all runs failed: ValueError: no mass" in result.output
     assert "Trained for 3 epochs instead" in result.output
+    assert re.search(
+        r"Compared methods over 4 runs; good has the highest score; 1 run has no result \(the same command",
+        result.stderr,
+    )
+    page = (folder / "comparison.html").read_text(encoding="utf-8")
+    assert "ValueError: no mass" in page
+    sysvi.report(folder / "out", folder / "again.html", progress=False)
+    assert (folder / "again.html").read_text(encoding="utf-8") == page
     assert (folder / "out" / "comparison.svg").read_text().startswith("<?xml")
     result = CliRunner().invoke(main, [*(str(word) for word in command), "--json"])
     events = [json.loads(line) for line in result.output.splitlines()]

@@ -1,7 +1,7 @@
 import subprocess
 import sys
 
-HEAVY = {"anndata", "matplotlib", "numba", "pandas", "scanpy", "scipy", "sklearn", "torch", "tqdm"}
+HEAVY = {"anndata", "matplotlib", "numba", "pandas", "rich", "scanpy", "scipy", "sklearn", "torch"}
 
 
 def test_modules_that_the_command_line_needs_import_no_heavy_library():

@@ -58,6 +58,102 @@ def content(integrated):
 @pytest.fixture(scope="session")
 def page(content):
     """The page of the report, HTML."""
-    from sysvi.reporting.page import load_libraries, render
+    from sysvi.reporting.document import load_libraries
+    from sysvi.reporting.page import render
 
     return render(content, load_libraries())
+
+
+@pytest.fixture(scope="session")
+def tuned_cells():
+    """Counts of 300 cells of two systems."""
+    from sysvi.data.simulate import simulate_systems
+
+    return simulate_systems(300, 150, n_types=4, n_private=1, seed=1)
+
+
+@pytest.fixture(scope="session")
+def tuning(tuned_cells):
+    """A tuning of two settings; of a third one, both runs have failed, one with a bad reason. Shared: do not modify."""
+    import dataclasses
+
+    import sysvi
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        adata = sysvi.prepare(tuned_cells, "system", "batch", min_cells=3)
+        found = sysvi.tune(
+            adata,
+            "system",
+            "batch",
+            "cell_type",
+            cycle_weights=[0, 5],
+            seeds=2,
+            max_epochs=2,
+            min_cells=20,
+            device="cpu",
+            progress=False,
+        )
+    failed = {"cycle_weight": 7.0, "kl_weight": 1.0, "prior": "vamp", "seed": 1, "status": "failed"}
+    failed |= {"reason": f"The loss became {BAD}", "chosen": False, "representative": False}
+    runs = pd.concat([found.runs, pd.DataFrame([failed])], ignore_index=True)
+    return dataclasses.replace(found, runs=runs)
+
+
+@pytest.fixture(scope="session")
+def tuning_page(tuning):
+    """The page of the report of the tuning, HTML."""
+    from sysvi.reporting.document import load_libraries
+    from sysvi.reporting.runs_page import render_runs
+    from sysvi.reporting.tuning_content import collect_tuning
+    from sysvi.tuning.files import tuning_tables
+
+    return render_runs(collect_tuning(tuning_tables(tuning)), load_libraries())
+
+
+ADAPTER = """# /// script
+# dependencies = []
+#
+# [tool.sysvi]
+# package = "numpy"
+# imports = ["numpy"]
+#
+# [tool.sysvi.methods.bad]
+# title = "bad <b>"
+# ///
+raise SystemExit("it broke")
+"""
+
+
+@pytest.fixture(scope="session")
+def comparison(tuned_cells, tmp_path_factory):
+    """A comparison of PCA with a method that fails. Shared: do not modify."""
+    import sysvi
+
+    folder = tmp_path_factory.mktemp("comparison")
+    (folder / "adapters").mkdir()
+    (folder / "adapters" / "bad.py").write_text(ADAPTER)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return sysvi.compare(
+            tuned_cells,
+            folder / "out",
+            system_key="system",
+            batch_key="batch",
+            label_key="cell_type",
+            methods=["pca", "bad"],
+            seeds=1,
+            min_cells=20,
+            adapters=folder / "adapters",
+            progress=False,
+        )
+
+
+@pytest.fixture(scope="session")
+def comparison_page(comparison):
+    """The page of the report of the comparison, HTML."""
+    from sysvi.reporting.comparison_content import collect_comparison
+    from sysvi.reporting.document import load_libraries
+    from sysvi.reporting.runs_page import render_runs
+
+    return render_runs(collect_comparison(comparison), load_libraries())

@@ -1,46 +1,54 @@
-"""The page of a report in a browser: it draws, its controls work, it fits the screen, and it asks for nothing.
+"""The pages of reports in a browser: they draw, their controls work, they fit the screen, and ask for nothing.
 
-Needs Chromium and the Python package playwright (``pip install playwright``), which drives it.
+Needs Chromium and the Python package playwright, which drives it; ``make install`` installs both. Without them, the
+tests are skipped, and fail in CI.
 """
 
+import os
 import re
 import shutil
 
 import pytest
 
-playwright = pytest.importorskip("playwright.sync_api", reason="no test in a browser: needs pip install playwright")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SOFTWARE_WEBGL = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
 LONG = 60_000  # milliseconds; a busy machine is slow to draw, and nothing here depends on how long it takes
 BAD = "<script>alert('type')</script>"
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no test in a browser: Chromium is not installed"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*:UserWarning")]
+
+
+def lack(what):
+    """Skip a test that cannot be made; in CI, that is an error."""
+    message = f"There is no test in a browser, because {what} is not installed: run make install."
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)
 
 
 @pytest.fixture(scope="module")
 def browser():
+    try:
+        from playwright import sync_api as playwright
+    except ImportError:
+        lack("the Python package playwright")
+    if CHROMIUM is None:
+        lack("Chromium")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=SOFTWARE_WEBGL)
         yield browser
         browser.close()
 
 
-@pytest.fixture(scope="module")
-def address(page, tmp_path_factory):
-    path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_text(page, encoding="utf-8")
-    return path.as_uri()
-
-
 @pytest.fixture
-def visit(browser, address):
-    """Function that opens the page in a window, and the list of what went wrong there."""
+def visit(browser, request, tmp_path):
+    """Function that opens a page, named by its fixture, in a window; what goes wrong there fails the test."""
     problems, contexts = [], []
 
-    def open_page(width=1280, height=900, **options):
+    def open_page(width=1280, height=900, *, page="page", **options):
+        path = tmp_path / f"{page}.html"
+        path.write_text(request.getfixturevalue(page), encoding="utf-8")
+        address = path.as_uri()
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
         context.set_default_timeout(LONG)
         contexts.append(context)
@@ -157,3 +165,52 @@ def test_pictures_stand_in_without_scripts_and_in_print(visit):
     assert tab.locator(".static img").first.is_visible()
     assert not tab.locator("#umap-0").is_visible()
     assert not tab.locator("#legend").is_visible()
+
+
+# -- tunings and comparisons -------------------------------------------------------------------------------------------
+
+RUNS_PAGES = ["tuning_page", "comparison_page"]
+
+
+@pytest.mark.parametrize("page", RUNS_PAGES)
+@pytest.mark.parametrize(("width", "scheme"), [(320, "dark"), (1280, "light"), (3840, "dark")])
+def test_a_page_of_runs_draws_and_fits(visit, page, width, scheme):
+    tab = ready(visit(width, 900, page=page, color_scheme=scheme))
+    assert tab.evaluate("document.documentElement.scrollWidth") == width
+    box = tab.locator("#trade-off-plot svg").first.bounding_box()
+    assert 200 < box["width"] <= width
+    assert not tab.locator(".static").is_visible()
+    assert tab.evaluate("document.getElementById('trade-off-plot').layout.font.color") == (
+        "#1b1f24" if scheme == "light" else "#e6edf3"
+    )
+
+
+def test_axes_and_series_are_chosen_by_keyboard(visit, tuning):
+    tab = ready(visit(page="tuning_page"))
+    drawn = "document.getElementById('trade-off-plot').data"
+    assert tab.evaluate("document.getElementById('trade-off-plot').layout.xaxis.title.text") == tuning.mixing
+    tab.locator("#axis-x").focus()
+    tab.keyboard.type("overall")
+    tab.keyboard.press("Enter")
+    tab.wait_for_function("document.getElementById('trade-off-plot').layout.xaxis.title.text === 'overall'")
+    finished = tuning.runs["overall"].dropna()
+    assert tab.evaluate(f"{drawn}[0].x") == pytest.approx(finished.tolist(), rel=1e-4)
+    assert "overall" in tab.locator("#trade-off-plot").get_attribute("aria-label")
+    tab.locator("#single-runs").press("Space")
+    assert tab.evaluate(f"{drawn}.length") == 1  # the means
+    tab.locator("#legend button").first.press("Space")
+    assert tab.evaluate(f"{drawn}.length") == 0
+    assert tab.locator("#legend button").first.get_attribute("aria-pressed") == "false"
+    tab.locator("#show-all").press("Enter")
+    assert tab.evaluate(f"{drawn}.length") == 1
+
+
+@pytest.mark.parametrize("page", RUNS_PAGES)
+def test_a_picture_stands_in_for_the_trade_off(visit, page):
+    tab = visit(page=page, java_script_enabled=False)
+    assert tab.locator(".static img").bounding_box()["width"] > 300
+    assert not tab.locator("#axis-x").is_visible()
+    tab = ready(visit(page=page))
+    tab.emulate_media(media="print")
+    assert tab.locator(".static img").is_visible()
+    assert not tab.locator("#trade-off-plot").is_visible()

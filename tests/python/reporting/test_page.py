@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from sysvi.evaluation.registry import METRICS
-from sysvi.reporting.page import _inside_script, _read_template, load_libraries, render
+from sysvi.reporting.document import _inside_script, load_libraries, read_template
+from sysvi.reporting.page import render
 
 BAD = "<script>alert('type')</script>"
 BAD_COLUMN = '"><script>alert("column") &'
@@ -66,8 +67,8 @@ def test_nothing_is_loaded_from_anywhere(parsed):
             assert not name.startswith("on"), f"{tag} has {name}"
             if name in ("src", "href", "action", "data", "srcset", "poster"):
                 assert value.startswith(("#", "data:image/png;base64,")), f"{tag} loads {value[:60]}"
-    assert "url(" not in _read_template("report.css")
-    assert "@import" not in _read_template("report.css")
+    assert "url(" not in read_template("report.css")
+    assert "@import" not in read_template("report.css")
 
 
 def test_the_policy_allows_the_scripts_of_the_page_and_no_others(parsed):
@@ -177,7 +178,7 @@ def contrast(one, other):
 
 
 def test_text_has_the_contrast_of_wcag_aa():
-    css = _read_template("report.css")
+    css = read_template("report.css")
     classes = re.findall(r"\.h(\d+) \{ background: (#\w+); color: (#\w+); \}", css)
     assert [int(number) for number, _, _ in classes] == list(range(11))
     for _, background, color in classes:

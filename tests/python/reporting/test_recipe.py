@@ -15,7 +15,15 @@ from sysvi import ModelSettings, Ramp, TrainSettings
 from sysvi._core.settings import CONSERVATIVE, MIXING, PAPER
 from sysvi.cli import main
 from sysvi.data.columns import Columns
-from sysvi.reporting.recipe import chosen_settings, python_code, r_code, recipes, shell_command
+from sysvi.reporting.recipe import (
+    chosen_settings,
+    comparison_recipes,
+    python_code,
+    r_code,
+    recipes,
+    shell_command,
+    tuning_recipes,
+)
 from sysvi.reporting.run_record import RunRecord, read_record
 
 
@@ -93,3 +101,63 @@ def test_command_and_code_give_the_same_bits(input_cells, integrated, tmp_path, 
     again, record = read_record(names["adata"]), read_record(integrated)
     assert replace(again, agreement=None) == replace(record, agreement=None)
     assert sysvi.__version__ in again.versions["sysvi"]
+
+
+PREPARATION = {"n_top_genes": 500, "min_cells": 20, "normalize": True, "fractional_counts": True, "layer": "counts"}
+TRIED = {"cycle_weights": [0.0, 5.5], "kl_weights": [1.0], "priors": ["vamp", "gmm"], "seeds": [0, 1]}
+TRIED |= {"label_key": "cell type", "min_cells": 30, "max_cells": 50_000}
+
+
+def understood(code):
+    """What the command line makes of a command: its options by name."""
+    words = shlex.split(code.replace("\\\n", ""))
+    assert words[0] == "sysvi"
+    return main.commands[words[1]].make_context(words[1], words[2:]).params
+
+
+def arguments_of(code, function):
+    """The arguments by name that Python code gives a function."""
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    (call,) = [node for node in calls if ast.unparse(node.func) == function]
+    return {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+
+
+def test_a_tuning_is_made_again_with_its_arguments():
+    columns = Columns("the system", "batch", None, ("sex",), (), True)
+    record = make_record(CONSERVATIVE, 900, columns, PREPARATION, lr=0.5)
+    shell, python = tuning_recipes(record, TRIED, 900)
+    given = understood(shell.code)
+    assert given["cycle_weights"] == (0, 5.5)
+    assert (given["kl_weights"], given["priors"], given["seeds"]) == ((1,), ("vamp", "gmm"), 2)
+    assert (given["system_key"], given["label_key"], given["layer"]) == ("the system", "cell type", "counts")
+    assert (given["n_top_genes"], given["fractional_counts"], given["min_cells"]) == (500, True, 30)
+    assert (given["lr"], given["weight_systems"], given["categorical_covariate_keys"]) == (0.5, True, ("sex",))
+    given = arguments_of(python.code, "sysvi.tune")
+    assert {name: given[name] for name in TRIED} == TRIED
+    assert (given["lr"], given["weight_systems"], given["categorical_covariate_keys"]) == (0.5, True, ["sex"])
+    assert "cycle_weight" not in given
+    assert arguments_of(python.code, "sysvi.prepare")["n_top_genes"] == 500
+
+
+@pytest.mark.parametrize(
+    ("arguments", "preparation"),
+    [({"seeds": [3]}, {}), ({"max_cells": 100}, {}), ({}, {"min_cells": 3}), ({}, {"target_sum": 1e6}), ({}, None)],
+)
+def test_what_the_command_line_cannot_say_is_python_only(arguments, preparation):
+    given = None if preparation is None else PREPARATION | preparation
+    (only,) = tuning_recipes(make_record(CONSERVATIVE, 900, preparation=given), TRIED | arguments, 900)
+    assert only.language == "python"
+    ast.parse(only.code)
+
+
+def test_a_comparison_is_made_again_with_its_arguments():
+    arguments = {"system_key": "the system", "batch_key": "batch", "label_key": "type", "layer": None, "epochs": 3}
+    arguments |= {"methods": ["pca", "scvi"], "grid": "default", "seeds": [0, 1], "timeout": 60.0, "jobs": 2}
+    arguments |= {"min_cells": 20, "own_adapters": False}
+    shell, python = comparison_recipes(arguments)
+    given = understood(shell.code)
+    expected = {name: value for name, value in arguments.items() if name != "own_adapters"}
+    assert {name: given[name] for name in expected} == expected | {"methods": "pca,scvi", "seeds": 2}
+    assert arguments_of(python.code, "sysvi.compare") == {n: v for n, v in expected.items() if v is not None}
+    (only,) = comparison_recipes(arguments | {"seeds": [5], "own_adapters": True})
+    assert arguments_of(only.code, "sysvi.compare")["adapters"] == "adapters"

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+import re
 import shutil
 import time
 
@@ -579,6 +580,7 @@ def test_runs_that_fail_do_not_end_the_others(prepared, monkeypatch):
     found = sysvi.tune(prepared.copy(), "system", "batch", **GRID)
     assert found.runs["status"].tolist() == ["finished", "failed", "finished", "failed"]
     assert found.runs["overall"].notna().tolist() == [True, False, True, False]
+    assert found.runs["reason"].tolist() == ["", "too large", "", "too large"]
     assert found.cycle_weight == 0
     with pytest.raises(InputError, match=r"No run ended with an embedding.* 2 failed"):
         sysvi.tune(prepared.copy(), "system", "batch", **{**GRID, "cycle_weights": [5]})
@@ -628,9 +630,19 @@ def test_the_command_line(prepared, tmp_path):
     prepared.write_h5ad(source)
     command = ["tune", source, "--system", "system", "--batch", "batch", "-o", out, "--cycle-weight", 0]
     command += ["--cycle-weight", 5, "--seeds", 2, "--epochs", 2, "--min-cells", 20, "--device", "cpu"]
+    command += ["--report", tmp_path / "tuning.html"]
     result = CliRunner().invoke(main, [str(part) for part in command])
     assert result.exit_code == 0, result.output
     assert "has the highest score" in result.output
+    assert re.search(
+        r"\nDone in .*\. Compared 4 runs and chose cycle weight [05], KL weight 1, prior vamp\.", result.stderr
+    )
+    assert f"    sysvi report {out / 'integrated.h5ad'} -o {out / 'integrated.html'}\n" in result.stderr
+    page = (tmp_path / "tuning.html").read_text(encoding="utf-8")
+    assert "Chosen: Cycle weight" in page
+    again = CliRunner().invoke(main, ["report", str(out), "-o", str(tmp_path / "again.html")])
+    assert again.exit_code == 0, again.output
+    assert (tmp_path / "again.html").read_text(encoding="utf-8") == page
     runs = pd.read_csv(out / "runs.csv")
     assert runs[["cycle_weight", "seed"]].values.tolist() == [[0, 0], [5, 0], [0, 1], [5, 1]]
     choice = json.loads((out / "tuning.json").read_text())

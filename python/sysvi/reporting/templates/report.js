@@ -2,7 +2,7 @@
 // Draws the interactive parts of the page: the cells, coloured by any column, and the losses. Without scripts, the page
 // shows pictures in their place.
 (() => {
-  const data = JSON.parse(document.getElementById("data").textContent);
+  const { data, decode, plain, clean, style, config, layout, onNewColors } = page;
   const hasWebGL = (() => {
     try { return Boolean(document.createElement("canvas").getContext("webgl")); } catch { return false; }
   })();
@@ -11,23 +11,6 @@
     return;
   }
   document.documentElement.classList.add("js");
-
-  const decode = (text, Type) => new Type(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
-  // Plotly reads a part of HTML in labels: names are shown as they are.
-  const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-  const clean = (number) => (Number.isFinite(number) ? Number(number.toPrecision(3)).toString() : "missing");
-  const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const config = {
-    responsive: true, displaylogo: false, displayModeBar: true,
-    showSendToCloud: false, modeBarButtonsToRemove: ["sendChartToCloud"], // the data stay in this page
-  };
-
-  const layout = (more) => ({
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: style("--text") },
-    margin: { l: 10, r: 10, t: 34, b: 10 }, hovermode: "closest", uirevision: "stay", ...more,
-    modebar: { bgcolor: "rgba(0,0,0,0)", color: style("--soft"), activecolor: style("--link") },
-    hoverlabel: { bgcolor: style("--panel"), font: { color: style("--text") }, align: "left" },
-  });
 
   // -- cells ----------------------------------------------------------------------------------------------------------
 
@@ -88,34 +71,13 @@
 
   const drawLegend = () => {
     const column = columns[current];
-    const legend = document.getElementById("legend");
-    legend.replaceChildren();
-    if (!column.categories) return;
-    const off = hidden.get(current) || new Set();
-    const codes = column.categories.map((_, code) => code);
-    if (column.values.includes(-1)) codes.push(-1);
-    for (const code of codes) {
-      const button = document.createElement("button");
-      button.type = "button";
-      button.setAttribute("aria-pressed", String(!off.has(code)));
-      const swatch = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-      swatch.setAttribute("viewBox", "0 0 10 10");
-      swatch.setAttribute("aria-hidden", "true");
-      const dot = document.createElementNS("http://www.w3.org/2000/svg", "circle");
-      for (const [name, value] of [["cx", 5], ["cy", 5], ["r", 5]]) dot.setAttribute(name, value);
-      dot.setAttribute("fill", code < 0 ? style("--missing") : column.colors[code]);
-      swatch.append(dot);
-      button.append(swatch, nameOf(column, code));
-      button.addEventListener("click", () => {
-        off.has(code) ? off.delete(code) : off.add(code);
-        hidden.set(current, off);
-        drawCells();
-        legend.children[codes.indexOf(code)].firstChild.focus();
-      });
-      const item = document.createElement("li");
-      item.append(button);
-      legend.append(item);
-    }
+    const codes = column.categories ? column.categories.map((_, code) => code) : [];
+    if (column.categories && column.values.includes(-1)) codes.push(-1);
+    const entries = codes.map((code) => ({
+      key: code, name: nameOf(column, code), color: code < 0 ? style("--missing") : column.colors[code],
+    }));
+    if (!hidden.has(current)) hidden.set(current, new Set());
+    page.drawLegend(document.getElementById("legend"), entries, hidden.get(current), drawCells);
   };
 
   const describeSelection = () => {
@@ -179,9 +141,6 @@
   };
   drawLosses();
 
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { drawCells(); drawLosses(); });
-  window.addEventListener("beforeprint", () => {
-    document.querySelectorAll("details").forEach((details) => { details.open = true; });
-  });
+  onNewColors(() => { drawCells(); drawLosses(); });
   document.documentElement.dataset.ready = "true";
 })();
