@@ -34,6 +34,7 @@ from sysvi.data.variable_genes import FLAVORS, GeneMoments, variable_genes
 
 PREPARED_KEY, TOTALS_KEY = "sysvi_prepare", "sysvi_totals"  # in uns
 MIN_BATCH_CELLS = 10  # in smaller batches a gene's variance is too uncertain
+CONSTANT = 0.01  # relative difference of the totals of cells up to which they were normalised to one number
 
 
 def prepare(
@@ -102,7 +103,8 @@ def prepare(
         the input, ``var`` of the kept genes, and ``uns["sysvi_prepare"]`` the settings and the number of genes after
         each step (with "|" instead of "/" in the names of systems, because HDF5 keys cannot contain "/"). If the input
         is counts, ``uns["sysvi_totals"]`` has the names of the genes over which the counts of a cell are summed, the
-        share of each in all counts, and the target, by which :func:`sysvi.map_query` normalises new cells alike.
+        share of each in all counts, and the target, by which :func:`sysvi.map_query` normalises new cells alike. The
+        same is found from log-normalised input if all cells have one total over its genes.
 
     Raises
     ------
@@ -207,6 +209,8 @@ def prepare(
             share = gene_total[detected] / max(1.0, gene_total[detected].sum())
             names = adata.var_names[detected].to_numpy(object)
             prepared.uns[TOTALS_KEY] = {"genes": names, "shares": share, "target_sum": target_sum}
+    if not is_counts and base is None and (totals := find_totals(matrix, adata.var_names)) is not None:
+        prepared.uns[TOTALS_KEY] = totals
 
     settings = {
         "system_key": system_key,
@@ -241,6 +245,45 @@ def read_preparation(adata: AnnData) -> dict[str, Any] | None:
 
     written = adata.uns.get(PREPARED_KEY)
     return plain(written) if isinstance(written, Mapping) and written else None
+
+
+def find_totals(matrix: Any, names: pd.Index) -> dict[str, Any] | None:
+    """To how many counts, over all genes, the cells of log-normalised expression were normalised.
+
+    Parameters
+    ----------
+    matrix
+        Natural logarithms of expression of any kind, (n_cells, n_genes).
+    names
+        Names of the genes.
+
+    Returns
+    -------
+    dict or None
+        The names of the genes, the share of each in the sum of all normalised counts, and the total of each cell
+        (median), as `prepare` writes it for counts. None if the totals of two cells differ by more than 1 %, as they
+        do if genes are missing over which the counts were normalised. Cells without expression are not considered.
+
+    Examples
+    --------
+    >>> counts = np.array([[1.0, 3.0], [2.0, 2.0]])
+    >>> find_totals(np.log1p(counts), pd.Index(["a", "b"]))["shares"].round(3).tolist()
+    [0.375, 0.625]
+    >>> find_totals(np.log1p(counts)[:, :1], pd.Index(["a"])) is None
+    True
+    """
+    total, gene_total = np.zeros(matrix.shape[0]), np.zeros(len(names))
+    for start, stop, block in row_blocks(matrix):
+        block = block.astype(np.float64).expm1()
+        total[start:stop] = np.asarray(block.sum(axis=1)).ravel()
+        gene_total += np.bincount(block.indices, block.data, minlength=len(names))
+        seen = total[:stop][total[:stop] > 0]
+        if len(seen) and seen.max() > (1 + CONSTANT) * seen.min():
+            return None
+    if not gene_total.any():
+        return None
+    shares = gene_total / gene_total.sum()
+    return {"genes": names.to_numpy(object), "shares": shares, "target_sum": float(np.median(total[total > 0]))}
 
 
 @contextmanager
@@ -305,6 +348,7 @@ def detect_genes(
     systems: np.ndarray,
     normalize: bool | None,
     fractional_counts: bool,
+    remedy: str = "sysvi.prepare",
 ) -> tuple[np.ndarray, bool]:
     """Count the cells in which each gene is detected, and check the expression.
 
@@ -322,6 +366,8 @@ def detect_genes(
         Whether the user gave counts; None to decide by the values.
     fractional_counts
         Whether the user said that values with fractions are counts.
+    remedy
+        The function, for messages, that takes such counts.
 
     Returns
     -------
@@ -349,7 +395,7 @@ def detect_genes(
     n_values = n_detected.sum(axis=1)
     like_counts = n_whole == n_values  # also a system without expression
     for i, name in enumerate(systems):
-        refuse_fractional_counts(n_whole[i], n_values[i], largest[i], f"{where} of system {name!r}")
+        refuse_fractional_counts(n_whole[i], n_values[i], largest[i], f"{where} of system {name!r}", remedy)
     if normalize and not like_counts.all():
         raise InputError(
             f"{where} looks log-normalised, not like counts, in system {systems[~like_counts][0]!r}: "
