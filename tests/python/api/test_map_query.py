@@ -386,6 +386,16 @@ def test_unusable_queries_are_refused(ensemble, query, change, arguments, words)
     assert state(ensemble) == before
 
 
+def test_counts_and_logarithms_are_recognised_in_any_layer(ensemble, reference, counts):
+    """A layer is read when it is named; what is in the others has no influence."""
+    query = counts[reference.obs_names].copy()
+    query.layers["raw"] = query.X.copy()
+    query.X = query.X * np.float32(-1)  # as scaled values
+    with pytest.raises(InputError, match=r"adata\.X has a negative value"):
+        mapped(ensemble, query)
+    np.testing.assert_array_equal(mapped(ensemble, query, layer="raw"), reference.obsm["X_sysVI"])
+
+
 def test_models_that_cannot_be_extended(reference, query):
     with pytest.raises(InputError, match="model is 'folder'; it must be"):
         sysvi.map_query("folder", query)
