@@ -2,7 +2,7 @@
 
     python benchmarks/transfer.py [--sets mapped baron kang hard malaria] [--cache FOLDER]
     python benchmarks/transfer.py --report      the tables of docs/mapping.md from the rows
-    python benchmarks/transfer.py --figures     the figures of docs/mapping.md (Baron, human reference, mouse query)
+    python benchmarks/transfer.py --figures     the figures of docs/mapping.md (mouse cells mapped onto human ones)
 
 Each set of `paper/trust_sets.py` is integrated once (`sysvi.integrate` with its defaults, labels are not used); its
 embedding is kept in the cache, with those of the members of the ensemble. Each system in turn is the query and all
@@ -253,7 +253,7 @@ def main() -> None:
     if args.report:
         report(pd.read_csv(TABLE, keep_default_na=False, na_values=[""]).fillna({"removed": ""}))
     elif args.figures:
-        figures(args.cache)
+        figures()
     else:
         for name in args.sets:
             run(name, args.cache)
@@ -309,15 +309,38 @@ def report(table: pd.DataFrame) -> None:
         print(f"- {row['novelty']:.2f}: {row['removed']} of {row['set']}, query {row['query']}")
 
 
-def figures(cache: Path) -> None:
-    """Draw the figures of docs/mapping.md."""
-    adata = integrated("baron", cache)
-    human = (adata.obs["system"] == "human").to_numpy()
-    result = sysvi.transfer_labels(
-        adata[human].copy(), adata[~human].copy(), "cell_type", system_key="system", batch_key="batch"
-    )
-    sysvi.plot_reliability(result, HERE.parent / "docs" / "reliability.png")
-    sysvi.plot_confusion(result, HERE.parent / "docs" / "confusion.png")
+def figures() -> None:
+    """Draw the figures of docs/mapping.md: the mouse, mapped onto the human cells and labelled by them."""
+    reference, query = next((reference, query) for kind, _, reference, query in mapped() if kind == "system")
+    result = sysvi.transfer_labels(reference, query, "cell_type", system_key="system", batch_key="batch")
+    docs = HERE.parent / "docs"
+    sysvi.plot_reliability(result, docs / "reliability.png")
+    sysvi.plot_confusion(result, docs / "confusion.png")
+    draw_map(reference, query, docs / "mapping.png")
+
+
+def draw_map(reference: anndata.AnnData, query: anndata.AnnData, path: Path) -> None:
+    """One UMAP of reference and query: their species, the query's own types, and the labels it was given."""
+    import matplotlib.pyplot as plt
+    import scanpy as sc
+
+    both = anndata.concat([reference, query])
+    sc.pp.neighbors(both, use_rep="X_sysVI", n_neighbors=15, random_state=0)
+    sc.tl.umap(both, random_state=0)
+    place, is_new = both.obsm["X_umap"], np.arange(both.n_obs) >= reference.n_obs
+    own, given = (query.obs[key].astype(str) for key in ("cell_type", "cell_type_transferred"))
+    names = [*sorted(set(reference.obs["cell_type"].astype(str)) | set(own) - {"unknown"}), "unknown"]
+    colors = dict(zip(names, [*plt.get_cmap("tab20").colors] * 2, strict=False)) | {"unknown": "black"}
+    figure, panels = plt.subplots(1, 3, figsize=(12, 4.2), layout="constrained")
+    titles = ("human reference, by type", "mouse query, by its own type", "mouse query, by transferred label")
+    groups = ((~is_new, reference.obs["cell_type"]), (is_new, own), (is_new, given))
+    for panel, title, (rows, label) in zip(panels, titles, groups, strict=True):
+        panel.scatter(*place.T, s=1, color="0.9", rasterized=True)
+        panel.scatter(*place[rows].T, s=3, c=[colors[name] for name in label.astype(str)], rasterized=True)
+        panel.set(title=title, xticks=[], yticks=[])
+    handles = [plt.Line2D([], [], marker="o", linestyle="", color=colors[name], label=name) for name in names]
+    figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=7)
+    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":
