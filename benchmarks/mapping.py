@@ -45,7 +45,7 @@ import data
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from common import CACHE, PEER_PYTHON, PEERS, RESULTS, peer
+from common import CACHE, PEER_PYTHON, PEERS, RESULTS, Failed, peer
 from scipy import sparse
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -126,22 +126,26 @@ def peers(seed: int) -> None:
                 cells.write_h5ad(path)
         query = anndata.read_h5ad(paths[1])
         result = CACHE / "mapping_peer.npz"
-        for method in ("PCA and Harmony", *SURGERY, "Seurat MapQuery"):
+        for method in ("PCA and Harmony", "Seurat MapQuery", *SURGERY):
             in_r = method.startswith("Seurat")
             impossible = split == "system" and method == "scvi-tools SysVI"
             installed = shutil.which("Rscript") if in_r else PEER_PYTHON.exists()
             if done(split, method, seed) or impossible or not installed:
                 continue
-            if in_r:
-                z, z_new, label = in_seurat(reference, query, seed)
-            elif method in SURGERY:
-                peer("surgery.py", SURGERY[method], *paths[:2], result, "--seed", seed)
-                found = np.load(result, allow_pickle=False)
-                z, z_new, label = found["reference"], found["query"], found.get("label")
-            else:
-                peer("harmony.py", paths[2], result.with_suffix(".npy"))
-                z, z_new = np.split(np.load(result.with_suffix(".npy")), [reference.n_obs])
-                label = None
+            label = None
+            try:
+                if in_r:
+                    z, z_new, label = in_seurat(reference, query, seed)
+                elif method in SURGERY:
+                    peer("surgery.py", SURGERY[method], *paths[:2], result, "--seed", seed)
+                    found = np.load(result)
+                    z, z_new, label = found["reference"], found["query"], found.get("label")
+                else:
+                    peer("harmony.py", paths[2], result.with_suffix(".npy"))
+                    z, z_new = np.split(np.load(result.with_suffix(".npy")), [reference.n_obs])
+            except (Failed, subprocess.CalledProcessError) as error:
+                print(split, method, "has no result:", getattr(error, "stderr", None) or error, flush=True)
+                continue
             values = score(reference.obs, z, query.obs, z_new)
             if label is not None:
                 values |= by_species(np.asarray(label, str), query.obs, reference.obs, "labels")
@@ -153,7 +157,7 @@ def in_seurat(reference: AnnData, query: AnnData, seed: int) -> tuple[np.ndarray
     folder = CACHE / "mapping_seurat"
     for name, part in (("reference", reference), ("query", query)):
         write_cells(AnnData(part.X.tocsr(), obs=part.obs, var=part.var[[]]), folder / name, for_r=True)
-    subprocess.run(["Rscript", PEERS / "map_query.R", folder, str(seed)], check=True, capture_output=True)
+    subprocess.run(["Rscript", PEERS / "map_query.R", folder, str(seed)], check=True, capture_output=True, text=True)
     z = pd.read_csv(folder / "reference.csv", index_col=0).loc[reference.obs_names]
     z_new = pd.read_csv(folder / "query.csv", index_col=0).loc[query.obs_names]
     label = z_new.pop("label")
