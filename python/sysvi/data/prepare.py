@@ -1,5 +1,7 @@
 """Preparation of the data: genes detected in every system, normalisation, and genes variable in every system."""
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -190,10 +192,14 @@ def prepare(
 
     # AnnData itself selects everything but the expression
     prepared = AnnData(obs=adata.obs, var=adata.var, obsm=dict(adata.obsm), uns=dict(adata.uns))[:, kept].copy()
+    log_totals = LogTotals(adata.n_vars) if not is_counts and base is None else None
     if not is_counts and len(kept) == adata.n_vars and _is_canonical(matrix):  # the expression stays the same
         prepared.X = matrix.copy() if copy else matrix
+        if log_totals is not None:
+            for _, _, block in row_blocks(matrix):
+                log_totals.add(block)
     else:
-        prepared.X, total, gene_total = read_genes(matrix, kept, int(n_detected[:, kept].sum()), detected)
+        prepared.X, total, gene_total = read_genes(matrix, kept, int(n_detected[:, kept].sum()), detected, log_totals)
         if is_counts:
             if keep_counts:
                 prepared.layers["counts"] = prepared.X.copy()
@@ -209,8 +215,8 @@ def prepare(
             share = gene_total[detected] / max(1.0, gene_total[detected].sum())
             names = adata.var_names[detected].to_numpy(object)
             prepared.uns[TOTALS_KEY] = {"genes": names, "shares": share, "target_sum": target_sum}
-    if not is_counts and base is None and (totals := find_totals(matrix, adata.var_names)) is not None:
-        prepared.uns[TOTALS_KEY] = totals
+    if log_totals is not None and (found := log_totals.result(adata.var_names)) is not None:
+        prepared.uns[TOTALS_KEY] = found
 
     settings = {
         "system_key": system_key,
@@ -247,43 +253,58 @@ def read_preparation(adata: AnnData) -> dict[str, Any] | None:
     return plain(written) if isinstance(written, Mapping) and written else None
 
 
-def find_totals(matrix: Any, names: pd.Index) -> dict[str, Any] | None:
+class LogTotals:
     """To how many counts, over all genes, the cells of log-normalised expression were normalised.
+
+    Blocks of cells are added one after another; no more is computed once two cells differ in their total by more than
+    1 %, as they do if genes are missing over which the counts were normalised. Cells without expression say nothing.
 
     Parameters
     ----------
-    matrix
-        Natural logarithms of expression of any kind, (n_cells, n_genes).
-    names
-        Names of the genes.
-
-    Returns
-    -------
-    dict or None
-        The names of the genes, the share of each in the sum of all normalised counts, and the total of each cell
-        (median), as `prepare` writes it for counts. None if the totals of two cells differ by more than 1 %, as they
-        do if genes are missing over which the counts were normalised. Cells without expression are not considered.
+    n_genes
+        Number of genes.
 
     Examples
     --------
-    >>> counts = np.array([[1.0, 3.0], [2.0, 2.0]])
-    >>> find_totals(np.log1p(counts), pd.Index(["a", "b"]))["shares"].round(3).tolist()
+    >>> logarithms = sparse.csr_matrix(np.log1p([[1.0, 3.0], [2.0, 2.0]]))
+    >>> totals = LogTotals(2)
+    >>> totals.add(logarithms)
+    >>> totals.result(pd.Index(["a", "b"]))["shares"].round(3).tolist()
     [0.375, 0.625]
-    >>> find_totals(np.log1p(counts)[:, :1], pd.Index(["a"])) is None
+    >>> totals.add(2 * logarithms)
+    >>> totals.result(pd.Index(["a", "b"])) is None
     True
     """
-    total, gene_total = np.zeros(matrix.shape[0]), np.zeros(len(names))
-    for start, stop, block in row_blocks(matrix):
+
+    def __init__(self, n_genes: int) -> None:
+        self._of_genes = np.zeros(n_genes)
+        self._of_cells: list[np.ndarray] = []
+        self._low, self._high = np.inf, 0.0
+
+    @property
+    def _differ(self) -> bool:
+        return bool(self._high > (1 + CONSTANT) * self._low)
+
+    def add(self, block: sparse.csr_matrix) -> None:
+        """Add cells with natural logarithms of expression, (cells, n_genes)."""
+        if self._differ:
+            return
         block = block.astype(np.float64).expm1()
-        total[start:stop] = np.asarray(block.sum(axis=1)).ravel()
-        gene_total += np.bincount(block.indices, block.data, minlength=len(names))
-        seen = total[:stop][total[:stop] > 0]
-        if len(seen) and seen.max() > (1 + CONSTANT) * seen.min():
+        total = np.asarray(block.sum(axis=1)).ravel()
+        total = total[total > 0]
+        self._of_cells.append(total)
+        self._of_genes += np.bincount(block.indices, block.data, minlength=len(self._of_genes))
+        self._low, self._high = total.min(initial=self._low), total.max(initial=self._high)
+
+    def result(self, names: pd.Index) -> dict[str, Any] | None:
+        """What `prepare` writes for counts; None if cells differ in their total.
+
+        These are the names of the genes, the share of each in the sum of all normalised counts, and the median total.
+        """
+        if self._differ or self._high == 0:
             return None
-    if not gene_total.any():
-        return None
-    shares = gene_total / gene_total.sum()
-    return {"genes": names.to_numpy(object), "shares": shares, "target_sum": float(np.median(total[total > 0]))}
+        shares, target_sum = self._of_genes / self._of_genes.sum(), float(np.median(np.concatenate(self._of_cells)))
+        return {"genes": names.to_numpy(object), "shares": shares, "target_sum": target_sum}
 
 
 @contextmanager
@@ -667,7 +688,7 @@ def _variable_genes(
 
 
 def read_genes(
-    matrix: Any, genes: np.ndarray, n_values: int, detected: np.ndarray
+    matrix: Any, genes: np.ndarray, n_values: int, detected: np.ndarray, log_totals: LogTotals | None = None
 ) -> tuple[sparse.csr_matrix, np.ndarray, np.ndarray]:
     """Read the expression of the kept genes, and the totals of each cell over all detected genes and of each gene.
 
@@ -681,6 +702,8 @@ def read_genes(
         Number of nonzero values of the kept genes.
     detected
         Mask of the genes that the totals include, (n_genes,).
+    log_totals
+        What all blocks are added to, if the expression is log-normalised.
 
     Returns
     -------
@@ -695,6 +718,8 @@ def read_genes(
         for start, stop, block in row_blocks(matrix):
             total[start:stop] = block @ detected.astype(np.float64)
             gene_total[:] += np.bincount(block.indices, block.data, minlength=len(gene_total))
+            if log_totals is not None:
+                log_totals.add(block)
             yield block[:, genes]
 
     return stack_blocks(blocks(), (matrix.shape[0], len(genes)), n_values), total, gene_total
