@@ -16,13 +16,14 @@
 #' of the reference, integrate all of them with [RunSysVI()] instead.
 #'
 #' The query may be counts, which are recognised and normalised as those of the
-#' reference were, or log-normalised. A model that was trained in R does not know how
-#' its cells were normalised; counts are then normalised to 10,000 per cell, with a
-#' warning. Genes may be in any order, and further ones are not used; versions of
-#' Ensembl identifiers are disregarded, and so is the case of letters, with a warning.
-#' Genes that the query lacks get the expression that the model decodes; more than a
-#' tenth of them are warned about, more than half are refused. The engine holds the
-#' values of all genes of the query in memory, 8 bytes for each that is not zero.
+#' reference were, or log-normalised. How a reference was normalised is known if it
+#' had all genes, over which its cells have one total, when it was trained; otherwise
+#' counts are normalised to 10,000 per cell, with a warning. Genes may be in any
+#' order, and further ones are not used; versions of Ensembl identifiers are
+#' disregarded, and so is the case of letters, with a warning. Genes that the query
+#' lacks get the expression that the model decodes; more than a tenth of them are
+#' warned about, more than half are refused. The engine holds the values of all genes
+#' of the query in memory, 8 bytes for each that is not zero.
 #'
 #' Labels come from the nearest cells of the reference in the embedding. The
 #' *confidence* of a label is the probability that it is right if the reference has
@@ -60,6 +61,8 @@
 #' @param orthologs Data frame with pairs of gene names, or path of a `.csv` or
 #'   tab-separated file with a header, if the genes of the query are those of another
 #'   species than the model's.
+#' @param fractional_counts `TRUE` if values with fractions are counts too, as in
+#'   [PrepareSystems()].
 #' @param max_epochs Number of passes over the query, if there are new systems or
 #'   batches; `NULL` chooses it from the number of cells.
 #' @param ... For Seurat objects and SingleCellExperiments, the arguments of the
@@ -109,10 +112,12 @@ MapSysVI <- function(object, reference, label = NULL, ...) UseMethod("MapSysVI")
 #' @rdname MapSysVI
 #' @export
 MapSysVI.default <- function(object, reference, label = NULL, system = NULL, batch = NULL, metadata = NULL,
-                             reference_metadata = NULL, reference_name = NULL, orthologs = NULL, max_epochs = NULL,
-                             device = "auto", seed = 0L, process = c("session", "separate"), verbose = TRUE, ...) {
+                             reference_metadata = NULL, reference_name = NULL, orthologs = NULL,
+                             fractional_counts = FALSE, max_epochs = NULL, device = "auto", seed = 0L,
+                             process = c("session", "separate"), verbose = TRUE, ...) {
   rlang::check_dots_empty(call = NULL)
   process <- rlang::arg_match(process)
+  check_bool(fractional_counts)
   check_whole_number(max_epochs, null_allowed = TRUE)
   check_string(device)
   check_whole_number(seed)
@@ -124,8 +129,8 @@ MapSysVI.default <- function(object, reference, label = NULL, system = NULL, bat
   genes <- select_genes(cells)
   values <- list(
     genes = I(genes), cells = I(cells$cells), columns = column_headers(columns),
-    orthologs = encode_orthologs(orthologs), max_epochs = max_epochs, device = device, seed = seed,
-    labels_from = reference$labels_from
+    orthologs = encode_orthologs(orthologs), fractional_counts = fractional_counts, max_epochs = max_epochs,
+    device = device, seed = seed, labels_from = reference$labels_from
   )
   arrays <- c(column_arrays(columns), encode_cell_order(cells), list(model = model$bytes), reference$arrays)
   answer <- call_engine(

@@ -2,12 +2,13 @@
 
     python benchmarks/transfer.py [--sets mapped baron kang hard malaria] [--cache FOLDER]
     python benchmarks/transfer.py --report      the tables of docs/mapping.md from the rows
-    python benchmarks/transfer.py --figures     the figures of docs/mapping.md (Baron, human reference, mouse query)
+    python benchmarks/transfer.py --figures     the figures of docs/mapping.md (mouse cells mapped onto human ones)
 
 Each set of `paper/trust_sets.py` is integrated once (`sysvi.integrate` with its defaults, labels are not used); its
-embedding is kept in the cache. Each system in turn is the query and all others are the reference, then each batch;
-first with the whole reference, then with each cell type in turn removed from it. One row for each in
-results/transfer.csv; rows that are there are not made again.
+embedding is kept in the cache, with those of the members of the ensemble. Each system in turn is the query and all
+others are the reference, then each batch; first with the whole reference, then with each cell type in turn removed from
+it. One row for each in results/transfer.csv; rows that are there are not made again. The column `defaults` is that of
+mapping.py.
 
 The query took part in the integration, so the numbers say how well labels are transferred in a given embedding. In the
 set "mapped" it did not: `sysvi.map_query` maps donors of Baron's islets onto a model of the others, and the mouse onto
@@ -28,7 +29,12 @@ several measures of novelty for cells of the removed type against all others:
 - `mahalanobis`: to the nearest label, with a covariance for each label;
 - `entropy` of the calibrated probabilities of labels;
 - `combination`: mean rank of novelty and entropy;
-- `with_query`: novelty divided by the square root of the mean distance to the nearest 15 cells of the query itself.
+- `with_query`: novelty divided by the square root of the mean distance to the nearest 15 cells of the query itself;
+- `disagreement`: share of the members whose own embedding gives another candidate;
+- `of_members`: mean over members of the novelty in their own embedding.
+
+Members are compared where the query is a system. `members_accuracy` and `members_error` are accuracy and calibration
+error of the mean of their probabilities.
 """
 
 import argparse
@@ -64,7 +70,7 @@ TITLES = {
     "hard": "hard simulation",
     "malaria": "malaria, two species by two protocols",
 }
-KEY = ["set", "query_is", "query", "removed"]
+KEY = ["defaults", "set", "query_is", "query", "removed"]
 MEASURES = [
     "novelty",
     "any_label",
@@ -76,6 +82,7 @@ MEASURES = [
     "combination",
     "with_query",
 ]
+OF_MEMBERS = ["disagreement", "of_members"]
 MIN_CELLS = 10  # of the removed type, and of all others, in the query
 PRIOR_CELLS = 20  # with the pooled covariance, in that of a label
 K = 15
@@ -83,39 +90,36 @@ K = 15
 
 def integrated(name: str, cache: Path) -> anndata.AnnData:
     """A set with its embedding; its expression is left out."""
-    path = cache / f"{name}.npy"
+    path = cache / f"{mapping.DEFAULTS}_{name}.npz"
     adata = anndata.read_h5ad(trust_sets.path(name))
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
         model = sysvi.integrate(adata, "system", "batch", progress=False)
         if model.status != "finished":
             raise SystemExit(f"{name}: {model.status}, nothing is kept.")
-        np.save(path, adata.obsm["X_sysVI"])
+        np.savez(path, X_sysVI=adata.obsm["X_sysVI"], X_members=np.hstack(model.member_embeddings()))
     obs = adata.obs[["system", "batch", "cell_type"]].astype(str)
-    labelled = anndata.AnnData(obs=obs, obsm={"X_sysVI": np.load(path)})
+    labelled = anndata.AnnData(obs=obs, obsm=dict(np.load(path)))
     return labelled[obs["cell_type"] != "unknown"].copy()
 
 
 def mapped() -> Iterator[tuple[str, str, anndata.AnnData, anndata.AnnData]]:
     """As `pairs`, of queries that are mapped onto a model of the reference."""
-    for kind, make in (("system", mouse_and_human), ("batch", lambda: mapping.held_out(0))):
-        query, reference, model, z = make()
-        cells = sysvi.map_query(model, query, progress=False)
+    for kind, make in (("system", mapping.mouse_and_human), ("batch", mapping.held_out)):
+        query, reference, model, _ = make(0)
+        extended = sysvi.extend_model(model, query, progress=False)
         reference, query = (
-            anndata.AnnData(obs=part.obs[["system", "batch", "cell_type"]].astype(str), obsm={"X_sysVI": np.asarray(x)})
-            for part, x in ((reference, z), (cells, cells.obsm["X_sysVI"]))
+            anndata.AnnData(
+                obs=cells.obs[["system", "batch", "cell_type"]].astype(str),
+                obsm={
+                    "X_sysVI": embedder.get_latent_representation(),
+                    "X_members": np.hstack(embedder.member_embeddings()),
+                },
+            )
+            for cells, embedder in ((reference, model), (query, extended))
         )
         for name in sorted(query.obs[kind].unique()):
             yield kind, name, reference, query[query.obs[kind] == name].copy()
-
-
-def mouse_and_human() -> tuple[anndata.AnnData, anndata.AnnData, sysvi.Ensemble, np.ndarray]:
-    """Counts of the mouse; and of the human cells, whose systems are the donors, what `mapping.held_out` returns."""
-    cells = mapping.baron()
-    human = cells.obs["system"] == "human"
-    reference = sysvi.prepare(cells[human].copy(), "donor", n_top_genes=4000, min_cells=5)
-    train = mapping.cached("human_0", reference, lambda: sysvi.integrate(reference, "donor", progress=False))
-    return cells[~human].copy(), reference, *train
 
 
 def pairs(name: str, cache: Path) -> Iterator[tuple[str, str, anndata.AnnData, anndata.AnnData]]:
@@ -138,8 +142,8 @@ def splits(adata: anndata.AnnData) -> Iterator[tuple[str, str, np.ndarray]]:
                 yield kind, name, in_query
 
 
-def measure(reference: anndata.AnnData, query: anndata.AnnData, removed: str) -> dict[str, float]:
-    """One row: labels of the query from the reference without one type."""
+def measure(kind: str, reference: anndata.AnnData, query: anndata.AnnData, removed: str) -> dict[str, float]:
+    """One row: labels of the query, of a kind (system or batch), from the reference without one type."""
     kept = reference[reference.obs["cell_type"] != removed]
     result = sysvi.transfer_labels(kept, query, "cell_type", system_key="system", batch_key="batch")
     own = query.obs["cell_type"].to_numpy()
@@ -161,10 +165,36 @@ def measure(reference: anndata.AnnData, query: anndata.AnnData, removed: str) ->
         "error_query": result.calibration_error["query"],
         "known_unknown": unknown[~is_new].mean(),
     }
+    scores = novelties(kept, query, result) if removed else {}
+    if kind == "system":
+        of_members, probability = members(kept, query, result)
+        right = (result.probability.columns.to_numpy()[probability.argmax(axis=1)] == own)[~is_new]
+        row["members_accuracy"] = right.mean()
+        row["members_error"] = calibration_error(reliability(probability.max(axis=1)[~is_new], right))
+        scores |= of_members if removed else {}
     if removed:
         row["removed_unknown"] = unknown[is_new].mean()
-        row |= {name: roc_auc_score(is_new, score) for name, score in novelties(kept, query, result).items()}
+        row |= {name: roc_auc_score(is_new, score) for name, score in scores.items()}
     return row
+
+
+def members(
+    reference: anndata.AnnData, query: anndata.AnnData, result: sysvi.LabelTransfer
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Measures of novelty, (n,), from labels in the members' own embeddings; and the mean probability of each label."""
+    label = reference.obs["cell_type"].to_numpy()
+    batch = (reference.obs["system"] + " " + reference.obs["batch"]).to_numpy()
+    n_latent = reference.obsm["X_sysVI"].shape[1]
+    candidate = result.probability.to_numpy().argmax(axis=1)
+    probabilities, novelty, other = [], [], []
+    for start in range(0, reference.obsm["X_members"].shape[1], n_latent):
+        z, new = (cells.obsm["X_members"][:, start : start + n_latent] for cells in (reference, query))
+        probability, distance = LabelClassifier.fit(z, label, batch).predict(new)
+        probabilities.append(probability)
+        novelty.append(distance)
+        other.append(probability.argmax(axis=1) != candidate)
+    found = {"disagreement": np.mean(other, axis=0), "of_members": np.mean(novelty, axis=0)}
+    return found, np.mean(probabilities, axis=0)
 
 
 def novelties(reference: anndata.AnnData, query: anndata.AnnData, result: sysvi.LabelTransfer) -> dict[str, np.ndarray]:
@@ -223,7 +253,7 @@ def main() -> None:
     if args.report:
         report(pd.read_csv(TABLE, keep_default_na=False, na_values=[""]).fillna({"removed": ""}))
     elif args.figures:
-        figures(args.cache)
+        figures()
     else:
         for name in args.sets:
             run(name, args.cache)
@@ -237,17 +267,18 @@ def run(name: str, cache: Path) -> None:
         n_cells = query.obs["cell_type"].value_counts()
         frequent = n_cells[(n_cells >= MIN_CELLS) & (query.n_obs - n_cells >= MIN_CELLS)].index
         for removed in ["", *sorted(frequent)]:
-            key = dict(zip(KEY, (name, kind, query_name, removed), strict=True))
+            key = dict(zip(KEY, (mapping.DEFAULTS, name, kind, query_name, removed), strict=True))
             table = pd.read_csv(TABLE).fillna({"removed": ""}) if TABLE.exists() else pd.DataFrame(columns=KEY)
             if (table[KEY] == pd.Series(key)).all(axis=1).any():
                 continue
-            row = key | measure(reference, query, removed)
+            row = key | measure(kind, reference, query, removed)
             pd.concat([table, pd.DataFrame([row])]).to_csv(TABLE, index=False, float_format="%.4f")
             print({k: round(float(v), 3) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
 
 
 def report(table: pd.DataFrame) -> None:
-    """Print the tables of docs/mapping.md."""
+    """Print the tables of docs/mapping.md, of the present defaults of `sysvi.integrate`."""
+    table = table[table["defaults"] == mapping.DEFAULTS]
     groups = table.groupby(["set", "query_is"], sort=False)
     columns = ["cells", "query", "accuracy (of types)", "scikit-learn", "calibration error, reference", "query"]
     columns += ["scikit-learn", "known types called unknown"]
@@ -264,21 +295,52 @@ def report(table: pd.DataFrame) -> None:
         scores = [f"{rows[key].mean():.3f} ({rows[key].min():.2f})" for key in MEASURES]
         cells = [TITLES[name], f"each {kind}", str(len(rows)), f"{rows['removed_unknown'].mean():.2f}", *scores]
         print(f"| {' | '.join(cells)} |")
+    columns = ["cells", "types removed", "novelty", *OF_MEMBERS, "accuracy", "of members", "calibration error"]
+    columns += ["of members"]
+    print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    for name, rows in table[table["query_is"] == "system"].groupby("set", sort=False):
+        gone, whole = rows[rows["removed"] != ""], rows[rows["removed"] == ""].mean(numeric_only=True)
+        scores = [f"{gone[key].mean():.3f} ({gone[key].min():.2f})" for key in ("novelty", *OF_MEMBERS)]
+        means = [f"{whole[key]:.3f}" for key in ("accuracy", "members_accuracy", "error_query", "members_error")]
+        print(f"| {' | '.join([TITLES[name], str(len(gone)), *scores, *means])} |")
     worst = table[table["novelty"] < 0.9].sort_values("novelty")
     print(f"\nAUROC of novelty below 0.9: {len(worst)} of {table['novelty'].notna().sum()}")
     for row in worst.to_dict("records"):
         print(f"- {row['novelty']:.2f}: {row['removed']} of {row['set']}, query {row['query']}")
 
 
-def figures(cache: Path) -> None:
-    """Draw the figures of docs/mapping.md."""
-    adata = integrated("baron", cache)
-    human = (adata.obs["system"] == "human").to_numpy()
-    result = sysvi.transfer_labels(
-        adata[human].copy(), adata[~human].copy(), "cell_type", system_key="system", batch_key="batch"
-    )
-    sysvi.plot_reliability(result, HERE.parent / "docs" / "reliability.png")
-    sysvi.plot_confusion(result, HERE.parent / "docs" / "confusion.png")
+def figures() -> None:
+    """Draw the figures of docs/mapping.md: the mouse, mapped onto the human cells and labelled by them."""
+    reference, query = next((reference, query) for kind, _, reference, query in mapped() if kind == "system")
+    result = sysvi.transfer_labels(reference, query, "cell_type", system_key="system", batch_key="batch")
+    docs = HERE.parent / "docs"
+    sysvi.plot_reliability(result, docs / "reliability.png")
+    sysvi.plot_confusion(result, docs / "confusion.png")
+    draw_map(reference, query, docs / "mapping.png")
+
+
+def draw_map(reference: anndata.AnnData, query: anndata.AnnData, path: Path) -> None:
+    """One UMAP of reference and query: their species, the query's own types, and the labels it was given."""
+    import matplotlib.pyplot as plt
+    import scanpy as sc
+
+    both = anndata.concat([reference, query])
+    sc.pp.neighbors(both, use_rep="X_sysVI", n_neighbors=15, random_state=0)
+    sc.tl.umap(both, random_state=0)
+    place, is_new = both.obsm["X_umap"], np.arange(both.n_obs) >= reference.n_obs
+    own, given = (query.obs[key].astype(str) for key in ("cell_type", "cell_type_transferred"))
+    names = [*sorted(set(reference.obs["cell_type"].astype(str)) | set(own) - {"unknown"}), "unknown"]
+    colors = dict(zip(names, [*plt.get_cmap("tab20").colors] * 2, strict=False)) | {"unknown": "black"}
+    figure, panels = plt.subplots(1, 3, figsize=(12, 4.2), layout="constrained")
+    titles = ("human reference, by type", "mouse query, by its own type", "mouse query, by transferred label")
+    groups = ((~is_new, reference.obs["cell_type"]), (is_new, own), (is_new, given))
+    for panel, title, (rows, label) in zip(panels, titles, groups, strict=True):
+        panel.scatter(*place.T, s=1, color="0.9", rasterized=True)
+        panel.scatter(*place[rows].T, s=3, c=[colors[name] for name in label.astype(str)], rasterized=True)
+        panel.set(title=title, xticks=[], yticks=[])
+    handles = [plt.Line2D([], [], marker="o", linestyle="", color=colors[name], label=name) for name in names]
+    figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=7)
+    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

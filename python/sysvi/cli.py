@@ -393,6 +393,11 @@ PHRASES = (
         "--fractional-counts (of sysvi prepare, integrate and tune)",
     ),
     (
+        r"fractional_counts=True of sysvi\.map_query or sysvi\.extend_model "
+        r"\(--fractional-counts on the command line\)",
+        "--fractional-counts (of sysvi map)",
+    ),
+    (
         r"give counts \(see the argument layer\) or pass normalize=False",
         "give counts (--layer), or log-normalised values to sysvi integrate",
     ),
@@ -800,6 +805,7 @@ def pairs(values: Sequence[str], option: str) -> dict[str, str]:
 @model_layer_option
 @raw_option
 @click.option("--orthologs", type=FILE, help="Table of orthologues, if the genes are those of another species.")
+@fractional_counts_option
 @click.option("--label", "label_key", help="Column of obs of the model's cells with labels to transfer.")
 @click.option(
     "--labels-from",
@@ -822,6 +828,7 @@ def map_cells(
     layer: str | None,
     raw: bool,
     orthologs: Path | None,
+    fractional_counts: bool,
     label_key: str | None,
     labels_from: Path | None,
     output: Path,
@@ -872,6 +879,7 @@ def map_cells(
         batch_key,
         layer=layer,
         orthologs=orthologs,
+        fractional_counts=fractional_counts,
         max_epochs=max_epochs,
         device=device,
         seed=seed,

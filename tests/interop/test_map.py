@@ -79,6 +79,27 @@ def test_trained_in_r_mapped_in_python(r, build, reference_and_query, tmp_path):
     assert set(expected.obs[COLUMNS[0]]) <= {*reference.obs["cell_type"], "unknown"}
 
 
+def test_a_model_trained_in_r_normalises_counts_in_python(r, build, reference_and_query, tmp_path, recwarn):
+    """R trains on log-normalised expression only, and the totals of its cells tell how it was normalised."""
+    reference, query = reference_and_query
+    found = r(
+        f"""
+        object <- RunSysVI(object, "system", "batch", {ENSEMBLE_R})
+        SaveSysVI(object, folder)
+        unname(Embeddings(MapSysVI(query, object, layer = "counts", {EPOCHS_R})[["sysvi"]]))
+        """,
+        object=build("Assay5", reference),
+        query=build("Assay5", query),
+        folder=str(tmp_path / "model"),
+    )
+    model, counts = sysvi.load(tmp_path / "model"), query.copy()
+    counts.X = counts.layers["counts"]
+    mapped = map_in_python(model, counts).obsm["X_sysVI"]
+    assert not [w for w in recwarn if "normalised" in str(w.message)]
+    np.testing.assert_array_equal(np.asarray(found), mapped)
+    np.testing.assert_allclose(mapped, map_in_python(model, query).obsm["X_sysVI"], atol=1e-3)
+
+
 @pytest.mark.filterwarnings("ignore:Only 120 genes")
 def test_counts_are_normalised_alike(r, build, reference_and_query, tmp_path):
     """A model of counts that Python prepared knows how they were normalised."""

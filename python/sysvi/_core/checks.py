@@ -378,12 +378,17 @@ def have_fractions_of_counts(n_whole: int, n_values: int, largest: float) -> boo
     return n_whole < n_values and (n_whole >= WHOLE_SHARE * n_values or largest > MAX_LOG_VALUE)
 
 
-def refuse_fractional_counts(n_whole: int, n_values: int, largest: float, where: str) -> None:
-    """An InputError if `have_fractions_of_counts`, which says how to go on; `where` names the place of the values."""
+def refuse_fractional_counts(
+    n_whole: int, n_values: int, largest: float, where: str, remedy: str = "sysvi.prepare"
+) -> None:
+    """An InputError if `have_fractions_of_counts`, which says how to go on.
+
+    `where` names the place of the values, and `remedy` the function that takes them with ``fractional_counts=True``.
+    """
     if not have_fractions_of_counts(n_whole, n_values, largest):
         return
     advice = (
-        "round them, or take them as counts with fractional_counts=True of sysvi.prepare (--fractional-counts on the "
+        f"round them, or take them as counts with fractional_counts=True of {remedy} (--fractional-counts on the "
         "command line)"
     )
     if n_whole >= WHOLE_SHARE * n_values:

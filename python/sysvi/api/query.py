@@ -14,7 +14,7 @@ from sysvi._core.checks import listing
 from sysvi._core.events import Event, OnEvent, preparation_reporter
 from sysvi._core.progress import as_callback
 from sysvi._core.seeds import member_seeds
-from sysvi._core.settings import random_seed, whole_number
+from sysvi._core.settings import flag, random_seed, whole_number
 from sysvi.api.ensemble import Ensemble
 from sysvi.api.results import check_embedding_name
 from sysvi.api.support import remove_support
@@ -34,6 +34,7 @@ def map_query(
     *,
     layer: str | None = None,
     orthologs: pd.DataFrame | str | PathLike[str] | None = None,
+    fractional_counts: bool = False,
     max_epochs: int | None = None,
     key_added: str = "X_sysVI",
     device: str = "auto",
@@ -65,6 +66,9 @@ def map_query(
     orthologs
         Table of orthologues (a DataFrame or a file, as for :func:`sysvi.map_orthologs`) if the genes of the query are
         those of another species.
+    fractional_counts
+        Whether values with fractions are counts too, as in :func:`sysvi.prepare`. By default, such counts are
+        recognised and refused.
     max_epochs
         Passes over the query, if there are new batches or systems; by default chosen from the number of cells.
     key_added
@@ -111,7 +115,9 @@ def map_query(
     """
     check_embedding_name(key_added)
     check_writable(query)
-    extended = _extend(model, query, system_key, batch_key, layer, orthologs, max_epochs, device, seed, progress)
+    extended = _extend(
+        model, query, system_key, batch_key, layer, orthologs, fractional_counts, max_epochs, device, seed, progress
+    )
     remove_support(query)
     query.obsm[key_added] = extended.get_latent_representation()
     query.uns["sysvi"] = extended.record()
@@ -128,6 +134,7 @@ def extend_model(
     *,
     layer: str | None = None,
     orthologs: pd.DataFrame | str | PathLike[str] | None = None,
+    fractional_counts: bool = False,
     max_epochs: int | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -141,7 +148,7 @@ def extend_model(
 
     Parameters
     ----------
-    model, query, system_key, batch_key, layer, orthologs, max_epochs, device, seed, progress
+    model, query, system_key, batch_key, layer, orthologs, fractional_counts, max_epochs, device, seed, progress
         As in :func:`sysvi.map_query`; the query is not changed.
 
     Returns
@@ -167,7 +174,9 @@ def extend_model(
     >>> len(extended.vocabulary.categorical["batch"]) - len(model.vocabulary.categorical["batch"])
     1
     """
-    return _extend(model, query, system_key, batch_key, layer, orthologs, max_epochs, device, seed, progress)
+    return _extend(
+        model, query, system_key, batch_key, layer, orthologs, fractional_counts, max_epochs, device, seed, progress
+    )
 
 
 def _extend(
@@ -177,6 +186,7 @@ def _extend(
     batch_key: str | None,
     layer: str | None,
     orthologs: pd.DataFrame | str | PathLike[str] | None,
+    fractional_counts: bool,
     max_epochs: int | None,
     device: str,
     seed: int,
@@ -187,6 +197,7 @@ def _extend(
     check_types(extend_model, orthologs=orthologs)
     train_kwargs = {} if max_epochs is None else {"max_epochs": whole_number("max_epochs", max_epochs, 1)}
     seed, on_event = random_seed(seed), as_callback(progress)
+    fractional_counts = flag("fractional_counts", fractional_counts)
     first, *_ = members = model.members
     prepared = prepare_query(
         query,
@@ -195,6 +206,7 @@ def _extend(
         batch_key=batch_key,
         layer=layer,
         orthologs=orthologs,
+        fractional_counts=fractional_counts,
         report=preparation_reporter(on_event),
         stacklevel=3,
     )

@@ -172,6 +172,7 @@ def _map(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_event:
         _load_model(values, arrays),
         query,
         orthologs=pd.DataFrame(orthologs) if isinstance(orthologs, Mapping) else orthologs,
+        fractional_counts=values["fractional_counts"],
         max_epochs=values["max_epochs"],
         device=values["device"],
         seed=values["seed"],

@@ -9,6 +9,7 @@ REPLACEMENTS = (
     (r"^adata\.X\b|(?<=\. )adata\.X\b", "The expression"),
     (r"\badata\.X\b", "the expression"),
     (r"\bsysvi\.prepare \(--fractional-counts on the command line\)", "PrepareSystems()"),
+    (r"\bsysvi\.map_query or sysvi\.extend_model \(--fractional-counts on the command line\)", "MapSysVI()"),
     (r"(?:\b(?:adata|reference|query)\.)?obsm?\['(.*?)'\]", r"'\1'"),
     (r"\b(reference|query)\.obs\b", r"the metadata of the \1"),
     (r"name the column of adata\.obs with the donors \(batch_key\)", "name the donors (donor)"),

@@ -1,5 +1,7 @@
 """Preparation of the data: genes detected in every system, normalisation, and genes variable in every system."""
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,6 +37,7 @@ from sysvi.data.variable_genes import FLAVORS, GeneMoments, variable_genes
 
 PREPARED_KEY, TOTALS_KEY = "sysvi_prepare", "sysvi_totals"  # in uns
 MIN_BATCH_CELLS = 10  # in smaller batches a gene's variance is too uncertain
+CONSTANT = 0.01  # relative difference of the totals of cells up to which they were normalised to one number
 
 
 def prepare(
@@ -109,8 +112,9 @@ def prepare(
         the input, ``var`` of the kept genes, and ``uns["sysvi_prepare"]`` the settings and the number of genes after
         each step (with "|" instead of "/" in the names of systems, because HDF5 keys cannot contain "/"). If the input
         is counts, ``uns["sysvi_totals"]`` has the names of the genes over which the counts of a cell are summed, the
-        share of each in all counts, and the target, by which :func:`sysvi.map_query` normalises new cells alike. If
-        genes that some systems lack are kept, ``uns["sysvi_own_genes"]`` says which systems have them.
+        share of each in all counts, and the target, by which :func:`sysvi.map_query` normalises new cells alike. The
+        same is found from log-normalised input if all cells have one total over its genes. If genes that some systems
+        lack are kept, ``uns["sysvi_own_genes"]`` says which systems have them.
 
     Raises
     ------
@@ -207,10 +211,14 @@ def prepare(
 
     # AnnData itself selects everything but the expression
     prepared = AnnData(obs=adata.obs, var=adata.var, obsm=dict(adata.obsm), uns=dict(adata.uns))[:, kept].copy()
+    log_totals = LogTotals(adata.n_vars) if not is_counts and base is None else None
     if not is_counts and len(kept) == adata.n_vars and _is_canonical(matrix):  # the expression stays the same
         prepared.X = matrix.copy() if copy else matrix
+        if log_totals is not None:
+            for _, _, block in row_blocks(matrix):
+                log_totals.add(block)
     else:
-        prepared.X, total, gene_total = read_genes(matrix, kept, int(n_detected[:, kept].sum()), detected)
+        prepared.X, total, gene_total = read_genes(matrix, kept, int(n_detected[:, kept].sum()), detected, log_totals)
         if is_counts:
             if keep_counts:
                 prepared.layers["counts"] = prepared.X.copy()
@@ -226,6 +234,8 @@ def prepare(
             share = gene_total[detected] / max(1.0, gene_total[detected].sum())
             names = adata.var_names[detected].to_numpy(object)
             prepared.uns[TOTALS_KEY] = {"genes": names, "shares": share, "target_sum": target_sum}
+    if log_totals is not None and (found := log_totals.result(adata.var_names)) is not None:
+        prepared.uns[TOTALS_KEY] = found
 
     settings = {
         "system_key": system_key,
@@ -265,6 +275,60 @@ def read_preparation(adata: AnnData) -> dict[str, Any] | None:
 
     written = adata.uns.get(PREPARED_KEY)
     return plain(written) if isinstance(written, Mapping) and written else None
+
+
+class LogTotals:
+    """To how many counts, over all genes, the cells of log-normalised expression were normalised.
+
+    Blocks of cells are added one after another; no more is computed once two cells differ in their total by more than
+    1 %, as they do if genes are missing over which the counts were normalised. Cells without expression say nothing.
+
+    Parameters
+    ----------
+    n_genes
+        Number of genes.
+
+    Examples
+    --------
+    >>> logarithms = sparse.csr_matrix(np.log1p([[1.0, 3.0], [2.0, 2.0]]))
+    >>> totals = LogTotals(2)
+    >>> totals.add(logarithms)
+    >>> totals.result(pd.Index(["a", "b"]))["shares"].round(3).tolist()
+    [0.375, 0.625]
+    >>> totals.add(2 * logarithms)
+    >>> totals.result(pd.Index(["a", "b"])) is None
+    True
+    """
+
+    def __init__(self, n_genes: int) -> None:
+        self._of_genes = np.zeros(n_genes)
+        self._of_cells: list[np.ndarray] = []
+        self._low, self._high = np.inf, 0.0
+
+    @property
+    def _differ(self) -> bool:
+        return bool(self._high > (1 + CONSTANT) * self._low)
+
+    def add(self, block: sparse.csr_matrix) -> None:
+        """Add cells with natural logarithms of expression, (cells, n_genes)."""
+        if self._differ:
+            return
+        block = block.astype(np.float64).expm1()
+        total = np.asarray(block.sum(axis=1)).ravel()
+        total = total[total > 0]
+        self._of_cells.append(total)
+        self._of_genes += np.bincount(block.indices, block.data, minlength=len(self._of_genes))
+        self._low, self._high = total.min(initial=self._low), total.max(initial=self._high)
+
+    def result(self, names: pd.Index) -> dict[str, Any] | None:
+        """What `prepare` writes for counts; None if cells differ in their total.
+
+        These are the names of the genes, the share of each in the sum of all normalised counts, and the median total.
+        """
+        if self._differ or self._high == 0:
+            return None
+        shares, target_sum = self._of_genes / self._of_genes.sum(), float(np.median(np.concatenate(self._of_cells)))
+        return {"genes": names.to_numpy(object), "shares": shares, "target_sum": target_sum}
 
 
 @contextmanager
@@ -329,6 +393,7 @@ def detect_genes(
     systems: np.ndarray,
     normalize: bool | None,
     fractional_counts: bool,
+    remedy: str = "sysvi.prepare",
 ) -> tuple[np.ndarray, bool]:
     """Count the cells in which each gene is detected, and check the expression.
 
@@ -346,6 +411,8 @@ def detect_genes(
         Whether the user gave counts; None to decide by the values.
     fractional_counts
         Whether the user said that values with fractions are counts.
+    remedy
+        The function, for messages, that takes such counts.
 
     Returns
     -------
@@ -373,7 +440,7 @@ def detect_genes(
     n_values = n_detected.sum(axis=1)
     like_counts = n_whole == n_values  # also a system without expression
     for i, name in enumerate(systems):
-        refuse_fractional_counts(n_whole[i], n_values[i], largest[i], f"{where} of system {name!r}")
+        refuse_fractional_counts(n_whole[i], n_values[i], largest[i], f"{where} of system {name!r}", remedy)
     if normalize and not like_counts.all():
         raise InputError(
             f"{where} looks log-normalised, not like counts, in system {systems[~like_counts][0]!r}: "
@@ -691,7 +758,7 @@ def _variable_genes(
 
 
 def read_genes(
-    matrix: Any, genes: np.ndarray, n_values: int, detected: np.ndarray
+    matrix: Any, genes: np.ndarray, n_values: int, detected: np.ndarray, log_totals: LogTotals | None = None
 ) -> tuple[sparse.csr_matrix, np.ndarray, np.ndarray]:
     """Read the expression of the kept genes, and the totals of each cell over all detected genes and of each gene.
 
@@ -705,6 +772,8 @@ def read_genes(
         Number of nonzero values of the kept genes.
     detected
         Mask of the genes that the totals include, (n_genes,).
+    log_totals
+        What all blocks are added to, if the expression is log-normalised.
 
     Returns
     -------
@@ -719,6 +788,8 @@ def read_genes(
         for start, stop, block in row_blocks(matrix):
             total[start:stop] = block @ detected.astype(np.float64)
             gene_total[:] += np.bincount(block.indices, block.data, minlength=len(gene_total))
+            if log_totals is not None:
+                log_totals.add(block)
             yield block[:, genes]
 
     return stack_blocks(blocks(), (matrix.shape[0], len(genes)), n_values), total, gene_total

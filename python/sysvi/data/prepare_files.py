@@ -36,6 +36,7 @@ from sysvi._core.settings import flag, positive_number, random_seed, whole_numbe
 from sysvi.data.joined import JoinedRows, SelectedGenes
 from sysvi.data.orthologs import join_systems, map_orthologs
 from sysvi.data.prepare import (
+    CONSTANT,
     PREPARED_KEY,
     TOTALS_KEY,
     ChosenGenes,
@@ -52,7 +53,7 @@ from sysvi.data.variable_genes import FLAVORS
 
 WINDOW_VALUES = 2**24  # stored values of the cells that are shuffled at a time: 130 MB, and as much for their parts
 N_COMPARED_CELLS = 500  # of a file, from which it is seen to how many counts its cells are normalised
-CONSTANT, DIFFERENT = 0.01, 0.05  # relative differences of these totals, within a file and between files
+DIFFERENT = 0.05  # relative difference of these totals between files
 
 Table = pd.DataFrame | str | PathLike[str]
 

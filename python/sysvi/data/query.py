@@ -48,6 +48,7 @@ def prepare_query(
     batch_key: str | None = None,
     layer: str | None = None,
     orthologs: pd.DataFrame | str | PathLike[str] | None = None,
+    fractional_counts: bool = False,
     report: Callable[[str], None] = lambda line: None,
     stacklevel: int = 1,
 ) -> AnnData:
@@ -63,6 +64,8 @@ def prepare_query(
         Columns and layer of the query; by default those of the model, and ``X`` if the query has no such layer.
     orthologs
         Table of orthologues as in :func:`sysvi.map_orthologs`, if the query's genes are those of another species.
+    fractional_counts
+        Whether values with fractions are counts too, as in :func:`sysvi.prepare`.
     report
         Function that is called with one line of text after each step.
     stacklevel
@@ -104,7 +107,10 @@ def prepare_query(
     )
 
     matrix = row_sliceable(matrix)
-    n_detected, is_counts = detect_genes(matrix, where, adata, *pd.factorize(system, sort=True), None, False)
+    codes, systems = pd.factorize(system, sort=True)
+    n_detected, is_counts = detect_genes(
+        matrix, where, adata, codes, systems, None, fractional_counts, "sysvi.map_query or sysvi.extend_model"
+    )
     kept = match.position[found]
     totals, share, target_sum = _totals(adata.var_names, reference)
     x, total, _ = read_genes(matrix, kept, int(n_detected[:, kept].sum()), totals)

@@ -386,6 +386,16 @@ def test_unusable_queries_are_refused(ensemble, query, change, arguments, words)
     assert state(ensemble) == before
 
 
+def test_counts_and_logarithms_are_recognised_in_any_layer(ensemble, reference, counts):
+    """A layer is read when it is named; what is in the others has no influence."""
+    query = counts[reference.obs_names].copy()
+    query.layers["raw"] = query.X.copy()
+    query.X = query.X * np.float32(-1)  # as scaled values
+    with pytest.raises(InputError, match=r"adata\.X has a negative value"):
+        mapped(ensemble, query)
+    np.testing.assert_array_equal(mapped(ensemble, query, layer="raw"), reference.obsm["X_sysVI"])
+
+
 def test_models_that_cannot_be_extended(reference, query):
     with pytest.raises(InputError, match="model is 'folder'; it must be"):
         sysvi.map_query("folder", query)
@@ -422,6 +432,44 @@ def test_counts_for_a_model_that_does_not_know_its_normalisation(reference, quer
     with pytest.warns(UserWarning, match="does not record how its cells were normalised"):
         extended = sysvi.extend_model(model, query, **QUIET)
     np.testing.assert_allclose(np.expm1(extended.adata.X.toarray()).sum(1), 1e4, rtol=1e-3)
+
+
+def test_a_model_of_logarithms_normalises_counts_as_its_own_cells(reference, query, counts, recwarn):
+    """Its cells were normalised elsewhere, to 5,000 counts over all genes, which their totals tell."""
+    target = 5_000
+
+    def logarithms(cells):
+        copy = cells.copy()
+        total = np.asarray(cells.X.sum(axis=1))
+        copy.X = sparse.csr_matrix(np.log1p(cells.X.toarray() * target / total).astype(np.float32))
+        return copy
+
+    own = sysvi.prepare(
+        logarithms(counts[reference.obs_names]), "system", "batch", min_cells=3, n_top_genes=60, normalize=False
+    )
+    model = sysvi.integrate(own, "system", "batch", members=1, **SMALL)
+    found = mapped(model, query)
+    assert not [w for w in recwarn if "normalised" in str(w.message)]
+    np.testing.assert_allclose(found, mapped(model, logarithms(query)), atol=1e-4)
+
+
+def test_counts_with_fractions_are_taken_when_told(ensemble, query):
+    """As by `prepare`: refused by default, in the same words, and counts if the user says so."""
+    corrected = query.copy()
+    corrected.X = corrected.X.astype(np.float32)
+    corrected.X.data[::7] -= 0.25
+    with pytest.raises(
+        InputError,
+        match=r"looks like counts with fractions.*fractional_counts=True of sysvi\.map_query or sysvi\.extend_model",
+    ):
+        mapped(ensemble, corrected)
+    summary = ensemble.members[0].summary()[2]
+    extended = sysvi.extend_model(ensemble, corrected, fractional_counts=True, **QUIET)
+    total = np.asarray(corrected[:, list(summary.total_genes)].X.sum(axis=1))
+    expected = np.log1p(corrected[:, list(ensemble.vocabulary.genes)].X.toarray() * summary.target_sum / total)
+    np.testing.assert_allclose(extended.adata.X.toarray(), expected, rtol=1e-4, atol=1e-6)
+    with pytest.raises(InputError, match="fractional_counts is 'yes'; it must be True or False"):
+        mapped(ensemble, query, fractional_counts="yes")
 
 
 def test_another_normalisation_is_pointed_out(ensemble, reference, recwarn):

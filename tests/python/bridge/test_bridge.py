@@ -185,7 +185,7 @@ def reference_and_query(make_adata, tmp_path):
     reference, query = adata[~is_new].copy(), adata[is_new].copy()
     integrate(reference, members=2, **SETTINGS).save(tmp_path)
     labelled, of_reference = columns_of(reference, "cell_type", "system", "batch")
-    values, arrays = task(query, orthologs=None, max_epochs=2)
+    values, arrays = task(query, orthologs=None, fractional_counts=False, max_epochs=2)
     values["labels_from"] = {**labelled, "label": "cell_type", "system": "system", "batch": "batch"}
     arrays["model"] = np.fromfile(tmp_path / "model.safetensors", np.uint8)
     of_reference["embedding"] = reference.obsm["X_sysVI"].astype(np.float64, order="F")  # as R stores it

@@ -148,6 +148,29 @@ def test_totals_are_those_of_the_detected_genes():
     assert "sysvi_totals" not in prepare(anndata.AnnData(log.X, obs=log.obs), "system", normalize=False, **SMALL).uns
 
 
+def test_totals_of_logarithms_are_found_where_cells_have_one_total():
+    counts = example().X.astype(np.float64)
+    counts[3] = 0  # a cell without expression says nothing
+    normalised = 2_000 * counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    adata = example()
+    adata.X = np.log1p(normalised).astype(np.float32)
+    prepared = prepare(adata, "system", "batch", normalize=False, **SMALL)
+    totals = prepared.uns["sysvi_totals"]
+    assert totals["target_sum"] == pytest.approx(2_000, rel=1e-6)
+    assert list(totals["genes"]) == list(adata.var_names)  # also those that are not kept
+    assert prepared.n_vars < adata.n_vars
+    np.testing.assert_allclose(totals["shares"], normalised.sum(axis=0) / normalised.sum(), rtol=1e-5)
+
+    again = prepare(prepared, "system", "batch", normalize=False, **SMALL).uns["sysvi_totals"]  # some of the genes
+    assert again["target_sum"] == totals["target_sum"]
+    other_cell, other_base = adata.copy(), adata.copy()
+    other_cell.X[5] = np.log1p(1.1 * normalised[5])
+    other_base.X /= np.log(2)
+    other_base.uns["log1p"] = {"base": 2}
+    for unknown in (other_cell, other_base):
+        assert "sysvi_totals" not in prepare(unknown, "system", "batch", normalize=False, **SMALL).uns
+
+
 def test_result_form():
     adata = example()
     result = prepare(adata, "system", "batch", **SMALL)
