@@ -66,7 +66,7 @@ class DecodingMethodsOfScvi:
         gene_list
             Names of the genes to return, which come in the model's order; all by default.
         library_size
-            Must be 1: log-normalised expression has no library size.
+            Must be 1 or ``"latent"``, which mean the same: log-normalised expression has no library size.
         n_samples
             Number of samples of q(z | x, c) of each cell.
         n_samples_overall
@@ -183,7 +183,7 @@ def _check_unsupported(
     importance_weighting_kwargs: Mapping[str, Any],
 ) -> None:
     """Refuse arguments of scvi-tools that a model of log-normalised expression cannot follow."""
-    if library_size != 1:
+    if library_size not in (1, "latent"):
         raise InputError(
             f"library_size is {library_size!r}, but sysVI models log-normalised expression, which has no library size "
             "and cannot be scaled to counts: leave library_size out."
