@@ -21,10 +21,10 @@ of donors, types, and the difference of the systems in each type (pseudobulk.R; 
 "Wilcoxon", scanpy's test of the systems over the cells of a type; "differential_expression",
 `sysvi.differential_expression` of these cells, as they are and "corrected", with `batch_correction`; "decoded", the
 test of `sysvi.compare_systems` on expression that the model decodes; "model effect" and "translated effect", genes
-ranked by their decoded effect alone (the column `model_effect`, and the change by `sysvi.translate` to the other system
-in the label minus the median change of other labels), which have no p-values. A model, an ensemble of two, is trained in
-the first `--trained` seeds; in the others, the methods that need none are measured. Methods of which a simulation has
-rows are not run again.
+ranked by their decoded effect alone (the column `model_effect`, and the change by `sysvi.translate` to the other
+system in the label minus the median change of other labels), which have no p-values. A model, an ensemble of two, is
+trained in the first `--trained` seeds; in the others, the methods that need none are measured. Methods of which a
+simulation has rows are not run again.
 
 Columns: tested, number of genes with a p-value; hits, genes with a false discovery rate below 0.05; false, hits that
 were not planted; auprc, area under the precision-recall curve of the planted genes among all genes (untested ones come

@@ -200,7 +200,8 @@ def differential_expression(
     delta = number("delta", delta, Limits(min=0))
     fdr_target = number("fdr_target", fdr_target, SHARE)
     pseudocounts = number("pseudocounts", pseudocounts, POSITIVE)
-    levels = [number("cred_interval_lvls", level, SHARE) for level in cred_interval_lvls or ()]
+    levels = () if cred_interval_lvls is None else cred_interval_lvls
+    levels = [number("cred_interval_lvls", level, SHARE) for level in levels]
     n_samples = whole_number("n_samples_overall", n_samples_overall, 2)
     batch_size = None if batch_size is None else whole_number("batch_size", batch_size, 1)
     seed = model.seed if seed is None else random_seed(seed)
