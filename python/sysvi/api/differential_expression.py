@@ -285,7 +285,8 @@ def _comparisons(
             "There are no groups to compare: name the column of adata.obs with them (groupby), or give rows (idx1)."
         )
     column = get_obs_column(adata, groupby, "groupby")
-    label = np.where(is_missing(column), None, column.astype(str))
+    label = column.astype(str).to_numpy(dtype=object)
+    label[is_missing(column)] = None
     known = sorted({name for name in label if name is not None})
     first = known if group1 is None else [group1] if isinstance(group1, str) else list(dict.fromkeys(group1))
     if unknown := [name for name in [*first, group2] if name is not None and name not in known]:
@@ -416,15 +417,16 @@ def _measured(x: sparse.csr_matrix, rows: np.ndarray, suffix: str) -> dict[str, 
 def as_scvi_tools(
     model: SysVI | Ensemble,
     adata: AnnData | None,
-    *groups: Any,
+    groups: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    further: Mapping[str, Any],
+    *,
     silent: bool,
     weights: str | None,
     importance_weighting_kwargs: Mapping[str, Any] | None,
     dataloader: None,
-    further: Mapping[str, Any],
-    **settings: Any,
 ) -> pd.DataFrame:
-    """The method `differential_expression` of models; `groups` are the arguments from `groupby` to `idx2`."""
+    """The method `differential_expression` of models; `further` are arguments that scvi-tools passes on."""
     if weights not in (None, "uniform"):
         raise InputError(f"weights is {weights!r}; sysVI weights all samples alike: leave weights out.")
     for name, value in (("importance_weighting_kwargs", importance_weighting_kwargs), ("dataloader", dataloader)):
@@ -439,4 +441,5 @@ def as_scvi_tools(
     own = model.adata if adata is None else adata
     if own is None:
         raise InputError("This model was loaded without data: pass adata.")
-    return differential_expression(model, own, *groups, progress=not silent, **settings, **further)
+    arguments: dict[str, Any] = {**groups, **settings, **further, "progress": not silent}
+    return differential_expression(model, own, **arguments)

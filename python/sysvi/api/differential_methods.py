@@ -88,23 +88,18 @@ class DifferentialMethodsOfScvi:
         """
         from sysvi.api.differential_expression import as_scvi_tools  # which imports the classes of models
 
+        groups: dict[str, Any] = {"groupby": groupby, "group1": group1, "group2": group2, "idx1": idx1, "idx2": idx2}
+        settings: dict[str, Any] = {"mode": mode, "delta": delta, "batch_size": batch_size, "all_stats": all_stats}
+        settings |= {"batch_correction": batch_correction, "batchid1": batchid1, "batchid2": batchid2}
+        settings |= {"fdr_target": fdr_target, "filter_outlier_cells": filter_outlier_cells, "seed": seed}
         return as_scvi_tools(
             cast("SysVI", self),
             adata,
-            *(groupby, group1, group2, idx1, idx2),
-            mode=mode,
-            delta=delta,
-            batch_size=batch_size,
-            all_stats=all_stats,
-            batch_correction=batch_correction,
-            batchid1=batchid1,
-            batchid2=batchid2,
-            fdr_target=fdr_target,
-            filter_outlier_cells=filter_outlier_cells,
-            seed=seed,
+            groups,
+            settings,
+            kwargs,
             silent=silent,
             weights=weights,
             importance_weighting_kwargs=importance_weighting_kwargs,
             dataloader=dataloader,
-            further=kwargs,
         )
