@@ -32,7 +32,7 @@ last), for type 0; auprc_tested, the same among the genes that "pseudobulk" test
 
 With --baron (needs SYSVI_DATA), human and mouse islets of Baron et al. are compared instead, with the default settings
 and seed 0: numbers of genes by type, the beta cells' genes in benchmarks/results/compare_systems_baron.csv, and the
-figure docs/compare-systems-baron.png.
+figures docs/compare-systems-baron.png and docs/beta-cells.png.
 """
 
 from __future__ import annotations
@@ -164,10 +164,26 @@ def baron() -> None:
     beta = table[table["label"] == "beta"]
     beta.to_csv(RESULTS / "compare_systems_baron.csv", index=False, float_format="%.4g")
     columns = ["gene", "effect", "model_effect", "fdr", "marker_1", "marker_2", "marker_fdr"]
-    named = beta[beta["gene"].isin(["MAFB", "SLC30A8", "G6PC2", "NKX6-1", "PDX1"])]
+    known = [
+        "MAFB",
+        "UCN3",
+        "SYTL4",
+        "SLC30A8",
+        "G6PC2",
+        "NKX6-1",
+        "PDX1",
+        "IAPP",
+        "MAFA",
+        "GAD2",
+        "PRLR",
+        "GHR",
+        "CNTFR",
+    ]
+    named = beta[beta["gene"].isin(known)]  # docs/beta-cells.md
     for rows in (beta.head(12), beta.sort_values("marker_p").head(12), named):
         print(rows[columns].round(3).to_string(index=False))
     sysvi.plot_volcano(table, HERE.parent / "docs" / "compare-systems-baron.png")
+    sysvi.plot_volcano(beta, HERE.parent / "docs" / "beta-cells.png")
 
 
 class Simulated(NamedTuple):
