@@ -2,9 +2,9 @@
 #
 #   Rscript benchmarks/pseudobulk.R FOLDER
 #
-# FOLDER holds counts.csv (genes x profiles) and profiles.csv (donor, system, label of each profile). The linear model has
-# a level of each donor and of each label, and of each label its difference between the systems. Tested is this difference
-# in one label minus its mean in the others. Written is found.csv: method, label, gene, p, fdr.
+# FOLDER holds counts.csv (genes x profiles) and profiles.csv (donor, system, label of each profile). The linear model
+# has a level of each donor and of each label, and of each label its difference between the systems. Tested is this
+# difference in one label minus its mean in the others. Written is found.csv: method, label, gene, p, fdr.
 suppressMessages(library(edgeR)) # which loads limma
 folder <- commandArgs(TRUE)[1]
 counts <- as.matrix(read.csv(file.path(folder, "counts.csv"), row.names = 1, check.names = FALSE))
@@ -15,7 +15,7 @@ keep <- profiles$label %in% in_both
 counts <- counts[, keep]
 profiles <- droplevels(profiles[keep, ])
 
-# The level of a donor holds the difference of the systems in the first label, so that those of the others are beyond it.
+# The level of a donor holds the difference of the systems in the first label; those of the others are beyond it.
 donor <- model.matrix(~ 0 + donor, profiles)
 label <- model.matrix(~label, profiles)[, -1, drop = FALSE]
 second <- as.integer(profiles$system == levels(profiles$system)[2])
@@ -36,9 +36,9 @@ found <- lapply(in_both, function(name) {
   contrast[in_both[-1]] <- weight[-1] # that of the first label is 0
   voomed <- topTable(eBayes(contrasts.fit(linear, contrast)), number = Inf, sort.by = "none")
   of_edger <- topTags(glmQLFTest(negative_binomial, contrast = contrast), n = Inf, sort.by = "none")$table
-  rbind(
-    data.frame(method = "limma-voom", label = name, gene = rownames(voomed), p = voomed$P.Value, fdr = voomed$adj.P.Val),
-    data.frame(method = "edgeR", label = name, gene = rownames(of_edger), p = of_edger$PValue, fdr = of_edger$FDR)
-  )
+  rows <- function(method, table, p, fdr) {
+    data.frame(method = method, label = name, gene = rownames(table), p = table[[p]], fdr = table[[fdr]])
+  }
+  rbind(rows("limma-voom", voomed, "P.Value", "adj.P.Val"), rows("edgeR", of_edger, "PValue", "FDR"))
 })
 write.csv(do.call(rbind, found), file.path(folder, "found.csv"), row.names = FALSE)

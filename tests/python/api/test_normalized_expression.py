@@ -107,6 +107,12 @@ def test_samples(model, adata):
         model.get_normalized_expression(gene_list=genes, n_samples=2, return_mean=False, return_numpy=False)
 
 
+def test_a_latent_library_size_is_none(model):
+    pd.testing.assert_frame_equal(
+        model.get_normalized_expression(library_size="latent"), model.get_normalized_expression()
+    )
+
+
 def test_samples_of_all_cells_together(model, adata):
     rows = [1, 2, 3]
     found = model.get_normalized_expression(indices=rows, n_samples_overall=300, seed=1)
@@ -136,7 +142,7 @@ def test_batches_that_the_target_lacks_are_warned_of(model, adata):
 
 REFUSED = [
     ({"library_size": 1e4}, "library_size is 10000.0, but sysVI models log-normalised expression, .* counts: leave"),
-    ({"library_size": "latent"}, "library_size is 'latent', but"),
+    ({"library_size": "observed"}, "library_size is 'observed', but"),
     ({"weights": "importance"}, "weights is 'importance'; sysVI weights all samples alike"),
     ({"dataloader": [1]}, "dataloader is not supported: give the cells as adata"),
     ({"data_loader_kwargs": {"x": 1}}, "data_loader_kwargs is not supported"),
