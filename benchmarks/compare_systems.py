@@ -420,7 +420,8 @@ def plot(summary: pd.DataFrame) -> None:
     """Realised false discovery rate and area under the precision-recall curve, by scenario and method."""
     from matplotlib.figure import Figure
 
-    methods = [method for group in METHODS.values() for method in group]
+    measured = summary.index.get_level_values("method")
+    methods = [method for group in METHODS.values() for method in group if method in measured]
     scenarios = [name for name in SCENARIOS if name in summary.index.get_level_values("scenario")]
     panels = {
         "unchanged: realised FDR": "Realised FDR, no difference",
