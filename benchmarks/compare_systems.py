@@ -16,11 +16,15 @@ weak     the same, but the change of a cell is a random share of the full one, f
 unequal  6 donors of each system, 6,000 cells, and types of which each is about half as frequent as the one before, in
          an order that differs between systems: profiles of 10 to 250 cells.
 
-Methods: "pseudobulk", `sysvi.compare_systems`; "decoded", the same test of expression that the model decodes; "model
-effect" and "translated effect", genes ranked by their decoded effect alone (the column `model_effect`, and the change
-by `sysvi.translate` to the other system in the label minus the median change of other labels), which have no p-values;
-"Wilcoxon", scanpy's test over the cells of a type. A model, an ensemble of two, is trained in the first `--trained`
-seeds of "usual" and "weak"; in the others, "pseudobulk" alone is measured, whose p-values do not depend on the model.
+Methods: "pseudobulk", `sysvi.compare_systems`; "limma-voom" and "edgeR", on the sums of each donor, with a linear model
+of donors, types, and the difference of the systems in each type (pseudobulk.R; needs R with Bioconductor's packages);
+"Wilcoxon", scanpy's test of the systems over the cells of a type; "differential_expression",
+`sysvi.differential_expression` of these cells, as they are and "corrected", with `batch_correction`; "decoded", the
+test of `sysvi.compare_systems` on expression that the model decodes; "model effect" and "translated effect", genes
+ranked by their decoded effect alone (the column `model_effect`, and the change by `sysvi.translate` to the other
+system in the label minus the median change of other labels), which have no p-values. A model, an ensemble of two, is
+trained in the first `--trained` seeds; in the others, the methods that need none are measured. Methods of which a
+simulation has rows are not run again.
 
 Columns: tested, number of genes with a p-value; hits, genes with a false discovery rate below 0.05; false, hits that
 were not planted; auprc, area under the precision-recall curve of the planted genes among all genes (untested ones come
@@ -28,15 +32,18 @@ last), for type 0; auprc_tested, the same among the genes that "pseudobulk" test
 
 With --baron (needs SYSVI_DATA), human and mouse islets of Baron et al. are compared instead, with the default settings
 and seed 0: numbers of genes by type, the beta cells' genes in benchmarks/results/compare_systems_baron.csv, and the
-figure docs/compare-systems-baron.png.
+figures docs/compare-systems-baron.png and docs/beta-cells.png.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import subprocess
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -56,6 +63,18 @@ if TYPE_CHECKING:
 TABLE, FIGURE = RESULTS / "compare_systems.csv", HERE.parent / "docs" / "compare-systems.png"
 LABELS = [f"type{i}" for i in range(6)]
 PLANTED, N_GENES, N_PLANTED, MIN_CELLS, MAX_FDR = LABELS[0], 1500, 100, 10, 0.05
+METHODS = {
+    "donors": ("pseudobulk",),
+    "Bioconductor": ("limma-voom", "edgeR"),
+    "cells": ("Wilcoxon",),
+    "model": (
+        "model effect",
+        "differential_expression",
+        "differential_expression, corrected",
+        "decoded",
+        "translated effect",
+    ),
+}
 SCENARIOS = {
     "usual": {},
     "weak": {"graded": True},
@@ -81,7 +100,7 @@ def main() -> None:
             if (scenario, kind) == ("weak", "unchanged"):
                 continue  # that of "usual"
             for seed in range(n_seeds):
-                run(scenario, kind, seed, seed < args.trained and scenario != "unequal")
+                run(scenario, kind, seed, seed < args.trained)
     table = pd.read_csv(TABLE)
     summary = summarise(table)
     print(summary.round(3).to_string())
@@ -90,21 +109,30 @@ def main() -> None:
 
 def run(scenario: str, kind: str, seed: int, trained: bool) -> None:
     """Simulate, train, compare and add the rows of one simulation."""
+    done: set[str] = set()
     if TABLE.exists():
-        done = pd.read_csv(TABLE)
-        if ((done["scenario"] == scenario) & (done["kind"] == kind) & (done["seed"] == seed)).any():
-            return
+        rows_of = pd.read_csv(TABLE)
+        is_run = (rows_of["scenario"] == scenario) & (rows_of["kind"] == kind) & (rows_of["seed"] == seed)
+        done = set(rows_of["method"][is_run])
+    missing = {name: set(methods) - done for name, methods in METHODS.items() if trained or name != "model"}
+    if not any(missing.values()):
+        return
     settings = SCENARIOS[scenario] | ({"planted": 0} if kind == "unchanged" else {})
     simulated = simulate(seed + 1000 * (kind == "planted"), **settings)
     planted, names = simulated.planted, simulated.genes
+    ours = list(pseudobulk(simulated))
+    tested = {label: names[np.isfinite(found["fdr"])] for _, label, found in ours}
+    found_by = [ours] if missing["donors"] else []
+    found_by += [bioconductor(simulated)] if missing["Bioconductor"] else []
+    found_by += [over_cells(simulated, tested)] if missing["cells"] else []
+    found_by += [of_model(simulated, seed)] if missing.get("model") else []
     rows = []
-    tested: dict[str, pd.Index] = {}
-    for method, label, found in results(simulated, seed, trained):
+    for method, label, found in chain.from_iterable(found_by):
+        if method in done or label not in tested:
+            continue
         truth = planted if label == PLANTED else np.zeros(N_GENES, bool)
         score = found["score"].reindex(names).fillna(0).to_numpy()
         fdr = found["fdr"].reindex(names).to_numpy() if "fdr" in found else np.full(N_GENES, np.nan)
-        if method == "pseudobulk":
-            tested[label] = names[np.isfinite(fdr)]
         among = names.isin(tested[label])
         hits = fdr < MAX_FDR
         row = {"scenario": scenario, "kind": kind, "seed": seed, "method": method, "label": label}
@@ -136,10 +164,26 @@ def baron() -> None:
     beta = table[table["label"] == "beta"]
     beta.to_csv(RESULTS / "compare_systems_baron.csv", index=False, float_format="%.4g")
     columns = ["gene", "effect", "model_effect", "fdr", "marker_1", "marker_2", "marker_fdr"]
-    named = beta[beta["gene"].isin(["MAFB", "SLC30A8", "G6PC2", "NKX6-1", "PDX1"])]
+    known = [
+        "MAFB",
+        "UCN3",
+        "SYTL4",
+        "SLC30A8",
+        "G6PC2",
+        "NKX6-1",
+        "PDX1",
+        "IAPP",
+        "MAFA",
+        "GAD2",
+        "PRLR",
+        "GHR",
+        "CNTFR",
+    ]
+    named = beta[beta["gene"].isin(known)]  # docs/beta-cells.md
     for rows in (beta.head(12), beta.sort_values("marker_p").head(12), named):
         print(rows[columns].round(3).to_string(index=False))
     sysvi.plot_volcano(table, HERE.parent / "docs" / "compare-systems-baron.png")
+    sysvi.plot_volcano(beta, HERE.parent / "docs" / "beta-cells.png")
 
 
 class Simulated(NamedTuple):
@@ -192,11 +236,8 @@ def simulate(
     return Simulated(sparse.vstack(blocks, format="csr"), system, batch, label, change != 0, genes)
 
 
-def results(simulated: Simulated, seed: int, trained: bool) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Score and, where there is a test, false discovery rate of each gene, by method and label."""
-    if not trained:
-        yield from pseudobulk(simulated)
-        return
+def of_model(simulated: Simulated, seed: int) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Score and, where there is a test, false discovery rate of each gene, by methods that need a model."""
     import anndata
 
     obs = pd.DataFrame(
@@ -214,9 +255,8 @@ def results(simulated: Simulated, seed: int, trained: bool) -> Iterator[tuple[st
     compared = sorted(table["label"].unique())
     for label in compared:
         rows = table[table["label"] == label].set_index("gene")
-        yield "pseudobulk", label, pd.DataFrame({"score": -np.log10(rows["p"]), "fdr": rows["fdr"]})
         yield "model effect", label, pd.DataFrame({"score": rows["model_effect"].abs()})
-        yield "Wilcoxon", label, wilcoxon(adata[(adata.obs["cell_type"] == label).to_numpy()])
+    yield from of_posterior(model, adata, compared)
     decoded = sysvi.translate(model, adata, progress=False).layers["sysvi_translated"]
     system = (adata.obs["system"] == "second").to_numpy()
     cell_type = adata.obs["cell_type"].to_numpy().astype(str)
@@ -224,11 +264,73 @@ def results(simulated: Simulated, seed: int, trained: bool) -> Iterator[tuple[st
     yield from translated_effects(model, adata, decoded, system, cell_type, compared)
 
 
-def pseudobulk(simulated: Simulated) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """What `sysvi.compare_systems` computes without its model, which its p-values do not depend on."""
+def of_posterior(model: sysvi.Ensemble, adata: AnnData, compared: list[str]) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """`sysvi.differential_expression` of the cells of a label between the systems, without and with correction."""
+    system, cell_type = (adata.obs[key].to_numpy().astype(str) for key in ("system", "cell_type"))
+    for method, correct in (("differential_expression", False), ("differential_expression, corrected", True)):
+        for label in compared:
+            groups = [(system == name) & (cell_type == label) for name in ("second", "first")]
+            found = sysvi.differential_expression(
+                *(model, adata),
+                idx1=groups[0],
+                idx2=groups[1],
+                batch_correction=correct,
+                fdr_target=MAX_FDR,
+                all_stats=False,
+                progress=False,
+            )
+            called = np.where(found["is_de_fdr_0.05"], 0.0, 1.0)
+            yield method, label, pd.DataFrame({"score": found["proba_de"], "fdr": called}, index=found.index)
+
+
+def bioconductor(simulated: Simulated) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """limma-voom and edgeR on the sums of each donor (pseudobulk.R), of profiles with enough cells."""
+    n_types = len(LABELS)
+    profile = simulated.donor * n_types + simulated.label
+    kept = np.flatnonzero(np.bincount(profile) >= MIN_CELLS)
+    members = sparse.csr_matrix((np.ones(len(profile)), (profile, np.arange(len(profile)))))
+    sums = (members @ simulated.counts).toarray()[kept].astype(int)
+    system = np.zeros(simulated.donor.max() + 1, int)
+    system[simulated.donor] = simulated.system
+    donor, label = kept // n_types, kept % n_types
+    columns = {"donor": donor, "system": system[donor], "label": np.array(LABELS)[label]}
+    with tempfile.TemporaryDirectory() as folder:
+        pd.DataFrame(sums.T, simulated.genes, [f"profile{i}" for i in kept]).to_csv(f"{folder}/counts.csv")
+        described = pd.DataFrame(columns).astype({"donor": str, "system": str})
+        described.assign(donor="d" + described["donor"], system="s" + described["system"]).to_csv(
+            f"{folder}/profiles.csv", index=False
+        )
+        done = subprocess.run(["Rscript", HERE / "pseudobulk.R", folder], capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(done.stderr[-2000:])
+        found = pd.read_csv(f"{folder}/found.csv")
+    for (method, name), rows in found.groupby(["method", "label"]):
+        rows = rows.set_index("gene")
+        yield str(method), str(name), pd.DataFrame({"score": -np.log10(rows["p"]), "fdr": rows["fdr"]})
+
+
+def over_cells(simulated: Simulated, labels: Iterable[str]) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Wilcoxon's test over the cells of each label."""
+    import anndata
+
+    x = normalised(simulated)
+    for label in labels:
+        rows = simulated.label == LABELS.index(label)
+        obs = pd.DataFrame({"system": np.array(["first", "second"])[simulated.system[rows]]})
+        obs.index = obs.index.astype(str)
+        yield "Wilcoxon", label, wilcoxon(anndata.AnnData(x[rows], obs=obs, var=pd.DataFrame(index=simulated.genes)))
+
+
+def normalised(simulated: Simulated) -> sparse.csr_matrix:
+    """Log-normalised expression."""
     x = simulated.counts.astype(float)
     x = sparse.diags(1e4 / np.asarray(x.sum(axis=1)).ravel()) @ x
-    profiles = donor_profiles(sparse.csr_matrix(x.log1p()), simulated.donor, simulated.label)
+    return sparse.csr_matrix(x.log1p())
+
+
+def pseudobulk(simulated: Simulated) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """What `sysvi.compare_systems` computes without its model, which its p-values do not depend on."""
+    profiles = donor_profiles(normalised(simulated), simulated.donor, simulated.label)
     system = np.zeros(len(profiles.n_cells), int)
     system[simulated.donor] = simulated.system
     for i, label in enumerate(LABELS):
@@ -318,14 +420,15 @@ def plot(summary: pd.DataFrame) -> None:
     """Realised false discovery rate and area under the precision-recall curve, by scenario and method."""
     from matplotlib.figure import Figure
 
-    methods = ["pseudobulk", "decoded", "model effect", "translated effect", "Wilcoxon"]
+    measured = summary.index.get_level_values("method")
+    methods = [method for group in METHODS.values() for method in group if method in measured]
     scenarios = [name for name in SCENARIOS if name in summary.index.get_level_values("scenario")]
     panels = {
         "unchanged: realised FDR": "Realised FDR, no difference",
         "planted: realised FDR": "Realised FDR, planted",
     }
     panels |= {"AUPRC of tested": "AUPRC (tested genes)"}
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True)
     for ax, (column, title) in zip(axes, panels.items(), strict=True):
         for k, scenario in enumerate(scenarios):

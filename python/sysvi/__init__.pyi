@@ -5,6 +5,7 @@ from ._core.events import Event as Event
 from ._core.settings import ModelSettings as ModelSettings
 from ._core.settings import Ramp as Ramp
 from ._core.settings import TrainSettings as TrainSettings
+from .api.differential_expression import differential_expression as differential_expression
 from .api.ensemble import Ensemble as Ensemble
 from .api.ensemble import load as load
 from .api.integrate import integrate as integrate

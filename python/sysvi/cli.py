@@ -374,6 +374,7 @@ OPTION_OF_ARGUMENT = {
     "cluster_key": "--cluster",
     "categorical_covariate_keys": "--covariate",
     "continuous_covariate_keys": "--continuous",
+    "groupby": "--groupby",
     "key_added": "--key",
     "label_key": "--label",
     "max_epochs": "--epochs",
@@ -1020,6 +1021,95 @@ def compare_systems(
     report.text(format_differences(table))
     for path in write_differences(table, output, figures):
         report.wrote(path)
+
+
+@main.command("differential-expression")
+@click.argument("input", type=click.Path(path_type=Path))
+@model_option
+@click.option("--groupby", required=True, help="Column of obs with the groups.")
+@click.option("--group1", multiple=True, help="First group; can be repeated (default: each group of the column).")
+@click.option("--group2", help="Second group (default: all cells of the other groups).")
+@click.option(
+    "--mode",
+    type=click.Choice(["change", "vanilla"]),
+    default="change",
+    show_default=True,
+    help="Probability of a change beyond --delta, or of any rise.",
+)
+@click.option(
+    "--delta",
+    type=click.FloatRange(0),
+    default=0.25,
+    show_default=True,
+    help="Log2 fold change above which a gene is changed.",
+)
+@click.option(
+    "--batch-correction", is_flag=True, help="Decode all cells alike: the mean over the systems and their batches."
+)
+@click.option(
+    "--fdr-target",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.05,
+    show_default=True,
+    help="Expected false discovery rate of the genes that are called.",
+)
+@click.option(
+    "--samples", "n_samples", type=click.IntRange(2), default=5000, show_default=True, help="Samples of each group."
+)
+@model_layer_option
+@raw_option
+@click.option("-o", "--output", type=FILE, required=True, help="The table to write (CSV).")
+@overwrite_option
+@device_option
+@click.option("--seed", type=click.IntRange(0), help="Random seed of the samples (default: the model's).")
+@reporting_options
+def differential_expression(
+    report: Report,
+    input: Path,
+    model_path: Path,
+    groupby: str,
+    group1: tuple[str, ...],
+    group2: str | None,
+    mode: Literal["change", "vanilla"],
+    delta: float,
+    batch_correction: bool,
+    fdr_target: float,
+    n_samples: int,
+    layer: str | None,
+    raw: bool,
+    output: Path,
+    overwrite: bool,
+    device: str,
+    seed: int | None,
+) -> None:
+    """Compare the expression that a model decodes for groups of cells, as scvi-tools does.
+
+    INPUT holds cells of systems and batches that the model knows, as counts or log-normalised. Writes a row for each
+    gene and comparison. Cells are not replicates: what differs between donors appears as a difference of the groups;
+    sysvi compare-systems tests over donors.
+    """
+    from sysvi._core.files import write_atomically
+    from sysvi._core.tables import write_csv
+    from sysvi.data.h5ad import check_output
+
+    check_output(output, overwrite)
+    table = sysvi.differential_expression(
+        sysvi.load(model_path, device=device),
+        read_input(input, raw, layer),
+        groupby,
+        group1 or None,
+        group2,
+        mode=mode,
+        delta=delta,
+        batch_correction=batch_correction,
+        fdr_target=fdr_target,
+        n_samples_overall=n_samples,
+        layer=layer,
+        seed=seed,
+        progress=report.on_event,
+    )
+    write_atomically(output, lambda path: write_csv(table, path, index_label="gene"), overwrite=overwrite)
+    report.wrote(output)
 
 
 def read_gene_names(given: str) -> list[str]:

@@ -423,6 +423,37 @@ def test_compare_systems_refuses_in_its_own_words(reference_and_query, tmp_path)
     assert not (tmp_path / "out").exists()
 
 
+def test_differential_expression_writes_what_python_gives(reference_and_query, tmp_path):
+    source, model, out = reference_and_query / "reference.h5ad", reference_and_query / "m", tmp_path / "out.csv"
+    options = ["--model", model, "--groupby", "cell_type", "--samples", "60", "--device", "cpu", "-o", out]
+    run("differential-expression", source, *options, "--group1", "type1", "--group2", "type2", "--seed", "4")
+    loaded, cells = sysvi.load(model, device="cpu"), anndata.read_h5ad(source)
+    settings = {"n_samples_overall": 60, "progress": False}
+    expected = sysvi.differential_expression(loaded, cells, "cell_type", "type1", "type2", seed=4, **settings)
+    pd.testing.assert_frame_equal(pd.read_csv(out, index_col="gene"), expected, check_dtype=False)
+    result = run("differential-expression", source, *options, code=1)
+    assert "out.csv exists already; pass --overwrite" in result.stderr
+    again = ["--mode", "vanilla", "--batch-correction", "--overwrite", "--json"]
+    lines = json_lines(run("differential-expression", source, *options, *again).stdout)
+    assert [line["stage"] for line in lines][-2:] == ["compare", "write"]
+    settings |= {"mode": "vanilla", "batch_correction": True}
+    expected = sysvi.differential_expression(loaded, cells, "cell_type", **settings)
+    assert expected["comparison"].nunique() > 2
+    pd.testing.assert_frame_equal(pd.read_csv(out, index_col="gene"), expected, check_dtype=False)
+
+
+def test_differential_expression_refuses_in_its_own_words(reference_and_query, tmp_path):
+    source, query = reference_and_query / "reference.h5ad", reference_and_query / "query.h5ad"
+    options = ["--model", reference_and_query / "m", "-o", tmp_path / "out.csv", "--device", "cpu"]
+    result = run("differential-expression", source, *options, "--groupby", "none", code=1)
+    assert "--groupby 'none' is not a column of obs: choose one of" in result.stderr
+    result = run("differential-expression", source, *options, "--groupby", "cell_type", "--group1", "x", code=1)
+    assert re.search(r"obs\['cell_type'\] has no group 'x': choose of", result.stderr)
+    result = run("differential-expression", query, *options, "--groupby", "cell_type", code=1)
+    assert re.search(r"obs\['batch'\] has .*, which the model does not know .*sysvi map --save-model", result.stderr)
+    assert not list(tmp_path.iterdir())
+
+
 def test_translate_refuses_before_work(reference_and_query, tmp_path):
     model, query = reference_and_query / "m", reference_and_query / "query.h5ad"
     (tmp_path / "out.h5ad").write_bytes(b"precious")

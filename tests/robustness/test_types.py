@@ -112,6 +112,12 @@ def functions(counts, prepared, model, tmp_path_factory):
                                                     "systems": ["system1", "system2"], "batch_key": "batch",
                                                     "layer": None, "min_cells": 2, "batch_size": None,
                                                     "progress": False}),
+        "differential_expression": (sysvi.differential_expression, {
+            "model": model, "adata": prepared, "groupby": "cell_type", "group1": ["type1"], "group2": "type2",
+            "idx1": None, "idx2": None, "mode": "change", "delta": 0.25, "batch_size": None, "all_stats": True,
+            "batch_correction": False, "batchid1": None, "batchid2": None, "fdr_target": 0.05,
+            "filter_outlier_cells": False, "n_samples_overall": 10, "test_mode": "two", "pseudocounts": 1.0,
+            "cred_interval_lvls": [0.9], "layer": None, "seed": 1, "progress": False}),
         "write_evaluation": (sysvi.write_evaluation, {"evaluation": evaluation, "folder": folder / "evaluation",
                                                       "figures": "png"}),
         "scib_table": (sysvi.scib_table, {"evaluation": evaluation}),
@@ -132,6 +138,7 @@ def functions(counts, prepared, model, tmp_path_factory):
 NAMES = [
     *("prepare", "map_orthologs", "join_systems", "setup_anndata", "evaluate", "batch_strength", "condition_mixing"),
     *("prior_components", "compare_runs", "load", "save", "embed", "decode", "translate", "compare_systems"),
+    "differential_expression",
     *("write_evaluation", "transfer_labels", "save_reference", "load_reference", "plot_reliability", "plot_confusion"),
     *("plot_labels", "plot_batch_strength", "scib_table"),
 ]

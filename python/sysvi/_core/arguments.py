@@ -130,24 +130,24 @@ def _describe(hint: Any, many: bool = False) -> str:
     return f"an object of the class {kind.__name__}"
 
 
-def row_numbers(indices: Sequence[int] | np.ndarray | None, n_cells: int) -> np.ndarray:
+def row_numbers(indices: Sequence[int] | np.ndarray | None, n_cells: int, argument: str = "indices") -> np.ndarray:
     """Turn `indices` into row numbers: None stands for all rows, a mask for its rows, -1 for the last row."""
     if indices is None:
         return np.arange(n_cells)
     if not isinstance(indices, Iterable):
-        raise InputError(f"indices is of type {type(indices).__name__}; give a list of rows or a mask.")
+        raise InputError(f"{argument} is of type {type(indices).__name__}; give a list of rows or a mask.")
     rows = np.asarray(indices)
     if rows.dtype == bool:
         if rows.shape != (n_cells,):
-            raise InputError(f"indices is a mask of shape {rows.shape}, but there are {n_cells} cells.")
+            raise InputError(f"{argument} is a mask of shape {rows.shape}, but there are {n_cells} cells.")
         return np.flatnonzero(rows)
     if rows.size and not np.issubdtype(rows.dtype, np.integer):
-        raise InputError(f"indices are of type {rows.dtype}; they must be whole numbers or a mask.")
+        raise InputError(f"{argument} are of type {rows.dtype}; they must be whole numbers or a mask.")
     if rows.ndim != 1:
-        raise InputError(f"indices are of shape {rows.shape}; give a list of rows, [3] for one.")
+        raise InputError(f"{argument} are of shape {rows.shape}; give a list of rows, [3] for one.")
     rows = rows.astype(np.int64)
     if rows.size and not -n_cells <= rows.min() <= rows.max() < n_cells:
-        raise InputError(f"indices reach from {rows.min()} to {rows.max()}, but there are {n_cells} cells.")
+        raise InputError(f"{argument} reach from {rows.min()} to {rows.max()}, but there are {n_cells} cells.")
     return np.where(rows < 0, rows + n_cells, rows)
 
 

@@ -17,6 +17,7 @@ from sysvi._core.device import choose_device
 from sysvi._core.errors import InputError
 from sysvi._core.seeds import generator
 from sysvi._core.settings import ModelSettings, TrainSettings, random_seed
+from sysvi.api.differential_methods import DifferentialMethodsOfScvi
 from sysvi.api.scvi_compat import MethodsOfScvi, NotInSysVI
 from sysvi.api.sysvi import SysVI, model_file, posteriors, write_model_folder
 from sysvi.data.cells import Cells, Vocabulary
@@ -32,7 +33,7 @@ MIN_CLOSENESS, MIN_CLOSENESS_OF_SEVERAL = 1.5, 2.75
 WORST_FIRST = ("failed", "interrupted", "stopped_early", "finished")  # status of an ensemble: the worst of its members
 
 
-class Ensemble(MethodsOfScvi):
+class Ensemble(DifferentialMethodsOfScvi, MethodsOfScvi):
     """Models of the same cells with different random seeds, combined into one embedding.
 
     The embedding is made of the principal components of the members' embeddings side by side

@@ -123,9 +123,6 @@ class MethodsOfScvi:
     get_likelihood_parameters = NotInSysVI(_NO_DISTRIBUTION)
     posterior_predictive_sample = NotInSysVI(_NO_DISTRIBUTION)
     get_feature_correlation_matrix = NotInSysVI(_NO_DISTRIBUTION)
-    differential_expression = NotInSysVI(
-        "compare the expression of the input between groups, for example with scanpy.tl.rank_genes_groups"
-    )
     differential_abundance = NotInSysVI(
         "compare numbers of cells in neighbourhoods of the embedding, for example with milo"
     )

@@ -41,6 +41,7 @@ from sysvi._core.settings import (
     whole_number,
 )
 from sysvi._version import __version__
+from sysvi.api.differential_methods import DifferentialMethodsOfScvi
 from sysvi.api.normalized_expression import DecodingMethodsOfScvi
 from sysvi.api.scvi_compat import (
     MethodsOfScvi,
@@ -115,7 +116,7 @@ def surgery_settings(trained: TrainSettings, n_cells: int, has_new_system: bool)
     }
 
 
-class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, MethodsOfScvi):
+class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, DifferentialMethodsOfScvi, MethodsOfScvi):
     """Integrate systems with a conditional VAE, a VampPrior and latent cycle-consistency.
 
     A drop-in for ``scvi.external.SysVI``: the same names with the same meanings, so its `batch_key` is the *system*.

@@ -199,6 +199,11 @@ class Target(NamedTuple):
     place: str
     warnings: tuple[str, ...]
 
+    def select(self, index: torch.Tensor) -> tuple[Covariates, Batches | None]:
+        """Covariates and batches of some cells."""
+        batches = None if self.batches is None else self.batches._replace(choice=self.batches.choice[index])
+        return self.covariates.select(index), batches
+
     def describe(self, n_cells: int, n_genes: int) -> Event:
         """The event that says what is decoded."""
         return Event("translate", f"Decoding {n_genes:,} genes of {n_cells:,} cells {self.place}", {"cells": n_cells})
@@ -299,9 +304,7 @@ def decoded_blocks(
     embeddings = [mean for mean, _ in posteriors(members, cells, np.arange(cells.n_cells), batch_size)]
     for start in range(0, cells.n_cells, step):
         rows = torch.arange(start, min(start + step, cells.n_cells))
-        index = rows.to(cells.device)
-        covariates = target.covariates.select(index)
-        batches = None if target.batches is None else target.batches._replace(choice=target.batches.choice[index])
+        covariates, batches = target.select(rows.to(cells.device))
         total = np.zeros((len(rows), len(genes)), np.float32)
         for member, z in zip(members, embeddings, strict=True):
             total += decode(member.module, z[rows], covariates, genes, batches, batch_size)

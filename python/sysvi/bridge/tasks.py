@@ -22,6 +22,7 @@ from sysvi._core.errors import InputError
 from sysvi._core.events import Event, OnEvent, preparation_reporter
 from sysvi._core.memory import check_memory
 from sysvi._core.settings import DEFAULT_PRESET, ModelSettings, TrainSettings
+from sysvi.api.differential_expression import differential_expression
 from sysvi.api.ensemble import Ensemble, load
 from sysvi.api.integrate import integrate
 from sysvi.api.query import extend_model
@@ -227,6 +228,19 @@ def _compare_systems(values: Values, arrays: Arrays, expression: ExpressionBuffe
         progress=on_event,
     )
     answer = {"table": _columns(table, "label", "gene", "system_1", "system_2")}
+    return answer, {"table": _numbers(table, answer["table"])}
+
+
+def _differential_expression(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_event: OnEvent) -> Answer:
+    """Compare the decoded expression of groups of cells; the answer is the table."""
+    table = differential_expression(
+        _load_model(values, arrays),
+        _anndata(values, arrays, expression),
+        **values["groups"],
+        **values["settings"],
+        progress=on_event,
+    ).reset_index()
+    answer = {"table": _columns(table, "gene", "comparison", "group1", "group2")}
     return answer, {"table": _numbers(table, answer["table"])}
 
 
@@ -523,6 +537,7 @@ TASKS: dict[str, Task] = {
     "map": _map,
     "translate": _translate,
     "compare_systems": _compare_systems,
+    "differential_expression": _differential_expression,
     "save_reference": _save_reference,
     "prepare_systems": _prepare_systems,
     "evaluate": _evaluate,

@@ -15,6 +15,7 @@ REPLACEMENTS = (
     (r"name the column of adata\.obs with the donors \(batch_key\)", "name the donors (donor)"),
     (r"\b(\w+)_key\b", r"\1"),
     (r"=True\b", " = TRUE"),
+    (r"\bn_samples_overall\b", "n_samples"),
     (r'run pip install "sysvi\[report\]"', "run sysvi_install() and restart R"),
     (r"\bsysvi\.save_reference\b", "SaveReferenceSysVI()"),
     (r"\bsysvi\.tune\b", "TuneSysVI()"),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 HIGHER_1, HIGHER_2, OTHER = "#4c78a8", "#e45756", "0.75"
 NAMED_GENES = 8  # in each panel of a volcano plot
+MIN_WIDTH = 7.0  # inches; the legend and the label of the axis take about as much
 LIMIT = 6.0  # largest log2 fold change of the heat map's colours
 SHARE = Limits(min=0, max=1)
 
@@ -54,7 +55,8 @@ def plot_volcano(table: pd.DataFrame, path: str | Path, *, max_fdr: float = 0.05
     labels = sorted(table["label"].unique())
     columns = min(len(labels), 3)
     rows = -(-len(labels) // columns)
-    figure = Figure(figsize=(4.2 * columns, 3.6 * rows + 0.4), layout="constrained")
+    width = max(4.2 * columns, MIN_WIDTH)
+    figure = Figure(figsize=(width, 3.6 * rows + 0.4), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax, label in zip(axes, labels, strict=False):
         _draw_volcano(ax, table[table["label"] == label], max_fdr)

@@ -115,6 +115,12 @@ def test_samples(model, adata):
         model.get_normalized_expression(gene_list=genes, n_samples=2, return_mean=False, return_numpy=False)
 
 
+def test_a_latent_library_size_is_none(model):
+    pd.testing.assert_frame_equal(
+        model.get_normalized_expression(library_size="latent"), model.get_normalized_expression()
+    )
+
+
 def test_samples_of_all_cells_together(model, adata):
     rows = [1, 2, 3]
     found = model.get_normalized_expression(indices=rows, n_samples_overall=300, seed=1)

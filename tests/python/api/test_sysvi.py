@@ -68,6 +68,8 @@ POSITIONAL_IN_SCVI_TOOLS = {
     "get_latent_representation": "adata indices give_mean mc_samples batch_size return_dist dataloader",
     "get_normalized_expression": "adata indices transform_batch gene_list library_size n_samples n_samples_overall "
     "weights batch_size return_mean return_numpy silent dataloader data_loader_kwargs",
+    "differential_expression": "adata groupby group1 group2 idx1 idx2 mode delta batch_size all_stats batch_correction "
+    "batchid1 batchid2 fdr_target silent weights filter_outlier_cells importance_weighting_kwargs dataloader",
     "save": "dir_path prefix overwrite save_anndata save_kwargs legacy_mudata_format datamodule",
     "load": "dir_path adata accelerator device prefix backup_url datamodule allowed_classes_names_list",
     "prepare_query_anndata": "adata reference_model return_reference_var_names inplace",

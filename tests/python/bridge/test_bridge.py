@@ -299,6 +299,24 @@ def test_compare_systems_equals_python(reference_and_query, tmp_path):
     assert any("type1 (2 of system1, 1 of system2)" in line for line in heard)
 
 
+def test_differential_expression_equals_python(reference_and_query, tmp_path):
+    reference, _, _, arrays = reference_and_query
+    labelled, columns = columns_of(reference, "cell_type", "system", "batch", "sex", "age")
+    settings = {"mode": "change", "delta": 0.5, "batch_correction": True, "n_samples_overall": 50, "seed": 3}
+    groups = {"groupby": "cell_type", "group1": ["type1", "type2"], "group2": None}
+    values = {**labelled, "genes": list(reference.var_names), "device": "cpu", "groups": groups, "settings": settings}
+    answer, out = call(
+        "differential_expression", json.dumps(values), {**columns, "model": arrays["model"]}, filled(reference.X)
+    )
+    header = json.loads(answer)["table"]
+    model = sysvi.load(tmp_path, device="cpu")
+    expected = sysvi.differential_expression(model, reference, **groups, **settings, progress=False).reset_index()
+    assert header["order"] == list(expected)
+    for name, values_of_column in header["texts"].items():
+        assert values_of_column == expected[name].tolist()
+    np.testing.assert_array_equal(out["table"], expected.drop(columns=list(header["texts"])).to_numpy(float))
+
+
 def test_prepare_systems_equals_python():
     counts = sysvi.datasets.simulate_systems(200, 150, n_markers=10, n_programme_genes=10, seed=1)
     human = counts[counts.obs["system"] == "system1"].copy()

@@ -258,3 +258,16 @@ def test_figures(table, tmp_path):
     with pytest.raises(InputError, match=r"no column 'effect': give a table of sysvi\.compare_systems"):
         sysvi.plot_volcano(table.drop(columns="effect"), tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()
+
+
+def test_all_words_of_a_volcano_plot_of_one_label_are_on_the_page(table, monkeypatch):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    drawn = []
+    monkeypatch.setattr("sysvi.differences.plots.save_figure", lambda figure, path: drawn.append(figure))
+    sysvi.plot_volcano(table[table["label"] == "type2"], "volcano.png")
+    canvas = FigureCanvasAgg(drawn[0])
+    canvas.draw()
+    for artist in (*drawn[0].legends, *drawn[0].texts, drawn[0]._supxlabel):
+        box = artist.get_window_extent(canvas.get_renderer())
+        assert 0 <= box.x0 < box.x1 <= drawn[0].bbox.width
