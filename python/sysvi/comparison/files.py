@@ -42,7 +42,9 @@ def write_comparison(comparison: Comparison, obs: pd.DataFrame, figures: str, on
         write_atomically(folder / f"{name}.csv", partial(write_csv, table, index=False))
     versions = json.dumps(comparison.versions, indent=1) + "\n"
     write_atomically(folder / "versions.json", lambda path: path.write_text(versions))
-    write_atomically(folder / "notes.txt", lambda path: path.write_text("\n".join(comparison.notes) + "\n"))
+    write_atomically(
+        folder / "notes.txt", lambda path: path.write_text("\n".join(comparison.notes) + "\n", encoding="utf-8")
+    )
     if comparison.table.empty:
         for name in ("comparison", "umaps"):  # figures of an earlier comparison in this folder
             (folder / f"{name}.{figures}").unlink(missing_ok=True)
