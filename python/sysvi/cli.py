@@ -329,6 +329,7 @@ def reporting_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @contextmanager
 def reporting(as_json: bool, quiet: bool, shown: list[str]) -> Iterator[OnEvent]:
     """Choose how events are shown, and show warnings (listed in `shown`), errors and interrupts as one line each."""
+    from sysvi._core.backend_of_figures import check_backend_of_figures
     from sysvi._core.progress import JsonLines, ProgressBar
 
     on_event: OnEvent = JsonLines() if as_json else ignore_event if quiet else ProgressBar()
@@ -341,6 +342,7 @@ def reporting(as_json: bool, quiet: bool, shown: list[str]) -> Iterator[OnEvent]
     with warnings.catch_warnings(), raise_interrupts():
         warnings.showwarning = show_warning
         try:
+            check_backend_of_figures()
             yield on_event
         except KeyboardInterrupt:
             fail(f"Interrupted{by_signal()}; no file was left half-written.", on_event, as_json, exit_status())
@@ -405,7 +407,10 @@ PHRASES = (
     (r" \(of SysVI: weight_batches=True\)", ""),
     (r"take adata = adata\.raw\.to_adata\(\)", "pass --raw"),
     (r"run adata = sysvi\.prepare\(.*?\) first", "run sysvi prepare first"),
-    (r"\(orthologs\)", "(--orthologs)"),
+    (r" \(see the argument layer\)", " (--layer)"),
+    (r", or name the one with the new gene names \(argument target\)", " in the file"),
+    (r"\((orthologs|systems)\)", r"(--\1)"),
+    (r"\(colors\)", "(--color)"),
     (
         r"join the systems with sysvi\.join_systems\(\.\.\., genes='union'\) first",
         "give sysvi prepare a file of each system",
@@ -1019,7 +1024,7 @@ def compare_systems(
         progress=report.on_event,
     )
     report.text(format_differences(table))
-    for path in write_differences(table, output, figures):
+    for path in write_differences(table, output, figures, overwrite):
         report.wrote(path)
 
 
@@ -1200,7 +1205,7 @@ def evaluate(
     )
     report.text(in_words_of_options(format_evaluation(evaluation)))
     if output is not None:
-        for path in write_evaluation(evaluation, output, figures):
+        for path in write_evaluation(evaluation, output, figures, overwrite=overwrite):
             report.wrote(path)
 
 

@@ -5,7 +5,6 @@ A row says how the input is made, through which door it comes, and which words t
 
 import gzip
 import os
-import re
 import tempfile
 from pathlib import Path
 
@@ -14,13 +13,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata.io import write_elem
-from click.testing import CliRunner
 from hdf5_edits import replace
+from refusals import check_refusal, check_sentence
 from scipy import sparse
 from soak import files_in
 
 import sysvi
-from sysvi.cli import main
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -414,20 +412,6 @@ OPTIONS = [
 ]
 
 
-def check_refusal(folder, command, words, before):
-    """Run a command in `folder`; it must fail in one sentence with these words and leave the files as they were."""
-    result = CliRunner().invoke(main, command.split(), standalone_mode=True)
-    assert result.exit_code in (1, 2), result.output
-    assert isinstance(result.exception, SystemExit), result.exception
-    errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
-    assert len(errors) == 1, result.output
-    assert result.stderr.endswith(f"{errors[0]}\n")
-    assert "Traceback" not in result.output
-    assert re.search(words, errors[0]), errors[0]
-    assert len(errors[0]) < 700
-    assert files_in(folder) == before
-
-
 @pytest.mark.parametrize(("make", "words"), [pytest.param(*row[1:], id=row[0]) for row in FILES])
 def test_files(cells, tmp_path, monkeypatch, make, words):
     monkeypatch.chdir(tmp_path)
@@ -771,13 +755,6 @@ def test_python(cells, tmp_path, monkeypatch, call, words):
         call(cells)
     check_sentence(raised.value)
     assert files_in(tmp_path) == set()
-
-
-def check_sentence(error):
-    message = str(error)
-    assert "\n" not in message
-    assert message.endswith((".", ")"))
-    assert len(message) < 900
 
 
 MODEL = [

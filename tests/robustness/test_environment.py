@@ -37,6 +37,16 @@ def test_neither_package_nor_home_can_be_written(counts, tmp_path, run_sysvi):
     assert "X_sysVI" in anndata.read_h5ad(tmp_path / "out.h5ad").obsm
 
 
+@pytest.mark.parametrize("command", ["evaluate", "integrate"])
+def test_a_backend_that_matplotlib_does_not_know(counts, tmp_path, run_sysvi, command):
+    options = "--system system --embedding X_pca" if command == "evaluate" else "--system system -o out.h5ad"
+    status, output = run_sysvi(command, counts, *options.split(), env=os.environ | {"MPLBACKEND": "nonsense"})
+    assert status == 1
+    assert output.startswith("Error: The environment variable MPLBACKEND is 'nonsense', which is no backend of")
+    assert output.count("\n") == 1
+    assert files_in(tmp_path) == set()
+
+
 def test_without_any_folder_for_temporary_files_functions_are_compiled_without_a_cache(monkeypatch):
     def refuse(*args, **kwargs):
         raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")

@@ -20,6 +20,12 @@ COMMANDS = {
     "prepare": f"prepare in.h5ad {COLUMNS} --min-cells 3 -o out.h5ad --overwrite",
     "evaluate": f"evaluate in.h5ad {COLUMNS} --embedding X_new --metric iLISI -o out --overwrite",
     "tune": f"tune in.h5ad {COLUMNS} --label cell_type --cycle-weight 2 --seeds 1 --epochs 1 -o out",
+    "prepare files": f"prepare a.h5ad b.h5ad {COLUMNS} --min-cells 3 -o out.h5ad --overwrite",
+    "prepare a store": f"prepare a.h5ad b.h5ad {COLUMNS} --min-cells 3 -o out.zarr --overwrite",
+    "map": "map in.h5ad --model model --epochs 1 -o out.h5ad --overwrite",
+    "translate": "translate in.h5ad --model model --to-system system1 -o out.h5ad --overwrite",
+    "transfer": "transfer integrated.h5ad integrated.h5ad --label cell_type -o out.h5ad --overwrite",
+    "compare-systems": "compare-systems in.h5ad --model model --label cell_type --min-cells 3 -o out --overwrite",
     "batch-strength": f"batch-strength in.h5ad {COLUMNS} --label cell_type --min-cells 3 -o out.csv --overwrite",
 }
 
@@ -36,16 +42,13 @@ def largest_file(n_bytes):
 
 
 @pytest.fixture(scope="module")
-def compiled(counts):
-    """Functions are compiled and cached, which the disk must have space for, too."""
-    sysvi.integrate(
-        sysvi.prepare(anndata.read_h5ad(counts), "system", "batch", min_cells=3),
-        "system",
-        "batch",
-        members=2,
-        max_epochs=1,
-        progress=False,
-    )
+def results(counts, tmp_path_factory):
+    """A folder with a model and its cells. Functions are compiled and cached, which needs space on the disk, too."""
+    folder = tmp_path_factory.mktemp("results")
+    adata = sysvi.prepare(anndata.read_h5ad(counts), "system", "batch", min_cells=3)
+    sysvi.integrate(adata, "system", "batch", members=2, max_epochs=1, progress=False).save(folder / "model")
+    adata.write_h5ad(folder / "integrated.h5ad")
+    return folder
 
 
 @pytest.fixture
@@ -61,8 +64,11 @@ def folder(counts, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("n_bytes", [0, 100, 3000])
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.usefixtures("compiled")
-def test_commands(folder, command, n_bytes):
+def test_commands(folder, results, command, n_bytes):
+    shutil.copytree(results, folder, dirs_exist_ok=True)
+    adata = anndata.read_h5ad("in.h5ad")
+    for name, system in (("a", "system1"), ("b", "system2")):
+        adata[adata.obs["system"] == system].write_h5ad(f"{name}.h5ad")
     with largest_file(n_bytes):
         result = CliRunner().invoke(main, COMMANDS[command].split())
     assert result.exit_code == 1, result.output

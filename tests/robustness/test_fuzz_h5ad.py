@@ -1,4 +1,4 @@
-"""Fuzzer of h5ad files: refused in a sentence, or prepared to cells of the right form.
+"""Fuzzer of h5ad files: refused in a sentence, or prepared to cells of the right form; the same of a dry run.
 
 Whole blocks of zeros are not among the damages: HDF5 itself never ends when it reads a heap of strings of size zero.
 """
@@ -107,9 +107,13 @@ DAMAGES = (flip_bits, truncate, change_values, change_values, change_attribute, 
 def cases(folder, seed):
     import anndata
     import numpy as np
+    import torch
     from scipy import sparse
 
     import sysvi
+    from sysvi.api.dry_run import describe_run
+    from sysvi.api.storage import choose_storage
+    from sysvi.data.columns import Columns
     from sysvi.data.h5ad import read_h5ad
 
     rng = random.Random(seed)
@@ -133,18 +137,25 @@ def cases(folder, seed):
         assert prepared.n_vars <= N_GENES
         assert np.isfinite(prepared.X.data).all()
 
+    def dry_run(layer, raw):
+        adata = read_h5ad(path, raw=raw)
+        storage = choose_storage(adata, layer, None, 1, torch.device("cpu"))
+        describe_run(adata, Columns.from_arguments("system", "batch", layer=layer), storage, False, 0, {"seed": 0})
+
     def attempt(source, damage, case_seed):
         path.unlink(missing_ok=True)  # else HDF5 may show the old content, if it has the file open still
         path.write_bytes(source.read_bytes())
         with suppress(OSError, KeyError, ValueError, RuntimeError):  # h5py may refuse to make this damage
             damage(random.Random(case_seed), path)
         layer = rng.choice(LAYERS)
+        raw = layer is None and rng.random() < 0.2
         exact = damage in (
             truncate,
             change_attribute,
             remove,
         )  # values are not changed, and h5ad files have no checksums
-        return outcome(partial(prepare, layer, raw=layer is None and rng.random() < 0.2, exact=exact))
+        outcome(partial(dry_run, layer, raw))
+        return outcome(partial(prepare, layer, raw, exact))
 
     while True:
         source, damage, case_seed = folder / f"{rng.choice([None, 'gzip'])}.h5ad", rng.choice(DAMAGES), rng.random()

@@ -118,7 +118,7 @@ def test_prepared_expression_in_a_layer_without_x(cells):
 
 
 def test_no_two_samples_of_a_type_give_a_table_without_a_figure(cells, tmp_path):
-    cells.obs["own"] = list(cells.obs_names)
+    cells.obs["own"] = cells.obs["batch"]
     cells.write_h5ad("in.h5ad")
     result = run("batch-strength in.h5ad --system system --batch batch --label own -o out.csv")
     assert "Wrote out.csv, and no figure: there are no two samples of one cell type" in result.output

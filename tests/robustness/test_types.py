@@ -66,6 +66,11 @@ def functions(counts, prepared, model, tmp_path_factory):
     evaluation = sysvi.evaluate_in_detail(prepared, ["Z"], **LABELLED, min_cells=5, progress=False)
     strength = sysvi.batch_strength(prepared, **LABELLED, min_cells=2)
     batches = list(prepared.obs["batch"].unique())
+    integrated, query = prepared.copy(), prepared[:40].copy()
+    sysvi.integrate(integrated, **KEYS, members=2, max_epochs=1, n_hidden=8, n_latent=3, device="cpu", progress=False)
+    files = [folder / "system1.h5ad", folder / "system2.h5ad"]
+    for path in files:
+        counts[counts.obs["system"] == path.stem].write_h5ad(path)
     adatas = {"a": counts[:60].copy(), "b": counts[60:].copy()}
     for adata in adatas.values():
         del adata.obs["system"]
@@ -118,8 +123,18 @@ def functions(counts, prepared, model, tmp_path_factory):
             "batch_correction": False, "batchid1": None, "batchid2": None, "fdr_target": 0.05,
             "filter_outlier_cells": False, "n_samples_overall": 10, "test_mode": "two", "pseudocounts": 1.0,
             "cred_interval_lvls": [0.9], "layer": None, "seed": 1, "progress": False}),
+        "map_query": (sysvi.map_query, {"model": model, "query": query, "system_key": "system", "batch_key": "batch",
+                                        "layer": None, "orthologs": None, "max_epochs": 1, "key_added": "X_sysVI",
+                                        "device": "cpu", "seed": 0, "progress": False}),
+        "report": (sysvi.report, {"adata": integrated, "path": folder / "report.html", "label_key": "cell_type",
+                                  "embedding": "X_sysVI", "colors": [], "max_cells": 20, "overwrite": True,
+                                  "device": "cpu", "seed": 0, "progress": False}),
+        "prepare_files": (sysvi.prepare_files, {"files": files, "output": folder / "all.h5ad", **KEYS, "layer": None,
+                                                "system_of_file": None, "orthologs": None, "n_top_genes": 50,
+                                                "min_cells": 2, "target_sum": 1e4, "fractional_counts": False,
+                                                "flavor": "seurat", "seed": 0, "overwrite": True, "report": None}),
         "write_evaluation": (sysvi.write_evaluation, {"evaluation": evaluation, "folder": folder / "evaluation",
-                                                      "figures": "png"}),
+                                                      "figures": "png", "overwrite": True}),
         "scib_table": (sysvi.scib_table, {"evaluation": evaluation}),
         "transfer_labels": (sysvi.transfer_labels, {**cells, **LABELLED, "embedding": "Z", "cluster_key": "cell_type",
                                                     "n_neighbors": 5, "min_confidence": 0.5, "max_known_unknown": 0.1,
@@ -140,7 +155,7 @@ NAMES = [
     *("prior_components", "compare_runs", "load", "save", "embed", "decode", "translate", "compare_systems"),
     "differential_expression",
     *("write_evaluation", "transfer_labels", "save_reference", "load_reference", "plot_reliability", "plot_confusion"),
-    *("plot_labels", "plot_batch_strength", "scib_table"),
+    *("plot_labels", "plot_batch_strength", "scib_table", "map_query", "report", "prepare_files"),
 ]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from sysvi._core.backend_of_figures import check_backend_of_figures
 from sysvi._core.errors import InputError
 from sysvi._core.events import Event, as_json
 from sysvi.bridge.tasks import TASKS
@@ -72,6 +73,7 @@ def call(
         warnings.simplefilter("always", UserWarning)  # whatever filters other packages of the session have set
         warnings.showwarning = show_warning
         try:
+            check_backend_of_figures()
             answer, out = TASKS[task](json.loads(values), arrays, expression or ExpressionBuffer(), report)
         except (InputError, NonFiniteLossError) as error:
             answer, out = {"error": translate_for_r(str(error))}, {}

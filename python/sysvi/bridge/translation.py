@@ -13,6 +13,7 @@ REPLACEMENTS = (
     (r"(?:\b(?:adata|reference|query)\.)?obsm?\['(.*?)'\]", r"'\1'"),
     (r"\b(reference|query)\.obs\b", r"the metadata of the \1"),
     (r"name the column of adata\.obs with the donors \(batch_key\)", "name the donors (donor)"),
+    (r", or name the one with the new gene names \(argument target\)", " in the table"),
     (r"\b(\w+)_key\b", r"\1"),
     (r"=True\b", " = TRUE"),
     (r"\bn_samples_overall\b", "n_samples"),

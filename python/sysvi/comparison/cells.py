@@ -90,5 +90,7 @@ def write_cells(cells: AnnData, folder: Path, for_r: bool) -> None:
     for name, dtype in {"data": "<f4", "indices": "<i4", "indptr": "<i4"}.items():
         array = getattr(cells.X, name).astype(dtype)
         write_atomically(folder / f"expression.{name}", array.tofile)
-    write_atomically(folder / "genes.txt", lambda path: path.write_text("\n".join(cells.var_names) + "\n"))
+    write_atomically(
+        folder / "genes.txt", lambda path: path.write_text("\n".join(cells.var_names) + "\n", encoding="utf-8")
+    )
     write_atomically(folder / "obs.csv", cells.obs.to_csv)

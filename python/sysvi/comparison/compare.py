@@ -10,6 +10,7 @@ from typing import Any, Literal
 from anndata import AnnData
 
 from sysvi._core.arguments import check_types
+from sysvi._core.backend_of_figures import check_backend_of_figures
 from sysvi._core.errors import InputError
 from sysvi._core.events import Event, OnEvent
 from sysvi._core.files import check_folder, create_folder, locked_folder
@@ -133,6 +134,7 @@ def compare(
         constraint=constraint,
         adapters=adapters,
     )
+    check_backend_of_figures()
     on_event = as_callback(progress)
     start = time.perf_counter()
     known_methods = read_methods([ADAPTERS, *([Path(adapters)] if adapters else [])])

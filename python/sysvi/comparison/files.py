@@ -49,7 +49,9 @@ def write_comparison(comparison: Comparison, obs: pd.DataFrame, figures: str, on
     write_atomically(folder / "versions.json", lambda path: path.write_text(versions))
     arguments = json.dumps(comparison.arguments, indent=1) + "\n"
     write_atomically(folder / ARGUMENTS, lambda path: path.write_text(arguments, encoding="utf-8"))
-    write_atomically(folder / "notes.txt", lambda path: path.write_text("\n".join(comparison.notes) + "\n"))
+    write_atomically(
+        folder / "notes.txt", lambda path: path.write_text("\n".join(comparison.notes) + "\n", encoding="utf-8")
+    )
     if comparison.table.empty:
         for name in ("comparison", "umaps"):  # figures of an earlier comparison in this folder
             (folder / f"{name}.{figures}").unlink(missing_ok=True)

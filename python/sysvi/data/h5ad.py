@@ -142,6 +142,11 @@ def check_output(path: Path, overwrite: bool, n_bytes: int = 0) -> None:
     check_free_space(path, n_bytes)
 
 
+def writable_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with another name of the column of the reserved name ``_index``, if it has one."""
+    return table.rename(columns={RESERVED_COLUMN: "index"})
+
+
 def write_anndata(path: Path, adata: AnnData) -> None:
     """Write an h5ad file.
 
@@ -159,7 +164,7 @@ def write_anndata(path: Path, adata: AnnData) -> None:
         table = getattr(adata, axis)
         if RESERVED_COLUMN in table:
             adata = adata.copy()
-            setattr(adata, axis, table.rename(columns={RESERVED_COLUMN: "index"}))
+            setattr(adata, axis, writable_columns(table))
     adata.strings_to_categoricals()
     # anndata before 0.11 cannot read nullable strings, so the output has them only where the input does.
     with open_for_writing(path, "w") as file, anndata.settings.override(allow_write_nullable_strings=True):

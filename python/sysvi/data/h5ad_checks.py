@@ -43,7 +43,7 @@ def check_structure(file: h5py.File) -> None:
     for part in parts:
         for group in _groups(part):
             if _is_sparse(group):
-                _check_sparse(group)
+                check_sparse_group(group)
 
 
 def named_layers(file: h5py.File) -> Iterator[tuple[str, h5py.Group | h5py.Dataset]]:
@@ -120,8 +120,14 @@ def _sparse_shape(group: h5py.Group) -> tuple[int, ...]:
     return tuple(int(n) for n in attributes["shape" if "shape" in attributes else "h5sparse_shape"])
 
 
-def _check_sparse(group: h5py.Group) -> None:
-    """Shape, pointers and lengths of a sparse matrix must go together."""
+def check_sparse_group(group: Any) -> None:
+    """Shape, pointers and lengths of a sparse matrix, in an h5ad file or a zarr store, must go together.
+
+    Raises
+    ------
+    ValueError
+        If they do not.
+    """
     shape = _sparse_shape(group)
     kind = group.attrs.get("encoding-type", group.attrs.get("h5sparse_format", ""))
     data, indices, indptr = (group[name] for name in ("data", "indices", "indptr"))
@@ -133,5 +139,5 @@ def _check_sparse(group: h5py.Group) -> None:
     if data.ndim != 1 or data.shape != indices.shape:
         raise ValueError(f"{group.name} has {data.shape} values, but indices of {indices.shape}")
     starts = indptr[:]
-    if starts[0] != 0 or starts[-1] != len(data) or (starts[1:] < starts[:-1]).any():
+    if starts[0] != 0 or starts[-1] != data.shape[0] or (starts[1:] < starts[:-1]).any():
         raise ValueError(f"{group.name} has an indptr that does not rise from 0 to its number of values")

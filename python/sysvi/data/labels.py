@@ -12,6 +12,7 @@ from sysvi._core.checks import MISSING_NAMES, check_obs_column, get_obs_column, 
 from sysvi._core.errors import InputError
 
 UNLABELLED = (*MISSING_NAMES, "unlabelled", "unlabeled", "unknown", "unassigned")
+MANY_GROUPS = 100  # more than this, most of them of one cell, are no groups of cells
 
 
 def is_labelled(labels: pd.Series, unlabelled: Iterable[str] = UNLABELLED) -> np.ndarray:
@@ -42,6 +43,33 @@ def is_labelled(labels: pd.Series, unlabelled: Iterable[str] = UNLABELLED) -> np
     return ~is_missing(labels) & ~names.isin(meaningless).to_numpy(bool)
 
 
+def check_groups(names: np.ndarray, where: str) -> None:
+    """Check that a column names groups of cells and not single cells, of which measures take long and say nothing.
+
+    Parameters
+    ----------
+    names
+        Group of each cell, (n,).
+    where
+        The column, for the message.
+
+    Raises
+    ------
+    InputError
+        If there are more than 100 groups, and fewer than two cells for each.
+
+    Examples
+    --------
+    >>> check_groups(np.arange(500) // 2, "adata.obs['cell_type']")
+    """
+    n_groups = len(set(names))
+    if n_groups > MANY_GROUPS and 2 * n_groups > len(names):
+        raise InputError(
+            f"{where} has {n_groups:,} different values in {len(names):,} cells, so it names single cells: choose a "
+            "column whose values many cells share."
+        )
+
+
 def read_labels(
     adata: AnnData, key: str | None, unlabelled: Iterable[str] = UNLABELLED, *, argument: str = "label_key"
 ) -> tuple[np.ndarray | None, np.ndarray]:
@@ -68,7 +96,7 @@ def read_labels(
     Raises
     ------
     InputError
-        If there is no such column, or it labels no cell.
+        If there is no such column, or it labels no cell, or it names single cells (`check_groups`).
 
     Examples
     --------
@@ -85,7 +113,9 @@ def read_labels(
         raise InputError(
             f"adata.obs[{key!r}] ({argument}) labels no cell: choose another column, or give no {argument}."
         )
-    return column.astype(str).to_numpy(dtype=object), labelled
+    labels = column.astype(str).to_numpy(dtype=object)
+    check_groups(labels[labelled], f"adata.obs[{key!r}] ({argument})")
+    return labels, labelled
 
 
 def stratified_sample(

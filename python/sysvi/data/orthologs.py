@@ -415,7 +415,7 @@ def _columns(table: pd.DataFrame, var_names: pd.Index, source: str | None, targe
         if len(others) > 1:
             raise InputError(
                 f"The orthologue table has more than two columns ({listing(columns)}): "
-                "choose the column with the new gene names with the argument target."
+                "keep two of them, or name the one with the new gene names (argument target)."
             )
         target = others[0]
     if source in var_names:

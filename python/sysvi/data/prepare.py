@@ -190,8 +190,7 @@ def prepare(
     )  # (n_systems, n_genes)
     if normalize is None:
         report(f"The input looks like {'counts' if is_counts else 'log-normalised expression'}")
-    mark = adata.uns.get("log1p")  # scanpy's; after a round trip through R it may be no mapping any more
-    base = mark.get("base") if not is_counts and isinstance(mark, Mapping) else None
+    base = None if is_counts else logarithm_base(adata.uns)
     chosen = choose_genes(
         matrix,
         where,
@@ -337,6 +336,32 @@ def ignore_few_genes_warning() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Only .* genes remain")
         yield
+
+
+def logarithm_base(uns: Mapping[str, Any]) -> float | None:
+    """Base of the logarithm of the expression, as scanpy notes it in ``uns["log1p"]``.
+
+    Parameters
+    ----------
+    uns
+        Further entries of an AnnData.
+
+    Returns
+    -------
+    float or None
+        None for the natural logarithm, and if there is no note, or one that lost its form, as in R.
+
+    Examples
+    --------
+    >>> logarithm_base({"log1p": {"base": 2}}), logarithm_base({"log1p": {"base": None}}), logarithm_base({})
+    (2.0, None, None)
+    """
+    mark = uns.get("log1p")
+    try:
+        base = float(np.asarray(mark["base"]).item()) if isinstance(mark, Mapping) else np.nan
+    except (KeyError, TypeError, ValueError):
+        return None
+    return base if 0 < base < np.inf and base != 1 else None
 
 
 def log_normalise(x: sparse.csr_matrix, total: np.ndarray, target_sum: float) -> None:

@@ -28,11 +28,13 @@ from sysvi._core.checks import (
     check_shared_genes,
     check_unique_names,
     get_expression,
+    is_missing,
     listing,
 )
 from sysvi._core.errors import InputError
 from sysvi._core.seeds import generator
 from sysvi._core.settings import flag, positive_number, random_seed, whole_number
+from sysvi.data.h5ad import RESERVED_COLUMN, writable_columns
 from sysvi.data.joined import JoinedRows, SelectedGenes
 from sysvi.data.orthologs import join_systems, map_orthologs
 from sysvi.data.prepare import (
@@ -44,6 +46,7 @@ from sysvi.data.prepare import (
     detect_genes,
     group_cells,
     log_normalise,
+    logarithm_base,
 )
 from sysvi.data.row_blocks import read_into_memory, read_rows
 from sysvi.data.store_writer import check_store_output, write_store
@@ -163,7 +166,11 @@ def prepare_files(
     >>> sysvi.integrate(path, "system", "batch", max_epochs=2, members=1, progress=False).adata.obsm["X_sysVI"].shape
     (300, 15)
     """
-    check_types(prepare_files, flavor=flavor, overwrite=overwrite, report=report, layer=layer)
+    check_types(prepare_files, flavor=flavor, overwrite=overwrite, report=report, layer=layer, output=output)
+    check_types(prepare_files, system_key=system_key, batch_key=batch_key, files=files)
+    check_types(prepare_files, system_of_file=system_of_file, orthologs=orthologs)
+    files = list(files)
+    check_types(prepare_files, files=files)  # of an iterable that is no list, each item
     report = report or (lambda line: None)
     path = Path(output)
     n_top_genes, min_cells = whole_number("n_top_genes", n_top_genes, 1), whole_number("min_cells", min_cells, 0)
@@ -171,6 +178,8 @@ def prepare_files(
     fractional_counts = flag("fractional_counts", fractional_counts)
     if flavor not in FLAVORS:
         raise InputError(f"flavor is {flavor!r}; it must be 'cell_ranger' or 'seurat'.")
+    if RESERVED_COLUMN in (system_key, batch_key):
+        raise InputError(f"A column must not be called {RESERVED_COLUMN!r}: rename it, and name it anew.")
     check_store_output(path, overwrite)
     sources = _open_all(files, path, layer, system_key, system_of_file or {}, orthologs or {}, report)
     genes = _shared_genes(sources)
@@ -302,11 +311,12 @@ def _open_all(
     report: Callable[[str], None],
 ) -> list[_Source]:
     """Open the files, find their systems, and rename the genes of other species."""
-    if isinstance(files, str | PathLike) or not len(files):
-        raise InputError(f"files is {files!r}; give a list of at least one h5ad file or zarr store.")
+    if not files:
+        raise InputError("files is empty: give a list of at least one h5ad file or zarr store.")
     paths = [Path(file) for file in files]
-    if len(set(paths)) < len(paths):
-        raise InputError(f"{next(p for p in paths if paths.count(p) > 1)} is given twice: name each file once.")
+    resolved = [path.resolve() for path in paths]
+    if twice := [path for path, real in zip(paths, resolved, strict=True) if resolved.count(real) > 1]:
+        raise InputError(f"{twice[0]} is given twice: name each file once.")
     for pattern in system_of_file:
         if not any(fnmatch(str(path), pattern) for path in paths):
             raise InputError(
@@ -351,6 +361,8 @@ def _systems_of(path: Path, cells: AnnData, system_key: str, system_of_file: Map
     if not given:
         return check_obs_column(cells, system_key, "system_key")
     (name,) = given
+    if is_missing(pd.Series([name])).any():
+        raise InputError(f"system_of_file names its system {name!r}, which stands for missing values: rename it.")
     if system_key in cells.obs:
         found = check_obs_column(cells, system_key, "system_key")
         if (found != name).any():
@@ -385,7 +397,7 @@ def _join_obs(sources: Sequence[_Source], system_key: str, batch_key: str | None
     """The columns of ``obs`` that all files have, with the systems."""
     tables = []
     for source in sources:
-        table = source.obs.copy()
+        table = writable_columns(source.obs).copy()
         if batch_key is not None and batch_key != system_key:
             with _in_file(source.path):
                 table[batch_key] = check_obs_column(AnnData(obs=table), batch_key, "batch_key")
@@ -401,6 +413,8 @@ def _join_obs(sources: Sequence[_Source], system_key: str, batch_key: str | None
             )
             common.remove(name)
     obs = pd.concat([table[common] for table in tables])
+    for name in filter(lambda name: pd.api.types.is_object_dtype(obs[name]), obs):  # values of several types
+        obs[name] = obs[name].where(obs[name].isna(), obs[name].astype(str))
     if not obs.index.is_unique:
         stems = [source.path.stem for source in sources]
         labels = stems if len(set(stems)) == len(stems) else [str(i + 1) for i in range(len(stems))]
@@ -442,9 +456,7 @@ def _check_normalisation(sources: Sequence[_Source]) -> float | None:
     """Base of the logarithm of log-normalised files; an InputError if they were normalised differently."""
     bases, totals = {}, {}
     for source in sources:
-        mark = source.uns.get("log1p")
-        base = mark.get("base") if isinstance(mark, Mapping) else None
-        bases[source.path] = None if base is None else float(base)
+        base = bases[source.path] = logarithm_base(source.uns)
         block = SelectedGenes(source.matrix, np.arange(source.matrix.shape[1]))[
             0 : min(N_COMPARED_CELLS, len(source.obs))
         ]

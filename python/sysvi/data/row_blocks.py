@@ -61,13 +61,13 @@ def read_into_memory(matrix: Any) -> Any:
         Same values, sparse format and type.
     """
     if isinstance(matrix, CSRDataset | CSCDataset):
-        with _damage_as_input_error():
+        with _damage_as_input_error(matrix):
             matrix = matrix.to_memory()
     matrix = computed(matrix)
     if sparse.issparse(matrix):
         check_sparse(matrix)
         return matrix
-    with _damage_as_input_error():
+    with _damage_as_input_error(matrix):
         return np.asarray(matrix)
 
 
@@ -144,7 +144,7 @@ def row_blocks(matrix: Any, n_rows: int | None = None) -> Iterator[tuple[int, in
 
 def read_slice(matrix: Any, start: int, stop: int) -> sparse.csr_matrix:
     """Read rows start to stop of a matrix that `row_sliceable` returned, as `row_blocks` yields them."""
-    with _damage_as_input_error():
+    with _damage_as_input_error(matrix):
         block = sparse.csr_matrix(computed(matrix[start:stop]), dtype=np.float32)
     if isinstance(matrix, CSRDataset):
         check_sparse(block)
@@ -243,12 +243,20 @@ def stack_blocks(blocks: Iterable[sparse.csr_matrix], shape: tuple[int, int], ma
 
 
 @contextmanager
-def _damage_as_input_error() -> Iterator[None]:
-    """Turn the errors of reading from a damaged file into an InputError."""
+def _damage_as_input_error(matrix: Any) -> Iterator[None]:
+    """Turn the errors of reading a matrix from a damaged file into an InputError.
+
+    A damaged chunk of a zarr store can make its decoders raise anything.
+    """
+    is_on_disk = isinstance(matrix, CSRDataset | CSCDataset) or (hasattr(matrix, "chunks") and hasattr(matrix, "store"))
     try:
         yield
-    except OSError as error:
-        reason = str(error).splitlines()[0]
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        if not (is_on_disk or isinstance(error, OSError)):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"The expression cannot be read; its file is damaged ({reason}).") from error
 
 

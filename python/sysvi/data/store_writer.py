@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ def write_store(
     overwrite: bool,
 ) -> None:
     """Write cells with CSR expression in ``X``, which appear under their name only when they are complete.
+
+    In a zarr store, the chunks of ``X`` have checksums, by which damage is noticed when they are read.
 
     Parameters
     ----------
@@ -114,8 +117,12 @@ def write_store(
         root = import_zarr().open_group(temporary, mode="w")
 
         def create(group: Any, name: str, *, shape: tuple[int], dtype: type) -> Any:
-            make = getattr(group, "create_array", group.create_dataset)  # zarr 3, zarr 2
-            return make(name, shape=shape, dtype=dtype, chunks=(max(1, min(shape[0], CHUNK_VALUES)),))
+            chunks = (max(1, min(shape[0], CHUNK_VALUES)),)
+            if hasattr(group, "create_array"):  # zarr 3
+                compressors = import_module("zarr.codecs").ZstdCodec(checksum=True)
+                return group.create_array(name, shape=shape, dtype=dtype, chunks=chunks, compressors=compressors)
+            compressor = import_module("numcodecs").Zstd(checksum=True)
+            return group.create_dataset(name, shape=shape, dtype=dtype, chunks=chunks, compressor=compressor)
 
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "zarr v3 autosharding")  # small arrays; the large ones are made here

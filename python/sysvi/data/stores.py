@@ -11,7 +11,9 @@ from anndata.io import read_elem, sparse_dataset
 
 from sysvi._core.errors import InputError
 from sysvi.data.h5ad import read_h5ad
+from sysvi.data.h5ad_checks import check_sparse_group
 
+MOST_EMPTY_CHUNKS = 1000  # of an array, for each that is there
 ZARR_FILES = {".zgroup", ".zattrs", "zarr.json"}  # one of which a zarr store has
 
 
@@ -60,10 +62,14 @@ def _open_zarr(path: Path, raw: bool) -> AnnData:
             raise InputError(f"{path} is a zarr store but not one of anndata (without obs and var): convert it first.")
         if raw and "raw" not in store:
             raise InputError(f"{path} has no raw (--raw): leave the option out, or choose a layer.")
+        for name in ("obs", "var", "obsm", "uns"):
+            if name in store:
+                _check_chunks(path, store[name], zarr.Group)
         parts = {name: read_elem(store[name]) for name in ("obs", "var", "obsm", "uns") if name in store}
         shape = len(parts["obs"]), len(parts["var"])
         layers: dict[str, Any] = {}
         if raw:
+            _check_chunks(path, store["raw/var"], zarr.Group)
             parts["var"] = read_elem(store["raw/var"])
             shape = len(parts["obs"]), len(parts["var"])
             x = _on_disk(path, store["raw/X"], shape, zarr.Group)
@@ -82,6 +88,18 @@ def _open_zarr(path: Path, raw: bool) -> AnnData:
         ) from error
 
 
+def _check_chunks(path: Path, item: Any, group: Callable[..., Any]) -> None:
+    """Check that no array of a part of a store claims far more chunks than there are, which would take hours to read.
+
+    Chunks that hold zeros alone need not be there.
+    """
+    if isinstance(item, group):  # type: ignore[arg-type]
+        for name in item:
+            _check_chunks(path, item[name], group)
+    elif item.nchunks > MOST_EMPTY_CHUNKS * (1 + item.nchunks_initialized):
+        raise InputError(f"{path} is damaged: {item.path} claims to have {item.nchunks} chunks. Copy the store again.")
+
+
 def _on_disk(path: Path, matrix: Any, shape: tuple[int, int], group: Callable[..., Any]) -> Any:
     """A matrix of a store that is read when its values are needed, after a check of its shape and its chunks."""
     is_sparse = isinstance(matrix, group)  # type: ignore[arg-type]
@@ -95,4 +113,7 @@ def _on_disk(path: Path, matrix: Any, shape: tuple[int, int], group: Callable[..
                 f"{path} is damaged: {array.path} has {array.nchunks_initialized} of {array.nchunks} chunks. Copy the "
                 "store again."
             )
-    return sparse_dataset(matrix) if is_sparse else matrix
+    if not is_sparse:
+        return matrix
+    check_sparse_group(matrix)
+    return sparse_dataset(matrix)

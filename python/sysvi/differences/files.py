@@ -50,7 +50,7 @@ def check_output_folder(folder: Path, overwrite: bool) -> None:
     check_folder(folder, may_be_missing=True)
 
 
-def write_differences(table: pd.DataFrame, folder: Path, figures: str) -> list[Path]:
+def write_differences(table: pd.DataFrame, folder: Path, figures: str, overwrite: bool = True) -> list[Path]:
     """Write the table and, if it compares two systems, the figures that it has something for.
 
     Parameters
@@ -61,15 +61,22 @@ def write_differences(table: pd.DataFrame, folder: Path, figures: str) -> list[P
         Folder to write to; created if missing.
     figures
         File format of the figures: png, pdf or svg.
+    overwrite
+        Whether a table may be replaced. If not, one that another run wrote in the meantime is kept.
 
     Returns
     -------
     list of Path
         The files written.
+
+    Raises
+    ------
+    InputError
+        If a table is kept; this one is then beside it, under a name that the message gives.
     """
     create_folder(folder)
     paths = [folder / TABLE_FILE]
-    write_atomically(paths[0], lambda path: write_csv(table, path, index=False), overwrite=True)
+    write_atomically(paths[0], lambda path: write_csv(table, path, index=False), overwrite=overwrite)
     if len(table[["system_1", "system_2"]].drop_duplicates()) == 1:
         if table["p"].notna().any():
             paths.append(folder / f"volcano.{figures}")

@@ -19,7 +19,7 @@ from sysvi._core.events import Event, OnEvent, preparation_reporter
 from sysvi._core.progress import as_callback
 from sysvi._core.settings import random_seed, whole_number
 from sysvi.data.ensure_prepared import ensure_prepared
-from sysvi.data.labels import UNLABELLED, read_labels, stratified_sample
+from sysvi.data.labels import UNLABELLED, check_groups, read_labels, stratified_sample
 from sysvi.data.prepare import ignore_few_genes_warning
 from sysvi.evaluation.embedding_view import EmbeddingView
 from sysvi.evaluation.registry import choose_metrics
@@ -180,6 +180,7 @@ def evaluate_in_detail(
     system = check_obs_column(adata, system_key, "system_key")
     if len(set(system)) < 2:
         raise InputError(f"adata.obs[{system_key!r}] holds one system only ({system[0]}): mixing needs at least two.")
+    check_groups(system, f"adata.obs[{system_key!r}] (system_key)")
     batch = None if batch_key is None else check_obs_column(adata, batch_key, "batch_key")
     label, labelled = read_labels(adata, label_key, unlabelled)
     if not labelled.all():

@@ -53,7 +53,9 @@ def check_output_folder(folder: Path, overwrite: bool) -> None:
     check_folder(folder, may_be_missing=True)
 
 
-def write_evaluation(evaluation: Evaluation, folder: str | Path, figures: str = "png") -> list[Path]:
+def write_evaluation(
+    evaluation: Evaluation, folder: str | Path, figures: str = "png", *, overwrite: bool = True
+) -> list[Path]:
     """Write an evaluation into a folder; each file is written completely or not at all.
 
     Parameters
@@ -64,6 +66,8 @@ def write_evaluation(evaluation: Evaluation, folder: str | Path, figures: str = 
         Output folder, created if it does not exist.
     figures
         Format of the figures: ``"png"``, ``"pdf"`` or ``"svg"``.
+    overwrite
+        Whether an evaluation in the folder may be replaced. If not, one that another run wrote in the meantime is kept.
 
     Returns
     -------
@@ -71,8 +75,14 @@ def write_evaluation(evaluation: Evaluation, folder: str | Path, figures: str = 
         Files written: evaluation.csv, evaluation.json (table and notes), evaluation_mqc.json (the table for a MultiQC
         report), cells.csv and the figure evaluation; with labels also labels.csv and the figure labels; with metrics
         that scib-metrics has, too, scib.csv (`sysvi.scib_table`).
+
+    Raises
+    ------
+    InputError
+        If an evaluation is kept (the table of this one is then beside it, under a name that the message gives), or a
+        file cannot be written.
     """
-    check_types(write_evaluation, evaluation=evaluation, folder=folder, figures=figures)
+    check_types(write_evaluation, evaluation=evaluation, folder=folder, figures=figures, overwrite=overwrite)
     folder = create_folder(folder)
     cells = evaluation.per_cell.copy()
     cells.columns = cells.columns.map(": ".join)
@@ -88,7 +98,7 @@ def write_evaluation(evaluation: Evaluation, folder: str | Path, figures: str = 
     if not scib.empty:
         writers[SCIB_FILE] = lambda path: write_csv(scib, path, index_label="Embedding")
     for name, write in writers.items():
-        write_atomically(folder / name, write)
+        write_atomically(folder / name, write, overwrite=overwrite or name != TABLE_FILE)  # the table comes first
     paths = [folder / name for name in writers]
     figure_paths = [folder / f"evaluation.{figures}"]
     plot_evaluation(evaluation.table, figure_paths[0])

@@ -9,6 +9,7 @@ from pathlib import Path
 from anndata import AnnData
 
 from sysvi._core.arguments import check_types
+from sysvi._core.backend_of_figures import check_backend_of_figures
 from sysvi._core.checks import listing
 from sysvi._core.device import choose_device
 from sysvi._core.errors import InputError
@@ -149,6 +150,7 @@ def write_report(
     whole_number("max_cells", max_cells, MIN_CELLS)
     path, seed = Path(path), random_seed(seed)
     choose_device(device)  # what is wrong is said before the work
+    check_backend_of_figures()
     check_output(path, overwrite)
     libraries = load_libraries()
     content = collect(

@@ -116,17 +116,31 @@ def _from_json(values: Mapping[str, Any]) -> RunRecord:
     agreement, preparation = values.get("agreement"), values.get("preparation")
     if not isinstance(preparation, Mapping) or not set(preparation) >= PREPARATION_ENTRIES:
         preparation = None  # written by hand, or by a program that is not sysvi
+    member_seeds = tuple(values.get("member_seeds", [seed]))
+    losses = tuple(values["losses"])
+    if len(losses) != len(member_seeds) or not all(map(_are_losses, losses)):
+        raise ValueError("its losses are not those of its models")
     return RunRecord(
         Columns.from_json(values["columns"]),
         int(values["n_genes"]),
         ModelSettings(**values["model_settings"]),
         TrainSettings(**values["train_settings"]),
         seed,
-        tuple(values.get("member_seeds", [seed])),
-        tuple(values["losses"]),
+        member_seeds,
+        losses,
         None if agreement is None else np.asarray(agreement, np.float64),
         str(values["status"]),
         dict(values["versions"]),
         tuple((values["kernels"] or {}).get("why", ())),
         preparation,
+    )
+
+
+def _are_losses(values: Any) -> bool:
+    """Whether a value that was JSON is the losses of a model: lists of numbers, all as long as that of the epochs."""
+    return isinstance(values, Mapping) and all(
+        isinstance(term, list)
+        and len(term) == len(values.get("epoch", ()))
+        and all(x is None or isinstance(x, int | float) for x in term)
+        for term in (values.get("epoch"), *values.values())
     )

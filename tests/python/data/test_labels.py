@@ -84,6 +84,16 @@ def test_column_without_any_label_is_refused():
         read_labels(adata(["unknown", None]), "type")
 
 
+@pytest.mark.parametrize(("n_labels", "n_cells", "refused"), [(101, 201, True), (101, 202, False), (100, 100, False)])
+def test_a_column_that_names_single_cells_is_refused(n_labels, n_cells, refused):
+    cells = adata([f"type {i % n_labels}" for i in range(n_cells)] + ["unknown"] * 300)
+    if refused:
+        with pytest.raises(InputError, match=r"adata.obs\['type'\] \(label_key\) has 101 .* in 201 cells, .* single"):
+            read_labels(cells, "type")
+    else:
+        assert read_labels(cells, "type")[1].sum() == n_cells
+
+
 def test_a_sample_takes_all_unlabelled_cells_as_one_group():
     cells = adata(["beta"] * 100 + ["unknown", "Unassigned", "NA", None] * 10)
     cells.obs["system"] = "a"

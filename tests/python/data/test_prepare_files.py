@@ -1,6 +1,7 @@
 """Preparation of many files, against `prepare` of the same cells joined in memory."""
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -280,9 +281,15 @@ def test_mistakes_of_arguments(files, tmp_path):
         with pytest.raises(sysvi.InputError, match=message):
             sysvi.prepare_files(files, tmp_path / output, key, min_cells=3, **arguments)
 
-    refused("files is 'a.h5ad'; give a list", files="a.h5ad")
+    refused("files is the string 'a.h5ad'; it must be a list of strings or paths", files="a.h5ad")
+    refused("files is .* it must be a list of strings or paths", files=np.arange(2))
     refused("give a list of at least one", files=[])
     refused("is given twice", files=[files[0], files[0]])
+    (tmp_path / "link").symlink_to(files[0])
+    refused("is given twice", files=[files[0], tmp_path / "link"])
+    (tmp_path / "link").unlink()
+    refused("must not be called '_index'", key="_index")
+    refused("'NaN', which stands for missing values", key="species", system_of_file={"*": "NaN"})
     refused("There is no file", files=[files[0], tmp_path / "absent.h5ad"])
     refused(r"must end in \.h5ad", output="out.csv")
     refused("does not exist", output="absent/out.zarr")
@@ -365,3 +372,53 @@ def test_a_store_of_another_run_is_kept(files, tmp_path, monkeypatch):
         sysvi.prepare_files(files, output, "system", min_cells=3)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out-1.zarr", "out.zarr"]
     assert open_cells(tmp_path / "out-1.zarr").n_obs == 600
+
+
+def test_columns_that_a_file_cannot_hold_as_they_are(cells, tmp_path):
+    """The reserved name of SeuratDisk's columns, and categories that are numbers in one file and text in another."""
+    paths = [tmp_path / "system1.h5ad", tmp_path / "system2.h5ad"]
+    for path, clusters in zip(paths, ([1, 2], ["a", None]), strict=True):
+        part = cells[cells.obs["system"] == path.stem].copy()
+        part.obs["cluster"] = pd.Categorical([clusters[i % 2] for i in range(part.n_obs)])
+        part.obs["names"] = list(part.obs_names)
+        part.write_h5ad(path)
+        with h5py.File(path, "r+") as file:
+            obs = file["obs"]
+            order = ["_index" if name == "names" else name for name in obs.attrs["column-order"]]
+            obs.move(obs.attrs["_index"], "cell")
+            obs.move("names", "_index")
+            obs.attrs["_index"], obs.attrs["column-order"] = "cell", np.array(order, dtype=object)
+    found = anndata.read_h5ad(sysvi.prepare_files(paths, tmp_path / "all.h5ad", "system", min_cells=3)).obs
+    assert found["index"].tolist() == found.index.tolist()
+    is_first = found["system"] == "system1"
+    assert set(found["cluster"][is_first]) == {"1", "2"}
+    assert set(found["cluster"][~is_first].dropna()) == {"a"}
+    assert found["cluster"].isna().sum() == (~is_first).sum() // 2
+
+
+def test_a_mark_of_scanpy_that_lost_its_form_means_the_natural_logarithm(cells, tmp_path):
+    paths = []
+    for name, mark in (("system1", {"base": "natural"}), ("system2", {"base": np.array([])})):
+        part = cells[cells.obs["system"] == name].copy()
+        part.X = sp.csr_matrix(np.log1p(part.X.toarray() / part.X.sum(axis=1) * 1e4))
+        part.uns["log1p"] = mark
+        part.write_h5ad(tmp_path / f"{name}.h5ad")
+        paths.append(tmp_path / f"{name}.h5ad")
+    assert sysvi.prepare(anndata.read_h5ad(paths[0]), "batch", min_cells=3, normalize=False).n_vars
+    assert anndata.read_h5ad(sysvi.prepare_files(paths, tmp_path / "all.h5ad", "system", min_cells=3)).n_obs == 600
+
+
+def test_chunks_of_a_store_have_checksums(files, tmp_path):
+    store = sysvi.prepare_files(files, tmp_path / "all.zarr", "system", min_cells=3)
+    rng = np.random.default_rng(0)
+    for name in ("data", "indices", "indptr"):
+        [chunk] = [path for path in (store / "X" / name).rglob("*") if path.is_file() and not path.suffix]
+        intact = chunk.read_bytes()
+        for _ in range(5):
+            damaged = bytearray(intact)
+            damaged[rng.integers(len(intact))] ^= 1 << rng.integers(8)
+            chunk.write_bytes(damaged)
+            with pytest.raises(sysvi.InputError, match=r"damaged|cannot be read as a zarr store"):
+                read_rows(open_cells(store).X, np.arange(600))
+        chunk.write_bytes(intact)
+    assert read_rows(open_cells(store).X, np.arange(600)).nnz
