@@ -138,7 +138,9 @@ def gpu() -> str:
     """Milliseconds of a step on a GPU."""
     table = read("gpu_steps")
     best = table["ms"].min()
-    rows = [[r.step, number(r.ms), f"{r.ms / best:.1f}", number(r.peak_gb)] for r in table.sort_values("ms").itertuples()]
+    rows = [
+        [r.step, number(r.ms), f"{r.ms / best:.1f}", number(r.peak_gb)] for r in table.sort_values("ms").itertuples()
+    ]
     return markdown(["a step with", "ms", "times the shortest", "peak memory, GB"], rows)
 
 
@@ -173,16 +175,16 @@ def page() -> str:
 
 # Benchmarks
 
-Every number on this page is read from a table in [benchmarks/results](../benchmarks/results) by
-`python benchmarks/page.py`. The heading of each section names the command that measured the table. Machines differ and are
-noisy: read ratios rather than times. [All measurements](../benchmarks/README.md) describes the machine, the methods and what was tried
-and dropped; [the paper's findings](../benchmarks/paper/README.md) has the study of quality.
+Every number on this page is read from a table in [benchmarks/results](../benchmarks/results) by `python
+benchmarks/page.py`. The heading of each section names the command that measured the table. Machines differ and are
+noisy: read ratios rather than times. [All measurements](../benchmarks/README.md) describes the machine, the methods
+and what was tried and dropped; [the paper's findings](../benchmarks/paper/README.md) has the study of quality.
 
 ## Are the right cells mixed?
 
-`python benchmarks/paper/trust.py`, defaults. Mixing is 1 where neighbours are distributed as if there were no systems; private types
-occur in one system only and should not mix; NMI says how well clusters match cell types. "Worst call" is the highest mixing of
-private types in a single call.
+`python benchmarks/paper/trust.py`, defaults. Mixing is 1 where neighbours are distributed as if there were no
+systems; private types occur in one system only and should not mix; NMI says how well clusters match cell types.
+"Worst call" is the highest mixing of private types in a single call.
 
 {trust()}
 
@@ -190,25 +192,27 @@ private types in a single call.
 
 ## Quality beside other methods
 
-`python benchmarks/paper/methods.py`. The paper's overall score (0.6 biology + 0.4 batch correction, scaled over the runs of a data set),
-mean ± standard deviation over five seeds; PCA was run once.
+`python benchmarks/paper/methods.py`. The paper's overall score (0.6 biology + 0.4 batch correction, scaled over the
+runs of a data set), mean ± standard deviation over five seeds; PCA was run once.
 
 {methods()}
 
 ## Quality on Baron islets, beside scvi-tools
 
-`python benchmarks/baron.py`, measured with a former default (one model from random weights) and scvi-tools 1.4.2, three seeds.
+`python benchmarks/baron.py`, measured with a former default (one model from random weights) and scvi-tools 1.4.2,
+three seeds.
 
 {baron()}
 
 ## Training on a CPU
 
-`python benchmarks/training.py`, measured with a former default (one model). Seconds an epoch, medians over rounds, two cores.
+`python benchmarks/training.py`, measured with a former default (one model). Seconds an epoch, medians over rounds,
+two cores.
 
 {training()}
 
-`python benchmarks/scaling.py`: seconds for 20 epochs and peak memory above that after the imports, 2,000 genes. A star marks times that
-were extrapolated from one epoch.
+`python benchmarks/scaling.py`: seconds for 20 epochs and peak memory above that after the imports, 2,000 genes. A
+star marks times that were extrapolated from one epoch.
 
 {scaling()}
 
@@ -228,8 +232,8 @@ were extrapolated from one epoch.
 
 ## Mapping new cells
 
-`python benchmarks/mapping.py`. Accuracy is the share of cells whose type is that of most of their nearest reference cells, means over
-seeds; measured with ensembles of four models and a former start of training.
+`python benchmarks/mapping.py`. Accuracy is the share of cells whose type is that of most of their nearest reference
+cells, means over seeds; measured with ensembles of four models and a former start of training.
 
 {mapping()}
 
@@ -237,7 +241,8 @@ seeds; measured with ensembles of four models and a former start of training.
 
 ## Choosing without labels
 
-`python benchmarks/criterion.py`. Spearman's correlation of the scores of runs with and without labels, and what either chooses.
+`python benchmarks/criterion.py`. Spearman's correlation of the scores of runs with and without labels, and what
+either chooses.
 
 {choice()}
 

@@ -72,9 +72,7 @@ def rewrite_page(app: Sphinx, docname: str, content: list[str]) -> None:
     """Rewrite the links of a page."""
     if app.env.doc2path(docname).suffix == ".md":
         folder = posixpath.join("docs", posixpath.dirname(docname))
-        content[0] = rewrite_links(
-            content[0], folder, folder, app.config.repository_pages, app.config.repository_url
-        )
+        content[0] = rewrite_links(content[0], folder, folder, app.config.repository_pages, app.config.repository_url)
 
 
 def rewrite_included(app: Sphinx, path: Path, docname: str, content: list[str]) -> None:
