@@ -50,6 +50,7 @@ def code_digest() -> str:
     return digest.hexdigest()[:16]
 
 
+os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # of tqdm, in a notebook without widgets
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(ROOT / "build" / "docs-cache" / code_digest())
 nb_execution_raise_on_error = True
