@@ -5,7 +5,8 @@
 # make soak        the random tests of robustness again and again: SYSVI_SOAK_ROUNDS times (100)
 # make check       what CI runs: linters, all tests, R CMD check; each step is named and timed
 # make lint        ruff, mypy, import-linter, lintr
-# make docs        help pages and NAMESPACE of the R package
+# make docs        the site of Python and the method: build/docs/index.html
+# make roxygen     help pages and NAMESPACE of the R package
 # make bench       quality and speed beside scvi-tools and scib-metrics; make bench-quick: ratios of speed, in 5 minutes
 # make clean       remove the environment and what was built
 #
@@ -29,7 +30,7 @@ endif
 endif
 
 .NOTPARALLEL:
-.PHONY: demo report-demo engine install test soak test-quick test-python test-r test-interop check check-r lint lint-python lint-r docs \
+.PHONY: demo report-demo engine install test soak test-quick test-python test-r test-interop check check-r lint lint-python lint-r docs roxygen \
   bench bench-quick clean
 
 demo: engine
@@ -64,7 +65,7 @@ test-interop: $(VENV)/interop
 
 check:
 	$(STEP) "installation" $(MAKE) --no-print-directory install
-	$(STEP) "make check" $(MAKE) --no-print-directory lint test check-r
+	$(STEP) "make check" $(MAKE) --no-print-directory lint test check-r docs
 
 check-r: $(VENV)/interop
 	$(STEP) "R CMD check" Rscript tools/check-r.R
@@ -80,8 +81,14 @@ lint-python: $(VENV)/dev
 lint-r:
 	$(STEP) "lintr" Rscript -e 'print(lints <- lintr::lint_package()); quit(status = length(lints) > 0)'
 
-docs: $(VENV)/interop
+roxygen: $(VENV)/interop
 	Rscript -e 'roxygen2::roxygenise()'
+
+# -- the site: tutorials are run, warnings are errors
+
+docs: $(VENV)/docs
+	$(STEP) "site" $(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	$(STEP) "links of the site" $(BIN)/python tools/check_site.py build/docs
 
 # -- benchmarks
 
@@ -107,6 +114,10 @@ $(VENV)/engine: pyproject.toml constraints-dev.txt
 
 $(VENV)/dev: $(VENV)/engine
 	$(PIP) --editable '.[dev]'
+	touch $@
+
+$(VENV)/docs: $(VENV)/engine
+	$(PIP) --editable '.[docs]'
 	touch $@
 
 # rpy2 comes last: it compiles against the R it finds.

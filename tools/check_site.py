@@ -1,0 +1,101 @@
+"""Check a built site: links and anchors lead somewhere, nothing is loaded from a network, public names have pages.
+
+    python tools/check_site.py build/docs
+
+Links below r/ are left out: the site of the R package is built by itself. Prints each fault; the exit status is 1 if
+there is any.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src"}
+LOADED_LINKS = {"stylesheet", "icon", "preload", "modulepreload", "shortcut icon"}
+ELSEWHERE = ("r/",)  # folders of the website that another build makes
+
+
+@dataclass
+class Page(HTMLParser):
+    """What a page has and refers to: its anchors, the addresses it links to, and those it loads."""
+
+    anchors: set[str] = field(default_factory=set)
+    links: list[str] = field(default_factory=list)
+    loaded: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Collect what the tag has or refers to."""
+        values = {name: value or "" for name, value in attrs}
+        self.anchors.update(values[name] for name in ("id", "name") if name in values)
+        if tag == "a" and "href" in values:
+            self.links.append(values["href"])
+        elif tag in LOADED and LOADED[tag] in values:
+            self.loaded.append(values[LOADED[tag]])
+        elif tag == "link" and values.get("rel") in LOADED_LINKS:
+            self.loaded.append(values["href"])
+
+
+def read_page(path: Path) -> Page:
+    """Parse a page."""
+    page = Page()
+    page.feed(path.read_text(encoding="utf-8"))
+    return page
+
+
+def find_faults(site: Path) -> list[str]:
+    """Faults of all pages of a site, a line each."""
+    site = site.resolve()
+    pages = {path: read_page(path) for path in sorted(site.rglob("*.html"))}
+    faults = [] if pages else [f"{site} has no pages"]
+    for path, page in pages.items():
+        name = path.relative_to(site).as_posix()
+        for address in page.loaded:
+            if urlsplit(address).scheme not in ("", "data") or address.startswith("//"):
+                faults.append(f"{name} loads {address}")
+        for address in (*page.links, *page.loaded):
+            parts = urlsplit(address)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            if target.is_dir():
+                target /= "index.html"
+            if not target.is_relative_to(site):
+                faults.append(f"{name} links to {address}, outside of the site")
+            elif target.relative_to(site).as_posix().startswith(ELSEWHERE):
+                continue
+            elif not target.exists():
+                faults.append(f"{name} links to {address}, which is missing")
+            elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].anchors:
+                faults.append(f"{name} links to {address}, which has no such anchor")
+    return faults
+
+
+def missing_names(site: Path) -> list[str]:
+    """Public names without a page, a line each."""
+    import sysvi
+
+    names = [name for name in sysvi.__all__ if name not in ("datasets", "metrics")]
+    full = [*(f"sysvi.{name}" for name in names), *(f"sysvi.metrics.{name}" for name in sysvi.metrics.__all__)]
+    return [
+        f"{name} has no page"
+        for name in full
+        if not (site / "api" / "generated" / f"{name}.html").exists()
+        or name not in read_page(site / "api" / "generated" / f"{name}.html").anchors
+    ]
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    found = [*find_faults(folder), *missing_names(folder)]
+    print(
+        "\n".join(found)
+        or f"{folder}: all links, anchors and public names are there, and nothing is loaded from elsewhere."
+    )
+    sys.exit(bool(found))
