@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # with which a spreadsheet takes text for a formula
@@ -27,7 +28,9 @@ def write_csv(table: pd.DataFrame, path: Path, **options: Any) -> None:
     safe = table.copy()
     for i, dtype in enumerate(table.dtypes):
         if not pd.api.types.is_numeric_dtype(dtype):
-            safe.isetitem(i, table.iloc[:, i].astype(object).map(escape_formula).to_numpy())
+            escaped = np.empty(len(table), dtype=object)  # pandas would turn 1 beside 1.5 into 1.0
+            escaped[:] = [escape_formula(value) for value in table.iloc[:, i].astype(object)]
+            safe.isetitem(i, escaped)
     safe.columns = table.columns.map(_escape_names)
     if len(table):  # pandas would reduce several levels without names to one
         safe.index = table.index.map(_escape_names).set_names(table.index.names)

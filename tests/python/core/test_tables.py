@@ -29,3 +29,12 @@ def test_harmless_tables_stay_as_pandas_writes_them(tmp_path):
     table = pd.DataFrame({"a": ["x", None, "y"], "b": [1, 2, 3], "c": [True, False, True]})
     write_csv(table, tmp_path / "table.csv", index=False)
     assert (tmp_path / "table.csv").read_text() == table.to_csv(index=False)
+
+
+def test_whole_numbers_beside_others_stay_whole(tmp_path):
+    table = pd.DataFrame({"value": pd.Series([0, 1.5, None, "x"], dtype=object)})
+    write_csv(table, tmp_path / "table.csv", index=False)
+    assert (tmp_path / "table.csv").read_text() == 'value\n0\n1.5\n""\nx\n'
+    numbers = pd.DataFrame({"value": pd.Series([0, 1.5], dtype=object), "n": [1, 2]})
+    write_csv(numbers, tmp_path / "table.csv", index=False)
+    assert (tmp_path / "table.csv").read_text() == "value,n\n0,1\n1.5,2\n"
