@@ -63,7 +63,8 @@
 #' table(joined$metadata$system)
 PrepareSystems <- function(objects, orthologs = NULL, system = "system", reference = names(objects)[1L],
                            duplicates = c("drop", "sum"), normalize = TRUE, fractional_counts = FALSE,
-                           min_cells = 20L, genes = c("shared", "union"), process = c("session", "separate"), verbose = TRUE, ...) {
+                           min_cells = 20L, process = c("session", "separate"), verbose = TRUE,
+                           genes = c("shared", "union"), ...) {
   duplicates <- rlang::arg_match(duplicates)
   gene_set <- rlang::arg_match(genes)
   process <- rlang::arg_match(process)

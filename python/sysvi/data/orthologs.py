@@ -204,8 +204,8 @@ def join_systems(
         New object with the cells of all systems in the given order, and the shared genes in the order of the first
         system. It has the columns of ``obs``, the entries of ``obsm`` and the layers that all systems have, and the
         columns of ``var`` on which the systems agree. If a cell name occurs in two systems, all cell names are prefixed
-        with ``<system>_``. A union has CSR expression, 0 where a system lacks a gene, and the entry
-        ``uns["sysvi_own_genes"]``, which says which systems have the genes that not all have.
+        with ``<system>_``. A union has CSR expression, 0 where a system lacks a gene, no columns of ``var``, and the
+        entry ``uns["sysvi_own_genes"]``, which says which systems have the genes that not all have.
 
     Raises
     ------

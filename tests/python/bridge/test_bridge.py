@@ -18,6 +18,7 @@ import sysvi.bridge
 from sysvi._core.settings import DEFAULT_PRESET
 from sysvi.bridge.call import call, run_folder
 from sysvi.bridge.transport import ExpressionBuffer
+from sysvi.data.own_genes import read_own_genes
 
 SETTINGS = {"max_epochs": 2, "n_latent": 3, "n_hidden": 8, "n_prior_components": 2}
 
@@ -317,12 +318,15 @@ def test_differential_expression_equals_python(reference_and_query, tmp_path):
     np.testing.assert_array_equal(out["table"], expected.drop(columns=list(header["texts"])).to_numpy(float))
 
 
-def test_prepare_systems_equals_python():
+@pytest.mark.parametrize("genes", ["shared", "union"])
+def test_prepare_systems_equals_python(genes):
     counts = sysvi.datasets.simulate_systems(200, 150, n_markers=10, n_programme_genes=10, seed=1)
     human = counts[counts.obs["system"] == "system1"].copy()
     mouse = counts[counts.obs["system"] == "system2"].copy()[:, list(counts.var_names)[::-1]].copy()
     mouse.var_names = [f"m{name}" for name in mouse.var_names]
     table = {"human": list(counts.var_names), "mouse": [f"m{n}" for n in counts.var_names], "note": [None] * 150}
+    if genes == "union":
+        table = {name: values[:130] for name, values in table.items()}
     values = {
         "systems": [
             {"name": n, "genes": list(a.var_names), "cells": list(a.obs_names)} for n, a in (("h", human), ("m", mouse))
@@ -334,6 +338,7 @@ def test_prepare_systems_equals_python():
         "min_cells": 20,
         "normalize": True,
         "fractional_counts": False,
+        "gene_set": genes,
     }
     expression = ExpressionBuffer()
     for layer, adata in enumerate((human, mouse)):
@@ -341,9 +346,17 @@ def test_prepare_systems_equals_python():
             expression.add(layer, *block)
     answer, out = call("prepare_systems", json.dumps(values), {}, expression)
     answer = json.loads(answer)
-    mapped = sysvi.map_orthologs(mouse, pd.DataFrame(table)[["human", "mouse"]])
-    joined = sysvi.join_systems({"h": human, "m": mapped}, "species")
-    expected = sysvi.prepare(joined, "species", n_top_genes=150)
+    pairs = pd.DataFrame(table)[["human", "mouse"]]
+    if genes == "union":
+        systems = {name: AnnData(a.X, a.obs[[]], a.var[[]]) for name, a in (("h", human), ("m", mouse))}
+        joined = sysvi.join_systems(systems, "species", genes="union", orthologs={"m": pairs})
+    else:
+        joined = sysvi.join_systems({"h": human, "m": sysvi.map_orthologs(mouse, pairs)}, "species")
+    expected = sysvi.prepare(joined, "species", genes=genes, n_top_genes=200)
+    has = read_own_genes(expected.uns, expected.var_names, ["h", "m"])
+    lacking = [] if has is None else [gene for row in has for gene in expected.var_names[~row]]
+    assert answer.get("lacking_genes", []) == lacking
+    assert bool(lacking) == (genes == "union")
     assert answer["cells"] == list(expected.obs_names)
     assert answer["genes"] == list(expected.var_names)
     shape = expected.shape
