@@ -1,6 +1,6 @@
 # /// script
 # dependencies = [
-#   "scvi-tools==1.4.2", "scanpy", "scikit-misc", "igraph", "record-keeper", "faiss-cpu", "biopython", "fair-esm",
+#   "scvi-tools==1.4.2", "scanpy", "scikit-misc", "igraph", "record-keeper", "faiss-cpu", "plotly", "torchvision",
 # ]
 #
 # [tool.sysvi]
