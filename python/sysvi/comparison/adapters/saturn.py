@@ -5,7 +5,7 @@
 #
 # [tool.sysvi]
 # package = "scanpy"
-# imports = ["scanpy", "faiss", "record_keeper"]
+# imports = ["scanpy", "faiss", "record_keeper", "plotly", "torchvision"]
 #
 # [tool.sysvi.paths]
 # SATURN_CODE = "a clone of github.com/snap-stanford/SATURN, which no package registry offers"
