@@ -1,11 +1,11 @@
 # /// script
 # dependencies = [
-#   "scvi-tools==1.4.2", "scanpy", "scikit-misc", "igraph", "record-keeper", "faiss-cpu", "biopython", "fair-esm",
+#   "scvi-tools==1.4.2", "scanpy", "scikit-misc", "igraph", "record-keeper", "faiss-cpu", "plotly", "torchvision",
 # ]
 #
 # [tool.sysvi]
 # package = "scanpy"
-# imports = ["scanpy", "faiss", "record_keeper"]
+# imports = ["scanpy", "faiss", "record_keeper", "plotly", "torchvision"]
 #
 # [tool.sysvi.paths]
 # SATURN_CODE = "a clone of github.com/snap-stanford/SATURN, which no package registry offers"
