@@ -1,5 +1,5 @@
-# Build the website of the R package into build/site-r, from the files that git knows, without a network.
-# Warnings are errors. The articles integrate simulated cells, with the Python of RETICULATE_PYTHON.
+# Build the website of the R package into build/site-r, from the files that git knows. No network is used, but for seven
+# files of JavaScript that pkgdown takes from the web at its first use and keeps. Warnings are errors. The articles integrate simulated cells, with the Python of RETICULATE_PYTHON.
 source <- "build/site-r-source"
 target <- file.path(normalizePath("."), "build", "site-r")
 library <- "build/site-r-library"

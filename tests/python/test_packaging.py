@@ -172,7 +172,6 @@ def test_the_stub_makes_all_outputs(tmp_path, label):
 
 @pytest.mark.slow
 def test_the_script_of_the_module_integrates(tmp_path):
-    pytest.importorskip("pyarrow", reason="The module writes parquet: pip install pyarrow")
     import pandas as pd
 
     cells = sysvi.datasets.simulate_systems(400, 150, seed=1)
