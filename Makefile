@@ -7,14 +7,19 @@
 # make lint        ruff, mypy, import-linter, lintr
 # make docs        the site of Python and the method: build/docs/index.html
 # make roxygen     help pages and NAMESPACE of the R package
+# make docs-r-site the website of the R package: build/site-r
+# make dist        wheel and source distribution, checked: dist
+# make test-wheel  install the wheel of make dist into empty environments and integrate simulated cells
 # make bench       quality and speed beside scvi-tools and scib-metrics; make bench-quick: ratios of speed, in 5 minutes
 # make clean       remove the environment and what was built
 #
 # Variables: PYTHON (the Python to make .venv with), JOBS (pytest processes), PYTEST_ARGS (further arguments of pytest),
-# SYSVI_DATA (folder of the real data sets that some tests and benchmarks need).
+# WHEEL_PYTHONS (the versions that make test-wheel installs into), SYSVI_DATA (folder of the real data sets that some tests
+# and benchmarks need).
 
 PYTHON ?= python3
 JOBS ?= 2
+WHEEL_PYTHONS ?= 3.11 3.12 3.13
 PYTEST_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
@@ -30,8 +35,8 @@ endif
 endif
 
 .NOTPARALLEL:
-.PHONY: demo report-demo engine install test soak test-quick test-python test-r test-interop check check-r lint lint-python lint-r docs roxygen \
-  bench bench-quick clean
+.PHONY: demo report-demo engine install test soak test-quick test-python test-r test-interop check check-r lint lint-python lint-r \
+  docs docs-r-site roxygen dist test-wheel bench bench-quick clean
 
 demo: engine
 	$(BIN)/sysvi demo --output demo
@@ -90,6 +95,17 @@ docs: $(VENV)/docs
 	$(STEP) "site" $(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 	$(STEP) "links of the site" $(BIN)/python tools/check_site.py build/docs
 
+docs-r-site:
+	$(STEP) "website of the R package" Rscript tools/site-r.R
+
+# -- release
+
+dist: $(VENV)/release
+	$(STEP) "wheel and source distribution" $(BIN)/python tools/make_dist.py
+
+test-wheel: $(VENV)/release
+	$(STEP) "wheel in empty environments" $(BIN)/python tools/test_wheel.py $(WHEEL_PYTHONS)
+
 # -- benchmarks
 
 bench: $(VENV)/dev
@@ -120,6 +136,11 @@ $(VENV)/docs: $(VENV)/engine
 	$(PIP) --editable '.[docs]'
 	touch $@
 
+$(VENV)/release: pyproject.toml constraints-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) build check-wheel-contents twine
+	touch $@
+
 # rpy2 comes last: it compiles against the R it finds.
 $(VENV)/interop: $(VENV)/dev tools/install-r.sh tools/install-browser.sh
 	tools/install-r.sh
@@ -128,4 +149,4 @@ $(VENV)/interop: $(VENV)/dev tools/install-r.sh tools/install-browser.sh
 	touch $@
 
 clean:
-	rm -rf $(VENV) build demo
+	rm -rf $(VENV) build demo dist

@@ -4,7 +4,7 @@
 # Does nothing if everything is installed; repairs what an interrupted run left behind.
 set -euo pipefail
 
-cran="Matrix Seurat SeuratObject callr cli ggplot2 jsonlite knitr lintr patchwork processx rcmdcheck
+cran="Matrix Seurat SeuratObject callr cli ggplot2 jsonlite knitr lintr patchwork pkgdown processx rcmdcheck
   reticulate rlang rmarkdown roxygen2 testthat withr"
 bioc="BiocCheck BiocGenerics BiocStyle DelayedArray HDF5Array S4Vectors SingleCellExperiment
   SummarizedExperiment scater"
