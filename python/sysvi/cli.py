@@ -687,7 +687,7 @@ def write_report(
     "--system-of-file",
     multiple=True,
     metavar="FILE=SYSTEM",
-    help="System of a file without such a column; FILE may be a pattern, such as 'mouse/*'. Can be repeated.",
+    help="System of a file without such a column; FILE may be a pattern for several files. Can be repeated.",
 )
 @click.option(
     "--orthologs",

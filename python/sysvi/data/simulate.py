@@ -146,8 +146,8 @@ def simulate_systems(
 
     .. math::
 
-        \eta_{gi} &= \beta_g + T_{gt} + S_{gs} + I_{gst} + B_{gb} + \textstyle\sum_p P_{gp} a_{ip} \\
-        \mu_{gi} &= \ell_i \, e^{\eta_{gi}} / \textstyle\sum_h e^{\eta_{hi}} \\
+        \eta_{gi} &= \beta_g + T_{gt} + S_{gs} + I_{gst} + B_{gb} + {\textstyle \sum_p} P_{gp} a_{ip} \\
+        \mu_{gi} &= \ell_i \, e^{\eta_{gi}} / {\textstyle \sum_h} e^{\eta_{hi}} \\
         x_{gi} &\sim \mathrm{Poisson}(\lambda_{gi}), \quad
         \lambda_{gi} \sim \mathrm{Gamma}(\text{shape } 1/\phi, \text{ mean } \mu_{gi})
 
