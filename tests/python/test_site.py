@@ -27,13 +27,13 @@ check_site = load_script(ROOT / "tools" / "check_site.py")
 
 
 def listed_names():
-    """The names that docs/api/index.md gives a page, in full."""
+    """The names that docs/api/index.md gives a page, or describes itself, in full."""
     module, names = "", []
     for line in (ROOT / "docs" / "api" / "index.md").read_text().splitlines():
         if line.startswith(".. currentmodule:: "):
             module = line.removeprefix(".. currentmodule:: ")
-        elif re.fullmatch(r"   [\w.]+", line):
-            names.append(f"{module}.{line.strip()}")
+        elif name := re.fullmatch(r"(?:   |\.\. py:data:: )([\w.]+)", line):
+            names.append(f"{module}.{name[1]}")
     return names
 
 
