@@ -3,9 +3,9 @@
 # make test        all tests: Python, R, and the two together
 # make test-quick  Python tests without the slow ones, in under two minutes: for the edit loop
 # make soak        the random tests of robustness again and again: SYSVI_SOAK_ROUNDS times (100)
-# make check       what CI runs: linters, all tests, R CMD check; each step is named and timed
+# make check       what CI runs: linters, all tests, R CMD check, the site; each step is named and timed
 # make lint        ruff, mypy, import-linter, lintr
-# make docs        the site of Python and the method: build/docs/index.html
+# make docs        the site of Python and the method: build/docs/index.html (make test-site also opens it in a browser)
 # make roxygen     help pages and NAMESPACE of the R package
 # make docs-r-site the website of the R package: build/site-r
 # make dist        wheel and source distribution, checked: dist
@@ -35,7 +35,7 @@ endif
 endif
 
 .NOTPARALLEL:
-.PHONY: demo report-demo engine install test soak test-quick test-python test-r test-interop check check-r lint lint-python lint-r \
+.PHONY: demo report-demo engine install test soak test-quick test-python test-r test-interop test-site check check-r lint lint-python lint-r \
   docs docs-r-site roxygen dist test-wheel bench bench-quick clean
 
 demo: engine
@@ -70,7 +70,7 @@ test-interop: $(VENV)/interop
 
 check:
 	$(STEP) "installation" $(MAKE) --no-print-directory install
-	$(STEP) "make check" $(MAKE) --no-print-directory lint test check-r docs
+	$(STEP) "make check" $(MAKE) --no-print-directory lint test check-r test-site
 
 check-r: $(VENV)/interop
 	$(STEP) "R CMD check" Rscript tools/check-r.R
@@ -94,6 +94,9 @@ roxygen: $(VENV)/interop
 docs: $(VENV)/docs
 	$(STEP) "site" $(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 	$(STEP) "links of the site" $(BIN)/python tools/check_site.py build/docs
+
+test-site: docs $(VENV)/interop
+	$(STEP) "site in a browser" $(PYTEST) tests/python/test_site_browser.py $(PYTEST_ARGS)
 
 docs-r-site:
 	$(STEP) "website of the R package" Rscript tools/site-r.R

@@ -16,7 +16,6 @@ project = "sysVI"
 author = "The sysVI founders"
 copyright = f"{datetime.now(UTC):%Y}, {author}"
 version = release = __version__
-language = "en_GB"
 repository = "https://github.com/sysvi/sysvi"
 
 extensions = [
@@ -99,10 +98,12 @@ repository_pages = {
 html_theme = "sphinx_book_theme"
 html_title = "sysVI"
 html_static_path = ["_static"]
+html_favicon = "_static/icon.svg"
 html_css_files = ["custom.css"]
 html_show_sourcelink = False
 html_copy_source = False
 html_last_updated_fmt = None
+html_context = {"default_mode": "auto"}  # dark or light, as the browser asks for
 html_theme_options = {
     "repository_url": repository,
     "repository_branch": "main",

@@ -52,7 +52,8 @@ def read_page(path: Path) -> Page:
 def find_faults(site: Path) -> list[str]:
     """Faults of all pages of a site, a line each."""
     site = site.resolve()
-    pages = {path: read_page(path) for path in sorted(site.rglob("*.html"))}
+    # Themes leave templates among their static files, which are no pages.
+    pages = {path: read_page(path) for path in sorted(site.rglob("*.html")) if "_static" not in path.parts}
     faults = [] if pages else [f"{site} has no pages"]
     for path, page in pages.items():
         name = path.relative_to(site).as_posix()

@@ -61,7 +61,7 @@ def test_every_extra_is_explained():
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
 def test_tutorials_are_notebooks_with_python_code(path):
     text = path.read_text()
-    assert text.startswith("---\nkernelspec:")
+    assert text.startswith("---\nfile_format: mystnb\nkernelspec:")
     cells = re.findall(r"^```\{code-cell\} ipython3\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert cells
     ast.parse("\n".join(line for line in "".join(cells).splitlines() if not line.startswith("!")))

@@ -1,7 +1,11 @@
 """The built site in Chromium: pages open without errors, and the search finds pages."""
 
 import shutil
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -16,6 +20,26 @@ pytestmark = [
 ]
 
 
+class Handler(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        """Serve without a word."""
+
+
+@contextmanager
+def served(folder):
+    """Address of a folder on this machine: the search loads pages, which browsers refuse for files."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder)) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def address():
+    with served(SITE) as address:
+        yield address
+
+
 @pytest.fixture(scope="module")
 def browser():
     with sync_api.sync_playwright() as playwright:
@@ -25,7 +49,7 @@ def browser():
 
 
 @pytest.fixture(params=[1280, 390], ids=lambda width: f"{width} px")
-def page(browser, request):
+def page(browser, address, request):
     page = browser.new_page(viewport={"width": request.param, "height": 900})
     page.set_default_timeout(600_000)
     errors, requests = [], []
@@ -35,15 +59,15 @@ def page(browser, request):
     yield page
     page.close()
     assert not errors
-    assert all(url.startswith(("file:", "data:", "blob:")) for url in requests)
+    assert all(url.startswith((address, "data:", "blob:")) for url in requests)
 
 
 @pytest.mark.parametrize(
     "name",
     ["index", "installation", "tutorials/first-integration", "api/generated/sysvi.integrate", "how-it-works", "cli"],
 )
-def test_a_page_opens_and_fits_the_width(page, name):
-    page.goto(f"file://{SITE}/{name}.html")
+def test_a_page_opens_and_fits_the_width(page, address, name):
+    page.goto(f"{address}/{name}.html")
     assert page.locator("h1").first.inner_text()
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
 
@@ -51,6 +75,6 @@ def test_a_page_opens_and_fits_the_width(page, name):
 @pytest.mark.parametrize(
     ("words", "found"), [("orthologues", "tutorials/species"), ("sysvi.integrate", "sysvi.integrate")]
 )
-def test_the_search_finds(page, words, found):
-    page.goto(f"file://{SITE}/search.html?q={words}")
+def test_the_search_finds(page, address, words, found):
+    page.goto(f"{address}/search.html?q={words}")
     page.wait_for_selector(f"#search-results a[href*='{found}']")
