@@ -235,7 +235,7 @@ def test_memory_that_does_not_suffice_is_an_error_in_one_sentence(cells, tmp_pat
 
 
 def test_another_runtime_error_is_not_hidden():
-    with pytest.raises(RuntimeError, match="a bug"), reporting(False, True):
+    with pytest.raises(RuntimeError, match="a bug"), reporting(False, True, []):
         raise RuntimeError("a bug")
 
 

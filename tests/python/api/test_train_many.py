@@ -229,12 +229,12 @@ def test_events_are_those_of_one_training_of_all(adata):
         json.loads(as_json(event))
 
 
-def test_bar_counts_over_all_models(adata, capsys):
+def test_progress_counts_over_all_models(adata, capsys):
     many(adata, seeds=[0, 1], progress=True)
     out, err = capsys.readouterr()
     assert not out
     assert "Model 2 of 2 (seed 1, cycle weight 30, KL weight 1, prior vamp): finished." in err
-    assert "4/4" in err
+    assert "4 of 4 epochs" in err
     assert "2 of 2 models in" in err
 
 

@@ -136,7 +136,7 @@ def test_methods_are_chosen_once_each(folder):
     good(folder)
     known = read_methods([ADAPTERS, folder / "adapters"])
     assert [method.name for method in choose_methods(known, ["good", "pca", "good"])] == ["good", "pca"]
-    assert len(choose_methods(known, "all")) == 21
+    assert len(choose_methods(known, "all")) == 22
     with pytest.raises(InputError, match="no method scvy"):
         choose_methods(known, ["scvy"])
     with pytest.raises(InputError, match="methods is empty"):

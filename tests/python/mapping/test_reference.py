@@ -129,7 +129,7 @@ def test_an_existing_reference_is_replaced_only_on_request(trained, folder):
     ("arguments", "message"),
     [
         ({"label_keys": "type"}, r"label_keys='type' is not a column of adata.obs"),
-        ({"label_keys": "name of the cell"}, "No label of the reference has two cells"),
+        ({"label_keys": "name of the cell"}, "it names single cells"),
         ({"label_keys": []}, "label_keys is empty: name the columns"),
         ({"label_keys": "unlabelled"}, r"adata.obs\['unlabelled'\] \(label_keys\) labels no cell"),
         ({"embedding": "X_pca"}, "adata.obsm has no embedding 'X_pca'"),
