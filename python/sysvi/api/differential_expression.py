@@ -163,8 +163,8 @@ def differential_expression(
     Raises
     ------
     InputError
-        If the model is not trained or does not know the systems or batches of the cells; groups are unknown, empty or
-        overlap; or the samples do not fit into memory.
+        If the model is not trained, has genes that some systems lack, or does not know the systems or batches of the
+        cells; groups are unknown, empty or overlap; or the samples do not fit into memory.
 
     Warns
     -----
@@ -208,6 +208,12 @@ def differential_expression(
     on_event = as_callback(progress)
     first = model.members[0]
     first.summary()  # which refuses untrained models
+    if first.vocabulary.lacking:
+        raise InputError(
+            "The model has genes that some systems lack (genes='union'), which cannot be compared between groups of "
+            "cells of several systems: compare the systems with sysvi.compare_systems, or integrate the genes that all "
+            "systems have."
+        )
     comparisons = _comparisons(adata, groupby, group1, group2, idx1, idx2)
     n_genes = len(first.vocabulary.genes)
     check_memory(

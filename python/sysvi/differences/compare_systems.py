@@ -67,7 +67,8 @@ def compare_systems(
     Parameters
     ----------
     model
-        A trained model (:func:`sysvi.integrate`, :func:`sysvi.load`). Its genes are compared.
+        A trained model (:func:`sysvi.integrate`, :func:`sysvi.load`). Its genes are compared; of a model of genes that
+        some systems lack, those that both systems have.
     adata
         The cells, as counts or log-normalised (natural logarithm of 1 + value), of systems and batches that the model
         knows, under the names of its columns; as for :func:`sysvi.translate`. Not changed.
@@ -155,13 +156,17 @@ def compare_systems(
 
     cells = read_cells(model.members, adata, layer, on_event)
     measured = donor_profiles(cells.x, donor, code)
+    genes, own_genes = np.array(first.vocabulary.genes, object), first.vocabulary.own_genes
     on_event(Event("compare", f"Decoding {cells.n_cells:,} cells in their own systems", {"cells": cells.n_cells}))
     decoded = _decoded_profiles(model.members, cells, donor, code, measured, batch_size)
     tables: list[pd.DataFrame] = []
     notes: dict[str, list[str]] = {sentence: [] for sentence in (IN_ONE_SYSTEM, TOO_FEW_CELLS, TOO_FEW_DONORS)}
     for pair in pairs:
         rows = np.flatnonzero(np.isin(donor_system, pair))
-        profiles = Profiles(measured.mean[rows], measured.n_cells[rows], measured.unit[rows])
+        in_both = np.ones(len(genes), bool)
+        if own_genes is not None:
+            in_both = own_genes[[first.vocabulary.systems.index(name) for name in pair]].all(axis=0)
+        profiles = Profiles(measured.mean[rows][:, :, in_both], measured.n_cells[rows], measured.unit[rows])
         system = (donor_system[rows] == pair[1]).astype(np.int64)
         n_cells = np.stack([profiles.n_cells[system == k].sum(axis=0) for k in (0, 1)])  # (2, T)
         for i, name in enumerate(labels.tolist()):
@@ -175,8 +180,9 @@ def compare_systems(
             n_donors = np.bincount(system[donors], minlength=2)
             if n_donors.min() < MIN_DONORS:
                 notes[TOO_FEW_DONORS].append(f"{name} ({n_donors[0]} of {pair[0]}, {n_donors[1]} of {pair[1]})")
-            found = compare_label(*_select(profiles, decoded[rows], donors, [i, *others]), system[donors])
-            names = {"label": name, "gene": list(first.vocabulary.genes), "system_1": pair[0], "system_2": pair[1]}
+            decoded_in_both = decoded[rows][:, :, in_both]
+            found = compare_label(*_select(profiles, decoded_in_both, donors, [i, *others]), system[donors])
+            names = {"label": name, "gene": genes[in_both], "system_1": pair[0], "system_2": pair[1]}
             sizes = {"n_donors_1": n_donors[0], "n_donors_2": n_donors[1], "n_other_labels": len(others)}
             tables.append(pd.DataFrame(names | sizes | found).sort_values("p", kind="stable"))
     for sentence, named in notes.items():

@@ -351,3 +351,23 @@ def test_what_is_refused(union):
     model = train(prepared)
     with pytest.raises(InputError, match=r"'rat' is new to the model, .* new systems cannot be mapped on such a model"):
         sysvi.map_query(model, renamed[renamed.obs["species"] == "rat"].copy(), progress=False)
+
+
+# -- differences ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:Labels in one system only")
+def test_systems_are_compared_in_the_genes_that_both_have(union, model):
+    prepared = model.adata
+    donor = prepared.obs["batch"].astype(str) + np.where(np.arange(prepared.n_obs) % 2, "a", "b")
+    prepared.obs["donor"] = donor.to_numpy()
+    table = sysvi.compare_systems(model, prepared, "cell_type", batch_key="donor", min_cells=2, progress=False)
+    lacking = {gene for genes in model.vocabulary.lacking.values() for gene in genes}
+    assert lacking
+    assert set(table["gene"]) == set(prepared.var_names) - lacking
+    assert np.isfinite(table["model_effect"]).all()
+
+
+def test_groups_of_cells_are_not_compared_in_genes_that_some_lack(model):
+    with pytest.raises(InputError, match="genes that some systems lack"):
+        sysvi.differential_expression(model, model.adata, "cell_type", progress=False)
