@@ -54,6 +54,12 @@ def test_given_settings_take_precedence_and_numbers_keep_the_ramp_of_the_preset(
     assert PRESET.settings == before
 
 
+def test_none_is_not_given():
+    assert fill_in(CONSERVATIVE, {"max_epochs": None, "batch_size": None, "lr": None}, 10) == fill_in(
+        CONSERVATIVE, {}, 10
+    )
+
+
 def test_a_preset_without_settings_changes_nothing():
     assert fill_in(MIXING, {"cycle_weight": 2}, 10) == {"cycle_weight": 2}
     assert fill_in(PRESET._replace(epochs=None), {}, 10) == PRESET.settings
