@@ -19,7 +19,7 @@ from sysvi._core.settings import (
 )
 from sysvi.api.sysvi import MODEL_ARGUMENTS
 
-UNSET = {field.name for field in fields(TrainSettings) if field.default is None}  # chosen from the number of cells
+CHOSEN_IF_NONE = ("max_epochs", "batch_size", "lr")  # settings of training that None leaves to the defaults
 
 
 def split_settings(caller: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -76,8 +76,8 @@ def number_of_members(members: int | None, preset: Preset) -> int:
 def fill_in(preset: Preset, settings: Mapping[str, Any], n_cells: int) -> dict[str, Any]:
     """The settings of a preset, of which those that the user gave take precedence.
 
-    A loss weight that was given as a number takes the ramp of the preset. None counts as not given for the settings of
-    training whose own default it is (number of epochs, minibatch size, learning rate).
+    A loss weight that was given as a number takes the ramp of the preset. None counts as not given for
+    the number of epochs, the minibatch size and the learning rate.
 
     Examples
     --------
@@ -88,7 +88,7 @@ def fill_in(preset: Preset, settings: Mapping[str, Any], n_cells: int) -> dict[s
     given = {
         name: as_ramp(value, ramp, name) if isinstance(ramp := preset.settings.get(name), Ramp) else value
         for name, value in settings.items()
-        if value is not None or name not in UNSET
+        if value is not None or name not in CHOSEN_IF_NONE
     }
     epochs = {} if preset.epochs is None else {"max_epochs": preset.epochs(n_cells)}
     return {**preset.settings, **epochs, **given}

@@ -163,9 +163,8 @@ def compare_systems(
     notes: dict[str, list[str]] = {sentence: [] for sentence in (IN_ONE_SYSTEM, TOO_FEW_CELLS, TOO_FEW_DONORS)}
     for pair in pairs:
         rows = np.flatnonzero(np.isin(donor_system, pair))
-        in_both = np.ones(len(genes), bool)
-        if own_genes is not None:
-            in_both = own_genes[[first.vocabulary.systems.index(name) for name in pair]].all(axis=0)
+        of_pair = [first.vocabulary.systems.index(name) for name in pair]
+        in_both = np.full(len(genes), True) if own_genes is None else np.logical_and(*own_genes[of_pair])
         profiles = Profiles(measured.mean[rows][:, :, in_both], measured.n_cells[rows], measured.unit[rows])
         system = (donor_system[rows] == pair[1]).astype(np.int64)
         n_cells = np.stack([profiles.n_cells[system == k].sum(axis=0) for k in (0, 1)])  # (2, T)
