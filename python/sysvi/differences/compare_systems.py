@@ -166,6 +166,7 @@ def compare_systems(
         of_pair = [first.vocabulary.systems.index(name) for name in pair]
         in_both = np.full(len(genes), True) if own_genes is None else np.logical_and(*own_genes[of_pair])
         profiles = Profiles(measured.mean[rows][:, :, in_both], measured.n_cells[rows], measured.unit[rows])
+        decoded_in_both = decoded[rows][:, :, in_both]
         system = (donor_system[rows] == pair[1]).astype(np.int64)
         n_cells = np.stack([profiles.n_cells[system == k].sum(axis=0) for k in (0, 1)])  # (2, T)
         for i, name in enumerate(labels.tolist()):
@@ -179,7 +180,6 @@ def compare_systems(
             n_donors = np.bincount(system[donors], minlength=2)
             if n_donors.min() < MIN_DONORS:
                 notes[TOO_FEW_DONORS].append(f"{name} ({n_donors[0]} of {pair[0]}, {n_donors[1]} of {pair[1]})")
-            decoded_in_both = decoded[rows][:, :, in_both]
             found = compare_label(*_select(profiles, decoded_in_both, donors, [i, *others]), system[donors])
             names = {"label": name, "gene": genes[in_both], "system_1": pair[0], "system_2": pair[1]}
             sizes = {"n_donors_1": n_donors[0], "n_donors_2": n_donors[1], "n_other_labels": len(others)}
