@@ -230,6 +230,28 @@ def check_free_space(path: Path, n_bytes: int) -> None:
 
 
 @contextmanager
+def reading_results(folder: Path, kind: str, function: str) -> Iterator[None]:
+    """Turn what missing or damaged files of results raise into an InputError that says how to make them again.
+
+    Parameters
+    ----------
+    folder
+        The folder of the results.
+    kind
+        What they are of, such as "a tuning".
+    function
+        The function that makes them.
+    """
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder} has no complete results of {kind} ({error}): run {function} with the same output again; "
+            "finished runs are kept."
+        ) from error
+
+
+@contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
     """Keep the runs of other processes out of a folder; the lock ends with this process, however it ends.
 

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sysvi._core.errors import InputError
 from sysvi._core.events import Event, OnEvent
-from sysvi._core.files import write_atomically
+from sysvi._core.files import reading_results, write_atomically
 from sysvi._core.tables import write_csv
 from sysvi.comparison.result import Comparison
 from sysvi.comparison.runs import EMBEDDING
@@ -69,7 +68,7 @@ def read_comparison(folder: str | Path) -> Comparison:
         If one is missing or damaged, or was written by an earlier version.
     """
     folder = Path(folder)
-    try:
+    with reading_results(folder, "a comparison", "sysvi.compare"):
         table, runs, methods, tests = (
             pd.read_csv(folder / f"{name}.csv", float_precision="round_trip", dtype=_as_text(name)) for name in TABLES
         )
@@ -78,11 +77,6 @@ def read_comparison(folder: str | Path) -> Comparison:
         )
         notes = tuple((folder / "notes.txt").read_text(encoding="utf-8").splitlines())
         _ = arguments["cells"], runs["chosen"], methods["reason"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{folder} has no complete results of a comparison ({error}): run sysvi.compare with the same output "
-            "again; finished runs are kept."
-        ) from error
     for each, names in ((runs, ("reason", "parameter", "value")), (methods, ("reason", "version"))):
         each[list(names)] = each[list(names)].fillna("")
     table["value"], table["parameter"] = table["value"].fillna(""), table["parameter"].fillna("")

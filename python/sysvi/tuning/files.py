@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 
 from sysvi._core.arguments import check_types
-from sysvi._core.errors import InputError
-from sysvi._core.files import create_folder, write_atomically
+from sysvi._core.files import create_folder, reading_results, write_atomically
 from sysvi._core.tables import write_csv
 from sysvi.tuning.results import SETTING
 from sysvi.tuning.tune import Tuning
@@ -64,15 +63,10 @@ def read_tuning(folder: str | Path) -> TuningTables:
         If one is missing or damaged, or was written by an earlier version.
     """
     folder = Path(folder)
-    try:
+    with reading_results(folder, "a tuning", "sysvi.tune"):
         runs, settings = (pd.read_csv(folder / name, float_precision="round_trip") for name in (RUNS, SETTINGS))
         document = json.loads((folder / CHOICE).read_text(encoding="utf-8"))
         _ = document["record"], document["arguments"], document["cells"], runs["reason"], settings["overall"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{folder} has no complete results of a tuning ({error}): run sysvi.tune with the same output again; "
-            "finished runs are kept."
-        ) from error
     return TuningTables(_as_in_files(runs), _as_in_files(settings), document)
 
 
