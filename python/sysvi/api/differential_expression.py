@@ -26,6 +26,7 @@ from sysvi._core.seeds import generator, seed_of_32_bits
 from sysvi._core.settings import Limits, number, random_seed, whole_number
 from sysvi.api.ensemble import Ensemble
 from sysvi.api.expression_change import call_genes, describe_change, describe_order
+from sysvi.api.scvi_compat import check_sample_weights
 from sysvi.api.sysvi import SysVI, posteriors
 from sysvi.api.translate import AVERAGE, Target, find_target, read_cells
 from sysvi.data.cells import Cells
@@ -433,8 +434,7 @@ def as_scvi_tools(
     dataloader: None,
 ) -> pd.DataFrame:
     """The method `differential_expression` of models; `further` are arguments that scvi-tools passes on."""
-    if weights not in (None, "uniform"):
-        raise InputError(f"weights is {weights!r}; sysVI weights all samples alike: leave weights out.")
+    check_sample_weights(weights)
     for name, value in (("importance_weighting_kwargs", importance_weighting_kwargs), ("dataloader", dataloader)):
         if value:
             raise InputError(f"{name} is not supported: leave it out, and give the cells as adata.")

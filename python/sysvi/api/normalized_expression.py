@@ -19,6 +19,7 @@ from sysvi._core.forks import check_fork
 from sysvi._core.memory import check_memory
 from sysvi._core.seeds import generator
 from sysvi._core.settings import flag, random_seed, whole_number
+from sysvi.api.scvi_compat import check_sample_weights
 from sysvi.data.cells import Covariates
 from sysvi.model.decode import decode
 
@@ -188,8 +189,7 @@ def _check_unsupported(
             f"library_size is {library_size!r}, but sysVI models log-normalised expression, which has no library size "
             "and cannot be scaled to counts: leave library_size out."
         )
-    if weights not in (None, "uniform"):
-        raise InputError(f"weights is {weights!r}; sysVI weights all samples alike: leave weights out.")
+    check_sample_weights(weights)
     for name, value in (("dataloader", dataloader), ("data_loader_kwargs", data_loader_kwargs)):
         if value is not None:
             raise InputError(f"{name} is not supported: give the cells as adata, and rows of them as indices.")

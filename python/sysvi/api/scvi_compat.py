@@ -79,6 +79,12 @@ IGNORED_PLAN_ARGUMENTS = {
 }
 
 
+def check_sample_weights(weights: str | None) -> None:
+    """Refuse scvi-tools' ways to weight samples, as all count the same here."""
+    if weights not in (None, "uniform"):
+        raise InputError(f"weights is {weights!r}; sysVI weights all samples alike: leave weights out.")
+
+
 class NotInSysVI:
     """A method of scvi-tools' models that sysVI does not have: a call says what to do instead."""
 
