@@ -25,14 +25,8 @@ from sysvi.reporting.runs_content import (
 )
 
 SCORES = ("score", "chosen", "representative", "overall")  # columns of runs that are neither settings nor metrics
-FIRST = (
-    "iLISI",
-    "NMI",
-    "Moran",
-    "Batch correction",
-    "Biological preservation",
-    "Total",
-)  # metrics, where there are any
+# Metrics that come first, where there are any.
+FIRST = ("iLISI", "NMI", "Moran", "Batch correction", "Biological preservation", "Total")
 AXIS_NAMES = {"seconds": "time (s)", "peak_mb": "peak memory (MB)", "score": "score within the method"}
 
 
