@@ -26,6 +26,15 @@ run_ensemble <- function(..., max_epochs = 1L, verbose = FALSE) {
   quietly(RunSysVI(..., max_epochs = max_epochs, verbose = verbose))
 }
 
+# A function that makes a value when it is first called, and returns this one from then on.
+once <- function(make) {
+  value <- NULL
+  function() {
+    if (is.null(value)) value <<- make()
+    value
+  }
+}
+
 # Muffle the warnings that small data and short trainings cause.
 quietly <- function(code) {
   withCallingHandlers(code, warning = function(w) {

@@ -1,13 +1,9 @@
 # Genes that differ between systems in one label, with a model that was trained once.
 cells <- make_cells()
 cells$metadata$type <- rep(c("a", "b", "c"), each = 2L, length.out = ncol(cells$data))
-trained <- NULL
-model <- function() {
-  if (is.null(trained)) {
-    trained <<- run(cells$data, "system", "batch", metadata = cells$metadata, options = small, members = 2L)
-  }
-  trained
-}
+model <- once(function() {
+  run(cells$data, "system", "batch", metadata = cells$metadata, options = small, members = 2L)
+})
 differences <- function(object = cells$data, label = "type", reference = model(), ..., metadata = cells$metadata,
                         verbose = FALSE) {
   CompareSystems(object, label, reference, ..., metadata = metadata, verbose = verbose)

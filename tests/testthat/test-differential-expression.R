@@ -1,13 +1,9 @@
 # Expression that differs between groups of cells, with a model that was trained once.
 cells <- make_cells()
 cells$metadata$type <- rep(c("a", "b", "c"), each = 2L, length.out = ncol(cells$data))
-trained <- NULL
-model <- function() {
-  if (is.null(trained)) {
-    trained <<- run(cells$data, "system", "batch", metadata = cells$metadata, options = small, members = 2L)
-  }
-  trained
-}
+model <- once(function() {
+  run(cells$data, "system", "batch", metadata = cells$metadata, options = small, members = 2L)
+})
 compared <- function(object = cells$data, groups = "type", reference = model(), ..., n_samples = 40L,
                      metadata = cells$metadata, verbose = FALSE) {
   DifferentialExpressionSysVI(

@@ -10,11 +10,7 @@ query <- part(is_new)
 train <- function(object = known$data, ..., members = 2L) {
   run(object, "system", "batch", ..., options = small, members = members)
 }
-trained <- NULL
-reference <- function() { # trained once
-  if (is.null(trained)) trained <<- train(metadata = known$metadata)
-  trained
-}
+reference <- once(function() train(metadata = known$metadata))
 map <- function(object = query$data, onto = reference(), ..., max_epochs = 2L, verbose = FALSE) {
   MapSysVI(object, onto, ..., max_epochs = max_epochs, verbose = verbose)
 }

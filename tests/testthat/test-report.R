@@ -2,13 +2,9 @@
 cells <- make_cells()
 cells$metadata$type <- rep(c("alpha", "beta", "<script>alert(1)</script>"), length.out = 240)
 cells$metadata$type[1:5] <- NA
-trained <- NULL
-embedding <- function() {
-  if (is.null(trained)) {
-    trained <<- run(cells$data, "system", "batch", metadata = cells$metadata, options = small, members = 2L)
-  }
-  trained
-}
+embedding <- once(function() {
+  run(cells$data, "system", "batch", metadata = cells$metadata, options = small, members = 2L)
+})
 
 skip_without_report <- function() {
   skip_without_engine()

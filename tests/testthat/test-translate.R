@@ -1,12 +1,8 @@
 # Expression of cells in another system, decoded by a model that was trained once.
 cells <- make_cells()
-trained <- NULL
-model <- function() {
-  if (is.null(trained)) {
-    trained <<- run(cells$data, "system", "batch", metadata = cells$metadata, options = small, members = 2L)
-  }
-  trained
-}
+model <- once(function() {
+  run(cells$data, "system", "batch", metadata = cells$metadata, options = small, members = 2L)
+})
 translate <- function(object = cells$data, reference = model(), ..., metadata = cells$metadata, verbose = FALSE) {
   TranslateExpression(object, reference, ..., metadata = metadata, verbose = verbose)
 }
