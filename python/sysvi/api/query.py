@@ -54,6 +54,8 @@ def map_query(
     query
         New cells, as counts or log-normalised. Genes may be in any order, and further ones are ignored. Missing ones
         get the expression that the model decodes from a first embedding, in which they have the mean of the reference.
+        Of genes that not all of the model's systems have (``prepare(genes="union")``), a new system lacks those that
+        the query lacks.
         The embedding (float32, cells x latent dimensions) is written into
         ``obsm[key_added]``, settings and versions into ``uns["sysvi"]``, and the missing genes into
         ``uns["sysvi_query"]``.

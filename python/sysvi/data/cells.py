@@ -72,8 +72,12 @@ class Vocabulary:
         """Number of categories of each categorical covariate."""
         return [len(categories) for categories in self.categorical.values()]
 
-    def extend(self, systems: Iterable[str], categorical: Mapping[str, Iterable[str]]) -> Vocabulary:
+    def extend(
+        self, systems: Iterable[str], categorical: Mapping[str, Iterable[str]], lacking: Iterable[str] = ()
+    ) -> Vocabulary:
         """The same with further systems and categories, in the order of their names, after the known ones.
+
+        New systems lack the genes in `lacking`.
 
         Examples
         --------
@@ -85,7 +89,9 @@ class Vocabulary:
             return known + tuple(sorted(set(names) - set(known)))
 
         categories = {key: and_new(known, categorical.get(key, ())) for key, known in self.categorical.items()}
-        return replace(self, systems=and_new(self.systems, systems), categorical=categories)
+        extended, genes = and_new(self.systems, systems), tuple(lacking)
+        of_new = dict.fromkeys(extended[len(self.systems) :], genes) if genes else {}
+        return replace(self, systems=extended, categorical=categories, lacking=self.lacking | of_new)
 
 
 @dataclass(frozen=True)

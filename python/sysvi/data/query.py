@@ -76,7 +76,8 @@ def prepare_query(
     anndata.AnnData
         The cells with the model's genes, CSR float32 in the model's layer or ``X``, and the model's columns in ``obs``.
         A missing gene has its mean expression in the cell's system; in a new system, the mean over all systems. The
-        names of the missing genes are in ``uns["sysvi_query"]``.
+        names of the missing genes are in ``uns["sysvi_query"]``; of a model with genes that some systems lack, also
+        those of these genes that the query does not have, ``"lacking_genes"``: new systems lack them.
 
     Raises
     ------
@@ -134,7 +135,10 @@ def prepare_query(
     if missing.any():
         full = (full + _fill(system, missing, vocabulary, reference)).astype(np.float32)
     expression = {"X": full} if columns.layer is None else {"layers": {columns.layer: full}}
-    uns = {QUERY_KEY: {"missing_genes": np.array(vocabulary.genes, dtype=object)[missing]}}
+    genes, record = np.array(vocabulary.genes, dtype=object), {"missing_genes": missing}
+    if vocabulary.own_genes is not None:
+        record["lacking_genes"] = ~found & ~vocabulary.own_genes.all(axis=0)
+    uns = {QUERY_KEY: {name: genes[mask] for name, mask in record.items()}}
     return AnnData(obs=obs, var=pd.DataFrame(index=pd.Index(vocabulary.genes)), uns=uns, **expression)
 
 
@@ -154,7 +158,7 @@ def read_query(
     Raises
     ------
     InputError
-        If a new system has fewer than 10 cells, or the model's systems lack genes and there is a new system.
+        If a new system has fewer than 10 cells.
 
     Warns
     -----
@@ -162,15 +166,10 @@ def read_query(
         If a category has the name of one that the reference has in other systems only.
     """
     labels = {key: check_obs_column(adata, key, "covariate") for key in vocabulary.categorical}
-    extended = vocabulary.extend(check_obs_column(adata, columns.system, "system_key"), labels)
+    lacking = adata.uns.get(QUERY_KEY, {}).get("lacking_genes", ())
+    extended = vocabulary.extend(check_obs_column(adata, columns.system, "system_key"), labels, lacking)
     cells = cells_from_anndata(adata, columns, extended, warn_of_large=warn_of_large)
     sizes, n_known = cells.system_size.numpy(), len(vocabulary.systems)
-    if vocabulary.lacking and len(extended.systems) > n_known:
-        raise InputError(
-            f"System {extended.systems[n_known]!r} is new to the model, which knows {listing(vocabulary.systems)}, "
-            "some of which lack genes of the others (genes='union'): new systems cannot be mapped on such a model. "
-            "Integrate all systems together, or prepare the reference with genes='shared'."
-        )
     for name, size in zip(extended.systems[n_known:], sizes[n_known:], strict=True):
         if size < MIN_CELLS_PER_SYSTEM:
             raise InputError(
@@ -193,11 +192,12 @@ def read_query(
 
 
 def _needed(system: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
-    """The genes that a system of the cells has; all, if one is not known, (G,) bool."""
+    """The genes that a system of the cells has; of a new system, those that all known systems have, (G,) bool."""
     own_genes, codes = vocabulary.own_genes, pd.Index(vocabulary.systems).get_indexer(pd.Index(np.unique(system)))
-    if own_genes is None or (codes < 0).any():
+    if own_genes is None:
         return np.ones(len(vocabulary.genes), bool)
-    return np.logical_or.reduce(own_genes[codes])
+    of_known, of_all = own_genes[codes[codes >= 0]].any(axis=0), own_genes.all(axis=0)
+    return of_known | of_all if (codes < 0).any() else of_known
 
 
 def set_genes(adata: AnnData, layer: str | None, genes: np.ndarray, values: np.ndarray) -> None:

@@ -273,6 +273,62 @@ def test_a_new_batch_of_a_known_system_is_learned(union):
     np.testing.assert_array_equal(extended.get_latent_representation(prepared), prepared.obsm["X_sysVI"])
 
 
+def rat_cells(union, model, own):
+    """Cells of a third species with the genes that both others have, and with some of those that one of them lacks."""
+    lacking = sorted({gene for genes in model.vocabulary.lacking.values() for gene in genes})
+    rat = union[union.obs["species"] == "mouse"][:60].copy()
+    rat.X = sparse.csr_matrix(np.random.default_rng(3).poisson(1.0, rat.shape).astype(np.float32))
+    rat.obs["species"], rat.obs["batch"] = "rat", "rat1"
+    return rat[:, ~rat.var_names.isin(lacking[own:])].copy(), set(lacking[own:])
+
+
+def test_a_new_system_lacks_the_genes_that_it_does_not_have(union, model, tmp_path):
+    query, lacking = rat_cells(union, model, own=3)
+    extended = sysvi.extend_model(model, query, max_epochs=1, progress=False)
+    assert set(extended.vocabulary.lacking["rat"]) == lacking
+    assert {name: genes for name, genes in extended.vocabulary.lacking.items() if name != "rat"} == (
+        model.vocabulary.lacking
+    )
+    assert len(extended.adata.uns["sysvi_query"]["missing_genes"]) == 0
+    z = extended.get_latent_representation()
+    assert z.shape == (60, 15)
+    assert np.isfinite(z).all()
+    np.testing.assert_array_equal(
+        extended.get_latent_representation(model.adata), model.get_latent_representation(model.adata)
+    )
+    of_rat = sysvi.translate(extended, model.adata, "rat", progress=False).layers["sysvi_translated"]
+    nowhere = np.isin(extended.vocabulary.genes, list(lacking))
+    assert np.isnan(of_rat[:, nowhere]).all()
+    assert np.isfinite(of_rat[:, ~nowhere]).all()
+    extended.save(tmp_path / "extended")
+    loaded = sysvi.load(tmp_path / "extended", extended.adata)
+    assert loaded.vocabulary.lacking == extended.vocabulary.lacking
+    np.testing.assert_array_equal(loaded.get_latent_representation(), z)
+    np.testing.assert_array_equal(sysvi.map_query(loaded, query, progress=False).obsm["X_sysVI"], z)
+
+
+def test_genes_of_all_systems_that_a_new_one_misses_are_decoded(union, model):
+    query, lacking = rat_cells(union, model, own=0)
+    of_all = [gene for gene in model.vocabulary.genes if gene not in lacking]
+    query = query[:, query.var_names != of_all[0]].copy()
+    extended = sysvi.extend_model(model, query, max_epochs=1, progress=False)
+    assert list(extended.adata.uns["sysvi_query"]["missing_genes"]) == of_all[:1]
+    assert set(extended.vocabulary.lacking["rat"]) == lacking
+    decoded = extended.adata[:, of_all[0]].X.toarray()
+    assert decoded.max() > 0
+
+
+def test_known_and_new_systems_of_one_query_have_their_own_genes(union, model):
+    query, lacking = rat_cells(union, model, own=3)
+    mouse = union[union.obs["species"] == "mouse"][60:120].copy()
+    both = anndata.concat([query, mouse], join="outer", fill_value=0)
+    human_only = set(model.vocabulary.lacking["mouse"])
+    both = both[:, ~both.var_names.isin(human_only)].copy()
+    extended = sysvi.extend_model(model, both, max_epochs=1, progress=False)
+    assert set(extended.vocabulary.lacking["rat"]) == human_only
+    assert np.isfinite(extended.get_latent_representation()).all()
+
+
 def test_a_union_without_genes_of_some_systems_is_written_and_read(tmp_path):
     parts, _ = two_species()
     parts["mouse"].var_names = parts["human"].var_names
@@ -348,9 +404,6 @@ def test_what_is_refused(union):
     broken.uns[OWN_GENES_KEY]["has"] = np.ones(3, bool)
     with pytest.raises(InputError, match="cannot be read: join and prepare the systems again"):
         train(broken)
-    model = train(prepared)
-    with pytest.raises(InputError, match=r"'rat' is new to the model, .* new systems cannot be mapped on such a model"):
-        sysvi.map_query(model, renamed[renamed.obs["species"] == "rat"].copy(), progress=False)
 
 
 # -- differences ------------------------------------------------------------------------------------------------------
