@@ -196,8 +196,8 @@ def _needed(system: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
     own_genes, codes = vocabulary.own_genes, pd.Index(vocabulary.systems).get_indexer(pd.Index(np.unique(system)))
     if own_genes is None:
         return np.ones(len(vocabulary.genes), bool)
-    of_known, of_all = own_genes[codes[codes >= 0]].any(axis=0), own_genes.all(axis=0)
-    return of_known | of_all if (codes < 0).any() else of_known
+    needed = np.logical_or.reduce(own_genes[codes[codes >= 0]])
+    return needed | np.logical_and.reduce(own_genes) if (codes < 0).any() else needed
 
 
 def set_genes(adata: AnnData, layer: str | None, genes: np.ndarray, values: np.ndarray) -> None:

@@ -319,7 +319,7 @@ def test_genes_of_all_systems_that_a_new_one_misses_are_decoded(union, model):
 
 
 def test_known_and_new_systems_of_one_query_have_their_own_genes(union, model):
-    query, lacking = rat_cells(union, model, own=3)
+    query, _ = rat_cells(union, model, own=3)
     mouse = union[union.obs["species"] == "mouse"][60:120].copy()
     both = anndata.concat([query, mouse], join="outer", fill_value=0)
     human_only = set(model.vocabulary.lacking["mouse"])
