@@ -13,6 +13,8 @@ peers      Other methods on the cells of both: surgery of SysVI (which refuses n
            and Harmony on principal components of all cells, in the environment of the peers; and Seurat's MapQuery,
            in R. Those that are not installed are left out.
 third      A system of three is mapped as new onto a model of the other two, on the simulation `held_out` of data.py.
+sets       The same on further sets of paper/trust_sets.py: of Kang's cells and the simulation `hard`, the last batch of
+           each system; of malaria parasites and of four protocols, the last system.
 genes      As `donors`, from a query that lacks 5, 10 or 30 % of the model's genes, with what stands for these genes: 0;
            the reference's mean; or the expression that is decoded from an embedding with this mean, as `map_query`
            does. And from a query with the model's genes only. "uncorrected": decoded, but counts are normalised as if
@@ -22,16 +24,17 @@ time       Seconds to map 10,000 simulated cells of a new donor (2,000 genes) on
 known      Seconds to map 100,000 simulated cells of known batches, and to embed the same cells when they are prepared.
 
 Columns: accuracy, the share of held-out cells whose cell type is that of most of their 15 nearest cells of the
-reference (types of the reference only), for human and mouse cells; labels, the same of labels that the method predicts
-itself (of ours, the candidates of `sysvi.transfer_labels`); shared, the neighbours that both species share
-within types (`sysvi.metrics.shared_neighbors`); distance to the embedding of the unharmed query, relative to the spread
-of the reference; seconds, and cpu_seconds of all threads.
+reference (types of the reference only), for human and mouse cells, or for all; labels, the same of labels that the
+method predicts itself (of ours, the candidates of `sysvi.transfer_labels`); shared, the neighbours that both species
+share within types (`sysvi.metrics.shared_neighbors`); distance to the embedding of the unharmed query, relative to the
+spread of the reference; seconds, and cpu_seconds of all threads.
 """
 
 import argparse
 import os
 import shutil
 import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -49,6 +52,10 @@ from common import CACHE, PEER_PYTHON, PEERS, RESULTS, Failed, peer
 from scipy import sparse
 from sklearn.neighbors import KNeighborsClassifier
 
+sys.path.insert(0, str(Path(__file__).parent / "paper"))  # for the data sets
+
+import trust_sets
+
 import sysvi
 import sysvi.api.query
 import sysvi.data.query
@@ -58,6 +65,7 @@ from sysvi.metrics import shared_neighbors
 
 TABLE = RESULTS / "mapping.csv"
 HELD_OUT = ("human3", "mouse1")
+SETS = {"kang": "batch", "hard": "batch", "malaria_part": "system", "protocols": "system"}
 KEYS = ["defaults", "part", "setting", "seed"]
 DEFAULTS = next(name for name, preset in PRESETS.items() if preset is DEFAULT_PRESET)
 SURGERY = {"scvi-tools SysVI": "sysvi", "scANVI": "scanvi"}
@@ -173,6 +181,7 @@ def scale(seed: int) -> None:
     mean, own = (np.asarray(part.X.mean(axis=0)).ravel() for part in (reference, query))
     ratio = np.clip((mean + 0.01) / (own + 0.01), 0.2, 5)
     query.X = sparse.csr_matrix(query.X @ sparse.diags(ratio.astype(np.float32)))
+    query.X.data = query.X.data.clip(max=reference.X.max())
     sysvi.map_query(model, query, "donor", seed=seed, progress=False)
     found = score(reference.obs, z, query.obs, query.obsm["X_sysVI"]) | own_labels(reference, z, query)
     record("system", "mapped, genes scaled", seed, found)
@@ -180,18 +189,39 @@ def scale(seed: int) -> None:
 
 def third(seed: int) -> None:
     """A simulated system is new to a model of two others."""
-    if all(done("third", setting, seed) for setting in ("mapped", "retrained")):
-        return
     cells = anndata.read_h5ad(data.held_out())
-    names = cells.obs["system"].astype(str)
-    new = (names == names.max()).to_numpy()
+    hold_out("third", cells, last(cells, "system"), seed)
+
+
+def sets(seed: int) -> None:
+    """The last batch of each system, or the last system, of further sets is held out."""
+    for name, unit in SETS.items():
+        cells = anndata.read_h5ad(trust_sets.path(name))
+        hold_out(f"{unit} of {name}", cells, last(cells, unit), seed)
+
+
+def last(cells: AnnData, unit: str) -> np.ndarray:
+    """The cells of the last system by name, or of the last batch of each system that has several, (n,) bool."""
+    system, batch = (cells.obs[key].astype(str) for key in ("system", "batch"))
+    if unit == "system":
+        return (system == system.max()).to_numpy()
+    batches = batch.groupby(system)
+    return ((batch == batches.transform("max")) & (batches.transform("nunique") > 1)).to_numpy()
+
+
+def hold_out(part: str, cells: AnnData, new: np.ndarray, seed: int) -> None:
+    """Map some of the cells onto a model of the others, and compare with training on all."""
+    if done(part, "mapped", seed) and done(part, "retrained", seed):
+        return
     reference, query = cells[~new].copy(), cells[new].copy()
     sysvi.integrate(cells, "system", "batch", seed=seed, progress=False)
     model = sysvi.integrate(reference, "system", "batch", seed=seed, progress=False)
     sysvi.map_query(model, query, seed=seed, progress=False)
-    z = {name: part.obsm["X_sysVI"] for name, part in (("reference", reference), ("query", query), ("all", cells))}
-    record("third", "mapped", seed, score(reference.obs, z["reference"], query.obs, z["query"]))
-    record("third", "retrained", seed, score(reference.obs, z["all"][~new], query.obs, z["all"][new]))
+    z, z_new, z_all = (part.obsm["X_sysVI"] for part in (reference, query, cells))
+    for setting, old, mapped in (("mapped", z, z_new), ("retrained", z_all[~new], z_all[new])):
+        query.obsm["X_sysVI"] = mapped
+        found = score(reference.obs, old, query.obs, mapped) | own_labels(reference, old, query)
+        record(part, setting, seed, found)
 
 
 def genes(seed: int) -> None:
@@ -319,12 +349,11 @@ def score(known: pd.DataFrame, z: np.ndarray, new: pd.DataFrame, z_new: np.ndarr
 
 def by_species(found: np.ndarray, new: pd.DataFrame, known: pd.DataFrame, column: str) -> dict[str, float]:
     """Share of new cells of each species, with a type that is known, whose label was found."""
-    label, species = (new[key].astype(str).to_numpy() for key in ("cell_type", "system"))
-    counted = np.isin(label, known["cell_type"].astype(str))
+    label, system = (new[key].astype(str).to_numpy() for key in ("cell_type", "system"))
+    counted = np.isin(label, [name for name in known["cell_type"].astype(str).unique() if name != "unknown"])
+    species = np.where(np.isin(system, ["human", "mouse"]), system, "")
     return {
-        f"{column}_{name}" if name in ("human", "mouse") else column: float(
-            (found == label)[counted & (species == name)].mean()
-        )
+        f"{column}_{name}" if name else column: float((found == label)[counted & (species == name)].mean())
         for name in np.unique(species)
     }
 
@@ -373,7 +402,15 @@ FILLS = {
 }
 
 
-PARTS = {"donors": donors, "system": system, "retrained": retrained, "peers": peers, "third": third, "genes": genes}
+PARTS = {
+    "donors": donors,
+    "system": system,
+    "retrained": retrained,
+    "peers": peers,
+    "third": third,
+    "sets": sets,
+    "genes": genes,
+}
 PARTS |= {"scale": scale, "time": seconds, "known": known}
 
 
