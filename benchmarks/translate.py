@@ -12,7 +12,8 @@ type   All mouse cells of a type are held out: the model has seen the type in hu
 
 Methods: "none", the human cells as they are; "shift", their expression plus the difference of the means of both species
 over all cells of the model; "neighbours", of each cell the mean of the 15 nearest mouse cells in the embedding;
-"translate"; and for comparison "mouse, denoised", the real mouse cells, decoded in their own system (not in part
+"translate"; in part "donor" "scvi-tools SysVI" (peers/translate.py), where its environment was made; and for
+comparison "mouse, denoised", the real mouse cells, decoded in their own system (not in part
 "type", where they are new), and "other half", one half of the real mouse cells measured against the other half.
 
 Columns: all, Pearson correlation over genes of the mean profile of the translated cells of a type with that of the real
@@ -34,7 +35,7 @@ import anndata
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from common import CACHE, RESULTS
+from common import CACHE, PEER_PYTHON, RESULTS, peer
 from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 
@@ -77,7 +78,7 @@ def donor(seed: int) -> None:
     extended = sysvi.extend_model(model, cells[held].copy(), seed=seed, progress=False)
     query = extended.adata
     query.obs["cell_type"] = cells.obs.loc[query.obs_names, "cell_type"].to_numpy()
-    values = methods(extended, reference, query)
+    values = methods(extended, reference, query) | peers(reference, query, seed)
     is_mouse = (reference.obs["system"] == "mouse").to_numpy()
     label, own = (adata.obs["cell_type"].astype(str).to_numpy() for adata in (query, reference))
     counts = [pd.Series(names).value_counts() for names in (label, own[is_mouse], own[~is_mouse])]
@@ -136,6 +137,17 @@ def methods(model: sysvi.Ensemble, reference: AnnData, query: AnnData) -> dict[s
         "neighbours": (average @ mouse).toarray(),
         "translate": translated.layers[LAYER],
     }
+
+
+def peers(reference: AnnData, query: AnnData, seed: int) -> dict[str, np.ndarray]:
+    """Expression of the query in mouse by scvi-tools' SysVI, if its environment was made."""
+    if not PEER_PYTHON.exists():
+        return {}
+    paths = [CACHE / f"translate_{name}" for name in ("reference.h5ad", "query.h5ad", "scvi.npy")]
+    for path, cells in zip(paths, (reference, query), strict=False):
+        AnnData(cells.X, obs=cells.obs[["system", "batch"]], var=cells.var[[]]).write_h5ad(path)
+    peer("translate.py", *paths[:2], "mouse", paths[2], "--seed", seed)
+    return {"scvi-tools SysVI": np.load(paths[2]).clip(min=0)}
 
 
 def cycle(model: sysvi.Ensemble, query: AnnData) -> dict[str, np.ndarray]:
