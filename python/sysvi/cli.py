@@ -687,7 +687,7 @@ def write_report(
     "--system-of-file",
     multiple=True,
     metavar="FILE=SYSTEM",
-    help="System of a file without such a column; FILE may be a pattern for several files. Can be repeated.",
+    help="System of a file without such a column; FILE is its path, its name, or a pattern. Can be repeated.",
 )
 @click.option(
     "--orthologs",

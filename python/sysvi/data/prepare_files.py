@@ -122,7 +122,8 @@ def prepare_files(
     layer
         Layer of all files with the expression; ``X`` by default.
     system_of_file
-        System of files that have no such column, by their path or a pattern of paths: ``{"mouse/*": "mouse"}``.
+        System of files that have no such column, by their path, their name, or a pattern of one of them:
+        ``{"mouse/*": "mouse"}``.
     orthologs
         For systems of other species a table of orthologues, as in :func:`sysvi.map_orthologs`, by system. The genes of
         their files, which must have cells of no other system, are renamed; those that share a target are dropped.
@@ -274,7 +275,7 @@ def join_files(
         If a file cannot be read, has cells of several systems, or is the second one of a system.
     """
     cells_of: dict[str, AnnData] = {}
-    for path in map(Path, files):
+    for path in _check_paths(files, system_of_file or {}):
         cells = open_cells(path)
         with _in_file(path):
             check_not_empty(cells)
@@ -313,15 +314,7 @@ def _open_all(
     """Open the files, find their systems, and rename the genes of other species."""
     if not files:
         raise InputError("files is empty: give a list of at least one h5ad file or zarr store.")
-    paths = [Path(file) for file in files]
-    resolved = [path.resolve() for path in paths]
-    if twice := [path for path, real in zip(paths, resolved, strict=True) if resolved.count(real) > 1]:
-        raise InputError(f"{twice[0]} is given twice: name each file once.")
-    for pattern in system_of_file:
-        if not any(fnmatch(str(path), pattern) for path in paths):
-            raise InputError(
-                f"system_of_file names {pattern!r}, which is none of the files: correct its path or pattern."
-            )
+    paths = _check_paths(files, system_of_file)
     sources = []
     for path in paths:
         if output.exists() and path.exists() and output.samefile(path):
@@ -353,9 +346,28 @@ def _report_of(path: Path, report: Callable[[str], None], line: str) -> None:
     report(f"{path}: {line}")
 
 
+def _check_paths(files: Sequence[str | PathLike[str]], system_of_file: Mapping[str, str]) -> list[Path]:
+    """The files as paths, after a check that each is given once and that each name or pattern is that of a file."""
+    paths = [Path(file) for file in files]
+    resolved = [path.resolve() for path in paths]
+    if twice := [path for path, real in zip(paths, resolved, strict=True) if resolved.count(real) > 1]:
+        raise InputError(f"{twice[0]} is given twice: name each file once.")
+    for pattern in system_of_file:
+        if not any(_is_called(path, pattern) for path in paths):
+            raise InputError(
+                f"system_of_file names {pattern!r}, which is none of the files: correct its path or pattern."
+            )
+    return paths
+
+
+def _is_called(path: Path, pattern: str) -> bool:
+    """Whether a pattern is one of the path of a file, or of its name."""
+    return fnmatch(str(path), pattern) or fnmatch(path.name, pattern)
+
+
 def _systems_of(path: Path, cells: AnnData, system_key: str, system_of_file: Mapping[str, str]) -> np.ndarray:
     """System of each cell of a file, from the name given for the file or from its column."""
-    given = {name for pattern, name in system_of_file.items() if fnmatch(str(path), pattern)}
+    given = {name for pattern, name in system_of_file.items() if _is_called(path, pattern)}
     if len(given) > 1:
         raise InputError(f"system_of_file gives it several systems ({listing(sorted(given))}): give one.")
     if not given:

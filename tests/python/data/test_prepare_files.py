@@ -294,6 +294,9 @@ def test_mistakes_of_arguments(files, tmp_path):
     refused(r"must end in \.h5ad", output="out.csv")
     refused("does not exist", output="absent/out.zarr")
     refused("which is none of the files", system_of_file={"x*": "mouse"})
+    with pytest.raises(sysvi.InputError, match="which is none of the files"):
+        module.join_files(files, "species", system_of_file={"x*": "mouse"})
+    refused("column 'system' has system1, but system_of_file names 'b'", system_of_file={files[0].name: "b"})
     refused("which is none of the systems", orthologs={"zebrafish": "table.tsv"})
     refused("several systems", files=[files[2], files[0]], orthologs={"system1": "table.tsv"})
     refused(r"part0\.h5ad: its column 'system' has system1, but system_of_file names 'b'", system_of_file={"*0*": "b"})
