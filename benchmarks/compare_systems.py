@@ -1,6 +1,6 @@
 """Genes that differ between systems in one label (`sysvi.compare_systems`), on simulations with known differences.
 
-    python benchmarks/compare_systems.py [--scenarios usual,weak,unequal] [--seeds 20] [--planted-seeds 10]
+    python benchmarks/compare_systems.py [--scenarios usual,weak,unequal,noisy] [--seeds 20] [--planted-seeds 10]
     python benchmarks/compare_systems.py --baron
 
 Rows of finished simulations are kept in benchmarks/results/compare_systems.csv, so that an interrupted call continues;
@@ -15,6 +15,7 @@ usual    3 donors of each system, 2,400 cells.
 weak     the same, but the change of a cell is a random share of the full one, from 0 to 1.
 unequal  6 donors of each system, 6,000 cells, and types of which each is about half as frequent as the one before, in
          an order that differs between systems: profiles of 10 to 250 cells.
+noisy    as usual, but donors differ more in type 0: by 0.5 (standard deviation), not by 0.2 as in the other types.
 
 Methods: "pseudobulk", `sysvi.compare_systems`; "limma-voom" and "edgeR", on the sums of each donor, with a linear model
 of donors, types, and the difference of the systems in each type (pseudobulk.R; needs R with Bioconductor's packages);
@@ -79,6 +80,7 @@ SCENARIOS = {
     "usual": {},
     "weak": {"graded": True},
     "unequal": {"n_donors": 6, "n_cells": 6000, "imbalance": 0.45},
+    "noisy": {"noise": (0.5**2 - 0.2**2) ** 0.5},
 }
 
 
@@ -205,8 +207,13 @@ def simulate(
     planted: int = N_PLANTED,
     graded: bool = False,
     imbalance: float = 0.25,
+    noise: float = 0.0,
 ) -> Simulated:
-    """Counts of two systems; `graded` gives each cell a random share of the planted change."""
+    """Counts of two systems.
+
+    `graded` gives each cell a random share of the planted change; `noise` is a further effect of each donor in type 0,
+    from a generator of its own, so that the rest of a simulation is the same without.
+    """
     rng = np.random.default_rng([27, seed])
     n_types, n_batches = len(LABELS), 2 * n_donors
     baseline = 1.5 * rng.standard_normal(N_GENES)
@@ -216,6 +223,8 @@ def simulate(
     system_effect = rng.standard_normal((2, N_GENES))
     donor_effect = 0.2 * rng.standard_normal((n_batches, 1, N_GENES))
     donor_effect = donor_effect + 0.2 * rng.standard_normal((n_batches, n_types, N_GENES))
+    if noise:
+        donor_effect[:, 0] += noise * np.random.default_rng([28, seed]).standard_normal(donor_effect.shape)[:, 0]
     change, genes = np.zeros(N_GENES), rng.choice(N_GENES, planted, replace=False)
     change[genes] = rng.uniform(0.5, 1.5, planted) * rng.choice([-1, 1], planted)
     system = np.repeat([0, 1], n_cells // 2)

@@ -56,8 +56,8 @@ def compare_systems(
 
     Donors are the replicates: the cells of a label in a donor become one profile, the mean of their normalised
     expression, and p-values come from the differences between donors (a t-test with variances that are moderated over
-    genes, as in limma). The measured cells are tested, never decoded ones: docs/compare-systems.md measures why, and
-    where the tests fail.
+    genes, as in limma, in which profiles with few counts weigh less). The measured cells are tested, never decoded
+    ones: docs/compare-systems.md measures why, and where the tests fail.
 
     For each label that two systems share, a gene's **effect** is its difference between the systems in this label,
     minus its median difference in the other labels: what differs between the systems in all labels, such as the share
@@ -127,6 +127,7 @@ def compare_systems(
     ----------
     Squair et al., Confronting false discoveries in single-cell differential expression, Nature Communications (2021):
     donors as replicates. Smyth, Statistical Applications in Genetics and Molecular Biology (2004): moderated t-tests.
+    Law et al., Genome Biology (2014): precision weights.
 
     Examples
     --------

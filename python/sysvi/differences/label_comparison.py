@@ -8,10 +8,13 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import false_discovery_control
 
-from sysvi.differences.moderated import moderate
-from sysvi.differences.profiles import MIN_DONORS, Floats, Ints, marker_contrast, specific_contrast, testable
+from sysvi.differences.moderated import Moderated, moderate
+from sysvi.differences.precision import contrast_weights, precision_weights
+from sysvi.differences.profiles import MIN_DONORS, Floats, Ints, Mask, marker_contrast, specific_contrast, testable
 
-PRIOR_COUNT = 0.5  # added to a profile before its logarithm, in counts of a profile of usual size
+# Added to a profile before its logarithm: half a count of its own, with which the mean of logarithms hardly depends on
+# the number of cells; for genes that are not tested, of a profile of usual size, so that no counts give no effect.
+PRIOR_COUNT = 0.5
 
 
 def compare_label(measured: Floats, decoded: Floats, unit: Floats, system: Ints) -> dict[str, Floats]:
@@ -40,31 +43,47 @@ def compare_label(measured: Floats, decoded: Floats, unit: Floats, system: Ints)
     >>> found["effect"].shape, bool((found["fdr"] >= found["p"]).all())
     ((40,), True)
     """
-    first, second = system == 0, system == 1
-    prior = PRIOR_COUNT * np.median(unit)
-    y, y_decoded = np.log2(measured + prior), np.log2(decoded + prior)
+    can_test = np.bincount(system, minlength=2).min() >= MIN_DONORS
     tested, tested_marker = testable(measured, unit, system)
+    usual_unit = np.median(unit)
+    y = np.log2(measured + PRIOR_COUNT * np.where(tested, unit[:, :, None], usual_unit))
+    y_decoded = np.log2(decoded + PRIOR_COUNT * usual_unit)
+    weights = np.ones_like(y[:, 0])
+    if can_test and tested.any():
+        weights = contrast_weights(precision_weights(y, unit, system, tested))
     specific, of_model = (specific_contrast(values, system, tested) for values in (y, y_decoded))
     marker = marker_contrast(y, tested)
+    level = y[:, 0].mean(axis=0)
     p, marker_p = np.full((2, len(tested)), np.nan)
-    if min(first.sum(), second.sum()) >= MIN_DONORS:
-        level = y[:, 0].mean(axis=0)
-        if tested.any():
-            fit = moderate(specific[first][:, tested], specific[second][:, tested], level[tested])
-            p[tested] = fit.two_sided_p((-1, 1))
-        if tested_marker.any():
-            fit = moderate(marker[first][:, tested_marker], marker[second][:, tested_marker], level[tested_marker])
-            marker_p[tested_marker] = np.maximum(fit.one_sided_p((1, 0)), fit.one_sided_p((0, 1)))
+    if can_test and tested.any():
+        p[tested] = _moderate(specific, weights, level, system, tested).two_sided_p((-1, 1))
+    if can_test and tested_marker.any():
+        fit = _moderate(marker, weights, level, system, tested_marker)
+        marker_p[tested_marker] = np.maximum(fit.one_sided_p((1, 0)), fit.one_sided_p((0, 1)))
+    first, second = _means(specific, weights, system)
+    model_first, model_second = _means(of_model, np.ones_like(weights), system)
+    marker_first, marker_second = _means(marker, weights, system)
     return {
-        "effect": specific[second].mean(axis=0) - specific[first].mean(axis=0),
-        "model_effect": of_model[second].mean(axis=0) - of_model[first].mean(axis=0),
+        "effect": second - first,
+        "model_effect": model_second - model_first,
         "p": p,
         "fdr": _false_discovery_rate(p),
-        "marker_1": marker[first].mean(axis=0),
-        "marker_2": marker[second].mean(axis=0),
+        "marker_1": marker_first,
+        "marker_2": marker_second,
         "marker_p": marker_p,
         "marker_fdr": _false_discovery_rate(marker_p),
     }
+
+
+def _means(contrast: Floats, weights: Floats, system: Ints) -> Floats:
+    """Weighted mean of a contrast over the donors of each system, (2, G)."""
+    return np.stack([np.average(contrast[system == k], axis=0, weights=weights[system == k]) for k in (0, 1)])
+
+
+def _moderate(contrast: Floats, weights: Floats, level: Floats, system: Ints, genes: Mask) -> Moderated:
+    """Means and moderated variances of some genes in both systems."""
+    first, second, *of_groups = (x[system == k][:, genes] for x in (contrast, weights) for k in (0, 1))
+    return moderate(first, second, level[genes], (of_groups[0], of_groups[1]))
 
 
 def _false_discovery_rate(p: Floats) -> Floats:

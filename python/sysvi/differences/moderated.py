@@ -30,22 +30,22 @@ class Moderated(NamedTuple):
     means
         Mean of each group, (2, G).
     variance
-        Moderated variance of a donor within its group, (G,).
+        Moderated variance of a donor of weight 1 within its group, (G,).
     df
         Degrees of freedom of the variance, those of the prior included.
-    n_donors
-        Number of donors of each group.
+    weight
+        Sum of the weights of the donors of each group, their number if they have none, (2, G).
     """
 
     means: Floats
     variance: Floats
     df: float
-    n_donors: tuple[int, int]
+    weight: Floats
 
     def t(self, weights: tuple[float, float]) -> Floats:
         """The moderated t-statistic of the weighted sum of both means, (G,)."""
-        effect = np.asarray(weights) @ self.means
-        return effect / np.sqrt(self.variance * sum(w**2 / n for w, n in zip(weights, self.n_donors, strict=True)))
+        combined = np.asarray(weights)
+        return combined @ self.means / np.sqrt(self.variance * (combined**2 @ (1 / self.weight)))
 
     def two_sided_p(self, weights: tuple[float, float]) -> Floats:
         """The p-value of the weighted sum of both means being 0, (G,)."""
@@ -56,7 +56,7 @@ class Moderated(NamedTuple):
         return student_t.sf(self.t(weights), self.df)
 
 
-def moderate(first: Floats, second: Floats, level: Floats) -> Moderated:
+def moderate(first: Floats, second: Floats, level: Floats, weights: tuple[Floats, Floats] | None = None) -> Moderated:
     """Fit means and moderated variances of two groups of donors.
 
     Parameters
@@ -65,6 +65,9 @@ def moderate(first: Floats, second: Floats, level: Floats) -> Moderated:
         Values of the donors of each group, (n, G); each group has a donor, one of them two.
     level
         Level of expression of each gene, on which its usual variance depends, (G,).
+    weights
+        Weights of the donors of each group, (n, G): the variance of a value is that of the gene divided by its weight.
+        By default all are 1.
 
     Returns
     -------
@@ -84,15 +87,17 @@ def moderate(first: Floats, second: Floats, level: Floats) -> Moderated:
     ((500,), True)
     """
     groups = (first, second)
-    means = np.stack([group.mean(axis=0) for group in groups])
+    weights = (np.ones_like(first), np.ones_like(second)) if weights is None else weights
+    weight = np.stack([w.sum(axis=0) for w in weights])
+    means = np.stack([(w * group).sum(axis=0) for w, group in zip(weights, groups, strict=True)]) / weight
     df = len(first) + len(second) - 2
-    squares = sum(((group - mean) ** 2).sum(axis=0) for group, mean in zip(groups, means, strict=True))
+    squares = sum((w * (group - mean) ** 2).sum(axis=0) for w, group, mean in zip(weights, groups, means, strict=True))
     variance = squares / df
     usual, df_prior = usual_variance(variance, df, level)
     # the prior cannot weigh more than all genes together
     df_total = min(df + df_prior, df * variance.size)
     moderated = usual if np.isinf(df_prior) else (df_prior * usual + df * variance) / (df_prior + df)
-    return Moderated(means, moderated, df_total, (len(first), len(second)))
+    return Moderated(means, moderated, df_total, weight)
 
 
 def usual_variance(variance: Floats, df: float, level: Floats) -> tuple[Floats, float]:

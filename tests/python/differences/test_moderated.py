@@ -52,6 +52,48 @@ def test_formulae_written_out():
     np.testing.assert_allclose(fit.one_sided_p((1, 0)), stats.t.sf(in_first, df_prior + 5), rtol=1e-8)
 
 
+def example_weights():
+    """Weights of the example's donors and genes, which R computes too."""
+    gene, donor = np.arange(1, 61), np.arange(1, 8)[:, None]
+    weights = 1 + 0.8 * np.sin(2 * gene + 3 * donor)
+    return weights[:3], weights[3:]
+
+
+def test_limma_gives_the_same_with_weights():
+    """R, limma 3.62.2: the same, of lmFit(y, design, weights = w), by the code below.
+
+    gene <- 1:60; donor <- 1:7
+    level <- cos(gene); scale <- exp(0.5 * level + 0.6 * sin(3 * gene))
+    y <- scale * sin(outer(gene, donor^2) + rep(donor, each = 60)) + 0.8 * outer(gene %% 5 == 0, donor > 3)
+    w <- 1 + 0.8 * sin(outer(2 * gene, 3 * donor, "+"))
+    design <- model.matrix(~ 0 + factor(donor > 3))
+    fit <- limma::eBayes(limma::contrasts.fit(limma::lmFit(y, design, weights = w), c(-1, 1)), trend = level)
+    print(fit$t[c(1, 5, 30, 60)], digits = 12); print(fit$p.value[c(1, 5, 30, 60)], digits = 12)
+    print(fit$df.total[1], digits = 12)
+    """
+    fit = moderate(*example(60), weights=example_weights())
+    genes = [0, 4, 29, 59]
+    assert fit.df == pytest.approx(7.84401412154)
+    np.testing.assert_allclose(
+        fit.t((-1, 1))[genes], [0.148963182440, 1.675215392379, 0.681046978562, 3.546005509098], rtol=1e-9
+    )
+    np.testing.assert_allclose(
+        fit.two_sided_p((-1, 1))[genes],
+        [0.88534108596513, 0.13317275792300, 0.51543921732469, 0.00779819784142],
+        rtol=1e-9,
+    )
+
+
+def test_only_the_ratio_of_weights_matters():
+    first, second, level = example(60)
+    weights = example_weights()
+    fit = moderate(first, second, level, weights)
+    scaled = moderate(first, second, level, tuple(7 * w for w in weights))
+    np.testing.assert_allclose(scaled.two_sided_p((-1, 1)), fit.two_sided_p((-1, 1)), rtol=1e-9)
+    ones = moderate(first, second, level, tuple(np.ones_like(w) for w in weights))
+    np.testing.assert_allclose(ones.t((-1, 1)), moderate(first, second, level).t((-1, 1)), rtol=1e-12)
+
+
 def test_one_gene_is_the_usual_t_test():
     first, second, level = (array[..., :1] for array in example(20))
     fit = moderate(first, second, level)
