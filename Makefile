@@ -98,8 +98,9 @@ docs: $(VENV)/docs
 test-site: docs $(VENV)/interop
 	$(STEP) "site in a browser" $(PYTEST) tests/python/test_site_browser.py $(PYTEST_ARGS)
 
-docs-r-site:
+docs-r-site: $(VENV)/engine
 	$(STEP) "website of the R package" Rscript tools/site-r.R
+	$(STEP) "links of the website" $(BIN)/python tools/check_site.py --links-only build/site-r
 
 # -- release
 
