@@ -98,9 +98,10 @@ docs: $(VENV)/docs
 test-site: docs $(VENV)/interop
 	$(STEP) "site in a browser" $(PYTEST) tests/python/test_site_browser.py $(PYTEST_ARGS)
 
+docs-r-site: R_SITE_URL = $(shell sed -n 's/^url: //p' pkgdown/_pkgdown.yml)
 docs-r-site: $(VENV)/engine
 	$(STEP) "website of the R package" Rscript tools/site-r.R
-	$(STEP) "links of the website" $(BIN)/python tools/check_site.py --links-only build/site-r
+	$(STEP) "links of the website" $(BIN)/python tools/check_site.py --links-only --url $(R_SITE_URL) build/site-r
 
 # -- release
 
