@@ -14,8 +14,8 @@
 # make clean       remove the environment and what was built
 #
 # Variables: PYTHON (the Python to make .venv with), JOBS (pytest processes), PYTEST_ARGS (further arguments of pytest),
-# WHEEL_PYTHONS (the versions that make test-wheel installs into), SYSVI_DATA (folder of the real data sets that some tests
-# and benchmarks need).
+# WHEEL_PYTHONS (the versions that make test-wheel installs into), SYSVI_TORCH (the torch that it installs there, such as
+# torch==2.13.0), SYSVI_DATA (folder of the real data sets that some tests and benchmarks need).
 
 PYTHON ?= python3
 JOBS ?= 2
