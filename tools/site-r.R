@@ -1,6 +1,6 @@
 # Build the website of the R package into build/site-r, from the files that git knows. Warnings are errors. The articles
-# integrate simulated cells, with the Python of RETICULATE_PYTHON. No network is used: pkgdown takes seven scripts from its
-# cache if they are there, and pkgdown/scripts has them as its cache does.
+# integrate simulated cells, with the Python of RETICULATE_PYTHON. No network is used: pkgdown takes seven scripts from
+# its cache if they are there, and pkgdown/scripts has them as its cache does.
 source <- "build/site-r-source"
 target <- file.path(normalizePath("."), "build", "site-r")
 library <- "build/site-r-library"
