@@ -1,6 +1,6 @@
-# Build the website of the R package into build/site-r, from the files that git knows. Warnings are errors. The articles
-# integrate simulated cells, with the Python of RETICULATE_PYTHON. No network is used: pkgdown takes seven scripts from
-# its cache if they are there, and pkgdown/scripts has them as its cache does.
+# Build the website of the R package into build/site-r, from the files that git knows. Warnings of pkgdown are errors.
+# The articles integrate simulated cells, with the Python of RETICULATE_PYTHON. No network is used: pkgdown takes seven
+# scripts from its cache if they are there, and pkgdown/scripts has them as its cache does.
 source <- "build/site-r-source"
 target <- file.path(normalizePath("."), "build", "site-r")
 library <- "build/site-r-library"
@@ -20,10 +20,18 @@ scripts <- tools::R_user_dir("pkgdown", "cache")
 dir.create(scripts, recursive = TRUE)
 stopifnot(file.copy(list.dirs("pkgdown/scripts", recursive = FALSE), scripts, recursive = TRUE))
 
-options(warn = 2, pkgdown.internet = FALSE)
-pkgdown::check_pkgdown(source)
-pkgdown::build_site(
-  source,
-  preview = FALSE, install = FALSE, new_process = FALSE, devel = FALSE, override = list(destination = target)
+# Warnings of chunks and examples are part of their pages and do not reach this handler.
+options(warn = 1, pkgdown.internet = FALSE)
+faults <- character()
+withCallingHandlers(
+  {
+    pkgdown::check_pkgdown(source)
+    pkgdown::build_site(
+      source,
+      preview = FALSE, install = FALSE, new_process = FALSE, devel = FALSE, override = list(destination = target)
+    )
+  },
+  warning = function(condition) faults <<- c(faults, conditionMessage(condition))
 )
+if (length(faults)) stop("There were warnings:\n", paste(faults, collapse = "\n"))
 cat("The website of the R package:", file.path(target, "index.html"), "\n")
