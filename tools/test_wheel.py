@@ -46,7 +46,8 @@ from pkgutil import walk_packages
 import sysvi
 assert find_spec("plotly") is None, "The environment has an extra: it cannot show that imports work without."
 for module in walk_packages(sysvi.__path__, "sysvi."):
-    importlib.import_module(module.name)
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
 for name in sysvi.__all__:
     getattr(sysvi, name)
 """
