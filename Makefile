@@ -14,8 +14,8 @@
 # make clean       remove the environment and what was built
 #
 # Variables: PYTHON (the Python to make .venv with), JOBS (pytest processes), PYTEST_ARGS (further arguments of pytest),
-# WHEEL_PYTHONS (the versions that make test-wheel installs into), SYSVI_DATA (folder of the real data sets that some tests
-# and benchmarks need).
+# WHEEL_PYTHONS (the versions that make test-wheel installs into), SYSVI_TORCH (the torch that it installs there, such as
+# torch==2.13.0), SYSVI_DATA (folder of the real data sets that some tests and benchmarks need).
 
 PYTHON ?= python3
 JOBS ?= 2
@@ -98,8 +98,10 @@ docs: $(VENV)/docs
 test-site: docs $(VENV)/interop
 	$(STEP) "site in a browser" $(PYTEST) tests/python/test_site_browser.py $(PYTEST_ARGS)
 
-docs-r-site:
+docs-r-site: R_SITE_URL = $(shell sed -n 's/^url: //p' pkgdown/_pkgdown.yml)
+docs-r-site: $(VENV)/engine
 	$(STEP) "website of the R package" Rscript tools/site-r.R
+	$(STEP) "links of the website" $(BIN)/python tools/check_site.py --links-only --url $(R_SITE_URL) build/site-r
 
 # -- release
 

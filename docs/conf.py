@@ -89,6 +89,7 @@ repository_pages = {
     "vignettes/bioconductor.Rmd": "r-site:articles/bioconductor.html",
     "vignettes/choosing.Rmd": "r-site:articles/choosing.html",
     "vignettes/mapping.Rmd": "r-site:articles/mapping.html",
+    "vignettes/beta-cells.Rmd": "r-site:articles/beta-cells.html",
     "NEWS.md": "r-site:news/index.html",
     "DESCRIPTION": "r-site:index.html",
 }

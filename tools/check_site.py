@@ -1,13 +1,15 @@
 """Check a built site: links and anchors lead somewhere, nothing is loaded from a network, public names have pages.
 
     python tools/check_site.py build/docs
+    python tools/check_site.py --links-only --url https://sysvi.github.io/sysvi/r/ build/site-r
 
-Links below r/ are left out: the site of the R package is built by itself. Prints each fault; the exit status is 1 if
-there is any.
+Links below r/ are left out: the site of the R package is built by itself, and has no public names of Python. Prints
+each fault; the exit status is 1 if there is any.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -49,14 +51,18 @@ def read_page(path: Path) -> Page:
     return page
 
 
-def find_faults(site: Path) -> list[str]:
-    """Faults of all pages of a site, a line each."""
+def find_faults(site: Path, url: str | None = None) -> list[str]:
+    """Faults of all pages of a site, a line each; `url` is its address, if pages refer to each other by it."""
     site = site.resolve()
     # Themes leave templates among their static files, which are no pages.
     pages = {path: read_page(path) for path in sorted(site.rglob("*.html")) if "_static" not in path.parts}
     faults = [] if pages else [f"{site} has no pages"]
     for path, page in pages.items():
         name = path.relative_to(site).as_posix()
+        if url:
+            root = f"{'../' * name.count('/')}./"
+            page.loaded = [root + each.removeprefix(url) if each.startswith(url) else each for each in page.loaded]
+            page.links = [root + each.removeprefix(url) if each.startswith(url) else each for each in page.links]
         for address in page.loaded:
             if urlsplit(address).scheme not in ("", "data") or address.startswith("//"):
                 faults.append(f"{name} loads {address}")
@@ -94,10 +100,14 @@ def missing_names(site: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    found = [*find_faults(folder), *missing_names(folder)]
-    print(
-        "\n".join(found)
-        or f"{folder}: all links, anchors and public names are there, and nothing is loaded from elsewhere."
-    )
+    parser = argparse.ArgumentParser(description="Check the links, anchors and pages of a built site.")
+    parser.add_argument("site", type=Path, help="folder of the site")
+    parser.add_argument("--url", help="address of the site, if its pages refer to each other by it")
+    parser.add_argument("--links-only", action="store_true", help="do not look for the public names of sysvi")
+    arguments = parser.parse_args()
+    found = find_faults(arguments.site, arguments.url)
+    if not arguments.links_only:
+        found += missing_names(arguments.site)
+    checked = "links and anchors" if arguments.links_only else "links, anchors and public names"
+    print("\n".join(found) or f"{arguments.site}: all {checked} are there, and nothing is loaded from elsewhere.")
     sys.exit(bool(found))

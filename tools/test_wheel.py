@@ -39,6 +39,24 @@ for name in ("py.typed", "__init__.pyi", "reporting/templates/report.html.j2", "
     assert root.joinpath(name).is_file(), name
 """
 
+IMPORTS = """
+import importlib
+from importlib.util import find_spec
+from pkgutil import walk_packages
+import sysvi
+assert find_spec("plotly") is None, "The environment has an extra: it cannot show that imports work without."
+for module in walk_packages(sysvi.__path__, "sysvi."):
+    if module.name.endswith("__main__"):
+        continue
+    try:
+        importlib.import_module(module.name)
+    except ModuleNotFoundError as error:
+        if error.name != "triton":  # it comes with builds of torch for GPUs, which alone need these modules
+            raise
+for name in sysvi.__all__:
+    getattr(sysvi, name)
+"""
+
 PREPARE = """
 import anndata, numpy, scipy.sparse
 import sysvi
@@ -119,22 +137,27 @@ def test_wheel(wheel: Path, version: str, torch: bool) -> None:
         if torch:
             # torch alone and first: a CPU build that satisfies the wheel is not replaced afterwards.
             call("python", *pip, *os.environ.get("SYSVI_TORCH", "torch").split())
-            call("python", *pip, f"{wheel}[report]")
+            call("python", *pip, wheel)
             call("python", "-m", "pip", "check")
         else:
             call("python", *pip, *call("python", "-c", REQUIREMENTS, wheel).splitlines())
             call("python", *pip, "--no-deps", wheel)
         call("python", "-c", INSTALLED)
         assert wheel.name.split("-")[1] in call("sysvi", "--version")
+        assert "integrate" in call("sysvi", "--help")
         call("sysvi", "integrate", "--help")
         call("python", "-c", PREPARE)
         if torch:
+            call("python", "-c", IMPORTS)
+            call("sysvi", "demo", "--cells", "500", "--quiet")
+            assert all((work / "demo" / name).stat().st_size > 0 for name in ("demo.h5ad", "demo.png"))
+            call("python", *pip, f"{wheel}[report]")
             call("python", "-c", SIMULATE)
             options = ("--system", "system", "--batch", "batch", "--epochs", "2", "--quiet", "--device", "cpu")
             call("sysvi", "integrate", "cells.h5ad", *options, "-o", "integrated.h5ad", "--report", "report.html")
             call("python", "-c", INTEGRATED)
             assert "sysVI" in (work / "report.html").read_text()
-        done = "integrated 600 cells and wrote a report" if torch else "prepared cells, without torch"
+        done = "ran the demo, integrated 600 cells and wrote a report" if torch else "prepared cells, without torch"
         print(f"Python {version}: {done}", flush=True)
 
 

@@ -1,5 +1,6 @@
 """The files of packaging/, workflows and the website of the R package agree with the package and each other."""
 
+import hashlib
 import json
 import os
 import re
@@ -224,6 +225,23 @@ def test_the_website_of_the_r_package_lists_each_function_and_vignette_once():
     articles = [name for group in site["articles"] for name in group["contents"]]
     assert sorted(articles) == sorted(path.stem for path in (ROOT / "vignettes").glob("*.Rmd"))
     assert site["url"].startswith(site["navbar"]["components"]["python"]["href"])
+
+
+def test_scripts_of_the_website_are_those_that_their_authors_published():
+    folder = ROOT / "pkgdown" / "scripts"
+    table = (folder / "README.md").read_text()
+    listed = dict(re.findall(r"^\| `(\S+)` \|.*\| ([0-9a-f]{64}) \|$", table, re.MULTILINE))
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.min.js")}
+    assert {name: hashlib.sha256(content).hexdigest() for name, content in found.items()} == listed
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "vignettes").glob("*.Rmd")), ids=lambda path: path.name)
+def test_vignettes_link_to_pages_of_the_website_that_exist(path):
+    site = yaml.safe_load((ROOT / "pkgdown" / "_pkgdown.yml").read_text())["navbar"]["components"]["python"]["href"]
+    for page, anchor in re.findall(rf"{re.escape(site)}([\w/-]+)\.html(?:#([\w-]+))?", path.read_text()):
+        headings = re.findall(r"^#+ (.+)$", (ROOT / "docs" / f"{page}.md").read_text(), re.MULTILINE)
+        anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert not anchor or anchor in anchors, f"{page}.html#{anchor}"
 
 
 # -- workflows

@@ -149,5 +149,13 @@ class TestCheckOfLinks:
         (site / "index.html").write_text(self.good + html)
         assert check_site.find_faults(site) == [fault]
 
+    def test_of_a_site_whose_pages_give_its_address(self, site):
+        url = "https://host/site/"
+        (site / "sub").mkdir()
+        html = f'<a href="{url}b.html#x"><img src="{url}x.png"><script src="{url}y.js">'
+        (site / "sub" / "page.html").write_text(html)
+        (site / "x.png").touch()
+        assert check_site.find_faults(site, url) == ["sub/page.html links to .././y.js, which is missing"]
+
     def test_of_an_empty_folder(self, tmp_path):
         assert check_site.find_faults(tmp_path) == [f"{tmp_path} has no pages"]
