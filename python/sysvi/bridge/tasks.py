@@ -63,6 +63,7 @@ def _integrate(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_
         **_training_arguments(values),
         members=values["members"],
         preset=values["preset"],
+        checkpoint=values.get("checkpoint"),
         seed=values["seed"],
         progress=on_event,
     )

@@ -108,6 +108,19 @@ def test_integrate_equals_python(make_adata):
     assert model.status == "finished"
 
 
+def test_a_checkpoint_is_passed_on(make_adata, tmp_path):
+    adata = make_adata()
+    values, arrays = task(adata, checkpoint=str(tmp_path))
+    _, first = call("integrate", json.dumps(values), arrays, filled(adata.X))
+    heard = []
+    _, second = call("integrate", json.dumps(values), arrays, filled(adata.X), heard.append)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["member-0.safetensors", "run.json"]
+    assert [json.loads(line)["stage"] for line in heard if "warning" not in line] == ["checkpoint", "plan", "end"]
+    np.testing.assert_array_equal(first["embedding"], second["embedding"])
+    answer, _ = call("integrate", json.dumps(values | {"seed": 5}), arrays, filled(adata.X))
+    assert "(seed: 0 there, 5 here): choose another folder" in json.loads(answer)["error"]
+
+
 def test_an_ensemble_equals_python(make_adata):
     """By default the engine chooses the number of members; the answer then has the support of the cells."""
     adata = make_adata()
