@@ -92,6 +92,7 @@ def test_results_are_added_and_replaced(store, tmp_path):
     assert (zarr.open_group(store, mode="r").metadata.consolidated_metadata is not None) == consolidated
 
 
+@pytest.mark.slow
 def test_the_store_is_valid_after_a_kill_at_any_moment(store, tmp_path, monkeypatch):
     """Each renaming or removal of a file of the store is prevented once, with all that comes after it."""
     add(store, results(0.5))

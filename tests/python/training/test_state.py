@@ -82,6 +82,7 @@ def assert_same(found, expected):
     assert run.status == other_run.status
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_steps", [1, 3, 4, 8, 11])
 @pytest.mark.parametrize("on_disk", [False, True], ids=["memory", "disk"])
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
