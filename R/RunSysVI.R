@@ -145,11 +145,7 @@ RunSysVI.default <- function(object, system, batch = NULL, metadata = NULL, cova
   check_whole_number(members)
   if (!is.null(preset)) check_string(preset)
   check_whole_number(seed)
-  if (!is.null(checkpoint)) {
-    check_string(checkpoint)
-    create_folder(checkpoint)
-    checkpoint <- normalizePath(checkpoint) # the engine may run in another working directory
-  }
+  checkpoint <- prepare_checkpoint(checkpoint)
   cells <- describe_cells(object, metadata = metadata)
   if (!is.null(lacking_genes)) cells$lacking_genes <- check_lacking_genes(lacking_genes)
   columns <- describe_columns(
@@ -202,6 +198,16 @@ RunSysVI.SingleCellExperiment <- function(object, system, batch = NULL, ..., ass
   cells <- describe_cells(object, assay = assay)
   z <- RunSysVI.default(cells, system, batch, NULL, ...) # NULL: metadata are those of the object
   add_reduced_dim(object, z, name)
+}
+
+# The folder of a checkpoint, created if it is missing; NULL for none.
+prepare_checkpoint <- function(checkpoint) {
+  if (is.null(checkpoint)) {
+    return(NULL)
+  }
+  check_string(checkpoint)
+  create_folder(checkpoint)
+  normalizePath(checkpoint) # the engine may run in another working directory
 }
 
 check_lacking_genes <- function(lacking_genes) {

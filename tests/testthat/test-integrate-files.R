@@ -68,7 +68,7 @@ test_that("arguments that cannot be used are named", {
   expect_error(IntegrateFilesSysVI(character(), "system"), "`files` is empty")
   expect_error(IntegrateFilesSysVI(1, "system"), "`files` must be a character vector, not 1")
   expect_error(IntegrateFilesSysVI("a.h5ad", 2), "`system` must be a string")
-  expect_error(IntegrateFilesSysVI("a.h5ad", "system", orthologs = "a.tsv"), "`orthologs` must be a named character vector")
+  expect_error(IntegrateFilesSysVI("a.h5ad", "system", orthologs = "a.tsv"), "`orthologs` must be a named character")
   expect_error(IntegrateFilesSysVI("a.h5ad", "system", memory = 4e9), "`memory` must be a string")
   skip_without_engine()
   expect_error(integrate(file.path(folder, "absent.h5ad")), "absent.h5ad")

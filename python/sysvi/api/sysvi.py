@@ -554,14 +554,8 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, DifferentialMethodsOfScvi
         self.to_device(device_name(accelerator, devices) if device is None else device)
         try:
             if surgery is None:
-                run = train(
-                    self.module,
-                    self.cells_of(None),
-                    train_settings,
-                    as_callback(progress),
-                    stop,
-                    state_file=state_file,
-                )
+                cells, on_event = self.cells_of(None), as_callback(progress)
+                run = train(self.module, cells, train_settings, on_event, stop, None, state_file)
             else:
                 surgery.cells.to(self.device)
                 run = train(

@@ -118,7 +118,7 @@ def test_a_checkpoint_is_passed_on(make_adata, tmp_path):
     assert [json.loads(line)["stage"] for line in heard if "warning" not in line] == ["checkpoint", "plan", "end"]
     np.testing.assert_array_equal(first["embedding"], second["embedding"])
     answer, _ = call("integrate", json.dumps(values | {"seed": 5}), arrays, filled(adata.X))
-    assert "(seed: 0 there, 5 here): choose another folder" in json.loads(answer)["error"]
+    assert "(seed: 3 there, 5 here): choose another folder" in json.loads(answer)["error"]
 
 
 @pytest.mark.parametrize("n_files", [1, 2])
