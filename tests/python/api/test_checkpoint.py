@@ -6,10 +6,12 @@ import signal
 import anndata
 import numpy as np
 import pytest
+import torch
 
 import sysvi
 import sysvi.api.integrate as integrate_module
 from sysvi._core.interrupts import STOP_SIGNALS, TO_BE_CONTINUED
+from sysvi._core.parallel import restore_thread_count
 from sysvi.api.storage import Storage
 from sysvi.training import state
 
@@ -79,6 +81,18 @@ def test_an_interrupted_integration_goes_on_with_the_same_bits(integrate, tmp_pa
     assert stopped.status == "interrupted"
     assert_same(integrate(**kept), expected)
     assert not [path for path in (tmp_path / "kept").iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("members", [1, 3])
+def test_members_that_are_trained_in_parallel_go_on_with_the_same_bits(integrate, tmp_path, members):
+    """With two threads, two members are trained at the same time, and the steps of a single model run in two."""
+    with restore_thread_count():
+        torch.set_num_threads(2)
+        expected = integrate(members=members)
+        stopped = integrate(members=members, checkpoint=tmp_path, progress=interrupt_at(2))
+        assert stopped.status == "interrupted"
+        assert_same(integrate(members=members, checkpoint=tmp_path), expected)
 
 
 @pytest.mark.slow
