@@ -81,6 +81,10 @@
 #' @param lacking_genes For matrices: names of the genes that each system lacks, a list
 #'   named by system, as [PrepareSystems()] returns it with `genes = "union"`. Other
 #'   objects that it returns hold it.
+#' @param checkpoint Folder in which the state of training is kept every two minutes; it is
+#'   created if it does not exist. After R was ended, even by a kill, the same call goes on
+#'   from there, on a CPU with the same result to the bit. A folder of other data or settings
+#'   is refused. Remove the folder when it is not needed any more.
 #' @param ... For Seurat objects and SingleCellExperiments, the arguments of the
 #'   default method from `covariates` on.
 #'
@@ -131,7 +135,7 @@ RunSysVI.default <- function(object, system, batch = NULL, metadata = NULL, cova
                              features = NULL, n_top_genes = 3000L, cycle_weight = NULL, max_epochs = NULL,
                              n_latent = 15L, members = 8L, preset = NULL, device = "auto", seed = 0L,
                              process = c("session", "separate"), verbose = TRUE, options = sysvi_options(),
-                             lacking_genes = NULL, ...) {
+                             lacking_genes = NULL, checkpoint = NULL, ...) {
   rlang::check_dots_empty(error = suggest_options)
   process <- rlang::arg_match(process)
   check_options(options)
@@ -141,6 +145,7 @@ RunSysVI.default <- function(object, system, batch = NULL, metadata = NULL, cova
   check_whole_number(members)
   if (!is.null(preset)) check_string(preset)
   check_whole_number(seed)
+  checkpoint <- prepare_checkpoint(checkpoint)
   cells <- describe_cells(object, metadata = metadata)
   if (!is.null(lacking_genes)) cells$lacking_genes <- check_lacking_genes(lacking_genes)
   columns <- describe_columns(
@@ -156,7 +161,9 @@ RunSysVI.default <- function(object, system, batch = NULL, metadata = NULL, cova
   )
   fit <- train_in_engine(
     "integrate", cells, columns, genes, settings,
-    task_values = list(seed = seed, members = if (!missing(members)) members, preset = preset),
+    task_values = list(
+      seed = seed, members = if (!missing(members)) members, preset = preset, checkpoint = checkpoint
+    ),
     device = device, process = process, verbose = verbose
   )
   warn_if_interrupted(attr(fit$z, "sysVI"))
@@ -191,6 +198,16 @@ RunSysVI.SingleCellExperiment <- function(object, system, batch = NULL, ..., ass
   cells <- describe_cells(object, assay = assay)
   z <- RunSysVI.default(cells, system, batch, NULL, ...) # NULL: metadata are those of the object
   add_reduced_dim(object, z, name)
+}
+
+# The folder of a checkpoint, created if it is missing; NULL for none.
+prepare_checkpoint <- function(checkpoint) {
+  if (is.null(checkpoint)) {
+    return(NULL)
+  }
+  check_string(checkpoint)
+  create_folder(checkpoint)
+  normalizePath(checkpoint) # the engine may run in another working directory
 }
 
 check_lacking_genes <- function(lacking_genes) {

@@ -40,13 +40,17 @@ train_in_engine <- function(task, cells, columns, genes, settings, task_values, 
     task, c(values, task_values), c(column_arrays(all_columns), encode_cell_order(cells)),
     stream = stream_expression(cells, genes$names, columns$system$values), process = process, verbose = verbose
   )
-  z <- structure(
-    name_embedding(answer$arrays$embedding, cells$cells),
+  list(z = describe_fit(answer, cells$cells), answer = answer)
+}
+
+# The embedding of an answer, with the model and, of an ensemble, the support of the cells.
+describe_fit <- function(answer, cells) {
+  structure(
+    name_embedding(answer$arrays$embedding, cells),
     sysVI = read_model(as.raw(answer$arrays$model)),
-    support = read_support(answer, cells$cells),
-    support_by_system = read_support_by_system(answer, cells$cells)
+    support = read_support(answer, cells),
+    support_by_system = read_support_by_system(answer, cells)
   )
-  list(z = z, answer = answer)
 }
 
 # Support of each cell: a vector named by cell, or NULL if the answer has none.

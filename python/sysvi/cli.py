@@ -320,15 +320,18 @@ def reporting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(command)
     def run(as_json: bool, quiet: bool, **arguments: Any) -> None:
         shown: list[str] = []
-        with reporting(as_json, quiet, shown) as on_event:
+        with reporting(as_json, quiet, shown, goes_on=arguments.get("checkpoint") is not None) as on_event:
             command(report=Report(on_event, not (as_json or quiet), shown), **arguments)
 
     return run
 
 
 @contextmanager
-def reporting(as_json: bool, quiet: bool, shown: list[str]) -> Iterator[OnEvent]:
-    """Choose how events are shown, and show warnings (listed in `shown`), errors and interrupts as one line each."""
+def reporting(as_json: bool, quiet: bool, shown: list[str], goes_on: bool) -> Iterator[OnEvent]:
+    """Choose how events are shown, and show warnings (listed in `shown`), errors and interrupts as one line each.
+
+    After an interrupt the exit status is that of a program that `goes_on` when it is run again, or not.
+    """
     from sysvi._core.backend_of_figures import check_backend_of_figures
     from sysvi._core.progress import JsonLines, ProgressBar
 
@@ -345,7 +348,7 @@ def reporting(as_json: bool, quiet: bool, shown: list[str]) -> Iterator[OnEvent]
             check_backend_of_figures()
             yield on_event
         except KeyboardInterrupt:
-            fail(f"Interrupted{by_signal()}; no file was left half-written.", on_event, as_json, exit_status())
+            fail(f"Interrupted{by_signal()}; no file was left half-written.", on_event, as_json, exit_status(goes_on))
         except (sysvi.InputError, sysvi.NonFiniteLossError, OSError) as error:
             fail(in_words_of_options(str(error)), on_event, as_json, 1)
         except (MemoryError, RuntimeError) as error:
@@ -466,7 +469,13 @@ def main() -> None:
 
 @main.command(cls=CommandWithSettings)
 @input_options(label="optional")
-@output_file_options
+@click.option("-o", "--output", type=FILE, help="The h5ad file to write.")
+@click.option(
+    "--in-place",
+    is_flag=True,
+    help="Add the embedding, the support and the record of the model to the zarr store INPUT, instead of --output.",
+)
+@overwrite_option
 @click.option("--report", "report_path", type=FILE, help="Also write a report (HTML), as sysvi report does.")
 @genes_option
 @min_cells_per_gene_option
@@ -484,8 +493,14 @@ def main() -> None:
     help="Memory that the run may take, such as 4GB: prepared cells that need more are read from disk during training "
     "(default: as much as it needs).",
 )
+@click.option(
+    "--checkpoint",
+    type=FOLDER,
+    help="Folder in which the state of training is kept: after a kill, the same command goes on from there. After "
+    "SIGTERM or SIGUSR1 the exit status is 75.",
+)
 @click.option("--copy", is_flag=True, help="Copy the expression into the output even if the cells stay on disk.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be done, with its memory, disk and passes.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done, with its time, memory, disk and passes.")
 @reporting_options
 @pass_columns
 def integrate(
@@ -493,7 +508,8 @@ def integrate(
     input: Path,
     raw: bool,
     label_key: str | None,
-    output: Path,
+    output: Path | None,
+    in_place: bool,
     report_path: Path | None,
     columns: Columns,
     overwrite: bool,
@@ -506,6 +522,7 @@ def integrate(
     key: str,
     save_model: Path | None,
     memory: str | None,
+    checkpoint: Path | None,
     copy: bool,
     dry_run: bool,
     **settings: Any,
@@ -520,7 +537,8 @@ def integrate(
     1, is written into sysvi_support in obs, and for each other system into sysvi_support in obsm.
 
     With --memory, the output of sysvi prepare may be larger than memory: its cells are then read from disk, and the
-    output holds obs, the embedding and the record of the model, but no expression (unless --copy is given).
+    output holds obs, the embedding and the record of the model, but no expression (unless --copy is given). With
+    --in-place, they are added to the store that is read, and there is no other output.
     """
     from sysvi._core.device import choose_device
     from sysvi.api.arguments import find_preset, number_of_members
@@ -528,23 +546,35 @@ def integrate(
     from sysvi.api.storage import choose_storage, storage_values
     from sysvi.data.ensure_prepared import ensure_prepared, is_prepared
     from sysvi.data.h5ad import check_output
+    from sysvi.data.store_results import check_in_place
 
+    if (output is None) != in_place:
+        raise click.UsageError(
+            "Give either --output, a file to write, or --in-place, to add to the store that is read."
+        )
+    if in_place and copy:
+        raise click.UsageError("--copy is for --output: with --in-place, the expression stays where it is.")
     adata = read_input(input, raw, columns.layer, or_zarr=True)
+    if in_place:
+        check_in_place(input, key, overwrite or dry_run)
     given, storage = given_settings(settings), None
     if memory is not None or dry_run:
         n_members = number_of_members(given.get("members"), find_preset(given.get("preset")))
         storage = choose_storage(adata, columns.layer, memory, n_members, choose_device(device))
     on_disk, ready = storage is not None and storage.window_cells is not None, is_prepared(adata, columns.layer)
-    copied = check_copy(input, output, copy, on_disk)
+    copied = 0 if output is None else check_copy(input, output, copy, on_disk)
     if on_disk and not ready:
         raise sysvi.InputError(
             f"The cells are not prepared, and too many to prepare them in {memory} (--memory): run sysvi prepare with "
             "the same input and columns first, and integrate its output."
         )
     if dry_run and storage is not None:
-        report.on_event(describe_run(adata, columns, storage, ready or all_genes, copied, {"seed": seed, **given}))
+        chosen = None if ready or all_genes else n_top_genes
+        given = {"seed": seed, **given}
+        report.on_event(describe_run(adata, columns, storage, chosen, copied, given, choose_device(device)))
         return
-    check_output(output, overwrite, copied)
+    if output is not None:
+        check_output(output, overwrite, copied)
     check_model_output(save_model, overwrite)
     if report_path is not None and on_disk:
         raise sysvi.InputError("--report needs the expression in memory: leave --report out, or raise --memory.")
@@ -569,18 +599,19 @@ def integrate(
         **replace(columns, layer=layer).to_arguments(),
         device=device,
         memory=memory if on_disk else None,
+        checkpoint=checkpoint,
         seed=seed,
         key_added=key,
         progress=report.on_event,
         **given,
     )
     with catch_interrupts() as interrupted:  # what was trained is written first
-        write_results_of(prepared, model, key, input if copied else None, output, overwrite)
+        write_results_of(prepared, model, key, input if copied or in_place else None, output, overwrite)
         save_trained_model(model, save_model, overwrite, report)
     details = f": obsm[{key!r}], {' x '.join(map(str, prepared.obsm[key].shape))}"
     if len(model.members) > 1:
         details += f", the mean of {len(model.members)} models; their agreement in sysvi_support of obs and obsm"
-    report.wrote(output, details, key=key)
+    report.wrote(output or input, details, key=key)
     if model.status == "interrupted" or interrupted():
         sys.exit(exit_status())
     if report_path is not None:
@@ -1621,16 +1652,17 @@ def write_results_of(
     model: sysvi.SysVI | sysvi.Ensemble,
     key: str,
     source: Path | None,
-    target: Path,
+    target: Path | None,
     overwrite: bool = True,
     columns: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a copy of an h5ad file with what `integrate`, `map` or `tune` wrote into its prepared cells, `adata`.
 
-    Without a `source` to copy, the file has obs, the results and the record of the model, but no expression. Further
-    columns of obs are given as `columns`. The record of the model in uns also has the genes that it was trained on,
-    since the copy has all genes. If the file was replaced during the run, the results are written without its
-    expression, into a file beside `target`, and an InputError is raised.
+    Without a `source` to copy, the file has obs, the results and the record of the model, but no expression. Without a
+    `target`, the results are added to the source, a zarr store. Further columns of obs are given as `columns`. The
+    record of the model in uns also has the genes that it was trained on, since the copy has all genes. If the source
+    was replaced during the run, the results are written without its expression, into a file beside `target`, and an
+    InputError is raised.
     """
     import numpy as np
     from anndata import AnnData
@@ -1639,6 +1671,7 @@ def write_results_of(
     from sysvi.api.support import SUPPORT_KEY
     from sysvi.data.h5ad import OtherCellsError, write_anndata, write_with_results
     from sysvi.data.query import QUERY_KEY
+    from sysvi.data.store_results import add_results
 
     support = adata.obs.get(SUPPORT_KEY)
     obs = {SUPPORT_KEY: None if support is None else support.to_numpy(), **(columns or {})}
@@ -1652,12 +1685,16 @@ def write_results_of(
         return AnnData(obs=adata.obs, obsm={name: x for name, x in obsm.items() if x is not None}, uns=uns)
 
     if source is None:
+        assert target is not None
         write_atomically(target, lambda path: write_anndata(path, results()), overwrite=overwrite)
         return
     try:
-        write_with_results(source, target, cells=adata.obs_names, obs=obs, obsm=obsm, uns=uns, overwrite=overwrite)
+        if target is None:
+            add_results(source, cells=adata.obs_names, obs=obs, obsm=obsm, uns=uns)
+        else:
+            write_with_results(source, target, cells=adata.obs_names, obs=obs, obsm=obsm, uns=uns, overwrite=overwrite)
     except OtherCellsError as error:
-        kept = target.with_name(f"{target.stem}.results.h5ad")
+        kept = (target or source).with_name(f"{(target or source).stem}.results.h5ad")
         write_atomically(kept, lambda path: write_anndata(path, results()))
         raise sysvi.InputError(f"{error} Their embedding, with their names and columns, is in {kept}.") from error
 

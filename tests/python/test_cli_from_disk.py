@@ -1,6 +1,9 @@
-"""`sysvi integrate` of cells that stay on disk, `--dry-run`, and zarr stores as input."""
+"""`sysvi integrate` of cells that stay on disk, `--dry-run`, `--checkpoint`, `--in-place`, and zarr stores as input."""
 
 import json
+import shutil
+import signal
+from pathlib import Path
 
 import anndata
 import numpy as np
@@ -130,6 +133,9 @@ def test_dry_run_does_nothing(prepared, little_memory, tmp_path):
     (event,) = map(json.loads, run(*arguments, "--json", "--members", 1).stdout.splitlines())
     assert event["on_disk"] is False
     assert event["passes"] == 1
+    shortest, longest = event["expected_seconds"]
+    assert 0 < shortest < longest
+    assert "It would take roughly " in text
     assert list(tmp_path.iterdir()) == []
 
 
@@ -177,3 +183,125 @@ def test_passes_are_counted(prepared, little_memory, tmp_path, monkeypatch):
     assert (
         500 * (said["passes"] - 1) <= windows <= 500 * (said["passes"] - 1) + 2 * 300
     )  # and a window ahead at the end
+
+
+# -- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_command_goes_on_from_its_checkpoint(prepared, little_memory, tmp_path):
+    command = ["integrate", prepared, *FAST, *little_memory, "--checkpoint", tmp_path / "kept", "--json"]
+    run(*command, "-o", tmp_path / "first.h5ad")
+    lines = run(*command, "-o", tmp_path / "second.h5ad").stdout.splitlines()
+    stages = [json.loads(line)["stage"] for line in lines]
+    assert "checkpoint" in stages
+    assert "epoch" not in stages
+    first, second = (anndata.read_h5ad(tmp_path / f"{name}.h5ad").obsm["X_sysVI"] for name in ("first", "second"))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_a_checkpoint_of_another_run_is_refused_in_words_of_options(prepared, tmp_path):
+    kept = ["--checkpoint", tmp_path / "kept", "-o", tmp_path / "out.h5ad"]
+    run("integrate", prepared, *FAST, *kept)
+    result = run("integrate", prepared, *COLUMNS, "--members", 1, "--epochs", 3, *kept, "--overwrite", code=1)
+    assert result.stderr.splitlines()[-1] == (
+        f"Error: The folder {tmp_path / 'kept'} holds the checkpoint of another run (setting --epochs: 2 there, 3 "
+        "here): choose another folder, or remove this one to begin again."
+    )
+
+
+def test_a_stop_signal_ends_the_command_to_be_continued(prepared, tmp_path, monkeypatch, default_hangup_handler):
+    from sysvi._core import progress
+
+    write = progress.JsonLines.__call__
+
+    def send(self, event):
+        write(self, event)
+        if event.stage == "epoch":
+            signal.raise_signal(signal.SIGUSR1)
+
+    monkeypatch.setattr(progress.JsonLines, "__call__", send)
+    kept = ["--checkpoint", tmp_path / "kept", "-o", tmp_path / "out.h5ad", "--json"]
+    result = run("integrate", prepared, *FAST, *kept, code=75)
+    assert json.loads(result.stdout.splitlines()[-1])["message"] == (
+        f"Stopped by SIGUSR1. When it is run again, it goes on from the checkpoint in {tmp_path / 'kept'}."
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+# -- in place ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(prepared, tmp_path):
+    """A copy of the cells that tests may change."""
+    if not prepared.is_dir():
+        pytest.skip("h5ad files are refused, which has a test of its own")
+    return Path(shutil.copytree(prepared, tmp_path / "cells.zarr"))
+
+
+@pytest.mark.parametrize("members", [1, 2])
+@pytest.mark.parametrize("on_disk", [False, True], ids=["memory", "disk"])
+def test_in_place_adds_what_an_output_has(store, little_memory, tmp_path, members, on_disk):
+    options = [*COLUMNS, "--epochs", 2, "--members", members, *(little_memory if on_disk else [])]
+    before = anndata.read_zarr(store)
+    run("integrate", store, *options, "-o", tmp_path / "out.h5ad")
+    result = run("integrate", store, *options, "--in-place")
+    assert f"Wrote {store}: obsm['X_sysVI'], 500 x 15" in result.stderr
+    found, expected = anndata.read_zarr(store), anndata.read_h5ad(tmp_path / "out.h5ad")
+    assert (found.X != before.X).nnz == 0
+    assert list(found.obs) == list(expected.obs)
+    assert set(found.obsm) == set(expected.obsm)
+    np.testing.assert_array_equal(found.obsm["X_sysVI"], expected.obsm["X_sysVI"])
+    assert set(found.uns["sysvi"]) == set(expected.uns["sysvi"])
+    assert found.uns["sysvi"]["model_settings"] == expected.uns["sysvi"]["model_settings"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.zarr", "out.h5ad"]
+
+
+def test_in_place_replaces_an_embedding_if_told_so(store):
+    run("integrate", store, *FAST, "--in-place")
+    result = run("integrate", store, *FAST, "--seed", 1, "--in-place", code=1)
+    assert (
+        f"Error: obsm['X_sysVI'] of {store} exists already: pass --overwrite to replace it, or give another --key."
+        in (result.stderr)
+    )
+    run("integrate", store, *FAST, "--seed", 1, "--in-place", "--overwrite")
+    run("integrate", store, *FAST, "--key", "X_other", "--in-place")
+    found = anndata.read_zarr(store)
+    assert {"X_sysVI", "X_other"} <= set(found.obsm)
+    assert not np.array_equal(found.obsm["X_sysVI"], found.obsm["X_other"])
+
+
+def test_in_place_is_for_stores(prepared, tmp_path):
+    if prepared.is_dir():
+        return
+    before = prepared.read_bytes()
+    result = run("integrate", prepared, *FAST, "--in-place", code=1)
+    assert "is no zarr store, and --in-place adds the embedding to stores only: give --output instead" in result.stderr
+    assert prepared.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "Give either --output, a file to write, or --in-place"),
+        (["--in-place", "-o", "out.h5ad"], "Give either --output, a file to write, or --in-place"),
+        (["--in-place", "--copy"], "--copy is for --output: with --in-place, the expression stays where it is."),
+    ],
+)
+def test_in_place_takes_the_place_of_an_output(prepared, options, message):
+    assert message in run("integrate", prepared, *FAST, *options, code=2).stderr
+
+
+def test_a_store_that_changes_during_the_run_is_left_alone(store, tmp_path, monkeypatch):
+    def change(*args, **kwargs):
+        other = anndata.read_zarr(store)[::-1].copy()
+        shutil.rmtree(store)
+        other.write_zarr(store)
+        return integrate(*args, **kwargs)
+
+    integrate = sysvi.integrate
+    monkeypatch.setattr(sysvi, "integrate", change)
+    result = run("integrate", store, *FAST, "--in-place", code=1)
+    assert "was changed during the run" in result.stderr
+    assert "X_sysVI" not in anndata.read_zarr(store).obsm
+    assert anndata.read_h5ad(tmp_path / "cells.results.h5ad").obsm["X_sysVI"].shape == (500, 15)

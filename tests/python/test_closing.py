@@ -13,9 +13,9 @@ PLAIN, ODD = Columns("species"), Columns("the species", "donor's")
 IN, OUT, FOLDER = Path("my cells.h5ad"), Path("out/integrated v1.h5ad"), Path("out.v1")
 
 
-def integrated(columns, key="X_sysVI", label=None, report=None, model=None):
+def integrated(columns, key="X_sysVI", label=None, report=None, model=None, output=OUT):
     given = {"label_key": label, "shape": (1200, 30), "n_members": 8, "report": report, "model": model}
-    return of_integrate(OUT, columns, key, **given)
+    return of_integrate(output, columns, key, **given)
 
 
 def tuned(n_without_result=0, label=None, report=None):
@@ -26,6 +26,7 @@ def tuned(n_without_result=0, label=None, report=None):
 CLOSINGS = {
     "integrate": integrated(PLAIN),
     "integrate with all": integrated(ODD, "X_own", "cell type", Path("r.html"), FOLDER),
+    "integrate in place": integrated(PLAIN, model=FOLDER, output=None),
     "prepare": of_prepare(OUT, ODD, (1200, 30)),
     "prepare from disk": of_prepare(Path("cells.zarr"), PLAIN, None),
     "map": of_map(IN, OUT, FOLDER, "X_sysVI", 50, None, None),

@@ -140,7 +140,7 @@ def cases(folder, seed):
     def dry_run(layer, raw):
         adata = read_h5ad(path, raw=raw)
         storage = choose_storage(adata, layer, None, 1, torch.device("cpu"))
-        describe_run(adata, Columns.from_arguments("system", "batch", layer=layer), storage, False, 0, {"seed": 0})
+        describe_run(adata, Columns.from_arguments("system", "batch", layer=layer), storage, 3000, 0, {"seed": 0})
 
     def attempt(source, damage, case_seed):
         path.unlink(missing_ok=True)  # else HDF5 may show the old content, if it has the file open still

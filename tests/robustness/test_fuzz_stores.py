@@ -99,7 +99,7 @@ def cases(folder, seed):
     def dry_run(layer):
         adata = open_cells(path)
         storage = choose_storage(adata, layer, None, 1, torch.device("cpu"))
-        describe_run(adata, Columns.from_arguments("system", "batch", layer=layer), storage, True, 0, {"seed": 0})
+        describe_run(adata, Columns.from_arguments("system", "batch", layer=layer), storage, None, 0, {"seed": 0})
 
     def use(layer, exact):
         adata = open_cells(path)

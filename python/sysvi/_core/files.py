@@ -114,41 +114,60 @@ def write_folder_atomically(path: Path, write: Callable[[Path], object], *, over
     (['genes.txt'], 1)
     """
     given, path = Path(path), Path(os.path.realpath(path))
+    with folder_beside(given) as temporary:
+        former = temporary.with_suffix(".old.part")  # removed with the leftovers, should this run be killed
+        try:
+            try:
+                write(temporary)
+            except OSError as error:
+                raise InputError(_describe_write_error(given, error)) from error
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o777 & ~umask)  # the usual permissions; mkdtemp lets only the owner read
+            if path.exists() and not overwrite:
+                names = (path.with_name(f"{path.stem}-{i}{path.suffix}") for i in count(1))
+                free = next(name for name in names if not name.exists())
+                temporary.rename(free)
+                raise InputError(
+                    f"{given} was written by another run in the meantime and is kept; the result of this run is in "
+                    f"{free}."
+                )
+            if path.exists():
+                path.rename(former)
+            temporary.rename(path)
+            with suppress(OSError):  # not all systems can do this for folders
+                _flush(path.parent)
+        finally:
+            if path.exists():
+                shutil.rmtree(former, ignore_errors=True)
+            elif former.exists():
+                former.rename(path)
+
+
+@contextmanager
+def folder_beside(path: Path) -> Iterator[Path]:
+    """Give an empty temporary folder beside a path, on its disk, which is removed at the end.
+
+    Temporary files and folders that a killed run has left for the same path are removed.
+
+    Raises
+    ------
+    InputError
+        If the folder above does not exist or cannot be written to.
+    """
+    given, path = Path(path), Path(os.path.realpath(path))
     _remove_leftovers(path)
     try:
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
         handle = os.open(temporary, os.O_RDONLY)
     except OSError as error:
         raise InputError(f"Cannot write into the folder {given.parent} ({error.strerror}).") from error
-    former = temporary.with_suffix(".old.part")  # removed with the leftovers, should this run be killed
     try:
         with suppress(OSError):  # without locks, leftovers stay
             _lock(handle)
-        try:
-            write(temporary)
-        except OSError as error:
-            raise InputError(_describe_write_error(given, error)) from error
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)  # the usual permissions; mkdtemp lets only the owner read
-        if path.exists() and not overwrite:
-            names = (path.with_name(f"{path.stem}-{i}{path.suffix}") for i in count(1))
-            free = next(name for name in names if not name.exists())
-            temporary.rename(free)
-            raise InputError(
-                f"{given} was written by another run in the meantime and is kept; the result of this run is in {free}."
-            )
-        if path.exists():
-            path.rename(former)
-        temporary.rename(path)
-        with suppress(OSError):  # not all systems can do this for folders
-            _flush(path.parent)
+        yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        if path.exists():
-            shutil.rmtree(former, ignore_errors=True)
-        elif former.exists():
-            former.rename(path)
         os.close(handle)
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
+TO_BE_CONTINUED = 75  # exit status of a program that goes on when it is run again: EX_TEMPFAIL of sysexits.h
 SECONDS_BETWEEN_ATTEMPTS = 0.1  # to raise an interrupt again that was lost
 _last = signal.SIGINT  # the stop signal that arrived last
 
@@ -58,9 +59,17 @@ def raise_interrupts() -> Iterator[None]:
             sys.unraisablehook = report
 
 
-def exit_status() -> int:
-    """Exit status of a program that a stop signal has ended: 128 and the signal's number, as shells count."""
-    return 128 + _last
+def exit_status(goes_on: bool = False) -> int:
+    """Exit status of a program that a stop signal has ended: 128 and the signal's number, as shells count.
+
+    Of a program that `goes_on` when it is run again it is 75, but for Ctrl-C.
+    """
+    return TO_BE_CONTINUED if goes_on and stopped_from_outside() else 128 + _last
+
+
+def stopped_from_outside() -> bool:
+    """Whether the last stop signal was another than Ctrl-C, such as those of batch systems."""
+    return _last != signal.SIGINT
 
 
 def by_signal() -> str:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
+import torch
 from anndata import AnnData
 
 from sysvi._core.checks import get_expression
+from sysvi._core.device import describe_device
 from sysvi._core.events import Event
 from sysvi._core.settings import ModelSettings, TrainSettings
 from sysvi.api.arguments import fill_in, find_preset, number_of_members, split_settings
+from sysvi.api.expected_time import describe_seconds, expected_seconds
 from sysvi.api.storage import Storage, storage_values
 from sysvi.data.columns import Columns
 from sysvi.data.from_anndata import read_vocabulary
@@ -19,12 +23,21 @@ from sysvi.data.stored import BYTES_PER_VALUE
 from sysvi.training.loop import resolve_settings, split_cells
 
 OF_A_CELL = 100  # bytes of obs in the output
+SETTINGS_OF_MODELS = {field.name for field in fields(ModelSettings)}
 
 
 def describe_run(
-    adata: AnnData, columns: Columns, storage: Storage, is_prepared: bool, copied: int, settings: Mapping[str, Any]
+    adata: AnnData,
+    columns: Columns,
+    storage: Storage,
+    n_top_genes: int | None,
+    copied: int,
+    settings: Mapping[str, Any],
+    device: torch.device | None = None,
 ) -> Event:
     """Describe what :func:`sysvi.integrate` would do, without reading the expression.
+
+    The time of training is estimated from a few steps on random values of the same density.
 
     Parameters
     ----------
@@ -34,12 +47,14 @@ def describe_run(
         Columns and layer that are read.
     storage
         Where the expression is during training.
-    is_prepared
-        Whether the genes are used as they are; otherwise variable ones are chosen first.
+    n_top_genes
+        Number of variable genes that are chosen first in each system; None: the genes are used as they are.
     copied
         Size of the file that is copied into the output, in bytes; 0 for none.
     settings
         Other arguments of :func:`sysvi.integrate`.
+    device
+        Device on which would be trained, and on which a few steps are measured; None: nothing is measured.
 
     Returns
     -------
@@ -67,13 +82,24 @@ def describe_run(
     n_embeddings = 1 if n_members == 1 else 2  # an ensemble embeds to combine its members, and to write the result
     of_epoch = 1 if n_trained == n else 2  # held-out cells lie between the others
     n_passes = 1 + n_members * of_epoch * training.max_epochs + n_embeddings
-    n_bytes = BYTES_PER_VALUE * n_stored_values(get_expression(adata, columns.layer)[1])
+    n_values = n_stored_values(get_expression(adata, columns.layer)[1])
+    n_bytes = BYTES_PER_VALUE * n_values
+    n_used = n_genes if n_top_genes is None else min(n_genes, n_top_genes)
+    model_settings = ModelSettings(**{name: x for name, x in model_kwargs.items() if name in SETTINGS_OF_MODELS})
+    density = n_values / max(1, n * n_genes)
+    seconds, time = None, ""
+    if device is not None:
+        seconds = expected_seconds(vocabulary, n_used, density, n_trained, n_members, model_settings, training, device)
+        time = (
+            f" It would take roughly {describe_seconds(*seconds)} on {describe_device(device)}, by a few steps that "
+            "were measured on random values; reading, choosing genes and embedding come on top."
+        )
     output = copied + n * (OF_A_CELL + 4 * (n_latent + len(vocabulary.systems)))
-    genes = f"{n_genes:,} genes" if is_prepared else f"{n_genes:,} genes, of which variable ones would be chosen"
+    genes = f"{n_genes:,} genes" + ("" if n_top_genes is None else ", of which variable ones would be chosen")
     lines = [
         f"Cells: {n:,} x {genes}, of {len(vocabulary.systems)} systems ({', '.join(vocabulary.systems)}).",
         f"Training: {n_members} {'model' if n_members == 1 else 'models'} of {training.max_epochs} epochs in "
-        f"minibatches of up to {training.batch_size:,} cells.",
+        f"minibatches of up to {training.batch_size:,} cells.{time}",
         storage.why,
     ]
     if storage.window_cells is not None:
@@ -89,6 +115,7 @@ def describe_run(
         "batch_size": training.batch_size,
         "passes": n_passes if storage.window_cells is not None else 1,
         "output_bytes": output,
+        "expected_seconds": None if seconds is None else list(seconds),
         **storage_values(storage),
     }
     return Event("dry-run", "\n".join(lines), values)

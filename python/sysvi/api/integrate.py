@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from anndata import AnnData
 
+from sysvi._core.arguments import check_types
 from sysvi._core.checks import check_obs_column
 from sysvi._core.device import choose_device
 from sysvi._core.events import Event, OnEvent
+from sysvi._core.files import check_folder
 from sysvi._core.progress import as_callback
 from sysvi._core.seeds import member_seeds
 from sysvi._core.settings import (
@@ -27,6 +30,7 @@ from sysvi.api.separation import report_weak_effect, warn_about_separated_system
 from sysvi.api.storage import choose_storage, storage_values
 from sysvi.api.sysvi import SysVI
 from sysvi.api.train_many import Combination, combinations, common_settings, train_each
+from sysvi.api.training_folder import TrainingFolder, identify_run, open_training_folder
 from sysvi.data.columns import Columns
 from sysvi.data.from_anndata import ModelData, check_writable, read_data, write_setup
 from sysvi.data.stores import open_cells
@@ -46,6 +50,7 @@ def integrate(
     key_added: str = "X_sysVI",
     device: str = "auto",
     memory: str | float | None = None,
+    checkpoint: str | PathLike[str] | None = None,
     seed: int = 0,
     progress: bool | OnEvent = True,
     **settings: Any,
@@ -93,6 +98,11 @@ def integrate(
         path, or ``anndata.read_h5ad(path, backed="r")``) and the run would take more with it in memory, it stays there,
         and training and embedding read it in windows of cells (docs/scale.md); an event ``"storage"`` says what was
         chosen and why. By default, it is read into memory.
+    checkpoint
+        Folder in which the state of training is kept, every two minutes and at its end. After the program was ended,
+        even by a kill or a power failure, the same call goes on from there; on a CPU, every bit of the result is that
+        of a call without interruption. A folder of other data or settings is refused. The folder is kept after the end;
+        the same call then trains nothing.
     seed
         Random seed. The same seed gives the same embedding; on a CPU every bit is the same for up to three torch
         threads, and for any fixed number of more.
@@ -113,6 +123,9 @@ def integrate(
     ------
     InputError
         For data or settings that cannot be used.
+    SystemExit
+        With status 75 ("to be continued"), if training with a `checkpoint` is stopped by SIGTERM, SIGUSR1 or SIGHUP, as
+        batch systems send them; the state is written before.
 
     Warns
     -----
@@ -144,6 +157,9 @@ def integrate(
     chosen = find_preset(preset)
     n_members = number_of_members(members, chosen)
     check_embedding_name(key_added)
+    check_types(integrate, checkpoint=checkpoint)
+    if checkpoint is not None:
+        check_folder(Path(checkpoint), may_be_missing=True)
     columns = Columns.from_arguments(
         system_key,
         batch_key,
@@ -163,21 +179,56 @@ def integrate(
     settings = fill_in(chosen, settings, data.cells.n_cells)
     system = check_obs_column(adata, system_key, "system_key")
     report_weak_effect(data.cells.x, system, on_event)
-    model: SysVI | Ensemble
-    if n_members == 1:
-        model_kwargs, train_kwargs = split_settings("integrate", settings)
-        model = SysVI.from_data(adata, data, seed=seed, **model_kwargs)
-        write_setup(adata, columns)
-        model.train(device=device, progress=on_event, **train_kwargs)
-    else:
-        grid = member_grid(n_members, seed, settings)
-        write_setup(adata, columns)
-        model = train_ensemble(adata, data, grid, seed, settings, device, on_event)
+    with _training_folder(checkpoint, adata, data, n_members, seed, settings, device, window_cells, on_event) as kept:
+        model = _train(adata, data, n_members, seed, settings, device, on_event, kept)
     write_results(adata, model, key_added, on_event, stacklevel=2)
     run = model.members[0].run
     assert run is not None
     usual_epochs = usual.get("max_epochs", run.usual_epochs)
     warn_about_separated_systems(adata.obsm[key_added], system, run.n_epochs, usual_epochs, stacklevel=2)
+    return model
+
+
+def _training_folder(
+    checkpoint: str | PathLike[str] | None,
+    adata: AnnData,
+    data: ModelData,
+    n_members: int,
+    seed: int,
+    settings: Mapping[str, Any],
+    device: str,
+    window_cells: int | None,
+    on_event: OnEvent,
+) -> AbstractContextManager[TrainingFolder | None]:
+    """The folder of a checkpoint, checked to be that of these data and settings; None without a checkpoint."""
+    if checkpoint is None:
+        return nullcontext()
+    run = identify_run(adata, data, n_members, random_seed(seed), settings, choose_device(device), window_cells)
+    return open_training_folder(Path(checkpoint), run, n_members, on_event)
+
+
+def _train(
+    adata: AnnData,
+    data: ModelData,
+    n_members: int,
+    seed: int,
+    settings: Mapping[str, Any],
+    device: str,
+    on_event: OnEvent,
+    kept: TrainingFolder | None,
+) -> SysVI | Ensemble:
+    """Train a single model, or the members of an ensemble."""
+    if n_members > 1:
+        grid = member_grid(n_members, seed, settings)
+        write_setup(adata, data.columns)
+        return train_ensemble(adata, data, grid, seed, settings, device, on_event, kept)
+    model_kwargs, train_kwargs = split_settings("integrate", settings)
+    model = SysVI.from_data(adata, data, seed=seed, **model_kwargs)
+    write_setup(adata, data.columns)
+    state_file = None if kept is None else kept.state_files[0]
+    model.train(device=device, progress=on_event, state_file=state_file, **train_kwargs)
+    if kept is not None:
+        kept.exit_if_stopped(model.status == "interrupted")
     return model
 
 
@@ -200,13 +251,18 @@ def train_ensemble(
     settings: Mapping[str, Any],
     device: str,
     on_event: OnEvent,
+    kept: TrainingFolder | None = None,
 ) -> SysVI | Ensemble:
     """Train the members of an ensemble in parallel; after Ctrl-C, those that had ended, or all that had begun.
 
     Members whose loss became non-finite are left out with a warning. If one member remains, it is returned itself.
     """
     model_kwargs, train_kwargs = split_settings("integrate", common_settings(settings))
-    runs = train_each(adata, data, grid, model_kwargs, train_kwargs, device, on_event, lambda run: None)
+    state_files = () if kept is None else kept.state_files
+    runs = train_each(adata, data, grid, model_kwargs, train_kwargs, device, on_event, state_files=state_files)
+    interrupted = len(runs) < len(grid) or any(run.status == "interrupted" for run in runs)
+    if kept is not None:
+        kept.exit_if_stopped(interrupted)
     failed = [run.error for run in runs if run.error is not None]
     usable = [run for run in runs if run.error is None]
     if not usable and failed:
@@ -215,7 +271,6 @@ def train_ensemble(
         raise KeyboardInterrupt
     if failed:
         warnings.warn(f"{len(failed)} of {len(runs)} members failed and are left out. {failed[0]}", stacklevel=3)
-    interrupted = len(runs) < len(grid) or any(run.status == "interrupted" for run in usable)
     members = [run.model for run in usable if run.status != "interrupted"] or [run.model for run in usable]
     if len(members) > 1:
         return Ensemble(members, seed, status="interrupted" if interrupted else None)

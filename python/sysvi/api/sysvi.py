@@ -72,6 +72,7 @@ from sysvi.model.extension import decode_prior_samples, extend, find_starts
 from sysvi.model.pseudoinputs import check_pseudoinput_rows, choose_pseudoinput_rows
 from sysvi.training.history import summarise_losses
 from sysvi.training.loop import NonFiniteLossError, TrainingRun, train
+from sysvi.training.state import StateFile
 
 # Arguments of SysVI that are no settings of the model: where the components of the prior start.
 PRIOR_ARGUMENTS = ("pseudoinputs_data_indices", "pseudoinputs_label_key")
@@ -463,6 +464,7 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, DifferentialMethodsOfScvi
         seed: int | None = None,
         progress: bool | OnEvent = True,
         stop: Callable[[], bool] | None = None,
+        state_file: StateFile | None = None,
         **settings: Any,
     ) -> None:
         """Train the model; a further call continues from the present weights.
@@ -501,6 +503,9 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, DifferentialMethodsOfScvi
             True draws a progress bar, False is silent, a function gets each :class:`sysvi.Event`.
         stop
             Called after each step; training ends when it returns True. If given, Ctrl-C is not handled.
+        state_file
+            File in which the state of training is kept and from which it goes on: that of the ``checkpoint`` of
+            :func:`sysvi.integrate`.
         **settings
             Further fields of :class:`sysvi.TrainSettings`, for example ``swapped_covariates`` or ``mixture_share``.
 
@@ -549,7 +554,8 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, DifferentialMethodsOfScvi
         self.to_device(device_name(accelerator, devices) if device is None else device)
         try:
             if surgery is None:
-                run = train(self.module, self.cells_of(None), train_settings, as_callback(progress), stop)
+                cells, on_event = self.cells_of(None), as_callback(progress)
+                run = train(self.module, cells, train_settings, on_event, stop, None, state_file)
             else:
                 surgery.cells.to(self.device)
                 run = train(

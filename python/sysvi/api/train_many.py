@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import product, starmap
+from itertools import product, starmap, zip_longest
 from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
@@ -29,6 +29,7 @@ from sysvi.api.sysvi import SysVI
 from sysvi.data.columns import Columns
 from sysvi.data.from_anndata import ModelData, check_writable, read_data, write_setup
 from sysvi.training.loop import NonFiniteLossError
+from sysvi.training.state import StateFile
 
 MODELS_PER_GPU = 12  # trained in parallel: the short operations of one model's step leave most of a GPU idle
 
@@ -222,7 +223,8 @@ def train_each(
     train_kwargs: Mapping[str, Any],
     device: str,
     on_event: OnEvent,
-    on_run: Callable[[Run], object],
+    on_run: Callable[[Run], object] = lambda run: None,
+    state_files: Iterable[StateFile | None] = (),
 ) -> list[Run]:
     """Train a model for each combination in `grid`, all on the same cells.
 
@@ -238,6 +240,8 @@ def train_each(
         Arguments of the models and of their training that all have in common.
     device, on_event, on_run
         As in :func:`train_many`.
+    state_files
+        The file of each model from which its training goes on and in which its state is kept; by default none.
 
     Returns
     -------
@@ -250,11 +254,12 @@ def train_each(
     n_parallel = n_parallel_models(chosen)
     with single_thread_pool(chosen, n_parallel) as pool:
         # Models are created with one torch thread too, as they encode the cells at which components of a mixture start.
-        for seed, cycle_weight, kl_weight, prior in grid:
+        for (seed, cycle_weight, kl_weight, prior), state_file in zip_longest(grid, state_files):
             model = SysVI.from_data(adata, data, seed=seed, prior=prior, **model_kwargs)
             runs.append(Run(seed, cycle_weight.value, kl_weight.value, model))
             weights = {"cycle_weight": cycle_weight, "kl_weight": kl_weight}
-            trainers.append(partial(model.train, **{**train_kwargs, "device": str(chosen), **weights}))
+            own = {"device": str(chosen), "state_file": state_file, **weights}
+            trainers.append(partial(model.train, **{**train_kwargs, **own}))
         runs[0].model.to_device(chosen)  # moves the cells, which all models share
         events = _CombinedEvents(runs, min(n_parallel, len(runs)), on_event)
         return _train(pool, runs, trainers, events, on_run)
@@ -362,6 +367,7 @@ class _CombinedEvents:
         self.n_epochs = 0  # of one model
         self.n_cells = 0  # trained on in an epoch
         self.epochs_done = [0] * len(runs)  # by model
+        self.epochs_here = 0  # of all models, without those before a training went on
 
     def event_of_model(self, i: int, event: Event) -> None:
         """Report the plan of the first model, and each epoch of model `i`."""
@@ -369,6 +375,7 @@ class _CombinedEvents:
             self._report_plan(event.values)
         elif event.stage == "epoch":
             self.epochs_done[i] = event.values["epoch"]
+            self.epochs_here += 1
             self._report_epoch(i, event.values["losses"])
 
     def _report_plan(self, plan: dict[str, Any]) -> None:
@@ -394,8 +401,8 @@ class _CombinedEvents:
             "epoch": done,
             "epochs": total,
             "losses": losses,
-            "cells_per_second": done * self.n_cells / seconds,
-            "seconds_left": seconds / done * (total - done),
+            "cells_per_second": self.epochs_here * self.n_cells / seconds,
+            "seconds_left": seconds / self.epochs_here * (total - done),
         }
         self.on_event(Event("epoch", values=values | self._describe(i)))
 

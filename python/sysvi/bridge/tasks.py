@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,14 @@ from sysvi.api.translate import LAYER, translate
 from sysvi.bridge.translation import translate_for_r
 from sysvi.bridge.transport import ExpressionBuffer
 from sysvi.data.columns import Columns
-from sysvi.data.ensure_prepared import ensure_prepared
+from sysvi.data.ensure_prepared import ensure_prepared, is_prepared
 from sysvi.data.orthologs import join_systems, map_orthologs, read_orthologs
 from sysvi.data.own_genes import OWN_GENES_KEY, lacking_genes, own_genes_record, read_own_genes
 from sysvi.data.prepare import ignore_few_genes_warning, prepare
+from sysvi.data.prepare_files import prepare_files
 from sysvi.data.query import QUERY_KEY
 from sysvi.data.simulate import simulate_systems
+from sysvi.data.stores import open_cells
 from sysvi.differences.compare_systems import compare_systems
 from sysvi.evaluation.batch_strength import batch_strength
 from sysvi.evaluation.evaluate import PCA_KEY, evaluate_in_detail
@@ -63,11 +65,63 @@ def _integrate(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_
         **_training_arguments(values),
         members=values["members"],
         preset=values["preset"],
+        checkpoint=values.get("checkpoint"),
         seed=values["seed"],
         progress=on_event,
     )
     systems, support = _support(adata)
     return systems, {"embedding": adata.obsm["X_sysVI"], "model": _model_bytes(model), **support}
+
+
+def _integrate_files(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_event: OnEvent) -> Answer:
+    """Prepare and integrate files that R does not load; the answer is that of `integrate`, and names and columns."""
+    columns = Columns.from_json(values)
+    with tempfile.TemporaryDirectory(prefix="sysvi-", dir=values["folder"]) as folder:
+        path = _prepared_file(values, Path(folder), on_event)
+        model = integrate(
+            path,
+            **replace(columns, layer=None).to_arguments(),
+            members=values["members"],
+            preset=values["preset"],
+            memory=values["memory"],
+            checkpoint=values["checkpoint"],
+            device=values["device"],
+            seed=values["seed"],
+            progress=on_event,
+            **values["settings"],
+        )
+        adata = model.members[0].adata
+        assert adata is not None
+        systems, support = _support(adata)
+        texts = [columns.system, *([] if columns.batch is None else [columns.batch]), *columns.categorical]
+        table = adata.obs[[*texts, *columns.continuous]].astype(dict.fromkeys(texts, str))
+        metadata = _columns(table, *texts)
+        answer = {**systems, "cells": list(adata.obs_names), "metadata": metadata}
+        return answer, {
+            "embedding": adata.obsm["X_sysVI"],
+            "model": _model_bytes(model),
+            "metadata": _numbers(table, metadata),
+            **support,
+        }
+
+
+def _prepared_file(values: Values, folder: Path, on_event: OnEvent) -> Path:
+    """The only file, if it is prepared; otherwise a new one in the folder, into which all are prepared."""
+    files = [Path(file) for file in values["files"]]
+    if len(files) == 1 and is_prepared(open_cells(files[0]), values["layer"]):
+        return files[0]
+    return prepare_files(
+        files,
+        folder / "prepared.h5ad",
+        values["system"],
+        values["batch"],
+        layer=values["layer"],
+        system_of_file=values["system_of_file"],
+        orthologs=values["orthologs"],
+        seed=values["seed"],
+        report=preparation_reporter(on_event),
+        **values["choose_genes"],
+    )
 
 
 def _tune(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_event: OnEvent) -> Answer:
@@ -532,6 +586,7 @@ def _obs(values: Values, arrays: Arrays, prefix: str = "") -> pd.DataFrame:
 
 TASKS: dict[str, Task] = {
     "integrate": _integrate,
+    "integrate_files": _integrate_files,
     "tune": _tune,
     "embed": _embed,
     "map": _map,

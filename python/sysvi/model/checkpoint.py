@@ -3,14 +3,12 @@
 An ensemble is one file too: the tensors of member i are named ``"i.<name>"``, and the header has a list of its members.
 
 Loading a file never executes code (no pickle). The JSON is under the key "sysvi" of the file's metadata, where R and
-other programs can read it too. Its entry "sha256" is a checksum of all the rest and of the tensors, so that no damage
-goes unnoticed. The shapes of the tensors are compared with the settings before anything is allocated by the settings.
+other programs can read it too, and has a checksum (`sysvi._core.tensor_files`). The shapes of the tensors are compared
+with the settings before anything is allocated by the settings.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,15 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from sysvi._core.errors import InputError
-from sysvi._core.files import write_atomically
 from sysvi._core.settings import ModelSettings, TrainSettings
+from sysvi._core.tensor_files import CHECKSUM, UNREADABLE, open_tensors, read_tensors, write_tensors
 from sysvi.data.cells import Vocabulary
 from sysvi.data.columns import Columns
 from sysvi.data.reference import Reference
@@ -42,7 +38,6 @@ LACKING_VERSION = 9  # of the files of models some of whose systems lack genes; 
 # Entries of the header that all members of an ensemble have in common.
 COMMON = ("genes", "system_key", "systems", "categorical", "continuous", "columns", "reference")
 STATUSES = ("untrained", "finished", "stopped_early", "interrupted", "failed")
-CHECKSUM = "sha256"  # entry of the header
 
 
 @dataclass(frozen=True)
@@ -319,11 +314,7 @@ def write_file(
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists already; pass overwrite=True to replace it.")
     header = {"format": FORMAT, "format_version": version, **description}
-    header = json.loads(json.dumps(header, allow_nan=False, default=lambda number: number.item()))  # as it will be read
-    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps(header | {CHECKSUM: _checksum(on_cpu, header)})
-    content = safetensors.torch.save(on_cpu, metadata={"sysvi": text})
-    write_atomically(path, lambda temporary: temporary.write_bytes(content), overwrite=overwrite)
+    write_tensors(path, tensors, header, overwrite=overwrite)
 
 
 def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -335,8 +326,8 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         If the file is missing, damaged, not a sysVI model, or of another format version.
     """
     with _open(path) as (file, header):
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        if header.pop(CHECKSUM) != _checksum(tensors, header):
+        tensors = read_tensors(file, header)
+        if tensors is None:
             raise InputError(f"{path} is damaged: its checksum does not fit its content. Use another copy of the file.")
         return tensors, header
 
@@ -347,23 +338,13 @@ def read_header(path: Path) -> dict[str, Any]:
         return header
 
 
-def _checksum(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
-    """Digest of names, types, shapes and values of the tensors and of the header."""
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 @contextmanager
 def _open(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Open a model file and check its header."""
     if not path.is_file():
         raise InputError(f"There is no saved model at {path}.")
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("sysvi", "{}"))
+        with open_tensors(path) as (file, header):
             if not isinstance(header, dict) or header.get("format") != FORMAT:
                 raise InputError(f"{path} is a safetensors file, but was not written by sysVI.")
             versions = FORMAT_VERSION, ENSEMBLE_VERSION, LACKING_VERSION, LACKING_VERSION + 1
@@ -377,5 +358,5 @@ def _open(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
             if version != first + ("members" in header) or CHECKSUM not in header:
                 raise InputError(f"{path} is corrupted: format version {version} does not fit its content.")
             yield file, header
-    except (safetensors.SafetensorError, json.JSONDecodeError, RecursionError, OSError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path} cannot be read as a saved model: it is damaged or another kind of file.") from error

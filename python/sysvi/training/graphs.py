@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 from sysvi._core.parallel import Task
 from sysvi.data.cells import Minibatch, minibatches, shuffle
 from sysvi.model.objective import Losses, Weights
-from sysvi.training.epochs import Stop
+from sysvi.training.epochs import Generators, Stop
 from sysvi.training.gradient import n_dropout_seeds
 from sysvi.training.step import Stepper, learning_rate, loss_weights
 
@@ -86,10 +86,8 @@ class GraphEpochs:
         Makes the minibatch of some rows on the device, without waiting for the device.
     rows
         Rows to train on, (n,), on the device.
-    order
-        Generator that shuffles the rows at each epoch.
     generators
-        All generators on the device that a step draws from.
+        All generators of the training. `noise` and `swap`, on the device, are those that a step draws from.
     capture
         Captures a step.
 
@@ -111,24 +109,24 @@ class GraphEpochs:
         stepper: Stepper,
         make_minibatch: Callable[[Tensor], Minibatch],
         rows: Tensor,
-        order: torch.Generator,
-        generators: Sequence[torch.Generator],
+        generators: Generators,
         capture: Capture = cuda_graph,
     ):
-        settings, device, seed_source = stepper.settings, rows.device, stepper.context.dropout_seeds
+        settings, device = stepper.settings, rows.device
+        seed_source, on_device = generators.dropout, (generators.noise, generators.swap)
         assert settings.max_epochs is not None
         assert settings.batch_size is not None
-        assert isinstance(seed_source, torch.Generator)
-        self.stepper, self.make_minibatch, self.order = stepper, make_minibatch, order
+        self.stepper, self.make_minibatch, self.generators = stepper, make_minibatch, generators
         self.train_rows = rows.cpu()
         self.sizes = [len(batch) for batch in minibatches(rows, settings.batch_size)]
+        self.steps_per_epoch = len(self.sizes)
         n_steps = settings.max_epochs * len(self.sizes)
         progress = [step / n_steps for step in range(n_steps)]
         sizes = itertools.cycle(self.sizes)
         self.kinds = [_StepKind(next(sizes), settings.cycle_weight.value_at(p) > 0) for p in progress]
         self.n_done = 0
 
-        restore = _snapshot(stepper, (*generators, seed_source))
+        restore = _snapshot(stepper, (*on_device, seed_source))
         schedule = [[learning_rate(settings, p), *loss_weights(settings, p)] for p in progress]
         model = stepper.objective.model
         seeds = torch.zeros(n_steps, n_dropout_seeds(model, True), dtype=torch.int64)
@@ -150,28 +148,44 @@ class GraphEpochs:
         try:
             for kind, step in first_of_kind.items():
                 self.counter.fill_(step)
-                self.replays[kind] = capture(self._step_task(kind), device, generators)
+                self.replays[kind] = capture(self._step_task(kind), device, on_device)
                 self._check(kind, step, restore)
         except RuntimeError as error:
             restore()
             self.close()
             raise CannotCaptureError(str(error).partition("\n")[0]) from error
+        self.order_states: dict[int, Tensor] = {}  # before each of the epochs whose rows were shuffled, by epoch
         self.next_rows: Tensor | None = None
 
-    def run_epoch(self, stop: Stop) -> tuple[Tensor, int]:
+    def run_epoch(self, stop: Stop) -> Tensor:
         """See `sysvi.training.epochs.Epochs`."""
-        self.rows.copy_(self._shuffle_rows() if self.next_rows is None else self.next_rows, non_blocking=True)
+        epoch, of_epoch = divmod(self.n_done, len(self.sizes))
+        if of_epoch == 0:
+            rows = self._shuffle_rows(epoch) if self.next_rows is None else self.next_rows
+            self.rows.copy_(rows, non_blocking=True)
+            self.sums.zero_()
         self.counter.fill_(self.n_done)
-        self.sums.zero_()
-        first = self.n_done
-        for kind in self.kinds[first : first + len(self.sizes)]:
+        for kind in self.kinds[self.n_done : (epoch + 1) * len(self.sizes)]:
             self.replays[kind]()
             self.n_done += 1
             if stop():
                 break
-        if self.n_done < len(self.kinds):
-            self.next_rows = self._shuffle_rows()  # while the GPU computes
-        return self.sums.clone(), self.n_done - first
+        if self.n_done == (epoch + 1) * len(self.sizes) < len(self.kinds):
+            self.next_rows = self._shuffle_rows(epoch + 1)  # while the GPU computes
+        return self.sums.clone()
+
+    def generator_states(self) -> dict[str, Tensor]:
+        """See `sysvi.training.epochs.Epochs`."""
+        order = self.order_states.get(self.n_done // len(self.sizes))
+        return self.generators.states() | ({} if order is None else {"order": order})
+
+    def go_on(self, n_done: int, states: Mapping[str, Tensor]) -> None:
+        """See `sysvi.training.epochs.Epochs`; the dropout seeds of all steps have been drawn already."""
+        self.generators.restore(states)
+        self.n_done, self.next_rows = n_done, None
+        epoch, of_epoch = divmod(n_done, len(self.sizes))
+        if of_epoch > 0:
+            self.rows.copy_(self._shuffle_rows(epoch))
 
     def capture(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """See `sysvi.training.epochs.Epochs`."""
@@ -192,8 +206,9 @@ class GraphEpochs:
         with _capture_lock:
             self.replays.clear()
 
-    def _shuffle_rows(self) -> Tensor:
-        rows = shuffle(self.train_rows, self.order)
+    def _shuffle_rows(self, epoch: int) -> Tensor:
+        self.order_states = {epoch: self.generators.order.get_state()}
+        rows = shuffle(self.train_rows, self.generators.order)
         return rows.pin_memory() if self.rows.is_cuda else rows  # pinned memory is copied without waiting
 
     def _step_task(self, kind: _StepKind) -> Task:

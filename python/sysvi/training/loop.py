@@ -30,10 +30,12 @@ from sysvi.kernels.plan import ComputePlan, choose_compute_plan, without_graph
 from sysvi.model.cvae import Model
 from sysvi.model.networks import Discriminator, TrainingContext
 from sysvi.model.objective import Losses, Objective
-from sysvi.training.epochs import Epochs, PlainEpochs
+from sysvi.training.early_stopping import EarlyStopping
+from sysvi.training.epochs import Epochs, Generators, PlainEpochs
 from sysvi.training.gradient import explain_gradient
 from sysvi.training.graphs import CannotCaptureError, GraphEpochs
 from sysvi.training.optimiser import Adam
+from sysvi.training.state import StateFile, TrainingState
 from sysvi.training.step import Stepper, loss_weights
 
 TERMS = Losses._fields
@@ -110,6 +112,7 @@ def train(
     on_event: OnEvent = ignore_event,
     stop: Callable[[], bool] | None = None,
     only: Mapping[str, Tensor] | None = None,
+    state_file: StateFile | None = None,
 ) -> TrainingRun:
     """Train `model` on `cells`, in place.
 
@@ -132,6 +135,9 @@ def train(
         The weights to train: masks, 1 or 0, by the names of the model's parameters. All other weights and the running
         statistics stay as they are; layers compute as in evaluation, and there is no weight decay. By default, all
         weights are trained.
+    state_file
+        File in which the state of training is kept: every two minutes, when training is asked to stop, and at its end.
+        If it has a state, training goes on from there; on a CPU, with the bits of a training without interruption.
 
     Returns
     -------
@@ -139,6 +145,8 @@ def train(
 
     Raises
     ------
+    InputError
+        If the state cannot be written, is damaged, or is that of another training.
     NonFiniteLossError
         If the loss is NaN or infinite; the model then holds the weights of the last good epoch.
     """
@@ -178,7 +186,7 @@ def train(
         objective = make_objective(model, cells, settings)
         epochs = _make_epochs(run, objective, cells, run_pair, on_event, frozen_layers=only is not None)
         with closing(epochs), catch_interrupts() if stop is None else nullcontext(stop) as interrupted:
-            _train(run, objective, cells, epochs, on_event, interrupted)
+            _train(run, objective, cells, epochs, on_event, interrupted, state_file)
     on_event(_end_event(run))
     return run
 
@@ -214,11 +222,15 @@ def _make_epochs(
     settings, plan, device = run.settings, run.kernels, cells.device
     assert plan is not None
     rows = run.train_index.to(device)
-    order, swap = generator(settings.seed, "order"), generator(settings.seed, "swap", device)
-    noise, dropout = generator(settings.seed, "noise", device), generator(settings.seed, "dropout")
+    generators = Generators(
+        order=generator(settings.seed, "order"),
+        swap=generator(settings.seed, "swap", device),
+        noise=generator(settings.seed, "noise", device),
+        dropout=generator(settings.seed, "dropout"),
+    )
 
     def make_minibatch(cells: Cells, rows: Tensor) -> Minibatch:
-        return cells.minibatch(rows, settings.swapped_covariates, swap, **plan.minibatch_arguments)
+        return cells.minibatch(rows, settings.swapped_covariates, generators.swap, **plan.minibatch_arguments)
 
     def make_stepper(objective: Objective, context: TrainingContext) -> Stepper:
         optimiser = Adam(objective.parameters(), settings.eps, settings.weight_decay)
@@ -227,11 +239,12 @@ def _make_epochs(
     trial_noise = generator(settings.seed, "trial", device)
     trial_context = TrainingContext(trial_noise, plan.matmul_dtype, frozen_layers=frozen_layers)
     step_seconds = _time_step(make_stepper(copy.deepcopy(objective), trial_context), cells, rows, plan)
-    stepper = make_stepper(objective, TrainingContext(noise, plan.matmul_dtype, dropout, frozen_layers))
-    epochs: Epochs = PlainEpochs(stepper, make_minibatch, cells, rows, order)
+    context = TrainingContext(generators.noise, plan.matmul_dtype, generators.dropout, frozen_layers)
+    stepper = make_stepper(objective, context)
+    epochs: Epochs = PlainEpochs(stepper, make_minibatch, cells, rows, generators)
     if plan.graph:
         try:
-            graph_epochs = GraphEpochs(stepper, partial(make_minibatch, cells), rows, order, (noise, swap))
+            graph_epochs = GraphEpochs(stepper, partial(make_minibatch, cells), rows, generators)
             epochs, step_seconds = graph_epochs, graph_epochs.step_seconds
         except CannotCaptureError as error:
             run.kernels = without_graph(plan, f"they cannot be captured ({error})")
@@ -246,8 +259,9 @@ def _train(
     epochs: Epochs,
     on_event: OnEvent,
     interrupted: Callable[[], bool],
+    state_file: StateFile | None,
 ) -> None:
-    """Run all epochs, or those until training ends for another reason."""
+    """Run all epochs that are left, or those until training ends for another reason."""
     model, settings, has_validation = objective.model, run.settings, len(run.validation_index) > 0
     assert settings.max_epochs is not None
     # Without held-out cells, a few training cells show whether the weights after the last step give finite losses.
@@ -256,11 +270,13 @@ def _train(
     validate = epochs.capture(validation) if validation.batches is not None else validation
     last_good = copy.deepcopy(model.state_dict())
     early_stopping = EarlyStopping(settings.patience)
-    n_steps = 0
+    state = TrainingState(epochs, early_stopping, last_good, run.history)
+    if state_file is not None:
+        state.restore(state_file)
     start = time.perf_counter()
-    for epoch in range(settings.max_epochs):
-        sums, n_taken = epochs.run_epoch(interrupted)
-        n_steps += n_taken
+    while run.status == "finished" and run.n_epochs < settings.max_epochs and not early_stopping.is_reached:
+        epoch = run.n_epochs
+        sums = _run_epoch(epochs, (epoch + 1) * run.steps_per_epoch, interrupted, state, state_file, start)
         validation_losses = validate()
         _check_finite(model, sums + validation_losses, last_good, run)
         if interrupted():
@@ -273,35 +289,39 @@ def _train(
             _record(run.history, "validation", validation_losses)
         if settings.early_stopping and (epoch + 1) / settings.max_epochs >= _last_ramp_end(settings):
             early_stopping.update(run.history["total_validation"][-1], last_good)
-            if early_stopping.n_epochs_since_best >= early_stopping.patience:
-                run.status = "stopped_early"
         try:
-            on_event(_epoch_event(run, epoch, time.perf_counter() - start, cells))
+            on_event(_epoch_event(run, state.seconds + time.perf_counter() - start))
         except KeyboardInterrupt:
             run.status = "interrupted"
-        if run.status != "finished":
-            break
+    seconds = time.perf_counter() - start
+    if state_file is not None:
+        state.write(state_file, seconds)
+    if early_stopping.is_reached and run.status == "finished":
+        run.status = "stopped_early"
     if early_stopping.best_weights is not None:
         model.load_state_dict(early_stopping.best_weights)
-    run.seconds = time.perf_counter() - start
-    run.cells_per_second = n_steps / run.steps_per_epoch * len(run.train_index) / run.seconds
+    run.seconds = state.seconds + seconds
+    run.cells_per_second = epochs.n_done / run.steps_per_epoch * len(run.train_index) / run.seconds
 
 
-@dataclass
-class EarlyStopping:
-    """Keeps the weights of the epoch with the lowest loss, and counts the epochs since."""
-
-    patience: int
-    best_loss: float = math.inf
-    best_weights: dict[str, Tensor] | None = None
-    n_epochs_since_best: int = 0
-
-    def update(self, loss: float, weights: dict[str, Tensor]) -> None:
-        """Take the loss on held-out cells after an epoch, and copy the weights if it is the lowest so far."""
-        if loss < self.best_loss:
-            self.best_loss, self.best_weights, self.n_epochs_since_best = loss, copy.deepcopy(weights), 0
-        else:
-            self.n_epochs_since_best += 1
+def _run_epoch(
+    epochs: Epochs,
+    last_step: int,
+    interrupted: Callable[[], bool],
+    state: TrainingState,
+    state_file: StateFile | None,
+    start: float,
+) -> Tensor:
+    """Take the steps up to `last_step`, unless interrupted, and write the state from time to time; the sums so far."""
+    if state_file is None:
+        return epochs.run_epoch(interrupted)
+    while epochs.n_done < last_step:
+        epochs.run_epoch(lambda: interrupted() or state_file.is_due)
+        if interrupted() or state_file.is_due:
+            state.write(state_file, time.perf_counter() - start)
+        if interrupted():
+            break
+    return epochs.sums.clone()
 
 
 def resolve_settings(settings: TrainSettings, n_cells: int) -> TrainSettings:
@@ -427,9 +447,9 @@ def _plan_event(run: TrainingRun, cells: Cells, step_seconds: float) -> Event:
     )
 
 
-def _epoch_event(run: TrainingRun, epoch: int, seconds: float, cells: Cells) -> Event:
+def _epoch_event(run: TrainingRun, seconds: float) -> Event:
     assert run.settings.max_epochs is not None
-    done = epoch + 1
+    done = run.n_epochs
     losses = {name: values[-1] for name, values in run.history.items()}
     return Event(
         "epoch",

@@ -108,6 +108,54 @@ def test_integrate_equals_python(make_adata):
     assert model.status == "finished"
 
 
+def test_a_checkpoint_is_passed_on(make_adata, tmp_path):
+    adata = make_adata()
+    values, arrays = task(adata, checkpoint=str(tmp_path))
+    _, first = call("integrate", json.dumps(values), arrays, filled(adata.X))
+    heard = []
+    _, second = call("integrate", json.dumps(values), arrays, filled(adata.X), heard.append)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["member-0.safetensors", "run.json"]
+    assert [json.loads(line)["stage"] for line in heard if "warning" not in line] == ["checkpoint", "plan", "end"]
+    np.testing.assert_array_equal(first["embedding"], second["embedding"])
+    answer, _ = call("integrate", json.dumps(values | {"seed": 5}), arrays, filled(adata.X))
+    assert "(seed: 3 there, 5 here): choose another folder" in json.loads(answer)["error"]
+
+
+@pytest.mark.parametrize("n_files", [1, 2])
+def test_files_that_r_does_not_load_equal_python(make_adata, tmp_path, n_files):
+    """Two files are prepared into one, which is gone afterwards; a prepared file is read as it is."""
+    adata = make_adata()
+    adata.X = adata.layers["counts"]
+    del adata.layers["counts"]
+    systems = adata.obs["system"].astype(str)
+    files = [tmp_path / f"{name}.h5ad" for name in sorted(systems.unique())]
+    for name, file in zip(sorted(systems.unique()), files, strict=True):
+        adata[systems == name].copy().write_h5ad(file)
+    options = {"min_cells": 3, "seed": 3}
+    prepared = sysvi.prepare_files(files, tmp_path / "prepared.h5ad", "system", "batch", **options)
+    if n_files == 1:
+        files = [prepared]
+    values, _ = task(adata, files=[str(file) for file in files], folder=str(tmp_path), layer=None, memory=None)
+    values |= {"choose_genes": {"min_cells": 3}, "system_of_file": None, "orthologs": None, "checkpoint": None}
+    heard = []
+    answer, out = call("integrate_files", json.dumps(values), {}, on_event=heard.append)
+    expected = integrate(prepared, members=1, **SETTINGS).adata
+    answer = json.loads(answer)
+    assert answer["cells"] == list(expected.obs_names)
+    assert answer["metadata"]["order"] == ["system", "batch", "age"]
+    assert answer["metadata"]["texts"]["batch"] == list(expected.obs["batch"])
+    np.testing.assert_array_equal(out["metadata"], expected.obs[["age"]])
+    np.testing.assert_array_equal(out["embedding"], expected.obsm["X_sysVI"])
+    assert any('"stage": "prepare"' in line for line in heard) == (n_files == 2)
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".h5ad"] * 3
+
+
+def test_files_that_cannot_be_used_are_named(make_adata, tmp_path):
+    values, _ = task(make_adata(), files=[str(tmp_path / "absent.h5ad")], folder=str(tmp_path), layer=None, memory=None)
+    answer, _ = call("integrate_files", json.dumps(values), {})
+    assert "absent.h5ad" in json.loads(answer)["error"]
+
+
 def test_an_ensemble_equals_python(make_adata):
     """By default the engine chooses the number of members; the answer then has the support of the cells."""
     adata = make_adata()

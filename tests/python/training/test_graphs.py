@@ -20,7 +20,7 @@ from sysvi._core.settings import Ramp, TrainSettings
 from sysvi.kernels.plan import choose_compute_plan
 from sysvi.model.networks import TrainingContext
 from sysvi.training import graphs
-from sysvi.training.epochs import PlainEpochs
+from sysvi.training.epochs import Generators, PlainEpochs
 from sysvi.training.graphs import CannotCaptureError, GraphEpochs, cuda_graph
 from sysvi.training.loop import make_objective, resolve_settings, train
 from sysvi.training.optimiser import Adam
@@ -43,25 +43,21 @@ class Case:
         settings = resolve_settings(TrainSettings(max_epochs=4, batch_size=batch_size, **train_settings), len(ROWS))
         self.objective = make_objective(make_model(self.cells, dropout_rate=0.2), self.cells, settings)
         self.optimiser = Adam(self.objective.parameters(), settings.eps, settings.weight_decay)
-        self.noise, self.swap, self.seeds, self.order = map(
-            partial(generator, 0), ("noise", "swap", "dropout", "order")
-        )
-        training = TrainingContext(self.noise, dropout_seeds=self.seeds)
+        self.generators = Generators(*(generator(0, stream) for stream in Generators._fields))
+        training = TrainingContext(self.generators.noise, dropout_seeds=self.generators.dropout)
         self.stepper = Stepper(self.objective, self.optimiser, settings, training)
 
     def minibatch(self, cells, index):
-        return cells.minibatch(index, self.stepper.settings.swapped_covariates, self.swap)
+        return cells.minibatch(index, self.stepper.settings.swapped_covariates, self.generators.swap)
 
     def plain(self):
-        return PlainEpochs(self.stepper, self.minibatch, self.cells, ROWS, self.order)
+        return PlainEpochs(self.stepper, self.minibatch, self.cells, ROWS, self.generators)
 
     def graphed(self, capture=python_capture):
-        return GraphEpochs(
-            self.stepper, partial(self.minibatch, self.cells), ROWS, self.order, (self.noise, self.swap), capture
-        )
+        return GraphEpochs(self.stepper, partial(self.minibatch, self.cells), ROWS, self.generators, capture)
 
     def state(self):
-        sources = [source.get_state() for source in (self.noise, self.swap, self.seeds, self.order)]
+        sources = self.generators.states().values()
         moments = [*self.optimiser.first_moments, *self.optimiser.second_moments, self.optimiser.n_steps]
         return [part.clone() for part in chain(self.objective.state_dict().values(), moments, sources)]
 
@@ -85,11 +81,12 @@ def test_replayed_epochs_are_the_epochs(make_cells, make_model, settings, batch_
     plain, graphed = (Case(make_cells, make_model, batch_size=batch_size, **settings) for _ in range(2))
     expected, replayed = plain.plain(), graphed.graphed()
     for _ in range(4):
-        (a, n), (b, m) = replayed.run_epoch(NEVER), expected.run_epoch(NEVER)
-        assert n == m == (3 if batch_size == 10 else 4)
+        before = expected.n_done
+        a, b = replayed.run_epoch(NEVER), expected.run_epoch(NEVER)
+        assert replayed.n_done == expected.n_done == before + (3 if batch_size == 10 else 4)
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
     for name in ("noise", "swap", "order"):
-        assert torch.equal(*(getattr(case, name).get_state() for case in (plain, graphed))), name
+        assert torch.equal(*(case.generators.states()[name] for case in (plain, graphed))), name
     for a, b in zip(plain.state()[:-4], graphed.state()[:-4], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
@@ -98,17 +95,37 @@ def test_replayed_epochs_are_the_epochs(make_cells, make_model, settings, batch_
 def test_an_epoch_ends_when_stop_returns_true(make_cells, make_model, form):
     case = Case(make_cells, make_model, batch_size=10)
     epochs, asked = getattr(case, form)(), count(1)
-    sums, taken = epochs.run_epoch(lambda: next(asked) == 2)
-    assert taken == 2
+    sums = epochs.run_epoch(lambda: next(asked) == 2)
+    assert epochs.n_done == 2
     assert sums[0] > 0
     assert case.optimiser.n_steps == 2
+
+
+@pytest.mark.parametrize("n_done", [0, 2, 3, 4, 8])
+@pytest.mark.parametrize("form", ["plain", "graphed"])
+def test_epochs_go_on_after_any_step(make_cells, make_model, form, n_done):
+    """New epochs, with the weights, the moments and the generators of others, take the same steps as these."""
+    stopped, resumed = (Case(make_cells, make_model, batch_size=10, adversarial_weight=Ramp(1.0)) for _ in range(2))
+    first, second = getattr(stopped, form)(), getattr(resumed, form)()
+    while first.n_done < n_done:
+        first.run_epoch(lambda: first.n_done >= n_done)
+    of_first, of_second = (
+        [*case.objective.state_dict().values(), *case.optimiser.state_tensors(), epochs.sums]
+        for epochs, case in ((first, stopped), (second, resumed))
+    )
+    for ours, theirs in zip(of_second, of_first, strict=True):
+        ours.copy_(theirs)
+    second.go_on(n_done, first.generator_states())
+    for _ in range(2):
+        assert torch.equal(first.run_epoch(NEVER), second.run_epoch(NEVER))
+        assert equal(stopped.state()[:-4], resumed.state()[:-4])
 
 
 def test_sums_are_those_of_one_epoch(make_cells, make_model):
     """With a negligible learning rate and the reconstruction loss alone, epochs are nearly equal."""
     case = Case(make_cells, make_model, lr=1e-30, cycle_weight=Ramp(0.0), kl_weight=Ramp(0.0))
     epochs = case.graphed()
-    first, second = (epochs.run_epoch(NEVER)[0] for _ in range(2))
+    first, second = (epochs.run_epoch(NEVER) for _ in range(2))
     torch.testing.assert_close(first[1], second[1], rtol=0.2, atol=0)
     assert first is not second
 
@@ -316,9 +333,10 @@ class Counted(GraphEpochs):
         super().__init__(*args, capture=python_capture)
 
     def run_epoch(self, stop):
-        sums, n = super().run_epoch(stop)
-        self.seen.append((self, n))  # kept alive: another object would get its place in memory, and so its id
-        return sums, n
+        before = self.n_done
+        sums = super().run_epoch(stop)
+        self.seen.append((self, self.n_done - before))  # kept alive: another object would get its place, and so its id
+        return sums
 
 
 @pytest.fixture
