@@ -15,7 +15,7 @@
 #' between the label and the mean of the other labels. The page "compare-systems" of the
 #' documentation measures how often the tests are right, and where they fail.
 #'
-#' The cells may be counts or log-normalised (natural logarithm of 1 + value), as in
+#' The cells may be counts or log-normalised (logarithm of 1 + value, natural or to base 2), as in
 #' [MapSysVI()]. The model must know their systems and batches.
 #'
 #' @inheritParams TranslateExpression

@@ -15,7 +15,7 @@
 #' Cells of each group are drawn at random, and of each a sample of its embedding, which
 #' is decoded; of an ensemble, the mean over what the members decode.
 #'
-#' The cells may be counts or log-normalised (natural logarithm of 1 + value), as in
+#' The cells may be counts or log-normalised (logarithm of 1 + value, natural or to base 2), as in
 #' [MapSysVI()]. The model must know their systems and batches.
 #'
 #' @inheritParams CompareSystems

@@ -30,6 +30,7 @@ from sysvi.api.scvi_compat import check_sample_weights
 from sysvi.api.sysvi import SysVI, posteriors
 from sysvi.api.translate import AVERAGE, Target, find_target, read_cells
 from sysvi.data.cells import Cells
+from sysvi.data.logarithm import BASE_2, natural_units
 from sysvi.model.decode import decode
 
 REST = "Rest"
@@ -237,6 +238,9 @@ def differential_expression(
         z = _combined(model, embeddings, cells.covariates.system.cpu().numpy()[used])
         comparisons = [_without_outliers(comparison, used, z, seed) for comparison in comparisons]
 
+    unit = natural_units(cells.x)
+    if unit != 1:
+        on_event(Event("compare", BASE_2))
     tables = []
     for comparison in comparisons:
         n_cells = len(comparison.rows1), len(comparison.rows2)
@@ -249,12 +253,17 @@ def differential_expression(
         ]
         if mode == "change":
             found = describe_change(
-                *samples, delta=delta, test_mode=test_mode, pseudocounts=pseudocounts, levels=levels
+                *(x if unit == 1 else x * np.float32(unit) for x in samples),
+                delta=delta,
+                test_mode=test_mode,
+                pseudocounts=pseudocounts,
+                levels=levels,
             )
         else:
             found = describe_order(*samples)
         if all_stats:
-            found |= _measured(cells.x, comparison.rows1, "1") | _measured(cells.x, comparison.rows2, "2")
+            found |= _measured(cells.x, comparison.rows1, "1", unit)
+            found |= _measured(cells.x, comparison.rows2, "2", unit)
         table = pd.DataFrame(found, index=pd.Index(first.vocabulary.genes, name="gene"))
         table = table.sort_values("proba_de" if mode == "change" else "bayes_factor", ascending=False, kind="stable")
         if mode == "change":
@@ -414,10 +423,10 @@ def _sample(
     return total
 
 
-def _measured(x: sparse.csr_matrix, rows: np.ndarray, suffix: str) -> dict[str, np.ndarray]:
-    """Means and detection of the measured expression of a group, (G,) each."""
+def _measured(x: sparse.csr_matrix, rows: np.ndarray, suffix: str, unit: float) -> dict[str, np.ndarray]:
+    """Means and detection of the measured expression of a group, (G,) each; `unit` as of `natural_units`."""
     chosen = x[rows].astype(np.float64)
-    found = {"raw_mean": chosen, "non_zeros_proportion": chosen != 0, "raw_normalized_mean": chosen.expm1()}
+    found = {"raw_mean": chosen, "non_zeros_proportion": chosen != 0, "raw_normalized_mean": (chosen * unit).expm1()}
     return {name + suffix: np.asarray(values.mean(axis=0)).ravel() for name, values in found.items()}
 
 

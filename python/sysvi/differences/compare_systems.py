@@ -24,6 +24,7 @@ from sysvi.api.ensemble import Ensemble
 from sysvi.api.sysvi import SysVI
 from sysvi.api.translate import decoded_blocks, find_target, read_cells
 from sysvi.data.cells import Cells
+from sysvi.data.logarithm import BASE_2, natural_units
 from sysvi.differences.label_comparison import compare_label
 from sysvi.differences.profiles import MIN_DONORS, Floats, Ints, Profiles, choose_others, donor_profiles
 from sysvi.metrics._labels import read_labels_with_warning
@@ -156,10 +157,13 @@ def compare_systems(
     donor, donor_system = _donors(adata, first, batch_key)
 
     cells = read_cells(model.members, adata, layer, on_event)
-    measured = donor_profiles(cells.x, donor, code)
+    unit = natural_units(cells.x)
+    if unit != 1:
+        on_event(Event("compare", BASE_2))
+    measured = donor_profiles(cells.x, donor, code, unit)
     genes, own_genes = np.array(first.vocabulary.genes, object), first.vocabulary.own_genes
     on_event(Event("compare", f"Decoding {cells.n_cells:,} cells in their own systems", {"cells": cells.n_cells}))
-    decoded = _decoded_profiles(model.members, cells, donor, code, measured, batch_size)
+    decoded = _decoded_profiles(model.members, cells, donor, code, measured, batch_size, unit)
     tables: list[pd.DataFrame] = []
     notes: dict[str, list[str]] = {sentence: [] for sentence in (IN_ONE_SYSTEM, TOO_FEW_CELLS, TOO_FEW_DONORS)}
     for pair in pairs:
@@ -223,16 +227,22 @@ def _donors(adata: AnnData, model: SysVI, batch_key: str | None) -> tuple[Ints, 
 
 
 def _decoded_profiles(
-    members: Sequence[SysVI], cells: Cells, donor: Ints, label: Ints, measured: Profiles, batch_size: int | None
+    members: Sequence[SysVI],
+    cells: Cells,
+    donor: Ints,
+    label: Ints,
+    measured: Profiles,
+    batch_size: int | None,
+    unit: float,
 ) -> Floats:
-    """Mean decoded expression, not logarithms, of each label in each donor, (D, T, G)."""
+    """Mean decoded expression, not logarithms, of each label in each donor, (D, T, G); `unit` as of `natural_units`."""
     total = np.zeros_like(measured.mean)
     target = find_target(members[0], cells, None, None)
     genes, start = np.arange(total.shape[2]), 0
     for block in decoded_blocks(members, cells, target, genes, batch_size):
         rows = slice(start, start + len(block))
         used = label[rows] >= 0
-        np.add.at(total, (donor[rows][used], label[rows][used]), np.expm1(block[used].astype(np.float64)))
+        np.add.at(total, (donor[rows][used], label[rows][used]), np.expm1(unit * block[used].astype(np.float64)))
         start += len(block)
     return total / np.maximum(measured.n_cells, 1)[:, :, None]
 

@@ -38,7 +38,7 @@ class Profiles(NamedTuple):
     unit: Floats
 
 
-def donor_profiles(x: sparse.csr_matrix, donor: Ints, label: Ints) -> Profiles:
+def donor_profiles(x: sparse.csr_matrix, donor: Ints, label: Ints, log_unit: float = 1.0) -> Profiles:
     """Average normalised expression over the cells of each label in each donor.
 
     The smallest value of a cell above 0 is taken as that of one count, so that log-normalised cells need no counts.
@@ -49,6 +49,8 @@ def donor_profiles(x: sparse.csr_matrix, donor: Ints, label: Ints) -> Profiles:
         Log-normalised expression (natural logarithm of 1 + value), CSR of shape (n, G).
     donor, label
         Codes of donor and label of each cell, (n,); cells with a negative label are left out.
+    log_unit
+        Natural logarithms in one unit of `x`; other than 1 if its logarithms have another base.
 
     Returns
     -------
@@ -66,7 +68,7 @@ def donor_profiles(x: sparse.csr_matrix, donor: Ints, label: Ints) -> Profiles:
     shape = int(donor.max()) + 1, int(label.max()) + 1
     group = donor * shape[1] + label
     n_cells = np.bincount(group, minlength=shape[0] * shape[1])
-    values = sparse.csr_matrix((np.expm1(x.data.astype(np.float64)), x.indices, x.indptr), x.shape)
+    values = sparse.csr_matrix((np.expm1(log_unit * x.data.astype(np.float64)), x.indices, x.indptr), x.shape)
     members = sparse.csr_matrix((np.ones(len(group)), (group, np.arange(len(group)))), (len(n_cells), len(group)))
     mean = (members @ values).toarray() / np.maximum(n_cells, 1)[:, None]
     unit = np.full(len(n_cells), np.inf)
