@@ -327,7 +327,7 @@ def reporting_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def reporting(as_json: bool, quiet: bool, shown: list[str], goes_on: bool) -> Iterator[OnEvent]:
+def reporting(as_json: bool, quiet: bool, shown: list[str], goes_on: bool = False) -> Iterator[OnEvent]:
     """Choose how events are shown, and show warnings (listed in `shown`), errors and interrupts as one line each.
 
     After an interrupt the exit status is that of a program that `goes_on` when it is run again, or not.

@@ -215,6 +215,8 @@ def test_union_of_the_genes_of_two_files(counts, cells, tmp_path):
     table.to_csv(tmp_path / "table.tsv", sep="\t", index=False)
     for system, part in parts.items():
         part.write_h5ad(tmp_path / f"{system}.h5ad")
+    second = tmp_path / "second.h5ad"
+    parts["system1"].write_h5ad(second)
     path, files = tmp_path / "prepared.h5ad", [tmp_path / f"{system}.h5ad" for system in parts]
     options = [*COLUMNS, "--orthologs", f"system2={tmp_path / 'table.tsv'}", "--gene-set", "union"]
     result = run("prepare", *files, *options, "-o", path)
@@ -241,7 +243,8 @@ def test_union_of_the_genes_of_two_files(counts, cells, tmp_path):
             "give sysvi prepare a file of each",
         ),
         ([*files, *options, "-o", tmp_path / "a.zarr"], "--gene-set union joins the cells in memory and writes .h5ad"),
-        ([*files, *files[:1], *options, "-o", path, "--overwrite"], "it is the second file of system 'system1'"),
+        ([*files, *files[:1], *options, "-o", path, "--overwrite"], "is given twice: name each file once"),
+        ([*files, second, *options, "-o", path, "--overwrite"], "it is the second file of system 'system1'"),
         ([*files, *options[:4], "--gene-set", "union", "-o", path, "--overwrite"], r"\(--orthologs\): give a table"),
     ]:
         assert re.search(message, run("prepare", *arguments, code=1).stderr)

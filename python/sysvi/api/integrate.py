@@ -270,7 +270,7 @@ def train_ensemble(
     if not usable:  # Ctrl-C came before any member had begun
         raise KeyboardInterrupt
     if failed:
-        warnings.warn(f"{len(failed)} of {len(runs)} members failed and are left out. {failed[0]}", stacklevel=3)
+        warnings.warn(f"{len(failed)} of {len(runs)} members failed and are left out. {failed[0]}", stacklevel=4)
     members = [run.model for run in usable if run.status != "interrupted"] or [run.model for run in usable]
     if len(members) > 1:
         return Ensemble(members, seed, status="interrupted" if interrupted else None)

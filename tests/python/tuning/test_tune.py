@@ -343,12 +343,12 @@ def test_an_interrupted_tuning_goes_on(prepared, tmp_path, monkeypatch):
     grid.pop("progress")
     place = itertools.count()
 
-    def wait(module, cells, settings, on_event, stop):
+    def wait(module, cells, settings, on_event, stop, *others):
         place_of_this = next(place)
         deadline = time.monotonic() + 600  # seconds that a busy machine may take
         while place_of_this >= 2 and not stop() and time.monotonic() < deadline:
             time.sleep(0.01)
-        return train(module, cells, settings, on_event, stop)
+        return train(module, cells, settings, on_event, stop, *others)
 
     with monkeypatch.context() as patch:
         patch.setattr("sysvi.api.sysvi.train", wait)
