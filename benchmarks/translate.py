@@ -143,10 +143,11 @@ def peers(reference: AnnData, query: AnnData, seed: int) -> dict[str, np.ndarray
     """Expression of the query in mouse by scvi-tools' SysVI, if its environment was made."""
     if not PEER_PYTHON.exists():
         return {}
-    paths = [CACHE / f"translate_{name}" for name in ("reference.h5ad", "query.h5ad", "scvi.npy")]
-    for path, cells in zip(paths, (reference, query), strict=False):
-        AnnData(cells.X, obs=cells.obs[["system", "batch"]], var=cells.var[[]]).write_h5ad(path)
-    peer("translate.py", *paths[:2], "mouse", paths[2], "--seed", seed)
+    paths = [CACHE / f"translate_{name}" for name in ("reference.h5ad", "query.h5ad", f"scvi_{seed}.npy")]
+    if not paths[2].exists():
+        for path, cells in zip(paths, (reference, query), strict=False):
+            AnnData(cells.X, obs=cells.obs[["system", "batch"]], var=cells.var[[]]).write_h5ad(path)
+        peer("translate.py", *paths[:2], "mouse", paths[2], "--seed", seed)
     return {"scvi-tools SysVI": np.load(paths[2]).clip(min=0)}
 
 

@@ -234,6 +234,16 @@ class Ensemble(DifferentialMethodsOfScvi, MethodsOfScvi):
         codes = _systems(self.members[0].cells_of(None)) if system is None else system
         return self.moves.apply(self.combination.apply(embeddings), codes).astype(np.float32)
 
+    def as_of_system(self, embeddings: Sequence[np.ndarray], system: np.ndarray, target: int) -> list[np.ndarray]:
+        """The members' embeddings, M arrays (n, L), where cells of a system lie that have the same combined embedding.
+
+        Systems are moved onto each other after the members are combined; this is what the move of the cells, with codes
+        `system`, (n,), and of the target system is in the members.
+        """
+        gap = self.moves.displacement(self.combination.apply(embeddings), system, target)
+        parts = self.combination.spread(gap)
+        return [z + part.astype(np.float32) for z, part in zip(embeddings, parts, strict=True)]
+
     def _distributions(
         self, cells: Cells, rows: np.ndarray, batch_size: int | None
     ) -> list[tuple[np.ndarray, np.ndarray]]:

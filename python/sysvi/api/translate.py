@@ -56,7 +56,9 @@ def translate(
     """Decode the expression that cells would have in another system, or, without noise, have in their own.
 
     Each cell is embedded under its own covariates, and the mean of its embedding is decoded under those of the target.
-    Of an ensemble, the expression is the mean over the members, each of which decodes its own embedding.
+    Of an ensemble, the expression is the mean over the members, each of which decodes its own embedding. In another
+    system, this is first displaced to where cells of that system lie that have the same place in the ensemble's
+    embedding: an ensemble moves the systems onto each other after its members are combined.
 
     The values are expectations of the model on the scale of its input, log-normalised expression: no counts, and
     smoother than measured cells, since noise is left out. Values that would be below 0 are 0, and genes that the target
@@ -166,7 +168,12 @@ def translate(
     result = _measured(adata, cells, first.vocabulary.genes, chosen)
     asked = {"to_system": to_system, "to_batch": to_batch}
     result.uns[RECORD_KEY] = model.record() | {name: json.dumps(value) for name, value in asked.items()}
-    blocks = decoded_blocks(model.members, cells, target, chosen, batch_size)
+    embeddings = [mean for mean, _ in posteriors(model.members, cells, np.arange(cells.n_cells), batch_size)]
+    if system is not None and isinstance(model, Ensemble):
+        own = cells.covariates.system.cpu().numpy()
+        there = model.as_of_system([z.numpy() for z in embeddings], own, system)
+        embeddings = [torch.from_numpy(z) for z in there]
+    blocks = decoded_blocks(model.members, embeddings, cells, target, chosen, batch_size)
     if path is not None:
         write_atomically(path, lambda part: write_with_layer(part, result, key_added, blocks), overwrite=overwrite)
         return None
@@ -296,12 +303,19 @@ def _measured(adata: AnnData, cells: Cells, known: Sequence[str], genes: np.ndar
 
 
 def decoded_blocks(
-    members: Sequence[SysVI], cells: Cells, target: Target, genes: np.ndarray, batch_size: int | None
+    members: Sequence[SysVI],
+    embeddings: Sequence[torch.Tensor],
+    cells: Cells,
+    target: Target,
+    genes: np.ndarray,
+    batch_size: int | None,
 ) -> Iterator[np.ndarray]:
-    """Decoded expression, not below 0, mean over the members, in blocks of cells: (B, G) float32 each."""
+    """Expression, not below 0, decoded from the members' embeddings of cells, (n, L) each, and averaged.
+
+    It comes in blocks of cells, (B, G) float32 each.
+    """
     size = block_size(cells.device, batch_size)
     step = size * max(1, BLOCK_CELLS // size)  # whole blocks, so that bits do not depend on it
-    embeddings = [mean for mean, _ in posteriors(members, cells, np.arange(cells.n_cells), batch_size)]
     for start in range(0, cells.n_cells, step):
         rows = torch.arange(start, min(start + step, cells.n_cells))
         covariates, batches = target.select(rows.to(cells.device))

@@ -21,7 +21,7 @@ from sysvi._core.events import Event, OnEvent
 from sysvi._core.progress import as_callback
 from sysvi._core.settings import whole_number
 from sysvi.api.ensemble import Ensemble
-from sysvi.api.sysvi import SysVI
+from sysvi.api.sysvi import SysVI, posteriors
 from sysvi.api.translate import decoded_blocks, find_target, read_cells
 from sysvi.data.cells import Cells
 from sysvi.data.logarithm import BASE_2, natural_units
@@ -239,7 +239,8 @@ def _decoded_profiles(
     total = np.zeros_like(measured.mean)
     target = find_target(members[0], cells, None, None)
     genes, start = np.arange(total.shape[2]), 0
-    for block in decoded_blocks(members, cells, target, genes, batch_size):
+    embeddings = [mean for mean, _ in posteriors(members, cells, np.arange(cells.n_cells), batch_size)]
+    for block in decoded_blocks(members, embeddings, cells, target, genes, batch_size):
         rows = slice(start, start + len(block))
         used = label[rows] >= 0
         np.add.at(total, (donor[rows][used], label[rows][used]), np.expm1(unit * block[used].astype(np.float64)))

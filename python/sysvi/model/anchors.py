@@ -73,6 +73,22 @@ class Moves:
         return moved
 
     @one_blas_thread
+    def displacement(self, z: np.ndarray, system: np.ndarray, target: int) -> Floats:
+        """From the embedding of cells to where cells of another system lie that are moved to the same place, (n, L).
+
+        It is the move of a cell, (n, L) embeddings `z` and (n,) codes `system`, minus the mean move of the sampled
+        cells of the system `target` around the place that it reaches, weighted as in `apply`. It is 0 for cells of this
+        system, and small where both systems are hardly moved.
+        """
+        moved, gap = self.apply(z, system), np.zeros(z.shape)
+        sampled, others = self.system == target, np.flatnonzero(system != target)
+        reached = self.position[sampled] + self.move[sampled]
+        for start in range(0, len(others), CELLS_AT_A_TIME):
+            rows = others[start : start + CELLS_AT_A_TIME]
+            gap[rows] = moved[rows] - z[rows] - _smoothing(reached, moved[rows]) @ self.move[sampled]
+        return gap
+
+    @one_blas_thread
     def extend(
         self, embeddings: Sequence[np.ndarray], combined: np.ndarray, code: int, min_closeness: float = 0.0
     ) -> Moves:

@@ -52,6 +52,25 @@ class Combination:
         parts = zip(embeddings, self.center, self.matrix, strict=True)
         return np.sum([(np.asarray(z, np.float64) - center) @ matrix for z, center, matrix in parts], axis=0)
 
+    @one_blas_thread
+    def spread(self, displacement: np.ndarray) -> list[Floats]:
+        """Displacements in the models' embeddings, M arrays (n, L), that together have one in the combined embedding.
+
+        Of all such displacements, they are the smallest: the least-squares solution of least norm.
+
+        Examples
+        --------
+        >>> z = np.random.default_rng(0).standard_normal((50, 3))
+        >>> combination, moved = combine([z, 2 * z]), np.eye(3)
+        >>> parts = combination.spread(moved)
+        >>> bool(np.allclose(combination.apply([z[:3] + parts[0], 2 * z[:3] + parts[1]]),
+        ...     combination.apply([z[:3], 2 * z[:3]]) + moved))
+        True
+        """
+        n_latent = self.matrix.shape[2]
+        parts = displacement @ np.linalg.pinv(self.matrix.reshape(-1, n_latent))  # (n, M·L)
+        return np.split(parts, len(self.matrix), axis=1)
+
 
 @one_blas_thread
 def combine(embeddings: Sequence[np.ndarray]) -> Combination:

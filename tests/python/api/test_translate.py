@@ -59,11 +59,11 @@ def translated(model, adata, *arguments, **more):
     return sysvi.translate(model, adata, *arguments, progress=False, **more).layers[LAYER]
 
 
-def by_formulae(model, adata, system, weights):
+def by_formulae(model, adata, system, weights, z=None):
     """The decoded mean of a single model in float64.
 
     `system` is the code of the system in which cells are decoded, (n,), and `weights` has the weight of each batch,
-    (n, batches).
+    (n, batches). `z` takes the place of the cells' embedding.
     """
     p, v = oracle.arrays(model.module.state_dict()), model.vocabulary
     x = adata[:, list(v.genes)].X.toarray().astype(np.float64)
@@ -75,8 +75,9 @@ def by_formulae(model, adata, system, weights):
         covariates = SimpleNamespace(system=system, categorical=categorical, continuous=continuous)
         return oracle.covariate_code(p, covariates, len(v.systems), v.n_categories)
 
-    own = code(names_to_codes(adata.obs[v.system_key], v.systems), categorical)
-    z, _ = oracle.encode(p, x, own, training=False)
+    if z is None:
+        own = code(names_to_codes(adata.obs[v.system_key], v.systems), categorical)
+        z, _ = oracle.encode(p, x, own, training=False)
     total = 0
     for batch in range(weights.shape[1]):
         c = code(system, np.hstack([np.full((len(x), 1), batch), categorical[:, 1:]]))
@@ -120,13 +121,27 @@ def test_values_are_those_of_an_independent_implementation(single, prepared):
 
 def test_an_ensemble_is_the_mean_of_its_members(ensemble, prepared):
     """Each member decodes its own embedding; all further covariates stay those of the cells."""
+    own = np.eye(6)[codes(prepared, "batch")]
+    means = [by_formulae(member, prepared, codes(prepared, "system"), own) for member in ensemble.members]
+    expected = np.mean(means, axis=0).clip(min=0)
+    np.testing.assert_allclose(translated(ensemble, prepared), expected, rtol=1e-3, atol=1e-4)
+    assert np.abs(means[0] - means[1]).max() > 0.01
+
+
+def test_in_another_system_members_decode_where_its_cells_have_the_same_place_in_the_ensemble(ensemble, prepared):
     system = codes(prepared, "system")
-    in_own = system[:, None] == 0
-    weights = np.where(in_own, np.eye(6)[codes(prepared, "batch")], shares(prepared)[0])
-    means = [by_formulae(member, prepared, np.zeros_like(system), weights) for member in ensemble.members]
+    weights = np.where(system[:, None] == 0, np.eye(6)[codes(prepared, "batch")], shares(prepared)[0])
+    embeddings = [member.get_latent_representation() for member in ensemble.members]
+    combined = ensemble.combination.apply(embeddings)
+    gap = ensemble.moves.displacement(combined, system, 0)
+    assert np.linalg.norm(gap[system == 1], axis=1).mean() > 0.1 * np.linalg.norm(combined, axis=1).mean()
+    parts = ensemble.combination.spread(gap)
+    means = [
+        by_formulae(member, prepared, np.zeros_like(system), weights, z + part)
+        for member, z, part in zip(ensemble.members, embeddings, parts, strict=True)
+    ]
     expected = np.mean(means, axis=0).clip(min=0)
     np.testing.assert_allclose(translated(ensemble, prepared, "system1"), expected, rtol=1e-3, atol=1e-4)
-    assert np.abs(means[0] - means[1]).max() > 0.01
 
 
 def test_batches_that_all_systems_have_are_kept(prepared):

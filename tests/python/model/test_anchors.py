@@ -197,6 +197,33 @@ def test_each_cell_moves_on_its_own(monkeypatch):
     np.testing.assert_array_equal(moves.apply(z, np.full(150, 9)), z)  # a system without sampled cells
 
 
+@pytest.mark.parametrize("target", [0, 1])
+def test_displacement_is_the_move_without_that_of_the_target_there(target, monkeypatch):
+    members, system = clouds([80, 70], [0.0, 0.5])
+    z = mean_of(members)
+    moves = find_moves(members, z, system)
+    after = moves.apply(z, system)
+    reached, own = moves.position + moves.move, moves.system == target
+    of_target = weights_by_loops(reached[own], after) @ moves.move[own]
+    expected = np.where((system == target)[:, None], 0, after - z - of_target)
+    found = moves.displacement(z, system, target)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    assert np.linalg.norm(found[system != target].mean(0)) > 0.1
+    monkeypatch.setattr(module, "CELLS_AT_A_TIME", 7)
+    np.testing.assert_allclose(moves.displacement(z, system, target), expected, atol=1e-12)
+
+
+def test_displaced_cells_lie_among_those_of_the_target_in_the_same_place():
+    members, system = clouds([300, 300], [0.0, 0.0], noise=0.02)
+    for z in members:
+        z[:, 2] = 0.1 * z[:, 2] + system
+    z = mean_of(members)
+    moves = find_moves(members, z, system)
+    displaced = z + moves.displacement(z, system, 1)
+    gap = np.linalg.norm(z[system == 0].mean(0) - z[system == 1].mean(0))
+    assert np.linalg.norm(displaced[system == 0].mean(0) - z[system == 1].mean(0)) < 0.3 * gap
+
+
 def test_input_is_not_changed_and_bits_do_not_depend_on_threads():
     members, system = clouds([200, 200], [0.0, 0.5])
     copies = [z.copy() for z in members]

@@ -176,3 +176,24 @@ def test_fewer_cells_than_dimensions(n_cells):
     z = np.random.default_rng(0).normal(size=(n_cells, 6))
     found = combined([transformed(z, i) for i in range(3)])
     np.testing.assert_allclose(pdist(standardised(found)), pdist(standardised(z)), rtol=1e-7)
+
+
+@pytest.mark.parametrize("n_members", [1, 3])
+def test_a_displacement_is_spread_by_least_squares(n_members):
+    embeddings = noisy_copies(n_members)
+    combination = combine(embeddings)
+    displacement = np.random.default_rng(4).standard_normal((7, 4))
+    stacked = np.vstack(list(combination.matrix))  # (M·L, L)
+    expected = np.linalg.lstsq(stacked.T, displacement.T, rcond=None)[0].T  # the solution of least norm
+    found = combination.spread(displacement)
+    assert [part.shape for part in found] == [(7, 4)] * n_members
+    np.testing.assert_allclose(np.hstack(found), expected, atol=1e-12)
+    there = [z[:7] + part for z, part in zip(embeddings, found, strict=True)]
+    before = combination.apply([z[:7] for z in embeddings])
+    np.testing.assert_allclose(combination.apply(there), before + displacement, atol=1e-12)
+
+
+def test_nothing_is_spread_to_a_constant_embedding():
+    z = noisy_copies(1)[0]
+    found = combine([z, np.ones_like(z)]).spread(np.ones((2, 4)))
+    np.testing.assert_allclose(found[1], 0, atol=1e-12)
