@@ -217,7 +217,7 @@ def hold_out(part: str, cells: AnnData, new: np.ndarray, seed: int) -> None:
     sysvi.integrate(cells, "system", "batch", seed=seed, progress=False)
     model = sysvi.integrate(reference, "system", "batch", seed=seed, progress=False)
     sysvi.map_query(model, query, seed=seed, progress=False)
-    z, z_new, z_all = (part.obsm["X_sysVI"] for part in (reference, query, cells))
+    z, z_new, z_all = (adata.obsm["X_sysVI"] for adata in (reference, query, cells))
     for setting, old, mapped in (("mapped", z, z_new), ("retrained", z_all[~new], z_all[new])):
         query.obsm["X_sysVI"] = mapped
         found = score(reference.obs, old, query.obs, mapped) | own_labels(reference, old, query)

@@ -15,11 +15,8 @@ import warnings
 import anndata
 import numpy as np
 import scvi
-from scvi.external import SysVI
+from sysvi_surgery import QUERY_EPOCHS, SURGERY, train_and_map
 from usage import Usage
-
-QUERY_EPOCHS = 100  # as in the tutorials of surgery
-SURGERY = {"plan_kwargs": {"weight_decay": 0.0}, "enable_progress_bar": False, "accelerator": "cpu"}
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("method", choices=["sysvi", "scanvi"])
@@ -32,25 +29,19 @@ args = parser.parse_args()
 
 warnings.filterwarnings("ignore")
 scvi.settings.seed = args.seed
-training = {"max_epochs": args.epochs, "enable_progress_bar": False, "accelerator": "cpu"}
 usage = Usage()
 reference, query = (anndata.read_h5ad(path) for path in (args.reference, args.query))
 reference.obs["label"], query.obs["label"] = reference.obs["cell_type"].astype(str), "Unknown"
 usage.start()
 if args.method == "sysvi":
-    SysVI.setup_anndata(reference, batch_key="system", categorical_covariate_keys=["batch"])
-    model = SysVI(reference)
-    model.train(**training)
-    SysVI.prepare_query_anndata(query, model)
-    mapped = SysVI.load_query_data(query, model)
-    mapped.train(max_epochs=QUERY_EPOCHS, **SURGERY)
+    model, mapped = train_and_map(reference, query, args.epochs)
     label = {}
 else:
     scvi.model.SCVI.setup_anndata(reference, layer="counts", batch_key="batch")
     first = scvi.model.SCVI(
         reference, n_layers=2, encode_covariates=True, dropout_rate=0.2, use_layer_norm="both", use_batch_norm="none"
     )
-    first.train(**training)
+    first.train(max_epochs=args.epochs, enable_progress_bar=False, accelerator="cpu")
     model = scvi.model.SCANVI.from_scvi_model(first, unlabeled_category="Unknown", labels_key="label")
     model.train(max_epochs=20, n_samples_per_label=100, enable_progress_bar=False, accelerator="cpu")
     scvi.model.SCANVI.prepare_query_anndata(query, model)

@@ -18,7 +18,7 @@ import numpy as np
 import scvi
 import torch
 from scvi import REGISTRY_KEYS
-from scvi.external import SysVI
+from sysvi_surgery import train_and_map
 from usage import Usage
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -35,12 +35,7 @@ scvi.settings.seed = args.seed
 usage = Usage()
 reference, query = (anndata.read_h5ad(path) for path in (args.reference, args.query))
 usage.start()
-SysVI.setup_anndata(reference, batch_key="system", categorical_covariate_keys=["batch"])
-model = SysVI(reference)
-model.train(max_epochs=args.epochs, enable_progress_bar=False, accelerator="cpu")
-SysVI.prepare_query_anndata(query, model)
-mapped = SysVI.load_query_data(query, model)
-mapped.train(max_epochs=100, plan_kwargs={"weight_decay": 0.0}, enable_progress_bar=False, accelerator="cpu")
+_, mapped = train_and_map(reference, query, args.epochs)
 systems = list(mapped.adata_manager.get_state_registry(REGISTRY_KEYS.BATCH_KEY).categorical_mapping)
 module, blocks = mapped.module.eval(), []
 with torch.inference_mode():

@@ -1694,7 +1694,8 @@ def write_results_of(
         else:
             write_with_results(source, target, cells=adata.obs_names, obs=obs, obsm=obsm, uns=uns, overwrite=overwrite)
     except OtherCellsError as error:
-        kept = (target or source).with_name(f"{(target or source).stem}.results.h5ad")
+        place = target or source
+        kept = place.with_name(f"{place.stem}.results.h5ad")
         write_atomically(kept, lambda path: write_anndata(path, results()))
         raise sysvi.InputError(f"{error} Their embedding, with their names and columns, is in {kept}.") from error
 

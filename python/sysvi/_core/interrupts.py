@@ -68,7 +68,7 @@ def exit_status(goes_on: bool = False) -> int:
 
 
 def stopped_from_outside() -> bool:
-    """Whether the last stop signal was another than Ctrl-C, such as those of batch systems."""
+    """Whether the last stop signal was not Ctrl-C but another one, as batch systems send them."""
     return _last != signal.SIGINT
 
 

@@ -30,7 +30,7 @@ from sysvi.api.scvi_compat import check_sample_weights
 from sysvi.api.sysvi import SysVI, posteriors
 from sysvi.api.translate import AVERAGE, Target, find_target, read_cells
 from sysvi.data.cells import Cells
-from sysvi.data.logarithm import BASE_2, natural_units
+from sysvi.data.logarithm import natural_units
 from sysvi.model.decode import decode
 
 REST = "Rest"
@@ -238,9 +238,7 @@ def differential_expression(
         z = _combined(model, embeddings, cells.covariates.system.cpu().numpy()[used])
         comparisons = [_without_outliers(comparison, used, z, seed) for comparison in comparisons]
 
-    unit = natural_units(cells.x)
-    if unit != 1:
-        on_event(Event("compare", BASE_2))
+    unit = natural_units(cells.x, on_event)
     tables = []
     for comparison in comparisons:
         n_cells = len(comparison.rows1), len(comparison.rows2)

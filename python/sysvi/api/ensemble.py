@@ -235,7 +235,7 @@ class Ensemble(DifferentialMethodsOfScvi, MethodsOfScvi):
         return self.moves.apply(self.combination.apply(embeddings), codes).astype(np.float32)
 
     def as_of_system(self, embeddings: Sequence[np.ndarray], system: np.ndarray, target: int) -> list[np.ndarray]:
-        """The members' embeddings, M arrays (n, L), where cells of a system lie that have the same combined embedding.
+        """Members' embeddings, M arrays (n, L), of cells of the system `target` with the same combined embedding.
 
         Systems are moved onto each other after the members are combined; this is what the move of the cells, with codes
         `system`, (n,), and of the target system is in the members.

@@ -317,11 +317,7 @@ def write_with_results(
         else:
             shutil.copyfile(source, temporary)
         with open_for_writing(temporary, "r+") as file:
-            names = pd.Index(read_elem(file["obs"][file["obs"].attrs["_index"]])).astype(str)
-            if not names.equals(cells.astype(str)):  # looked up in the copy, which nobody else can change
-                raise OtherCellsError(
-                    f"{source} was changed during the run: it no longer holds the cells that were read, in their order."
-                )
+            check_same_cells(file, cells, source)  # in the copy, which nobody else can change
             _update(file["obs"], obs)
             order = [name for name in file["obs"].attrs["column-order"] if name not in obs]
             order += [name for name, values in obs.items() if values is not None]
@@ -332,6 +328,21 @@ def write_with_results(
                 _update(file[group], entries)
 
     write_atomically(target, write, overwrite=overwrite)
+
+
+def check_same_cells(store: Any, cells: pd.Index, path: str | Path) -> None:
+    """Check that an open h5ad file or zarr store, of a path, holds these cells in this order.
+
+    Raises
+    ------
+    OtherCellsError
+        If it does not: it was changed after they were read.
+    """
+    obs = store["obs"]
+    if not pd.Index(read_elem(obs[obs.attrs["_index"]])).astype(str).equals(cells.astype(str)):
+        raise OtherCellsError(
+            f"{path} was changed during the run: it no longer holds the cells that were read, in their order."
+        )
 
 
 def _update(group: h5py.Group, entries: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ import math
 import numpy as np
 from scipy import sparse
 
+from sysvi._core.events import Event, OnEvent, ignore_event
 from sysvi.data.stored import StoredExpression
 
 N_CELLS = 500  # that are looked at
@@ -18,7 +19,7 @@ BASE_2 = "The expression looks like logarithms to base 2 (as of scuttle::logNorm
 MIN_RATIO = 10  # by which base 2 has to fit better than e
 
 
-def natural_units(x: sparse.csr_matrix | StoredExpression) -> float:
+def natural_units(x: sparse.csr_matrix | StoredExpression, on_event: OnEvent = ignore_event) -> float:
     """What one unit of log-normalised expression is in natural logarithms: 1, or log(2) if the base is 2.
 
     The two smallest values of a cell are nearly always those of one and two counts. So with the right base b, the
@@ -29,6 +30,8 @@ def natural_units(x: sparse.csr_matrix | StoredExpression) -> float:
     ----------
     x
         Log-normalised expression, (n, G).
+    on_event
+        Called with an event of stage ``"compare"`` if the base is 2.
 
     Returns
     -------
@@ -53,4 +56,7 @@ def natural_units(x: sparse.csr_matrix | StoredExpression) -> float:
         one, two = np.expm1(pairs * unit).T
         errors.append(float(np.median(np.abs(two / one - 2))))
     natural, base_2 = errors
-    return math.log(2) if base_2 < TOLERANCE and MIN_RATIO * base_2 < natural else 1.0
+    if base_2 < TOLERANCE and MIN_RATIO * base_2 < natural:
+        on_event(Event("compare", BASE_2))
+        return math.log(2)
+    return 1.0

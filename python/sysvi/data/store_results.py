@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from anndata.io import read_elem, write_elem
+from anndata.io import write_elem
 
 from sysvi._core.errors import InputError
 from sysvi._core.files import check_folder, folder_beside, locked_folder, write_atomically
-from sysvi.data.h5ad import OtherCellsError
+from sysvi.data.h5ad import check_same_cells
 from sysvi.data.stores import import_zarr, is_zarr
 
 
@@ -87,11 +87,7 @@ def add_results(
     parts: dict[str, Mapping[str, Any]] = {"obsm": obsm, "uns": uns, "obs": obs}
     with locked_folder(path), folder_beside(path) as aside:
         store = _open_unconsolidated(path, zarr)
-        names = pd.Index(read_elem(store["obs"][store["obs"].attrs["_index"]])).astype(str)
-        if not names.equals(cells.astype(str)):
-            raise OtherCellsError(
-                f"{path} was changed during the run: it no longer holds the cells that were read, in their order."
-            )
+        check_same_cells(store, cells, path)
         _write_aside(aside / "new", parts, store, zarr)
         was_consolidated = _drop_consolidated_metadata(path)
         try:
@@ -144,7 +140,7 @@ def _open_unconsolidated(path: Path, zarr: Any) -> Any:
 
 
 def _write_aside(folder: Path, parts: Mapping[str, Mapping[str, Any]], store: Any, zarr: Any) -> None:
-    """Write the entries into a store of the same version."""
+    """Write the entries into a new store of the same version of zarr."""
     version = {"zarr_format": store.metadata.zarr_format} if hasattr(store, "metadata") else {}
     new = zarr.open_group(str(folder), mode="w", **version)
     with warnings.catch_warnings():
@@ -154,7 +150,7 @@ def _write_aside(folder: Path, parts: Mapping[str, Mapping[str, Any]], store: An
 
 
 def _drop_consolidated_metadata(path: Path) -> bool:
-    """Remove the copy of all metadata that a store may have, which would not fit any more; whether there was one."""
+    """Remove the consolidated metadata of a store, which a change makes out of date, and say whether it had any."""
     if (path / ".zmetadata").exists():
         (path / ".zmetadata").unlink()
         return True

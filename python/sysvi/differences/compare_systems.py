@@ -24,7 +24,7 @@ from sysvi.api.ensemble import Ensemble
 from sysvi.api.sysvi import SysVI, posteriors
 from sysvi.api.translate import decoded_blocks, find_target, read_cells
 from sysvi.data.cells import Cells
-from sysvi.data.logarithm import BASE_2, natural_units
+from sysvi.data.logarithm import natural_units
 from sysvi.differences.label_comparison import compare_label
 from sysvi.differences.profiles import MIN_DONORS, Floats, Ints, Profiles, choose_others, donor_profiles
 from sysvi.metrics._labels import read_labels_with_warning
@@ -157,9 +157,7 @@ def compare_systems(
     donor, donor_system = _donors(adata, first, batch_key)
 
     cells = read_cells(model.members, adata, layer, on_event)
-    unit = natural_units(cells.x)
-    if unit != 1:
-        on_event(Event("compare", BASE_2))
+    unit = natural_units(cells.x, on_event)
     measured = donor_profiles(cells.x, donor, code, unit)
     genes, own_genes = np.array(first.vocabulary.genes, object), first.vocabulary.own_genes
     on_event(Event("compare", f"Decoding {cells.n_cells:,} cells in their own systems", {"cells": cells.n_cells}))

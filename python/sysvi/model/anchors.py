@@ -74,7 +74,7 @@ class Moves:
 
     @one_blas_thread
     def displacement(self, z: np.ndarray, system: np.ndarray, target: int) -> Floats:
-        """From the embedding of cells to where cells of another system lie that are moved to the same place, (n, L).
+        """How far cells are from where those cells of another system lie that are moved to the same place, (n, L).
 
         It is the move of a cell, (n, L) embeddings `z` and (n,) codes `system`, minus the mean move of the sampled
         cells of the system `target` around the place that it reaches, weighted as in `apply`. It is 0 for cells of this

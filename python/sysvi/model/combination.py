@@ -54,7 +54,7 @@ class Combination:
 
     @one_blas_thread
     def spread(self, displacement: np.ndarray) -> list[Floats]:
-        """Displacements in the models' embeddings, M arrays (n, L), that together have one in the combined embedding.
+        """Displacements in the models' embeddings, M arrays (n, L), that give one in the combined embedding, (n, L).
 
         Of all such displacements, they are the smallest: the least-squares solution of least norm.
 

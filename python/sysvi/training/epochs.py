@@ -169,7 +169,7 @@ class PlainEpochs:
         self.batches = (self.make_minibatch(loaded, batch) for loaded, group in groups for batch in group)
 
     def _groups(self) -> Iterator[Iterable[Tensor]]:
-        """Rows of the minibatches that are left of all epochs, in groups as `Cells.load` takes them."""
+        """Rows of the minibatches of all remaining steps, in groups as `Cells.load` takes them."""
         first, n_skipped = divmod(self.n_done, self.steps_per_epoch)
         for epoch in range(first, self.max_epochs):
             self.order_states.pop(epoch - 3, None)  # a group ahead of the step is less than two epochs ahead
