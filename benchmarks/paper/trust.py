@@ -1,7 +1,7 @@
 """Finding 8: can a default call be trusted? Types kept, private types apart, repeats that agree, support.
 
     python benchmarks/paper/trust.py [--sets ...] [--variants ...] [--repeats 2] [--seconds 3000]
-    python benchmarks/paper/trust.py --report        the table, the figure and the conclusions from the rows
+    python benchmarks/paper/trust.py --report        the summary of the rows, and the figure
 
 Every run is a call of `sysvi.integrate` (or of a peer) with another seed on a set of `trust_sets.py`. Its embedding is
 kept in benchmarks/.cache/trust, its row in results/paper_trust.csv: the script continues where it was interrupted, and
@@ -20,6 +20,7 @@ same for principal components (15) of two random halves of the genes, which tell
 import argparse
 import functools
 import itertools
+import math
 import subprocess
 import time
 import warnings
@@ -47,6 +48,7 @@ from sysvi.metrics import (
 )
 
 TABLE = RESULTS / "paper_trust.csv"
+SUMMARY = RESULTS / "paper_trust_summary.csv"
 SUPPORT_TABLE = RESULTS / "paper_trust_support.csv"
 MIN_CELLS = 20  # of a type in a system
 THRESHOLDS = (0.2, 0.3, 0.4, 0.45, 0.5, 0.55, 0.6)  # of the support
@@ -215,10 +217,11 @@ def settings_of(n_cells: int, variant: str) -> dict:
 
 
 def report(table: pd.DataFrame) -> None:
-    """Print means and worst runs by set and variant as a Markdown table, and draw the figure."""
+    """Write means and worst runs by set and variant, and draw the figure."""
     order = {"set": trust_sets.names(), "variant": [*VARIANTS, *PEERS]}
     table = table.sort_values([*order], key=lambda names: names.map(order[names.name].index), kind="stable")
     table = table.assign(nmi_lost=table["nmi_pca"] - table["nmi"])
+    before = pd.read_csv(SUMMARY).set_index(["set", "variant"])
     rows = []
     for (name, variant), runs in table.groupby(["set", "variant"], sort=False):
         paths = [trust_sets.FOLDER / f"{name}, {variant}, {repeat}.npy" for repeat in runs["repeat"]]
@@ -228,17 +231,18 @@ def report(table: pd.DataFrame) -> None:
         row |= {key: runs[key].mean() for key in ("shared", "private", "nmi", "nmi_pca", "same", "moran", "support")}
         row |= {"worst private": runs["private"].max(), "worst NMI lost": runs["nmi_lost"].max()}
         row |= {"lost": runs["lost"].max(), "lost_pca": runs["lost_pca"].max(), "seconds": runs["seconds"].median()}
-        agreement = {"agreement": np.nan, "halves": np.nan}
-        if pairs:
+        if len(pairs) == math.comb(len(runs), 2) > 0:
             agreement = {"agreement": np.mean(pairs), "halves": agreement_of_halves(name)}
+        elif (name, variant) in before.index:  # embeddings of earlier runs are not there
+            agreement = before.loc[(name, variant), ["agreement", "halves"]].to_dict()
+        else:
+            agreement = {"agreement": np.nan, "halves": np.nan}
         rows.append(row | agreement)
     summary = pd.DataFrame(rows)
-    summary.to_csv(RESULTS / "paper_trust_summary.csv", index=False, float_format="%.3f")
-    print_table(summary)
+    summary.to_csv(SUMMARY, index=False, float_format="%.4f")
     below = table[table["variant"] == "default"].groupby("set", sort=False)
     below = below[[name for name in table if "_below_" in name]].mean().dropna(how="all")
-    below.to_csv(SUPPORT_TABLE, float_format="%.3f")
-    print(below.round(2).to_string())
+    below.to_csv(SUPPORT_TABLE, float_format="%.4f")
     plot(summary)
 
 
@@ -250,25 +254,6 @@ def agreement_of_halves(name: str) -> float:
     halves = (np.sort(half) for half in np.array_split(genes, 2))
     a, b = (nearest_neighbors(sc.pp.pca(adata.X[:, half], n_comps=15), 15).indices for half in halves)
     return float((a[:, :, None] == b[:, None, :]).any(2).mean())
-
-
-def print_table(summary: pd.DataFrame) -> None:
-    """Print the table of README.md; of scores with a worst run or with PCA's own, these stand in brackets."""
-    columns = "cells | variant | runs | shared | private (worst) | NMI (PCA) | types lost, worst (PCA) | same | Moran"
-    columns = [*columns.split(" | "), "support AUROC", "agreement (PCA, halves of genes)", "s"]
-    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
-
-    def shown(value: float, form: str = ".2f") -> str:
-        return "" if pd.isna(value) else f"{value:{form}}"
-
-    for row in summary.to_dict("records"):
-        private = f"{row['private']:.2f} ({row['worst private']:.2f})" if pd.notna(row["private"]) else ""
-        kept = f"{row['nmi']:.2f} ({row['nmi_pca']:.2f})"
-        lost = f"{row['lost']:.0f} ({row['lost_pca']:.0f})"
-        scores = [shown(row["shared"]), private, kept, lost]
-        agreement = f"{row['agreement']:.2f} ({row['halves']:.2f})" if pd.notna(row["agreement"]) else ""
-        scores += [*(shown(row[key]) for key in ("same", "moran", "support")), agreement, shown(row["seconds"], ".0f")]
-        print(f"| {row['set']} | {row['variant']} | {row['runs']} | {' | '.join(scores)} |")
 
 
 def plot(summary: pd.DataFrame) -> None:

@@ -1,0 +1,853 @@
+"""The tables of the documentation, each made from tables in benchmarks/results.
+
+`TABLES` has a function for the name of each table, which returns it as Markdown. `__main__.py` writes them into pages.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pandas as pd
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+TRUST_SETS = {
+    "baron": "Baron islets, human and mouse",
+    "baron_1000": "1,000 cells of them",
+    "baron_few_shared": "1,800 of them with two shared types",
+    "kang": "Kang, control and stimulated",
+    "malaria_part": "malaria parasites, two species and two protocols, 2,986 cells",
+    "protocols": "human pancreas, four protocols, 400 cells",
+    "family_12": "two systems with a strong effect, one private type each, 900 simulated cells (`family_12`)",
+    "family_23": "two systems, 2 shared and 4 private types, 2,500 simulated cells (`family_23`)",
+    "family_01": "two systems with a strong effect, 8 shared and 6 private types, 1,500 simulated cells (`family_01`)",
+    "family_10": "four systems, 2 shared and 8 private types, 2,800 simulated cells (`family_10`)",
+    "family_19": "three systems, 3,700 simulated cells (`family_19`)",
+    "family_20": "four systems, 7 shared and 8 private types, 1,900 simulated cells (`family_20`)",
+}
+PAPER_SETS = {"baron": "Baron", "kang": "Kang", "hard": "hard simulation", "held_out": "held-out simulation"}
+METHODS = {
+    "sysVI (VAMP + CYC)": "**sysVI (VAMP + CYC)**",
+    "CYC": "CYC (standard normal prior and cycle)",
+    "Harmony (Python)": "Harmony",
+    "PCA (not integrated)": "PCA",
+    "SysVI (scvi-tools)": "scvi-tools' SysVI",
+}
+TRANSFER_SETS = {
+    "mapped": "Baron islets, query mapped",
+    "baron": "Baron islets, human and mouse",
+    "kang": "Kang, control and stimulated",
+    "hard": "hard simulation",
+    "malaria": "malaria, two species by two protocols",
+}
+NOVELTY = [
+    "novelty", "any_label", "unscaled", "ratio", "quantile", "mahalanobis", "entropy", "combination", "with_query",
+]  # fmt: skip
+TRANSLATIONS = {
+    "none": "human cells as they are",
+    "shift": "difference of species means added",
+    "neighbours": "15 nearest mouse cells",
+    "translate": "**`sysvi.translate`**",
+    "scvi-tools SysVI": "scvi-tools 1.5.1 SysVI",
+    "mouse, denoised": "real mouse cells, denoised",
+    "other half": "half of the real mouse cells",
+}
+TABLES: dict[str, Callable[[], str]] = {}
+
+
+@functools.cache
+def read(name: str) -> pd.DataFrame:
+    """The committed table of this name."""
+    return pd.read_csv(RESULTS / f"{name}.csv")
+
+
+def markdown(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A table in Markdown; missing values are empty."""
+    header = list(header)
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join("" if pd.isna(cell) else str(cell) for cell in line) + " |" for line in lines)
+
+
+def number(value: float, digits: int = 2) -> str:
+    """A number with `digits` decimal places and separated thousands; empty if it is missing."""
+    return "" if pd.isna(value) else f"{value:,.{digits}f}"
+
+
+def span(values: pd.Series, digits: int = 2) -> str:
+    """The mean, with the lowest and highest value in brackets."""
+    return f"{number(values.mean(), digits)} ({number(values.min(), digits)} - {number(values.max(), digits)})"
+
+
+def beside(value: float, other: float, digits: int = 2) -> str:
+    """A number, with another one in brackets; empty if the first is missing."""
+    return "" if pd.isna(value) else f"{number(value, digits)} ({number(other, digits)})"
+
+
+def is_table(function: Callable[[], str]) -> Callable[[], str]:
+    """Add a table under the name of its function."""
+    TABLES[function.__name__] = function
+    return function
+
+
+# -- trust: mixing of shared and private types, types kept
+
+
+def trust_summary() -> pd.DataFrame:
+    """Means and worst runs, by set and variant."""
+    return read("paper_trust_summary").set_index(["set", "variant"])
+
+
+def mixing(name: str, variant: str = "default") -> str:
+    """Mixing of shared types, of private types, and NMI of a variant."""
+    row = trust_summary().loc[(name, variant)]
+    return " / ".join(number(row[column]) for column in ("shared", "private", "nmi") if pd.notna(row[column]))
+
+
+@is_table
+def readme() -> str:
+    """The measurements of the README."""
+    table = trust_summary()
+    agreement = table["agreement"].dropna()
+    stages, metrics = stages_without_training(), metric_speed()
+    sysvi, peer = (read("scaling").query("cells == 1_000_000").set_index("method")["seconds"][m] / 60 for m in
+                   ("sysvi", "scvi-tools SysVI"))  # fmt: skip
+    names = {
+        "family_12": "strong simulation: mixing of shared types / of private types / cell types kept (NMI; PCA {})",
+        "family_23": "simulation with twice as many private types as shared ones: the same (PCA {})",
+        "family_20": "simulation of four systems, half of the types private: the same (PCA {})",
+        "baron_few_shared": "Baron islets with few shared types: the same (PCA {})",
+        "baron": "Baron islets, human and mouse: the same (PCA {})",
+        "baron_1000": "1,000 cells of them: the same (PCA {})",
+        "kang": "Kang, control and stimulated: mixing / cell types kept (PCA {})",
+    }
+    former = {"family_12": mixing("family_12", "former default"), "baron": f"mixing {number(former_mixing())}"}
+    rows = [
+        [title.format(number(table.loc[(name, "default")]["nmi_pca"])), f"**{mixing(name)}**", mixing(name, "Harmony"),
+         former.get(name)]
+        for name, title in names.items()
+    ]  # fmt: skip
+    rows += [
+        ["neighbours that two calls with different seeds have in common",
+         f"**{number(agreement.min())} - {number(agreement.max())}**", None,
+         f"{number(defaults('baron', 'default')['agreement'].mean())} (Baron)"],
+        ["20 epochs of one model, 1,000,000 cells x 2,000 genes", None, None,
+         f"{sysvi:.1f} min (scvi-tools: {int(peer // 60)} h {peer % 60:.0f} min, extrapolated)"],
+        ["counts on disk to prepared expression, 100,000 cells x 20,000 genes",
+         "**{:.0f} s, {:.1f} GB** (scanpy {:.0f} s, {:.1f} GB)".format(*stages), None, None],
+        ["nine metrics on 100,000 cells",
+         "**{:.0f} s, {:.2f} GB** (scib-metrics {:.0f} s, {:.1f} GB)".format(*metrics), None, None],
+    ]  # fmt: skip
+    return markdown(["measurement", "sysVI", "Harmony", "one model from random weights (former default)"], rows)
+
+
+@is_table
+def trust() -> str:
+    """What is reached on the main sets."""
+    table = trust_summary()
+    rows = []
+    for name, title in TRUST_SETS.items():
+        row = table.loc[(name, "default")]
+        harmony = mixing(name, "Harmony") if (name, "Harmony") in table.index else None
+        rows.append(
+            [title, number(row["shared"]), beside(row["private"], row["worst private"]),
+             beside(row["nmi"], row["nmi_pca"]), beside(row["agreement"], row["halves"]), number(row["support"]),
+             harmony]
+        )  # fmt: skip
+    header = [
+        "cells", "mixing of shared types", "of private types (worst call)", "NMI (PCA)",
+        "neighbours in common (PCA, halves of genes)", "support, AUROC", "Harmony: shared / private / NMI",
+    ]  # fmt: skip
+    return markdown(header, rows)
+
+
+@is_table
+def trust_all() -> str:
+    """All sets and variants; of scores with a worst run or with PCA's own, these stand in brackets."""
+    rows = []
+    for row in read("paper_trust_summary").to_dict("records"):
+        rows.append(
+            [row["set"], row["variant"], row["runs"], number(row["shared"]),
+             beside(row["private"], row["worst private"]), beside(row["nmi"], row["nmi_pca"]),
+             beside(row["lost"], row["lost_pca"], 0), *(number(row[key]) for key in ("same", "moran", "support")),
+             beside(row["agreement"], row["halves"]), number(row["seconds"], 0)]
+        )  # fmt: skip
+    header = [
+        "cells", "variant", "runs", "shared", "private (worst)", "NMI (PCA)", "types lost, worst (PCA)", "same",
+        "Moran", "support AUROC", "agreement (PCA, halves of genes)", "s",
+    ]  # fmt: skip
+    return markdown(header, rows)
+
+
+@is_table
+def trust_starts() -> str:
+    """Starts of training, and further variants of the default, on two sets."""
+    table = trust_summary()
+    variants = {
+        "random weights": '`initialisation="random"`',
+        "data start": '`initialisation="data"`',
+        "default": '`initialisation="linear"` (default)',
+        "hidden layers only": "covariates in the hidden layers only",
+        "one member": "one member",
+        "mixing": '`preset="mixing"`',
+    }
+    sets = ("family_12", "baron_1000")
+    rows = [
+        [title, *(number(table.loc[(name, variant)][column]) for name in sets for column in ("shared", "private", "nmi"))]
+        for variant, title in variants.items()
+    ]
+    header = [f"{name}: {column}" for name in ("`family_12`", "1,000 of Baron's cells") for column in
+              ("shared types mixed", "private types mixed", "NMI")]  # fmt: skip
+    return markdown(["changed alone", *header], rows)
+
+
+@is_table
+def anchor_pairs() -> str:
+    """AUROC of kinds of closeness, by set."""
+    pairs = read("paper_anchor_pairs")
+    kinds = [("15 nearest", "smaller", "smallest"), ("15 nearest", "larger", "mean"), ("10%", "larger", "mean"),
+             ("25%", "smaller", "smallest"), ("25%", "larger", "mean"), ("35%", "larger", "mean"),
+             ("50%", "larger", "mean")]  # fmt: skip
+    sets = anchor_sets()
+    wide = pairs.pivot_table(index=["radius", "cell", "members"], columns="set", values="auroc")[sets]
+    rows = [[*kind, *(number(v) for v in wide.loc[kind]), number(wide.loc[kind].mean())] for kind in kinds]
+    return markdown(["radius", "cell", "members", *sets, "mean"], rows)
+
+
+def anchor_sets() -> list[str]:
+    """The sets of the study of anchors: those of two systems first."""
+    return ["baron", "baron_1000", "baron_few_shared", "kang", "family_01", "family_12", "family_23",
+            "malaria_part", "protocols", "family_10", "family_14", "family_19", "family_20"]  # fmt: skip
+
+
+def _anchor_settings(sets: list[str]) -> str:
+    table = read("paper_anchors")
+    table = table[table["set"].isin(sets)]
+    rows = []
+    for (members, share, closeness), group in table.groupby(
+        ["members", "neighbors", "closeness"], sort=False, dropna=False
+    ):
+        by_set = group.groupby("set")[["shared", "private", "nmi"]].mean()
+        scores = [" / ".join(number(value) for value in by_set.loc[name]) for name in sets]
+        rows.append([members, share, closeness, *scores])
+    return markdown(["members", "neighbors", "closeness", *sets], rows)
+
+
+@is_table
+def anchors_of_two() -> str:
+    """Mixing of shared and private types and NMI by settings of the anchors, two systems."""
+    return _anchor_settings(anchor_sets()[:7])
+
+
+@is_table
+def anchors_of_several() -> str:
+    """The same for more than two systems."""
+    return _anchor_settings(anchor_sets()[7:])
+
+
+# -- the findings of the paper
+
+
+def _means(table: pd.DataFrame, columns: list[str], by_set: tuple[str, ...] = ("baron", "hard")) -> list[str]:
+    """Means over seeds of the columns on each of the sets."""
+    return [number(table.loc[table["data"] == name, column].mean()) for name in by_set for column in columns]
+
+
+@is_table
+def kl_weight() -> str:
+    """iLISI by KL weight, as it is and standardised."""
+    columns = ["iLISI", "iLISI, standardised"]
+    rows = [[f"{weight:g}", *_means(group, columns)] for weight, group in read("paper_kl_weight").groupby("kl_weight")]
+    return markdown(["KL weight", "Baron", "standardised", "hard simulation", "standardised"], rows)
+
+
+@is_table
+def adversary() -> str:
+    """An adversary and the cycle loss, by weight."""
+    columns = ["iLISI", "private mixed", "types kept", "NMI"]
+    groups = read("paper_adversary").groupby(["model", "weight"], sort=False)
+    rows = [[model, weight, *_means(group, columns)] for (model, weight), group in groups]
+    names = ["private types mixed", "types kept", "NMI"]
+    return markdown(["model", "weight", "Baron iLISI", *names, "hard simulation iLISI", *names], rows)
+
+
+@is_table
+def priors() -> str:
+    """Priors by number of components, which start at random cells and are trained."""
+    table = read("paper_priors").fillna({"start": "random cells", "trainable": True})
+    table = table[(table["start"] == "random cells") & table["trainable"].astype(bool)]
+    shown = {"standard_normal": "standard normal", "gmm": "Gaussian mixture", "vamp": "VampPrior"}
+    rows = [
+        [shown[prior], "" if pd.isna(n) else f"{n:.0f}", *_means(group, ["iLISI", "iLISI, standardised", "NMI"])]
+        for prior in shown
+        for n, group in table[table["prior"] == prior].groupby("components", dropna=False)
+    ]
+    names = ["standardised", "NMI"]
+    return markdown(["prior", "components", "Baron iLISI", *names, "hard simulation iLISI", *names], rows)
+
+
+def paper_score(runs: pd.DataFrame, mixing: str = "iLISI") -> pd.Series:
+    """The paper's score of each run: 0.6 biology + 0.4 batch correction, each metric scaled over the runs."""
+    scaled = (runs[[mixing, "NMI", "Moran"]] - runs[[mixing, "NMI", "Moran"]].min()) / (
+        runs[[mixing, "NMI", "Moran"]].max() - runs[[mixing, "NMI", "Moran"]].min()
+    )
+    return 0.6 * scaled[["NMI", "Moran"]].mean(axis=1) + 0.4 * scaled[mixing]
+
+
+def method_runs(name: str) -> pd.DataFrame:
+    """Finished runs of the methods on one set."""
+    runs = read(f"paper_methods_{name}")
+    runs = runs[runs["status"] == "finished"]
+    return runs.assign(**{"with CiLISI": paper_score(runs, "CiLISI"), "title": runs["title"].replace(METHODS)})
+
+
+def _methods(name: str, further: tuple[str, ...] = ()) -> str:
+    columns = ["with CiLISI", "iLISI", "CiLISI", "NMI", "Moran", "kNN purity", *further]
+    groups = method_runs(name).groupby("title")
+    means = groups[["overall", *columns]].mean().assign(sd=groups["overall"].std(), seconds=groups["seconds"].median())
+    rows = [
+        [title, number(row["overall"]) + (f" ± {row['sd']:.2f}" if pd.notna(row["sd"]) else ""),
+         *(number(row[column]) for column in columns), number(row["seconds"], 0)]
+        for title, row in means.sort_values("overall", ascending=False).iterrows()
+    ]  # fmt: skip
+    names = ["with CiLISI", "iLISI", "CiLISI", "NMI", "Moran", "neighbours of the same type"]
+    names += ["private types mixed"] * len(further)
+    return markdown(["method", "overall", *names, "s a run, one core"], rows)
+
+
+@is_table
+def methods_baron() -> str:
+    """Methods on Baron's islets."""
+    return _methods("baron")
+
+
+@is_table
+def methods_hard() -> str:
+    """Methods on the hard simulation."""
+    return _methods("hard")
+
+
+@is_table
+def methods_held_out() -> str:
+    """Methods on the held-out simulation."""
+    return _methods("held_out", ("private mixed",))
+
+
+@is_table
+def methods() -> str:
+    """The paper's overall score of each method, by data set."""
+    scores = {}
+    for name, title in {"baron": "Baron islets", "hard": "hard simulation", "held_out": "held-out simulation"}.items():
+        groups = method_runs(name).groupby("title")["overall"]
+        scores[title] = groups.agg(lambda s: f"{s.mean():.2f}" + (f" ± {s.std():.2f}" if len(s) > 1 else ""))
+    table = pd.DataFrame(scores).sort_values("Baron islets", ascending=False)
+    return markdown(["method", *table.columns], table.reset_index().itertuples(index=False))
+
+
+@is_table
+def methods_kang() -> str:
+    """Every method over its grid on Kang's cells, at its best setting."""
+    rows = []
+    for row in read("compare_kang").to_dict("records"):
+        setting = "" if pd.isna(row["parameter"]) else f", {row['parameter'].replace('_', ' ')} {row['value']}"
+        title = f"**{row['title']}**" if row["method"] == "sysvi" else row["title"]
+        scores = (number(row[key]) for key in ("overall", "iLISI", "NMI", "Moran"))
+        rows.append([title + setting, *scores, number(row["seconds"], 0)])
+    return markdown(["at its best setting", "overall", "iLISI", "NMI", "Moran", "s"], rows)
+
+
+@is_table
+def cycle_form() -> str:
+    """The form of the cycle loss, by cycle weight."""
+    rows = []
+    for weight, group in read("paper_cycle_form").groupby("cycle_weight"):
+        faulty = group["form"].str.contains("faulty")
+        forms = [_means(group[part], ["iLISI", "NMI"]) for part in (~faulty, faulty)]
+        rows.append([weight, *(value for pair in zip(*forms, strict=True) for value in pair)])
+    header = ["cycle weight", "Baron iLISI", "faulty", "NMI", "faulty", "hard simulation iLISI", "faulty", "NMI"]
+    return markdown([*header, "faulty"], rows)
+
+
+def defaults(name: str, variant: str) -> pd.DataFrame:
+    """Runs of a variant of the former default on one set."""
+    table = read("paper_defaults")
+    return table[(table["data"] == name) & (table["variant"] == variant)]
+
+
+@is_table
+def choices() -> str:
+    """Choices beyond the paper, each changed alone."""
+    table = read("paper_defaults")
+    rows = []
+    for (name, variant), group in table[table["data"] != "demo"].groupby(["data", "variant"], sort=False):
+        title = f"**{PAPER_SETS[name]}, default**" if variant == "default" else variant
+        title = title.replace("no ramp", "no ramp of the cycle") + (f" ({len(group)} seeds)" if len(group) < 5 else "")
+        columns = ["iLISI", "shared", "NMI", "Moran", "private mixed"]
+        rows.append(
+            [title, f"{group['score'].mean():.2f} ± {group['score'].std():.2f}",
+             *(number(group[column].mean()) for column in columns), number(group["collapsed dimensions"].mean(), 1),
+             number(group["agreement"].mean())]
+        )  # fmt: skip
+    header = ["choice", "score", "iLISI", "shared", "NMI", "Moran", "private types mixed", "unused dimensions"]
+    return markdown([*header, "agreement"], rows)
+
+
+@is_table
+def short_trainings() -> str:
+    """Neighbours shared across systems on the demo's cells."""
+    table = read("paper_defaults")
+    shared = table[table["data"] == "demo"].pivot_table(index="variant", columns="seed", values="shared", sort=False)
+    bold = {"default", "a quarter of the epochs"}
+    rows = [[f"**{name}**" if name in bold else name, *map(number, row)] for name, row in shared.iterrows()]
+    return markdown(["variant", *(f"seed {seed}" for seed in shared)], rows)
+
+
+@is_table
+def criterion() -> str:
+    """Scores with and without labels after full training."""
+    rows = []
+    columns = ["with labels", "without labels", "NMI", "NMI of states"]
+    for (name, variant), group in read("paper_criterion").groupby(["data", "variant"], sort=False):
+        title = f"**{PAPER_SETS[name]}**, default" if variant == "default" else variant.split(",")[0]
+        rows.append([title, *(number(group[column].mean()) for column in columns)])
+    return markdown(["setting", "with labels", "without", "NMI", "NMI of states"], rows)
+
+
+# -- choosing without labels
+
+
+@is_table
+def choice() -> str:
+    """Whether tuning without labels chooses as with labels."""
+    names = {"baron": "Baron islets", "kang": "Kang", "hard": "hard simulation"}
+    rows = [
+        [names[r["data"]], r["runs"], number(r["correlation over runs"]), number(r["correlation over settings"]),
+         r["chosen with labels"], r["chosen without"], number(r["score with labels of what is chosen without"]),
+         number(r["median score with labels"])]
+        for r in read("criterion").to_dict("records")
+    ]  # fmt: skip
+    header = ["data", "runs", "correlation over runs", "over settings", "chosen with labels", "chosen without"]
+    return markdown([*header, "its score with labels", "median setting's"], rows)
+
+
+@is_table
+def choice_after_full_training() -> str:
+    """The same among settings that are nearly as good as each other."""
+    rows = []
+    for name, runs in read("paper_criterion").groupby("data", sort=False):
+        means = runs.groupby("variant")[["with labels", "without labels"]].mean()
+        best = {column: means[column].idxmax() for column in means}
+        cells = [f"{v.split(',')[0]} ({number(means.loc[v, 'with labels'])})" for v in best.values()]
+        rows.append([PAPER_SETS[name], len(runs), number(rank_correlation(name)), *cells])
+    header = ["data", "runs", "correlation over runs", "chosen with labels (score)"]
+    return markdown([*header, "chosen without (score with labels)"], rows)
+
+
+def rank_correlation(name: str) -> float:
+    """Spearman's correlation of the scores with and without labels over full trainings on one set."""
+    runs = read("paper_criterion")
+    runs = runs[runs["data"] == name]
+    return float(runs["with labels"].corr(runs["without labels"], method="spearman"))
+
+
+# -- mapping and labels
+
+
+def mapping_runs() -> pd.DataFrame:
+    """Runs of mapping with the default of today."""
+    table = read("mapping")
+    return table[table["defaults"] == "conservative"]
+
+
+@is_table
+def mapping_methods() -> str:
+    """Mapping a donor or a species, and other methods."""
+    parts = {
+        "donors": ("a donor of each species, onto the other donors",
+                   ["mapped", "retrained", "scvi-tools SysVI", "scANVI", "Seurat MapQuery", "PCA and Harmony"]),
+        "system": ("all mouse cells, onto the human donors as systems",
+                   ["mapped", "retrained", "mapped, genes scaled", "scANVI", "Seurat MapQuery", "PCA and Harmony"]),
+    }  # fmt: skip
+    runs, rows = mapping_runs(), []
+    for part, (title, settings) in parts.items():
+        for setting in settings:
+            group = runs[(runs["part"] == part) & (runs["setting"] == setting)].mean(numeric_only=True)
+            accuracies = [
+                number(group[f"accuracy_{s}"], 3)
+                + (f" ({number(group[f'labels_{s}'], 3)})" if pd.notna(group[f"labels_{s}"]) else "")
+                for s in ("human", "mouse")
+            ]
+            name = setting.replace("retrained", "trained on all cells")
+            rows.append([title if setting == "mapped" else "", name, *accuracies, number(group["shared"])])
+    return markdown(["held out, and mapped", "", "accuracy, human", "accuracy, mouse", "shared"], rows)
+
+
+@is_table
+def mapping_further() -> str:
+    """Mapping on further sets."""
+    parts = {
+        "batch of kang": "Kang: a donor of each condition",
+        "batch of hard": "simulation `hard`: a batch of each system",
+        "third": "simulation `held_out`: a system",
+        "system of malaria_part": "malaria (2,986 cells): a system of four",
+        "system of protocols": "four protocols (400 cells): a protocol",
+    }
+    runs, rows = mapping_runs(), []
+    for part, title in parts.items():
+        row: list[object] = [title]
+        for setting in ("mapped", "retrained"):
+            found = runs[(runs["part"] == part) & (runs["setting"] == setting)].mean(numeric_only=True)
+            labels = f" ({number(found['labels'], 3)})" if pd.notna(found["labels"]) else ""
+            row += [number(found["accuracy"], 3) + labels, number(found["shared"])]
+        rows.append(row)
+    return markdown(["held out", "mapped: accuracy", "shared", "trained on all cells: accuracy", "shared"], rows)
+
+
+def missing_genes(setting: str) -> pd.Series:
+    """The run in which the query lacks genes, for example "5% missing, mean"."""
+    runs = mapping_runs()
+    return runs[(runs["part"] == "genes") & (runs["setting"] == setting)].iloc[0]
+
+
+@is_table
+def mapping_genes() -> str:
+    """What stands for genes that the query lacks."""
+    rows = []
+    for share in ("5%", "10%", "30%"):
+        for way, title in {"0": "0", "mean": "mean of the reference", "decoded": "decoded"}.items():
+            run = missing_genes(f"{share} missing, {way}")
+            rows.append([share.replace("%", " %"), title, *(number(run[f"accuracy_{s}"], 3) for s in ("human", "mouse")),
+                         number(run["distance"], 3)])  # fmt: skip
+    for way, title in {"decoded": "normalised by the share of these genes in the reference",
+                       "uncorrected": "normalised as if these were all genes"}.items():  # fmt: skip
+        run = missing_genes(f"the model's genes only, {way}")
+        rows.append(["none, but counts of no other genes", title,
+                     *(number(run[f"accuracy_{s}"], 3) for s in ("human", "mouse")), number(run["distance"], 3)])  # fmt: skip
+    header = ["genes that the query lacks", "what stands for them", "accuracy, human", "accuracy, mouse"]
+    return markdown([*header, "distance to the embedding with all genes"], rows)
+
+
+def transfer_rows() -> pd.DataFrame:
+    """Transfers of labels with the default of today."""
+    table = read("transfer").fillna({"removed": ""})
+    return table[table["defaults"] == "conservative"]
+
+
+@is_table
+def transfer_accuracy() -> str:
+    """Accuracy and calibration of transferred labels."""
+    rows = []
+    for (name, kind), group in transfer_rows().groupby(["set", "query_is"], sort=False):
+        whole = group[group["removed"] == ""].mean(numeric_only=True)
+        accuracies = [beside(whole[f"{way}accuracy"], whole[f"{way}accuracy_of_types"], 3) for way in ("", "plain_")]
+        errors = [
+            number(whole[key], 3) for key in ("error_reference", "error_query", "plain_error", "known_unknown")
+        ]
+        rows.append([TRANSFER_SETS[name], f"each {kind}", *accuracies, *errors])
+    header = ["cells", "query", "accuracy (of types)", "scikit-learn", "calibration error: reference", "query"]
+    return markdown([*header, "query, scikit-learn", "known types called unknown"], rows)
+
+
+@is_table
+def transfer_novelty() -> str:
+    """How well cells of removed types are told from others."""
+    rows = []
+    for (name, kind), group in transfer_rows().groupby(["set", "query_is"], sort=False):
+        gone = group[group["removed"] != ""]
+        scores = [f"{gone[key].mean():.3f} ({gone[key].min():.2f})" for key in NOVELTY]
+        rows.append([TRANSFER_SETS[name], f"each {kind}", len(gone), number(gone["removed_unknown"].mean()), *scores])
+    return markdown(["cells", "query", "types removed", "called unknown", *NOVELTY], rows)
+
+
+@is_table
+def transfer_members() -> str:
+    """How far the members of an ensemble help."""
+    table, rows = transfer_rows(), []
+    for name, group in table[table["query_is"] == "system"].groupby("set", sort=False):
+        gone, whole = group[group["removed"] != ""], group[group["removed"] == ""].mean(numeric_only=True)
+        scores = [f"{gone[key].mean():.3f} ({gone[key].min():.2f})" for key in ("novelty", "disagreement", "of_members")]
+        means = [number(whole[key], 3) for key in ("accuracy", "members_accuracy", "error_query", "members_error")]
+        rows.append([TRANSFER_SETS[name], len(gone), *scores, *means])
+    header = ["cells", "types removed", "novelty", "disagreement", "of_members", "accuracy", "of the members' mean"]
+    return markdown([*header, "calibration error", "of the members' mean"], rows)
+
+
+@is_table
+def union() -> str:
+    """Genes of one species."""
+    rows = []
+    for name, group in read("union").groupby("genes", sort=False):
+        title = f"{name} ({group['n_genes'].iloc[0]:,.0f})"
+        accuracy, lacking = span(group["accuracy"], 3), f"{group['n_lacking'].iloc[0]:,.0f}"
+        rows.append([title, accuracy, span(group["shared_neighbors"]), span(group["nmi"]), lacking])
+    header = ["genes", "accuracy of labels from the other species", "neighbours shared by the species", "NMI"]
+    return markdown([*header, "genes in one species only"], rows)
+
+
+# -- expression
+
+
+def translated(part: str, method: str) -> pd.DataFrame:
+    """Scores of a method by type."""
+    table = read("translate")
+    return table[(table["part"] == part) & (table["method"] == method)].set_index("type")
+
+
+def _translation(part: str, columns: dict[str, str]) -> str:
+    rows = []
+    for method, title in TRANSLATIONS.items():
+        means = translated(part, method)[list(columns)].mean()
+        if means.notna().any():
+            digits = [3 if column == "error" else 2 for column in columns]
+            rows.append([title, *(number(value, n) for value, n in zip(means, digits, strict=True))])
+    return markdown(["", *columns.values()], rows)
+
+
+@is_table
+def translate_donor() -> str:
+    """Translation of a donor that is held out."""
+    columns = {"all": "all genes", "types": "differences between types", "species": "200 genes", "change": "change",
+               "error": "error", "variance": "variance", "detected": "above 0"}  # fmt: skip
+    return _translation("donor", columns)
+
+
+@is_table
+def translate_type() -> str:
+    """Translation of types that the target lacks."""
+    columns = {"all": "all genes", "species": "200 genes", "change": "change", "error": "error",
+               "variance": "variance", "detected": "above 0"}  # fmt: skip
+    return _translation("type", columns)
+
+
+def compared(scenario: str, method: str) -> pd.Series:
+    """Means over simulations of a test of genes that differ in one type."""
+    table = read("compare_systems")
+    table = table[(table["scenario"] == scenario) & (table["method"] == method)]
+    realised = table["false"] / table["hits"].clip(lower=1)
+    unchanged, home = table["kind"] == "unchanged", (table["kind"] == "planted") & (table["label"] == "type0")
+    return pd.Series(
+        {
+            "unchanged": table[unchanged]["seed"].nunique(),
+            "unchanged FDR": realised[unchanged].mean(),
+            "labels": unchanged.sum(),
+            "labels with hits": (unchanged & (table["hits"] > 0)).sum(),
+            "planted": table[home]["seed"].nunique(),
+            "planted FDR": realised[home].mean(),
+            "found": (table["hits"] - table["false"])[home].mean() / 100,
+            "hits": table[home]["hits"].sum(),
+            "false": table[home]["false"].sum(),
+            "tested": table[home]["tested"].mean(),
+            "auprc_tested": table[home]["auprc_tested"].mean(),
+            "auprc": table[home]["auprc"].mean(),
+        }
+    )
+
+
+@is_table
+def compare_systems() -> str:
+    """Tests of genes that differ between systems in one type, on simulations."""
+    titles = {
+        "pseudobulk": "`sysvi.compare_systems`", "limma-voom": "limma-voom on donor sums", "edgeR": "edgeR on donor sums",
+        "decoded": "the same test of decoded expression", "model effect": "`model_effect`, genes ranked by its size",
+        "translated effect": "`sysvi.translate` to the other system, ranked by size",
+        "Wilcoxon": "Wilcoxon's test over cells",
+    }  # fmt: skip
+    rows = []
+    for scenario in ("usual", "weak", "unequal", "noisy"):
+        for method, title in titles.items():
+            found = compared(scenario, method)
+            if not found["planted"]:
+                continue
+            counts = ", ".join(f"{found[kind]:.0f}" for kind in ("unchanged", "planted") if found[kind])
+            if method.endswith("effect"):  # which has no p-values
+                counts, rates = f"{found['planted']:.0f}", ["", "", ""]
+            else:
+                rates = [number(found[key], 3) for key in ("unchanged FDR", "planted FDR")] + [number(found["found"])]
+            rows.append([scenario, f"{title} ({counts})", *rates, *(number(found[k]) for k in ("auprc_tested", "auprc"))])
+    header = ["simulations", "method (simulations without, with a difference)", "realised FDR, no difference"]
+    return markdown([*header, "realised FDR, planted", "found", "AUPRC, tested genes", "AUPRC, all genes"], rows)
+
+
+@is_table
+def compare_systems_baron() -> str:
+    """Genes that differ between human and mouse, by type."""
+    table = read("compare_systems_baron_types")
+    names = {"tested": "genes tested", "differ": "differ in this type", "markers": "conserved markers"}
+    donors = [f"{row.n_donors_1:.0f}, {row.n_donors_2:.0f}" for row in table.itertuples()]
+    rows = [["donors, human and mouse", *donors]]
+    rows += [[title, *(number(value, 0) for value in table[key])] for key, title in names.items()]
+    return markdown(["", *table["label"]], rows)
+
+
+@is_table
+def differential_expression() -> str:
+    """Genes that are called where only donors differ."""
+    titles = {
+        "differential_expression": "`sysvi.differential_expression`",
+        "differential_expression, corrected": "the same, `batch_correction=True`",
+        "Wilcoxon": "Wilcoxon's test over cells",
+        "donors": "moderated t-test over donors, two against two",
+    }
+    table, rows = read("differential_expression"), []
+    for method, title in titles.items():
+        unchanged, planted = (
+            table[(table["method"] == method) & (table["kind"] == kind)] for kind in ("unchanged", "planted")
+        )
+        wrong = (planted["false"] / planted["hits"].clip(lower=1))[planted["hits"] > 0]
+        rows.append(
+            [title, number(unchanged["hits"].mean(), 1), f"{(unchanged['hits'] > 0).sum()} of {len(unchanged)}",
+             number(planted["hits"].mean(), 1), number(wrong.mean()),
+             number((planted["hits"] - planted["false"]).mean() / 30), number(planted["auprc"].mean())]
+        )  # fmt: skip
+    header = ["method", "genes called, no difference", "simulations with any", "called, 30 doubled"]
+    return markdown([*header, "of these wrong", "found", "area under the precision-recall curve"], rows)
+
+
+# -- quality and speed of the former default
+
+
+def former_mixing() -> float:
+    """Mixing of Baron's cells with one model from random weights."""
+    table = read("baron_quality").set_index("Unnamed: 0")["shared_neighbors"]
+    return float(table[table.index.str.startswith("sysvi")].mean())
+
+
+@is_table
+def baron() -> str:
+    """Metrics of the former default on Baron's islets, beside scvi-tools' SysVI."""
+    table = read("baron_quality").set_index("Unnamed: 0")
+    metrics = {"shared_neighbors": "shared neighbours", "label_transfer": "label transfer", "knn_purity": "same type",
+               "iLISI": "iLISI", "nmi": "NMI", "ari": "ARI"}  # fmt: skip
+    tools = {tool: table[table.index.str.startswith(tool)] for tool in ("PCA", "scvi-tools", "sysvi")}
+    rows = [
+        [title, number(tools["PCA"][name].iloc[0]), span(tools["scvi-tools"][name]), span(tools["sysvi"][name])]
+        for name, title in metrics.items()
+    ]
+    return markdown(["mean (lowest - highest seed)", "PCA", "scvi-tools 1.4.2 SysVI", "sysvi 0.1.0"], rows)
+
+
+@is_table
+def training() -> str:
+    """Seconds an epoch beside scvi-tools' SysVI."""
+    rows = []
+    for (name, cells, genes), rounds in read("training").groupby(["data", "cells", "genes"], sort=False):
+        times = [
+            f"{number(rounds[tool].median())} ({number(rounds[tool].min())} - {number(rounds[tool].max())}), "
+            f"minibatch {rounds[f'minibatch of {tool}'].iloc[0]:,}"
+            for tool in ("sysvi", "scvi-tools SysVI")
+        ]
+        ratio = rounds["times as fast"]
+        filled = f"{rounds['density'].iloc[0]:.0%}".replace("%", " %")
+        rows.append([f"{name}, {cells:,} x {genes:,}, {filled} non-zero", *times,
+                     f"{ratio.median():.1f} ({ratio.min():.1f} - {ratio.max():.1f})"])  # fmt: skip
+    return markdown(["data", "sysvi, s an epoch", "scvi-tools 1.4.2 SysVI, s an epoch", "times as fast (rounds)"], rows)
+
+
+@is_table
+def scaling() -> str:
+    """Seconds and memory by number of cells."""
+    table = read("scaling")
+    methods = list(dict.fromkeys(table["method"]))
+    rows = []
+    for cells, group in table.groupby("cells"):
+        by_method = group.set_index("method")
+        row: list[object] = [f"{cells:,}"]
+        for method in methods:
+            if method not in by_method.index:
+                row += [None, None]
+                continue
+            point = by_method.loc[method]
+            mark = "" if pd.isna(point["extrapolated"]) else "*"
+            row += [number(point["seconds"], 1 if point["seconds"] < 100 else 0) + mark, number(point["peak_mb"], 0)]
+        rows.append(row)
+    return markdown(["cells", *(f"{m}, {unit}" for m in methods for unit in ("s", "MB"))], rows)
+
+
+@is_table
+def steps() -> str:
+    """Milliseconds of a training step on a CPU."""
+    table = read("steps")
+    sizes = list(dict.fromkeys(table["minibatch"]))
+    rows = [
+        [step, *(f"{row.median_ms:.0f} ({row.relative:.2f})" for row in group.itertuples())]
+        for step, group in table.groupby("step", sort=False)
+    ]
+    return markdown(["a step with", *(f"minibatch {size:,}" for size in sizes)], rows)
+
+
+@is_table
+def floor() -> str:
+    """Time of a step compared with the least time that its operations need."""
+    wide = read("floor").pivot_table(index="minibatch", columns="part", values="milliseconds")
+    rows = [
+        [f"{size:,}", number(row["floor"], 1), number(row["measured step"], 1),
+         number(row["measured step"] / row["floor"], 1)]
+        for size, row in wide.iterrows()
+    ]  # fmt: skip
+    return markdown(["minibatch", "least time, ms", "measured, ms", "measured / least"], rows)
+
+
+def stages_without_training() -> tuple[float, float, float, float]:
+    """Seconds and GB of memory from an uncompressed file of counts to prepared expression: sysvi's, then scanpy's."""
+    table = read("in_and_out")
+    table = table[table["file"] == "plain"]
+    values: list[float] = []
+    for way in ("sysvi", "scanpy"):
+        part = table[(table["way"] == way) & ~table["stage"].isin(["checks", "training", "embedding", "write"])]
+        values += [part["seconds"].sum(), part["peak_mb"].max() / 1000]
+    return tuple(values)  # type: ignore[return-value]
+
+
+@is_table
+def in_and_out() -> str:
+    """From counts to the written embedding, stage by stage."""
+    table = read("in_and_out")
+    ways = [("sysvi", "plain"), ("sysvi", "gzip"), ("scanpy", "plain"), ("scanpy", "gzip")]
+    parts = [table[(table["way"] == way) & (table["file"] == file)].set_index("stage") for way, file in ways]
+    titles = {"training": "training, default length (extrapolated)"}
+    rows = [
+        [titles.get(stage, stage), *(number(part["seconds"].get(stage, float("nan")), 1) for part in parts)]
+        for stage in dict.fromkeys(table["stage"])
+    ]
+    others = [part[~part.index.isin(["training", "checks", "embedding"])]["seconds"].sum() for part in parts]
+    rows.append(["all but training, checks and embedding", *(number(value, 0) for value in others)])
+    rows.append(["peak memory above the imports, MB", *(number(part["peak_mb"].max(), 0) for part in parts)])
+    header = ["sysvi, uncompressed file", "sysvi, gzip", "scanpy, uncompressed", "scanpy, gzip"]
+    return markdown(["seconds", *header], rows)
+
+
+@is_table
+def imports() -> str:
+    """CPU seconds of imports."""
+    rows = [
+        [f"`{r.task}`", f"{r.median_cpu_s:.2f} ({r.min_cpu_s:.2f} - {r.max_cpu_s:.2f})"]
+        for r in read("imports").itertuples()
+    ]
+    return markdown(["process", "CPU seconds, median (lowest - highest)"], rows)
+
+
+def metric_speed() -> tuple[float, float, float, float]:
+    """Seconds and GB of memory of nine metrics on 100,000 cells: sysvi's, then scib-metrics'."""
+    table = read("metrics_speed_100000").set_index("metric")[["sysvi", "scib-metrics"]]
+    seconds, memory = table.loc["all, seconds"], table.loc["peak memory, MB"] / 1000
+    return seconds.iloc[0], memory.iloc[0], seconds.iloc[1], memory.iloc[1]
+
+
+@is_table
+def metrics() -> str:
+    """Seconds of the metrics that scib-metrics has too."""
+    table = read("metrics_speed_100000")
+    rows = [[r.metric, number(r.sysvi, 1), number(r._4, 1), f"{r.ratio:.1f}"] for r in table.itertuples(index=False)]
+    return markdown(["metric", "sysVI, s", "scib-metrics, s", "times as fast"], rows)
+
+
+@is_table
+def gpu() -> str:
+    """Milliseconds of a step on a GPU."""
+    table = read("gpu_steps")
+    best = table["ms"].min()
+    rows = [
+        [r.step, number(r.ms), f"{r.ms / best:.1f}", number(r.peak_gb)] for r in table.sort_values("ms").itertuples()
+    ]
+    return markdown(["a step with", "ms", "times the shortest", "peak memory, GB"], rows)
