@@ -94,9 +94,27 @@ def is_table(function: Callable[[], str]) -> Callable[[], str]:
 # -- trust: mixing of shared and private types, types kept
 
 
+@functools.cache
 def trust_summary() -> pd.DataFrame:
-    """Means and worst runs, by set and variant."""
-    return read("paper_trust_summary").set_index(["set", "variant"])
+    """Means over the calls of each set and variant, and the worst call."""
+    runs = read("paper_trust")
+    runs = runs.assign(order=runs["set"].map(_place), other=runs["variant"] != "default")
+    groups = runs.sort_values(["order", "other"], kind="stable").groupby(["set", "variant"], sort=False)
+    support = [name for name in runs if "_below_" in name]
+    table = groups[["shared", "private", "nmi", "nmi_pca", "same", "moran", "support", *support]].mean()
+    table = table.join(read("paper_trust_agreement").set_index(["set", "variant"])[["agreement", "halves"]])
+    return table.assign(
+        runs=groups.size(),
+        seconds=groups["seconds"].median(),
+        **{"worst private": groups["private"].max()},
+        **groups[["lost", "lost_pca"]].max(),
+    )
+
+
+def _place(name: str) -> tuple[bool, int, str]:
+    """Place of a set in tables: real cells first, as in `TRUST_SETS`, then simulations."""
+    first = list(TRUST_SETS).index(name) if name in TRUST_SETS else len(TRUST_SETS)
+    return name.startswith("family"), 0 if name.startswith("family") else first, name
 
 
 def mixing(name: str, variant: str = "default") -> str:
@@ -124,20 +142,20 @@ def readme() -> str:
     }
     former = {"family_12": mixing("family_12", "former default"), "baron": f"mixing {number(former_mixing())}"}
     rows = [
-        [title.format(number(table.loc[(name, "default")]["nmi_pca"])), f"**{mixing(name)}**", mixing(name, "Harmony"),
+        [title.format(number(table.loc[(name, "default")]["nmi_pca"])), mixing(name), mixing(name, "Harmony"),
          former.get(name)]
         for name, title in names.items()
     ]  # fmt: skip
     rows += [
         ["neighbours that two calls with different seeds have in common",
-         f"**{number(agreement.min())} - {number(agreement.max())}**", None,
+         f"{number(agreement.min())} - {number(agreement.max())}", None,
          f"{number(defaults('baron', 'default')['agreement'].mean())} (Baron)"],
         ["20 epochs of one model, 1,000,000 cells x 2,000 genes", None, None,
          f"{sysvi:.1f} min (scvi-tools: {int(peer // 60)} h {peer % 60:.0f} min, extrapolated)"],
         ["counts on disk to prepared expression, 100,000 cells x 20,000 genes",
-         "**{:.0f} s, {:.1f} GB** (scanpy {:.0f} s, {:.1f} GB)".format(*stages), None, None],
+         "{:.0f} s, {:.1f} GB (scanpy {:.0f} s, {:.1f} GB)".format(*stages), None, None],
         ["nine metrics on 100,000 cells",
-         "**{:.0f} s, {:.2f} GB** (scib-metrics {:.0f} s, {:.1f} GB)".format(*metrics), None, None],
+         "{:.0f} s, {:.2f} GB (scib-metrics {:.0f} s, {:.1f} GB)".format(*metrics), None, None],
     ]  # fmt: skip
     return markdown(["measurement", "sysVI", "Harmony", "one model from random weights (former default)"], rows)
 
@@ -166,7 +184,7 @@ def trust() -> str:
 def trust_all() -> str:
     """All sets and variants; of scores with a worst run or with PCA's own, these stand in brackets."""
     rows = []
-    for row in read("paper_trust_summary").to_dict("records"):
+    for row in trust_summary().reset_index().to_dict("records"):
         rows.append(
             [row["set"], row["variant"], row["runs"], number(row["shared"]),
              beside(row["private"], row["worst private"]), beside(row["nmi"], row["nmi_pca"]),
@@ -178,6 +196,16 @@ def trust_all() -> str:
         "Moran", "support AUROC", "agreement (PCA, halves of genes)", "s",
     ]  # fmt: skip
     return markdown(header, rows)
+
+
+@is_table
+def trust_support() -> str:
+    """Shares of cells whose support is below a threshold."""
+    table = trust_summary().xs("default", level="variant")
+    columns = [f"{kind}_below_{threshold}" for threshold in (0.2, 0.3, 0.5) for kind in ("private", "shared")]
+    rows = [[name, *map(number, row)] for name, row in table[columns].dropna(how="all").iterrows()]
+    header = [f"{kind} types, below {threshold}" for threshold in (0.2, 0.3, 0.5) for kind in ("private", "shared")]
+    return markdown(["cells", *header], rows)
 
 
 @is_table
@@ -275,8 +303,9 @@ def adversary() -> str:
 @is_table
 def priors() -> str:
     """Priors by number of components, which start at random cells and are trained."""
-    table = read("paper_priors").fillna({"start": "random cells", "trainable": True})
-    table = table[(table["start"] == "random cells") & table["trainable"].astype(bool)]
+    table = read("paper_priors")
+    usual = (table["start"] == "random cells") & (table["trainable"] == True)  # noqa: E712: the column has missing values
+    table = table[usual | (table["prior"] == "standard_normal")]
     shown = {"standard_normal": "standard normal", "gmm": "Gaussian mixture", "vamp": "VampPrior"}
     rows = [
         [shown[prior], "" if pd.isna(n) else f"{n:.0f}", *_means(group, ["iLISI", "iLISI, standardised", "NMI"])]
@@ -620,6 +649,25 @@ def translate_type() -> str:
     return _translation("type", columns)
 
 
+def _translation_by_type(part: str) -> str:
+    methods = {key: title for key, title in TRANSLATIONS.items() if key in ("translate", "neighbours", "scvi-tools SysVI")}
+    found = {title: scores for key, title in methods.items() if len(scores := translated(part, key)["all"])}
+    types = list(next(iter(found.values())).index)
+    return markdown(["", *types], [[title, *map(number, scores.loc[types])] for title, scores in found.items()])
+
+
+@is_table
+def translate_donor_types() -> str:
+    """Translation of a donor by type."""
+    return _translation_by_type("donor")
+
+
+@is_table
+def translate_type_types() -> str:
+    """Translation of types that the target lacks, by type."""
+    return _translation_by_type("type")
+
+
 def compared(scenario: str, method: str) -> pd.Series:
     """Means over simulations of a test of genes that differ in one type."""
     table = read("compare_systems")
@@ -694,10 +742,10 @@ def differential_expression() -> str:
         unchanged, planted = (
             table[(table["method"] == method) & (table["kind"] == kind)] for kind in ("unchanged", "planted")
         )
-        wrong = (planted["false"] / planted["hits"].clip(lower=1))[planted["hits"] > 0]
+        wrong = planted["false"].sum() / planted["hits"].sum() if planted["hits"].any() else float("nan")
         rows.append(
             [title, number(unchanged["hits"].mean(), 1), f"{(unchanged['hits'] > 0).sum()} of {len(unchanged)}",
-             number(planted["hits"].mean(), 1), number(wrong.mean()),
+             number(planted["hits"].mean(), 1), number(wrong),
              number((planted["hits"] - planted["false"]).mean() / 30), number(planted["auprc"].mean())]
         )  # fmt: skip
     header = ["method", "genes called, no difference", "simulations with any", "called, 30 doubled"]
@@ -769,8 +817,15 @@ def steps() -> str:
     """Milliseconds of a training step on a CPU."""
     table = read("steps")
     sizes = list(dict.fromkeys(table["minibatch"]))
+    titles = {
+        "all on": "all optimisations",
+        "parts of a step in turn, torch's threads on each":
+            "its parts one after the other, each on both threads of torch",
+        "minibatch made between the steps": "no prefetch of minibatches",
+        "plain: autograd, nothing fused, dense, float32": "none: autograd, nothing fused, dense, float32",
+    }  # fmt: skip
     rows = [
-        [step, *(f"{row.median_ms:.0f} ({row.relative:.2f})" for row in group.itertuples())]
+        [titles.get(step, step), *(f"{row.median_ms:.0f} ({row.relative:.2f})" for row in group.itertuples())]
         for step, group in table.groupby("step", sort=False)
     ]
     return markdown(["a step with", *(f"minibatch {size:,}" for size in sizes)], rows)
@@ -805,7 +860,10 @@ def in_and_out() -> str:
     table = read("in_and_out")
     ways = [("sysvi", "plain"), ("sysvi", "gzip"), ("scanpy", "plain"), ("scanpy", "gzip")]
     parts = [table[(table["way"] == way) & (table["file"] == file)].set_index("stage") for way, file in ways]
-    titles = {"training": "training, default length (extrapolated)"}
+    titles = {
+        "training": "training, default length (extrapolated)",
+        "embedding": "embedding, and the check whether systems stay apart",
+    }
     rows = [
         [titles.get(stage, stage), *(number(part["seconds"].get(stage, float("nan")), 1) for part in parts)]
         for stage in dict.fromkeys(table["stage"])
@@ -847,7 +905,14 @@ def gpu() -> str:
     """Milliseconds of a step on a GPU."""
     table = read("gpu_steps")
     best = table["ms"].min()
+    titles = {
+        "all on": "all optimisations: replayed CUDA graph, Triton kernels, two streams, bfloat16",
+        "float32 products": "float32 products and expression",
+        "steps one by one": "no CUDA graph",
+        "steps one by one, by torch's operations": "no CUDA graph, torch's operations",
+        "plain: autograd, float32, one by one": "none: autograd, float32, no CUDA graph",
+    }
     rows = [
-        [r.step, number(r.ms), f"{r.ms / best:.1f}", number(r.peak_gb)] for r in table.sort_values("ms").itertuples()
+        [titles.get(r.step, r.step), number(r.ms), f"{r.ms / best:.1f}", number(r.peak_gb)] for r in table.sort_values("ms").itertuples()
     ]
     return markdown(["a step with", "ms", "times the shortest", "peak memory, GB"], rows)

@@ -1,7 +1,7 @@
 """Finding 8: can a default call be trusted? Types kept, private types apart, repeats that agree, support.
 
     python benchmarks/paper/trust.py [--sets ...] [--variants ...] [--repeats 2] [--seconds 3000]
-    python benchmarks/paper/trust.py --report        the summary of the rows, and the figure
+    python benchmarks/paper/trust.py --report        how far repeats agree, and the figure; python benchmarks/pages writes the tables
 
 Every run is a call of `sysvi.integrate` (or of a peer) with another seed on a set of `trust_sets.py`. Its embedding is
 kept in benchmarks/.cache/trust, its row in results/paper_trust.csv: the script continues where it was interrupted, and
@@ -20,8 +20,8 @@ same for principal components (15) of two random halves of the genes, which tell
 import argparse
 import functools
 import itertools
-import math
 import subprocess
+import sys
 import time
 import warnings
 
@@ -33,6 +33,10 @@ import trust_sets
 from matplotlib.figure import Figure
 from runs import RESULTS, save_figure
 from sklearn.metrics import roc_auc_score
+
+sys.path.insert(0, str(trust_sets.HERE / "pages"))  # for the tables of the documentation
+
+from tables import trust_summary
 
 import sysvi
 from sysvi import Ramp
@@ -48,8 +52,7 @@ from sysvi.metrics import (
 )
 
 TABLE = RESULTS / "paper_trust.csv"
-SUMMARY = RESULTS / "paper_trust_summary.csv"
-SUPPORT_TABLE = RESULTS / "paper_trust_support.csv"
+AGREEMENT = RESULTS / "paper_trust_agreement.csv"
 MIN_CELLS = 20  # of a type in a system
 THRESHOLDS = (0.2, 0.3, 0.4, 0.45, 0.5, 0.55, 0.6)  # of the support
 FORMER = {  # the defaults of one model before this study
@@ -217,33 +220,21 @@ def settings_of(n_cells: int, variant: str) -> dict:
 
 
 def report(table: pd.DataFrame) -> None:
-    """Write means and worst runs by set and variant, and draw the figure."""
-    order = {"set": trust_sets.names(), "variant": [*VARIANTS, *PEERS]}
-    table = table.sort_values([*order], key=lambda names: names.map(order[names.name].index), kind="stable")
-    table = table.assign(nmi_lost=table["nmi_pca"] - table["nmi"])
-    before = pd.read_csv(SUMMARY).set_index(["set", "variant"])
-    rows = []
+    """Write how far repeats agree, by set and variant, and draw the figure."""
+    known = pd.read_csv(AGREEMENT).set_index(["set", "variant"])
     for (name, variant), runs in table.groupby(["set", "variant"], sort=False):
         paths = [trust_sets.FOLDER / f"{name}, {variant}, {repeat}.npy" for repeat in runs["repeat"]]
-        found = [nearest_neighbors(np.load(path), 15).indices for path in paths if path.exists()]
-        pairs = [(a[:, :, None] == b[:, None, :]).any(2).mean() for a, b in itertools.combinations(found, 2)]
-        row = {"set": name, "variant": variant, "runs": len(runs)}
-        row |= {key: runs[key].mean() for key in ("shared", "private", "nmi", "nmi_pca", "same", "moran", "support")}
-        row |= {"worst private": runs["private"].max(), "worst NMI lost": runs["nmi_lost"].max()}
-        row |= {"lost": runs["lost"].max(), "lost_pca": runs["lost_pca"].max(), "seconds": runs["seconds"].median()}
-        if len(pairs) == math.comb(len(runs), 2) > 0:
-            agreement = {"agreement": np.mean(pairs), "halves": agreement_of_halves(name)}
-        elif (name, variant) in before.index:  # embeddings of earlier runs are not there
-            agreement = before.loc[(name, variant), ["agreement", "halves"]].to_dict()
-        else:
-            agreement = {"agreement": np.nan, "halves": np.nan}
-        rows.append(row | agreement)
-    summary = pd.DataFrame(rows)
-    summary.to_csv(SUMMARY, index=False, float_format="%.4f")
-    below = table[table["variant"] == "default"].groupby("set", sort=False)
-    below = below[[name for name in table if "_below_" in name]].mean().dropna(how="all")
-    below.to_csv(SUPPORT_TABLE, float_format="%.4f")
-    plot(summary)
+        if len(paths) > 1 and all(path.exists() for path in paths):  # embeddings of earlier runs may not be there
+            found = [nearest_neighbors(np.load(path), 15).indices for path in paths]
+            pairs = [(a[:, :, None] == b[:, None, :]).any(2).mean() for a, b in itertools.combinations(found, 2)]
+            known.loc[(name, variant)] = {
+                "runs": len(paths),
+                "agreement": np.mean(pairs),
+                "halves": agreement_of_halves(name),
+            }
+    known.astype({"runs": int}).to_csv(AGREEMENT, float_format="%.4f")
+    summary = trust_summary()
+    plot(summary.assign(nmi_lost=summary["nmi_pca"] - summary["nmi"]).reset_index())
 
 
 @functools.cache
@@ -264,7 +255,7 @@ def plot(summary: pd.DataFrame) -> None:
     titles = {
         "shared": "mixing of shared types\n(1: full)",
         "private": "mixing of private types\n(0: apart)",
-        "worst NMI lost": "NMI lost to PCA\nin the worst run",
+        "nmi_lost": "NMI lost to PCA",
         "agreement": "neighbours in common\nbetween two calls",
     }
     for ax, (key, title) in zip(figure.subplots(1, len(titles), sharey=True), titles.items(), strict=True):
