@@ -1,7 +1,6 @@
 """Transfer of labels: accuracy, calibration of confidences, and how well types that the reference lacks are told.
 
     python benchmarks/transfer.py [--sets mapped baron kang hard malaria] [--cache FOLDER]
-    python benchmarks/transfer.py --report      the tables of docs/mapping.md from the rows
     python benchmarks/transfer.py --figures     the figures of docs/mapping.md (mouse cells mapped onto human ones)
 
 Each set of `paper/trust_sets.py` is integrated once (`sysvi.integrate` with its defaults, labels are not used); its
@@ -63,26 +62,7 @@ from sysvi.mapping.label_classifier import LabelClassifier
 
 TABLE = RESULTS / "transfer.csv"
 SETS = ["mapped", "baron", "kang", "hard", "malaria"]
-TITLES = {
-    "mapped": "Baron islets, query mapped",
-    "baron": "Baron islets, human and mouse",
-    "kang": "Kang, control and stimulated",
-    "hard": "hard simulation",
-    "malaria": "malaria, two species by two protocols",
-}
 KEY = ["defaults", "set", "query_is", "query", "removed"]
-MEASURES = [
-    "novelty",
-    "any_label",
-    "unscaled",
-    "ratio",
-    "quantile",
-    "mahalanobis",
-    "entropy",
-    "combination",
-    "with_query",
-]
-OF_MEMBERS = ["disagreement", "of_members"]
 MIN_CELLS = 10  # of the removed type, and of all others, in the query
 PRIOR_CELLS = 20  # with the pooled covariance, in that of a label
 K = 15
@@ -242,17 +222,14 @@ def mahalanobis(points: np.ndarray, code: np.ndarray, new: np.ndarray) -> np.nda
 
 
 def main() -> None:
-    """Make the rows that are missing, or report."""
+    """Make the rows that are missing, or draw the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS)
     parser.add_argument("--cache", type=Path, default=CACHE / "transfer")
-    parser.add_argument("--report", action="store_true")
     parser.add_argument("--figures", action="store_true")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", "Transforming to str index", anndata.ImplicitModificationWarning)
-    if args.report:
-        report(pd.read_csv(TABLE, keep_default_na=False, na_values=[""]).fillna({"removed": ""}))
-    elif args.figures:
+    if args.figures:
         figures()
     else:
         for name in args.sets:
@@ -274,39 +251,6 @@ def run(name: str, cache: Path) -> None:
             row = key | measure(kind, reference, query, removed)
             pd.concat([table, pd.DataFrame([row])]).to_csv(TABLE, index=False, float_format="%.4f")
             print({k: round(float(v), 3) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
-
-
-def report(table: pd.DataFrame) -> None:
-    """Print the tables of docs/mapping.md, of the present defaults of `sysvi.integrate`."""
-    table = table[table["defaults"] == mapping.DEFAULTS]
-    groups = table.groupby(["set", "query_is"], sort=False)
-    columns = ["cells", "query", "accuracy (of types)", "scikit-learn", "calibration error, reference", "query"]
-    columns += ["scikit-learn", "known types called unknown"]
-    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
-    for (name, kind), rows in groups:
-        whole = rows[rows["removed"] == ""].mean(numeric_only=True)
-        accuracies = [f"{whole[f'{of}accuracy']:.3f} ({whole[f'{of}accuracy_of_types']:.3f})" for of in ("", "plain_")]
-        errors = [f"{whole[key]:.3f}" for key in ("error_reference", "error_query", "plain_error", "known_unknown")]
-        print(f"| {TITLES[name]} | each {kind} | {' | '.join(accuracies + errors)} |")
-    columns = ["cells", "query", "types removed", "called unknown", *MEASURES]
-    print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
-    for (name, kind), rows in groups:
-        rows = rows[rows["removed"] != ""]
-        scores = [f"{rows[key].mean():.3f} ({rows[key].min():.2f})" for key in MEASURES]
-        cells = [TITLES[name], f"each {kind}", str(len(rows)), f"{rows['removed_unknown'].mean():.2f}", *scores]
-        print(f"| {' | '.join(cells)} |")
-    columns = ["cells", "types removed", "novelty", *OF_MEMBERS, "accuracy", "of members", "calibration error"]
-    columns += ["of members"]
-    print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
-    for name, rows in table[table["query_is"] == "system"].groupby("set", sort=False):
-        gone, whole = rows[rows["removed"] != ""], rows[rows["removed"] == ""].mean(numeric_only=True)
-        scores = [f"{gone[key].mean():.3f} ({gone[key].min():.2f})" for key in ("novelty", *OF_MEMBERS)]
-        means = [f"{whole[key]:.3f}" for key in ("accuracy", "members_accuracy", "error_query", "members_error")]
-        print(f"| {' | '.join([TITLES[name], str(len(gone)), *scores, *means])} |")
-    worst = table[table["novelty"] < 0.9].sort_values("novelty")
-    print(f"\nAUROC of novelty below 0.9: {len(worst)} of {table['novelty'].notna().sum()}")
-    for row in worst.to_dict("records"):
-        print(f"- {row['novelty']:.2f}: {row['removed']} of {row['set']}, query {row['query']}")
 
 
 def figures() -> None:

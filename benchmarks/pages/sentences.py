@@ -9,8 +9,16 @@ from __future__ import annotations
 import functools
 
 from tables import (
-    compared, defaults, former_mixing, mapping_runs, method_runs, metric_speed, missing_genes, rank_correlation, read,
-    stages_without_training, transfer_rows, translated, trust_summary,
+    former_mixing,
+    method_runs,
+    metric_speed,
+    missing_genes,
+    of_mapping,
+    read,
+    stages_without_training,
+    transfer_rows,
+    translated,
+    trust_summary,
 )  # fmt: skip
 
 # Real cells, without `breast`, which has too few cells and genes.
@@ -20,6 +28,17 @@ GIVEN: dict[str, tuple[str, ...]] = {
     "docs/trust.md": (
         "128, 0.001", "0.002 or 0.004", "rises from 0.1 to 0.6 of training", "its share rises from 0.1 to 0.6 of training",
         "a support below 0.2", "A threshold of 0.3", "at least 2.75 times the distance",
+    ),
+    "docs/performance.md": ("torch 2.13.0, numba 0.68.1", "scib-metrics 0.5.10"),
+    "docs/benchmarks.md": ("scib-metrics 0.5.10", "scvi-tools 1.4.2", "0.6 biology + 0.4 batch correction"),
+    "docs/tuning.md": (
+        "0.6 biology + 0.4 batch correction", "(at least 0.8 of it)", "and at least by 0.2",
+    ),
+    "docs/differential-expression.md": (
+        "scvi-tools 1.5.1", "whose change exceeds 0.25", "of at most 0.05",
+    ),
+    "docs/mapping.md": (
+        "divided by the distance that 5 % of the reference cells exceed", "its confidence below 0.5",
     ),
 }  # fmt: skip
 
@@ -31,6 +50,11 @@ def sentences() -> dict[str, list[str]]:
         "README.md": readme(),
         "docs/trust.md": of_trust(),
         "docs/translate.md": of_translate(),
+        "docs/mapping.md": of_labels(),
+        "docs/performance.md": of_performance(),
+        "docs/tuning.md": of_tuning(),
+        "docs/differential-expression.md": [],
+        "docs/benchmarks.md": [],
     }
 
 
@@ -109,6 +133,47 @@ def of_trust() -> list[str]:
     ]
 
 
+def of_labels() -> list[str]:
+    """Sentences of docs/mapping.md."""
+    shared = {setting: of_mapping("donors", setting, "shared").mean() for setting in ("mapped", "retrained")}
+    accuracy = {
+        setting: of_mapping("system", setting, "accuracy_mouse")[0] for setting in ("mapped", "mapped, genes scaled")
+    }
+    labels = {column: of_mapping("donors", "scANVI", column)[0] - of_mapping("donors", "mapped", column).mean()
+              for column in ("labels_human", "labels_mouse")}  # fmt: skip
+    distance = [missing_genes(f"30% missing, {way}")["distance"] for way in ("decoded", "0", "mean")]
+    transfers = transfer_rows()
+    whole = transfers[transfers["removed"] == ""].groupby(["set", "query_is"]).mean(numeric_only=True)
+    removed = transfers[transfers["removed"] != ""]
+    novelty = removed[removed["set"] == "mapped"].groupby("query_is")["novelty"].mean()
+    worst = removed[removed["set"] == "mapped"].set_index("removed")["novelty"]
+    others = removed[removed["set"] != "malaria"]
+    of_mouse = transfers[(transfers["removed"] == "") & (transfers["query"] == "mouse")].set_index("set")[
+        "known_unknown"
+    ]
+    low, high = whole.loc["mapped"].min(), whole.loc["mapped"].max()
+    assert worst.idxmin() == "delta"
+    assert whole.drop("malaria")["error_query"].max() < 0.04
+    return [
+        f"shares fewer neighbours between the species ({shared['mapped']:.2f}) than after training on all cells "
+        f"({shared['retrained']:.2f})",
+        "the mouse's accuracy falls from {:.3f} to {:.3f}".format(*accuracy.values()),
+        f"its own labels are more accurate by {min(labels.values()):.3f} to {max(labels.values()):.3f}",
+        "distance with 30 % of the genes missing: {:.3f}, against {:.3f} with 0 and {:.3f} with the mean".format(
+            *distance
+        ),
+        f"{low['accuracy'] * 100:.0f} to {high['accuracy'] * 100:.0f} % of the cells get the right candidate, confidences "
+        f"are off by {low['error_query']:.3f} to {high['error_query']:.3f}, and {low['known_unknown'] * 100:.0f} to "
+        f"{high['known_unknown'] * 100:.0f} % of the cells of known types are called unknown",
+        f"recognised with a mean AUROC of {novelty.min():.2f} (worst: delta cells of the mouse, {worst.min():.2f})",
+        "the mean calibration error is below 0.04",
+        f"the mean AUROC at least {others.groupby(['set', 'query_is'])['novelty'].mean().min():.2f}",
+        f"Single removals have a lower AUROC, from {others['novelty'].min():.2f} on",
+        f"{of_mouse['baron'] * 100:.0f} % of the mouse integrated with human cells, but {of_mouse['mapped'] * 100:.0f} % "
+        "where it was mapped",
+    ]
+
+
 def of_translate() -> list[str]:
     """Sentences of docs/translate.md."""
     donor = {method: translated("donor", method) for method in ("translate", "scvi-tools SysVI")}
@@ -126,4 +191,64 @@ def of_translate() -> list[str]:
         f"about {donor['translate']['variance'].mean():.0%} of the variance of measured ones, since noise is left out, and "
         f"{donor['translate']['detected'].mean():.0%} of their values are above 0, where "
         f"{donor['translate']['detected_mouse'].mean():.0%} are in real cells".replace("%", " %"),
+    ]
+
+
+def of_performance() -> list[str]:
+    """Sentences of docs/performance.md."""
+    quality = read("baron_quality").set_index("Unnamed: 0")
+    ours, theirs = (quality[quality.index.str.startswith(tool)].mean() for tool in ("sysvi", "scvi-tools"))
+    overall = {name: method_runs(name).groupby("method")["overall"].mean() for name in ("baron", "hard", "held_out")}
+    speed = read("training").groupby(["data", "cells"])["times as fast"].median()
+    million = read("scaling").query("cells == 1_000_000").set_index("method")["seconds"] / 60
+    steps = read("floor").pivot_table(index="minibatch", columns="part", values="milliseconds")
+    floor = steps["measured step"] / steps["floor"]
+    table = read("metrics_table_100000").set_index("metric")["seconds"]
+    sample = read("metrics_sample_1000000").set_index("metric")["seconds"]
+    memory = "peak memory over start, MB"
+    return [
+        f"(shared neighbours {former_mixing():.2f} against {theirs['shared_neighbors']:.2f})",
+        f"(NMI {ours['nmi']:.2f} against {theirs['nmi']:.2f})",
+        f"{overall['baron']['sysvi']:.2f} on Baron's islets (Harmony {overall['baron']['harmony']:.2f}, scVI "
+        f"{overall['baron']['scvi']:.2f}), {overall['hard']['sysvi']:.2f} on the hard simulation (scVI "
+        f"{overall['hard']['scvi']:.2f}) and {overall['held_out']['sysvi']:.2f} on the held-out simulation (scVI "
+        f"{overall['held_out']['scvi']:.2f})",
+        f"sysvi is {speed.min():.1f} to {speed.max():.1f} times as fast as scvi-tools' SysVI",
+        f"take {million['sysvi']:.1f} minutes for 20 epochs, scvi-tools' SysVI {million['scvi-tools SysVI'] // 60:.0f} h "
+        f"{million['scvi-tools SysVI'] % 60:.0f} min",
+        f"could do at best ({floor.min():.1f} to {floor.max():.1f} times)",
+        "ready for training in {:.0f} s and {:.1f} GB, where scanpy's functions take {:.0f} s and {:.1f} GB".format(
+            *stages_without_training()
+        ),
+        "too take {:.0f} s and {:.2f} GB, where scib-metrics takes {:.0f} s and {:.1f} GB".format(*metric_speed()),
+        f"The whole table of metrics takes {table['whole table']:.0f} s and {table[memory] / 1000:.1f} GB",
+        f"a stratified sample of 100,000 takes {sample['evaluate']:.0f} s and {sample[memory] / 1000:.1f} GB",
+        f"Baron's default training ({read('gpu_baron')['epochs'].iloc[0]} epochs) takes "
+        f"{read('gpu_baron')['training_s'].mean():.1f} s, and a step of 2,048 cells x 3,000 genes "
+        f"{read('gpu_steps')['ms'].min():.2f} ms",
+    ]
+
+
+def of_tuning() -> list[str]:
+    """Sentences of docs/tuning.md."""
+    full = read("paper_criterion")
+    means = full[full["data"] == "held_out"].groupby("variant").mean(numeric_only=True)
+    default, ramp = means.loc["default"], means.loc["KL ramp, prior comes in"]
+    lost = []
+    for name in ("baron", "held_out"):
+        scores = full[full["data"] == name].groupby("variant")[["with labels", "without labels"]].mean()
+        lost.append(scores["with labels"].max() - scores["with labels"][scores["without labels"].idxmax()])
+    short = read("criterion").set_index("data")["correlation of the score with labels between seeds"]
+    runs = read("criterion_runs")
+    wrong = runs[(runs["data"] == "hard") & (runs["kl_weight"] == 3) & (runs["cycle_weight"] == 0)].mean(
+        numeric_only=True
+    )
+    return [
+        f"costs {min(lost):.2f} to {max(lost):.2f} of the score on the other two",
+        f"preserves cell types better (NMI {ramp['NMI']:.2f} against {default['NMI']:.2f}) and mixes more cells of the same "
+        f"type ({ramp['shared mixing']:.2f} against {default['shared mixing']:.2f}), and has the lower iLISI "
+        f"({ramp['iLISI']:.2f} against {default['iLISI']:.2f})",
+        f"predicts that of another seed's with {short['baron']:.2f}",
+        f"has an iLISI of {wrong['iLISI']:.2f} and shared mixing of {wrong['shared mixing']:.2f}",
+        f"With labels this setting scores {wrong['with labels']:.2f}, without {wrong['without labels']:.2f}",
     ]

@@ -1,7 +1,6 @@
 """Finding 9: which pairs of cells are anchors, how far anchors may reach, and how many members an ensemble should have.
 
     python benchmarks/paper/anchors.py [--sets ...] [--seeds 0 1] [--seconds 3000]
-    python benchmarks/paper/anchors.py --report      the tables from the rows
 
 For each set of `trust_sets.py` and each seed, the members of a default call are trained; their embeddings are kept in
 benchmarks/.cache/trust. Rows that are there are not made again.
@@ -59,17 +58,13 @@ KEYS = ["set", "seed", "members", "neighbors", "closeness"]
 
 
 def main() -> None:
-    """Run what is missing and print a line for each row; or report."""
+    """Run what is missing and print a line for each row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", default=SETS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--seconds", type=float, default=np.inf)
-    parser.add_argument("--report", action="store_true")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
-    if args.report:
-        report()
-        return
     end = time.monotonic() + args.seconds
     for seed, name in itertools.product(args.seeds, args.sets):
         cells = Cells(name)
@@ -168,30 +163,6 @@ def former_anchors(members: list[tuple[np.ndarray, np.ndarray]], min_closeness: 
             own_a, own_b = (RADII["15 nearest"](np.sort(cdist(z, z), axis=1)) for z in (a, b))
             pairs &= mutual & (np.minimum(own_a[:, None], own_b[None]) >= min_closeness * cdist(a, b))
     return sp.csr_array(pairs.astype(np.float64))
-
-
-def report() -> None:
-    """Print both tables as Markdown: AUROC by kind of closeness, and scores by settings (rows), by set (columns)."""
-    pairs = pd.read_csv(PAIRS)
-    wide = pairs.pivot_table(index=["radius", "cell", "members"], columns="set", values="auroc", sort=False)
-    wide = wide[[name for name in SETS if name in wide]].assign(mean=lambda table: table.mean(axis=1))
-    print_markdown(wide.map("{:.2f}".format))
-    table = pd.read_csv(TABLE)
-    scores = table[["shared", "private", "nmi"]].map(lambda value: "" if np.isnan(value) else f"{value:.2f}")
-    table["scores"] = scores["shared"] + " / " + scores["private"] + " / " + scores["nmi"]
-    is_of_two = table["set"].isin([name for name in SETS if name in SETS[: SETS.index("malaria_part")]])
-    for part in (table[is_of_two], table[~is_of_two]):
-        part = part.groupby([*KEYS[2:], "set"], sort=False, dropna=False)["scores"].agg("; ".join)
-        wide = part.unstack("set").fillna("")
-        print_markdown(wide[[name for name in SETS if name in wide]])
-
-
-def print_markdown(table: pd.DataFrame) -> None:
-    """Print a table, whose index has names, as Markdown."""
-    names = [*table.index.names, *table.columns]
-    print(f"\n| {' | '.join(map(str, names))} |\n|{'---|' * len(names)}")
-    for key, row in table.iterrows():
-        print(f"| {' | '.join(map(str, [*np.atleast_1d(key), *row]))} |")
 
 
 if __name__ == "__main__":

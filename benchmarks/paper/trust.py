@@ -1,7 +1,7 @@
 """Finding 8: can a default call be trusted? Types kept, private types apart, repeats that agree, support.
 
     python benchmarks/paper/trust.py [--sets ...] [--variants ...] [--repeats 2] [--seconds 3000]
-    python benchmarks/paper/trust.py --report        how far repeats agree, and the figure; python benchmarks/pages writes the tables
+    python benchmarks/paper/trust.py --report        how far repeats agree, and the figure
 
 Every run is a call of `sysvi.integrate` (or of a peer) with another seed on a set of `trust_sets.py`. Its embedding is
 kept in benchmarks/.cache/trust, its row in results/paper_trust.csv: the script continues where it was interrupted, and

@@ -46,9 +46,39 @@ def test_every_public_name_has_a_page():
     assert set(names) == public
 
 
-def test_the_page_of_benchmarks_is_what_the_tables_say():
-    page = load_script(ROOT / "benchmarks" / "page.py")
-    assert page.PAGE.read_text() == page.page(), "run `python benchmarks/page.py`"
+class TestNumbers:
+    """The numbers of the documentation are those of the tables in benchmarks/results."""
+
+    @pytest.fixture(scope="class")
+    def numbers(self):
+        folder = ROOT / "benchmarks" / "pages"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(folder)
+            yield load_script(folder / "__main__.py")
+        for name in ("tables", "sentences"):
+            sys.modules.pop(name, None)
+
+    def test_of_tables(self, numbers):
+        stale = [name for name, text in numbers.pages().items() if numbers.with_tables(text) != text]
+        assert not stale, "run `python benchmarks/pages`"
+
+    def test_every_table_has_a_page(self, numbers):
+        used = {name for text in numbers.pages().values() for name in numbers.BLOCK.findall(text)}
+        assert used == set(numbers.TABLES)
+
+    def test_of_sentences(self, numbers):
+        assert [fault for name, text in numbers.pages().items() for fault in numbers.faults(name, text)] == []
+
+    def test_a_changed_number_is_found(self, numbers):
+        text = numbers.pages()["README.md"]
+        (said,) = re.findall(r"NMI at most (\d\.\d\d) lower", text)
+        changed = text.replace(f"at most {said} lower", "at most 0.99 lower")
+        assert len(numbers.faults("README.md", changed)) == 2  # the sentence is missing, and 0.99 is unknown
+        assert numbers.faults("README.md", text + "\nIt is 12.5 times as fast.\n")
+        block = text.index("<!-- table: readme -->")
+        cell = re.search(r"\d\.\d\d", text[block:])
+        start, end = block + cell.start(), block + cell.end()
+        assert numbers.with_tables(text[:start] + "7.77" + text[end:]) == text
 
 
 def test_every_extra_is_explained():
