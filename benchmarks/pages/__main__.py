@@ -18,7 +18,7 @@ from tables import TABLES
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"<!-- table: (\w+) -->\n.*?<!-- end of table -->", re.DOTALL)
-CODE = re.compile(r"^```.*?^```$|^(?: {4,}\S.*\n)+|`[^`\n]+`|\]\([^)]*\)", re.DOTALL | re.MULTILINE)
+CODE = re.compile(r"^```.*?^```$|^(?: {4}[^\n]*\n)+|`[^`\n]+`|\]\([^)]*\)", re.DOTALL | re.MULTILINE)
 MEASURED = re.compile(r"(?<![\w.,])\d[\d,]*(?:\.\d+| %|%)(?!\w)")  # a number that looks like a measurement
 
 

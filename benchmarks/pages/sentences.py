@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 
 from tables import (
+    beta_gene,
+    compared,
     former_mixing,
     method_runs,
     metric_speed,
@@ -19,16 +21,25 @@ from tables import (
     transfer_rows,
     translated,
     trust_summary,
-)  # fmt: skip
+)
 
 # Real cells, without `breast`, which has too few cells and genes.
 REAL = ["baron", "baron_2500", "baron_1000", "baron_few_shared", "kang", "malaria_part", "protocols"]
 
 GIVEN: dict[str, tuple[str, ...]] = {
+    "README.md": ("Python 3.11 or later",),
     "docs/trust.md": (
         "128, 0.001", "0.002 or 0.004", "rises from 0.1 to 0.6 of training", "its share rises from 0.1 to 0.6 of training",
         "a support below 0.2", "A threshold of 0.3", "at least 2.75 times the distance",
     ),
+    "docs/compare-systems.md": (
+        "by 0.5 to 1.5 (natural logarithm)", "(standard deviation 0.5)", "than in the others (0.2)",
+        "a false discovery rate of 0.05",
+    ),
+    "docs/other-methods.md": ("scvi-tools 1.4.2", "none yet with 1.5.1"),
+    "docs/guide.md": ("A support below 0.2",),
+    "docs/kernels.md": ("at most 40 % of the expression",),
+    "docs/report.md": ("if its CiLISI is below 0.05",),
     "docs/performance.md": ("torch 2.13.0, numba 0.68.1", "scib-metrics 0.5.10"),
     "docs/benchmarks.md": ("scib-metrics 0.5.10", "scvi-tools 1.4.2", "0.6 biology + 0.4 batch correction"),
     "docs/tuning.md": (
@@ -55,6 +66,12 @@ def sentences() -> dict[str, list[str]]:
         "docs/tuning.md": of_tuning(),
         "docs/differential-expression.md": [],
         "docs/benchmarks.md": [],
+        "docs/compare-systems.md": of_comparison(),
+        "docs/beta-cells.md": of_beta_cells(),
+        "docs/other-methods.md": of_other_methods(),
+        "docs/guide.md": of_guide(),
+        "docs/kernels.md": of_kernels(),
+        "docs/report.md": of_report(),
     }
 
 
@@ -102,6 +119,9 @@ def of_trust() -> list[str]:
     once = {name: trust_summary().loc[(name, "default")] for name in ("hard", "held_out", "malaria", "malaria_species")}
     measured = {name for name, variant in trust_summary().index if name.startswith("family_") and variant == "default"}
     return [
+        f"an NMI of {trust('family_12', 'nmi', 'former default'):.2f} and mixes shared types by "
+        f"{trust('family_12', 'shared', 'former default'):.2f}; today's default has {trust('family_12', 'nmi'):.2f} and "
+        f"{trust('family_12'):.2f} (PCA: an NMI of {trust('family_12', 'nmi_pca'):.2f}",
         f"on Baron {shared['baron']:.0%} are, and among all malaria parasites, whose systems hardly mix, up to "
         f"{shared[['malaria', 'malaria_species']].max():.0%}".replace("%", " %"),
         f"private types: {private['baron']:.0%} on Baron, {private.drop('baron').min() * 100:.0f} to "
@@ -251,4 +271,116 @@ def of_tuning() -> list[str]:
         f"predicts that of another seed's with {short['baron']:.2f}",
         f"has an iLISI of {wrong['iLISI']:.2f} and shared mixing of {wrong['shared mixing']:.2f}",
         f"With labels this setting scores {wrong['with labels']:.2f}, without {wrong['without labels']:.2f}",
+    ]
+
+
+def of_comparison() -> list[str]:
+    """Sentences of docs/compare-systems.md."""
+    scenarios = ("usual", "unequal", "noisy")
+    ours = {scenario: compared(scenario, "pseudobulk") for scenario in (*scenarios, "weak")}
+    planted = [100 * ours[scenario]["planted FDR"] for scenario in scenarios]
+    others = [
+        max(compared(scenario, method)["auprc_tested"] for method in ("limma-voom", "edgeR")) for scenario in ours
+    ]
+    assert all(ours[scenario]["auprc_tested"] > other for scenario, other in zip(ours, others, strict=True))
+    voom = {scenario: compared(scenario, "limma-voom")["auprc"] for scenario in ours}
+    ahead = sum(voom[scenario] > ours[scenario]["auprc"] for scenario in ours)
+    beta = read("compare_systems_baron")
+    mafb = beta_gene("MAFB")
+    return [
+        f"of {ours['usual']['labels']:.0f} labels in each kind of simulation, {ours['usual']['labels with hits']:.0f} "
+        f'("usual"), {ours["unequal"]["labels with hits"]:.0f} ("unequal") and {ours["noisy"]["labels with hits"]:.0f} '
+        '("noisy") have a gene',
+        f"{min(planted):.0f} to {max(planted):.0f} % of the genes that are called did not change",
+        f'The {ours["weak"]["planted FDR"]:.2f} of "weak" is a mean over simulations with few genes: in all, '
+        f"{ours['weak']['false']:.0f} of {ours['weak']['hits']:.0f}",
+        f"is ahead in {['none', 'one', 'two', 'three'][ahead]} of the four ({voom['usual']:.2f} against "
+        f'{ours["usual"]["auprc"]:.2f} in "usual")',
+        f"limma-voom calls a gene in {compared('unequal', 'limma-voom')['labels with hits']:.0f} of 120 labels without a "
+        f"difference, and edgeR in {compared('unequal', 'edgeR')['labels with hits']:.0f}",
+        f"The test here finds {ours['noisy']['found'] * 100:.0f} % of the planted genes there",
+        f"({compared('usual', 'edgeR')['found']:.2f}; here {ours['usual']['found']:.2f})",
+        f"({compared('usual', 'model effect')['auprc_tested']:.2f} and {ours['usual']['auprc_tested']:.2f} among tested genes)",
+        f"{ours['usual']['found'] * 100:.0f} % of those that change by a factor of 1.6 to 4.5, and "
+        f"{ours['weak']['found'] * 100:.0f} % of weak changes",
+        f"Of the {beta['p'].notna().sum():,} genes that are tested in beta cells, {(beta['fdr'] < 0.05).sum()} differ there "
+        f"beyond the other types; {(beta['marker_fdr'] < 0.05).sum()} are conserved markers",
+        f"(effect {mafb['effect']:.1f}, false discovery rate {mafb['fdr']:.2f})",
+    ]
+
+
+def of_beta_cells() -> list[str]:
+    """Sentences of docs/beta-cells.md."""
+    beta = read("compare_systems_baron")
+    genes = {name: beta_gene(name) for name in ("MAFB", "UCN3", "ABCC8")}
+    marker_rate = f"{genes['UCN3']['marker_fdr']:.0e}".replace("e-0", "e-")
+    return [
+        f"Of the {beta['p'].notna().sum():,} genes that are tested, {(beta['fdr'] < 0.05).sum()} differ at a false discovery "
+        "rate of 0.05",
+        f"Of {beta['marker_p'].notna().sum():,}, {(beta['marker_fdr'] < 0.05).sum()} mark beta cells in both species",
+        f"effect {genes['MAFB']['effect']:.1f}, false discovery rate {genes['MAFB']['fdr']:.2f}",
+        f"effect {genes['UCN3']['effect']:.1f}, false discovery rate {genes['UCN3']['fdr']:.2f}; among the first conserved "
+        f"markers (false discovery rate {marker_rate})",
+        f"(effect {genes['ABCC8']['effect']:.1f}, false discovery rate {genes['ABCC8']['fdr']:.4f})",
+    ]
+
+
+def of_other_methods() -> list[str]:
+    """Sentences of docs/other-methods.md."""
+    kang = read("compare_kang").set_index("method")
+    hard = method_runs("hard").groupby("method")["iLISI"].mean()
+    seurat = kang.loc[["seurat-cca", "seurat-rpca"], "NMI"].min()
+    return [
+        f"({kang['overall']['harmony']:.2f}; sysVI {kang['overall']['sysvi']:.2f} at its best setting) and takes "
+        f"{kang['seconds']['harmony']:.0f} s where sysVI takes minutes",
+        f"(NMI {seurat:.2f} against {kang['NMI']['sysvi']:.2f})",
+        f"it mixes shared types by {trust('baron_1000', variant='Harmony'):.2f}, sysVI's default by "
+        f"{trust('baron_1000'):.2f}, but it keeps types less well (NMI {trust('baron_1000', 'nmi', 'Harmony'):.2f} against "
+        f"{trust('baron_1000', 'nmi'):.2f})",
+        f"Moran's I is {trust('baron', 'moran', 'Harmony'):.2f} on Baron, sysVI's {trust('baron', 'moran'):.2f}",
+        f"({hard['scvi']:.2f} and {hard['cvae']:.2f} against {hard['sysvi']:.2f})",
+        f"on Baron {trust('baron', 'seconds'):.0f} s against {trust('baron', 'seconds', 'Harmony'):.0f} s",
+    ]
+
+
+def of_guide() -> list[str]:
+    """Sentences of docs/guide.md."""
+    means = read("union").groupby("genes").mean(numeric_only=True)
+    shared, union = means.loc["shared"], means.loc["union"]
+    seconds = read("union").pivot_table(index="seed", columns="genes", values="seconds")
+    return [
+        f"{union['n_lacking']:,.0f} of the union's {union['n_genes']:,.0f} genes are in one species only",
+        f"the species share {union['shared_neighbors']:.2f} of their neighbours within types instead of "
+        f"{shared['shared_neighbors']:.2f}, and clusters match types better (NMI {union['nmi']:.2f} instead of "
+        f"{shared['nmi']:.2f})",
+        f"labels transfer as well ({union['accuracy']:.2f} instead of {shared['accuracy']:.2f})",
+        f"Training takes {(seconds['union'] / seconds['shared']).median():.1f} times as long",
+    ]
+
+
+def of_kernels() -> list[str]:
+    """Sentences of docs/kernels.md."""
+    union = read("union_steps").set_index(["genes", "gradient"])["seconds"]
+    steps = read("steps").pivot_table(index="minibatch", columns="step", values="relative")
+    plain = steps["plain: autograd, nothing fused, dense, float32"]
+    layers = steps["layers by torch's operations"]
+    gpu = read("gpu_steps").set_index("step")["ms"] / read("gpu_steps")["ms"].min()
+    return [
+        f"took {union['half of both', 'by hand']:.3f} processor seconds instead of {union['all of both', 'by hand']:.3f}, and "
+        f"{union['half of both', 'autograd']:.3f} by autograd",
+        "takes {:.1f}, {:.1f}, {:.1f} and {:.1f} times as long".format(*plain),
+        f"it takes {layers.min():.1f} to {layers.max():.1f} times as long",
+        "the plain version takes {:.1f} times as long, layers by torch's operations {:.1f} times".format(
+            gpu["plain: autograd, float32, one by one"], gpu["layers and dense expression by torch's operations"]
+        ),
+    ]
+
+
+def of_report() -> list[str]:
+    """Sentences of docs/report.md."""
+    size, *seconds = read("report_scale")["value"]
+    return [
+        f"has {size:.1f} MB",
+        "took {:.0f} s of processor time to open it, {:.0f} s to colour both pictures by another column, {:.0f} s to hide a "
+        "category, and {:.0f} s to select cells with the lasso".format(*seconds),
     ]

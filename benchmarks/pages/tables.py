@@ -209,31 +209,6 @@ def trust_support() -> str:
 
 
 @is_table
-def trust_starts() -> str:
-    """Starts of training, and further variants of the default, on two sets."""
-    table = trust_summary()
-    variants = {
-        "random weights": '`initialisation="random"`',
-        "data start": '`initialisation="data"`',
-        "default": '`initialisation="linear"` (default)',
-        "hidden layers only": "covariates in the hidden layers only",
-        "one member": "one member",
-        "mixing": '`preset="mixing"`',
-    }
-    sets = ("family_12", "baron_1000")
-    rows = [
-        [
-            title,
-            *(number(table.loc[(name, variant)][column]) for name in sets for column in ("shared", "private", "nmi")),
-        ]
-        for variant, title in variants.items()
-    ]
-    header = [f"{name}: {column}" for name in ("`family_12`", "1,000 of Baron's cells") for column in
-              ("shared types mixed", "private types mixed", "NMI")]  # fmt: skip
-    return markdown(["changed alone", *header], rows)
-
-
-@is_table
 def anchor_pairs() -> str:
     """AUROC of kinds of closeness, by set."""
     pairs = read("paper_anchor_pairs")
@@ -789,15 +764,23 @@ def compare_systems() -> str:
     return markdown([*header, "realised FDR, planted", "found", "AUPRC, tested genes", "AUPRC, all genes"], rows)
 
 
+def beta_gene(name: str) -> pd.Series:
+    """The comparison of a gene in beta cells of human and mouse."""
+    return read("compare_systems_baron").set_index("gene").loc[name]
+
+
 @is_table
-def compare_systems_baron() -> str:
-    """Genes that differ between human and mouse, by type."""
-    table = read("compare_systems_baron_types")
-    names = {"tested": "genes tested", "differ": "differ in this type", "markers": "conserved markers"}
-    donors = [f"{row.n_donors_1:.0f}, {row.n_donors_2:.0f}" for row in table.itertuples()]
-    rows = [["donors, human and mouse", *donors]]
-    rows += [[title, *(number(value, 0) for value in table[key])] for key, title in names.items()]
-    return markdown(["", *table["label"]], rows)
+def beta_markers() -> str:
+    """Known markers of beta cells."""
+    remarks = {
+        "G6PC2": "", "SLC30A8": ", the zinc transporter of insulin granules [3]", "NKX6-1": "",
+        "PDX1": ", which delta cells express too",
+    }  # fmt: skip
+    rows = []
+    for gene, remark in remarks.items():
+        row = beta_gene(gene)
+        rows.append([gene + remark, number(row["marker_1"], 1), number(row["marker_2"], 1), f"{row['marker_fdr']:.0e}"])
+    return markdown(["gene", "human, log2 over other types", "mouse", "false discovery rate"], rows)
 
 
 @is_table
