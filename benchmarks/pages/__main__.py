@@ -4,7 +4,8 @@
 
 A table of a page stands between `<!-- table: NAME -->` and `<!-- end of table -->`: `tables.py` has a function for each
 name. Sentences with numbers from a table are in `sentences.py`: the page must have them as they are written there.
-Status 1 if a sentence is not in its page, or if a page has a number that neither file knows.
+Status 1 if a sentence is not in its page, or if a page has a number that neither file knows. The pages in `REPEATED`
+may also repeat, in their sentences, the numbers of the tables in the same section.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import re
 import sys
 from pathlib import Path
 
-from sentences import GIVEN, sentences
+from sentences import GIVEN, REPEATED, sentences
 from tables import TABLES
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"<!-- table: (\w+) -->\n.*?<!-- end of table -->", re.DOTALL)
 CODE = re.compile(r"^```.*?^```$|^(?: {4}[^\n]*\n)+|`[^`\n]+`|\]\([^)]*\)", re.DOTALL | re.MULTILINE)
+SECTION = re.compile(r"^(?=##+ )", re.MULTILINE)
 MEASURED = re.compile(r"(?<![\w.,])\d[\d,]*(?:\.\d+| %|%)(?!\w)")  # a number that looks like a measurement
 
 
@@ -51,12 +53,16 @@ def faults(name: str, text: str) -> list[str]:
         return []
     words = plain(BLOCK.sub("", text))
     found = [f"{name} should say: {sentence}" for sentence in known if plain(sentence) not in words]
-    rest = plain(CODE.sub("", BLOCK.sub("", text)))
-    for sentence in [*known, *GIVEN.get(name, ())]:
-        rest = rest.replace(plain(CODE.sub("", sentence)), "")
-    for number in MEASURED.finditer(rest):
-        around = rest[max(0, number.start() - 50) : number.end() + 30]
-        found.append(f"{name} has a number that no table gives: ... {around} ...")
+    for section in SECTION.split(text):
+        tables = " ".join(block[0] for block in BLOCK.finditer(section))
+        repeated = set(MEASURED.findall(tables)) if name in REPEATED else set()
+        rest = plain(CODE.sub("", BLOCK.sub("", section)))
+        for sentence in [*known, *GIVEN.get(name, ())]:
+            rest = rest.replace(plain(CODE.sub("", sentence)), "")
+        for number in MEASURED.finditer(rest):
+            if number[0] not in repeated:
+                around = rest[max(0, number.start() - 50) : number.end() + 30]
+                found.append(f"{name} has a number that no table gives: ... {around} ...")
     return found
 
 

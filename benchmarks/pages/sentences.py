@@ -1,13 +1,16 @@
 """Sentences of the documentation whose numbers come from tables in benchmarks/results.
 
 `sentences` gives them by page; each must be in its page as it is here, apart from line breaks and bold type. `GIVEN`
-has the other numbers of these pages: settings, definitions and versions, which were not measured.
+has the other numbers of these pages: settings, definitions and versions, which were not measured. `REPEATED` are pages
+whose sentences may repeat the numbers of the tables beside them.
 """
 
 from __future__ import annotations
 
 import functools
 
+import pandas as pd
+from scipy.stats import ttest_ind
 from tables import (
     beta_gene,
     compared,
@@ -16,6 +19,7 @@ from tables import (
     metric_speed,
     missing_genes,
     of_mapping,
+    rank_correlation,
     read,
     stages_without_training,
     transfer_rows,
@@ -26,6 +30,7 @@ from tables import (
 # Real cells, without `breast`, which has too few cells and genes.
 REAL = ["baron", "baron_2500", "baron_1000", "baron_few_shared", "kang", "malaria_part", "protocols"]
 
+REPEATED = {"benchmarks/paper/README.md"}
 GIVEN: dict[str, tuple[str, ...]] = {
     "README.md": ("Python 3.11 or later",),
     "docs/trust.md": (
@@ -40,6 +45,10 @@ GIVEN: dict[str, tuple[str, ...]] = {
     "docs/guide.md": ("A support below 0.2",),
     "docs/kernels.md": ("at most 40 % of the expression",),
     "docs/report.md": ("if its CiLISI is below 0.05",),
+    "benchmarks/paper/README.md": (
+        "would be an iLISI of 0.38", "are fully mixed has 0.38", "scvi-tools 1.4.2", "the AUROC below 0.9",
+        "15 % of the cells and a closeness of 1.5",
+    ),
     "docs/performance.md": ("torch 2.13.0, numba 0.68.1", "scib-metrics 0.5.10"),
     "docs/benchmarks.md": ("scib-metrics 0.5.10", "scvi-tools 1.4.2", "0.6 biology + 0.4 batch correction"),
     "docs/tuning.md": (
@@ -72,6 +81,7 @@ def sentences() -> dict[str, list[str]]:
         "docs/guide.md": of_guide(),
         "docs/kernels.md": of_kernels(),
         "docs/report.md": of_report(),
+        "benchmarks/paper/README.md": of_findings(),
     }
 
 
@@ -384,3 +394,39 @@ def of_report() -> list[str]:
         "took {:.0f} s of processor time to open it, {:.0f} s to colour both pictures by another column, {:.0f} s to hide a "
         "category, and {:.0f} s to select cells with the lasso".format(*seconds),
     ]
+
+
+def of_findings() -> list[str]:
+    """Sentences of benchmarks/paper/README.md."""
+    runs = {name: method_runs(name) for name in ("baron", "hard", "held_out")}
+    overall = {name: table.groupby("method")["overall"] for name, table in runs.items()}
+    priors = read("paper_priors").query("data == 'baron' and prior == 'vamp' and components == 5")
+    start = priors.groupby(["start", "trainable"])[["iLISI", "NMI"]].mean()
+    private = runs["held_out"].query("method == 'sysvi'")["private mixed"].sort_values()
+    components = {
+        key: [float((group[column] * group["n_cells"]).sum() / group["n_cells"].sum()) for column in ("purity", "system_mixing")]
+        for key, group in read("paper_prior_components").groupby(["data", "prior"])
+    }
+    return [
+        "Frozen components (iLISI {:.2f} and NMI {:.2f} with five)".format(*start.loc[("random cells", False)]),
+        "initial components ({:.2f} and {:.2f}) do as well".format(*start.loc[("as many of each system", True)]),
+        "five human cells mix less ({:.2f} and {:.2f})".format(*start.loc[("cells of one system", True)]),
+        f"One seed of scvi-tools' SysVI ({overall['baron'].max()['scvi-sysvi']:.2f}) comes near VAMP",
+        f"(sysVI is ahead of scVI by {overall['hard'].mean()['sysvi'] - overall['hard'].mean()['scvi']:.3f}, Welch's p "
+        f"{welch(runs['hard'], 'scvi'):.2f})",
+        f"sysVI is better than scVI in every seed (Welch's p {welch(runs['held_out'], 'scvi'):.3f}), and than CYC on average, "
+        f"which may be chance ({welch(runs['held_out'], 'cyc'):.2f})",
+        f"({private.iloc[-1]:.2f} of full mixing; {private.iloc[0]:.2f} to {private.iloc[-2]:.2f})",
+        "Spearman's correlation over runs is {:.2f}, {:.2f}, {:.2f} and {:.2f}".format(
+            *(rank_correlation(name) for name in ("hard", "baron", "kang", "held_out"))
+        ),
+        "a purity of {:.2f} in cell type and a mixing of species of {:.2f}".format(*components["baron", "vamp"]),
+        "on the hard simulation {:.2f} and {:.2f}".format(*components["hard", "vamp"]),
+        f"Mixing on Baron was {former_mixing():.2f} with the former default",
+    ]
+
+
+def welch(runs: pd.DataFrame, method: str) -> float:
+    """Welch's p-value of the overall scores of sysVI and of another method."""
+    scores = [runs.loc[runs["method"] == name, "overall"] for name in ("sysvi", method)]
+    return float(ttest_ind(*scores, equal_var=False).pvalue)
