@@ -30,7 +30,7 @@ from tables import (
 # Real cells, without `breast`, which has too few cells and genes.
 REAL = ["baron", "baron_2500", "baron_1000", "baron_few_shared", "kang", "malaria_part", "protocols"]
 
-REPEATED = {"benchmarks/paper/README.md"}
+REPEATED = {"benchmarks/README.md", "benchmarks/paper/README.md"}
 GIVEN: dict[str, tuple[str, ...]] = {
     "README.md": ("Python 3.11 or later",),
     "docs/trust.md": (
@@ -45,6 +45,11 @@ GIVEN: dict[str, tuple[str, ...]] = {
     "docs/guide.md": ("A support below 0.2",),
     "docs/kernels.md": ("at most 40 % of the expression",),
     "docs/report.md": ("if its CiLISI is below 0.05",),
+    "benchmarks/README.md": (
+        "scvi-tools 1.5.1 and scib-metrics 0.6.1", "scib-metrics 0.6.1", "harmonypy 2.1.0", "version 3.12 or later",
+        "scvi-tools 1.4.2", "scib-metrics 0.5.10", "torch 2.13.0, numba 0.68.1", "15 % non-zero", "10 % non-zero",
+        "11 % of the values non-zero", "torch 2.11.0 for CUDA 13.0",
+    ),
     "benchmarks/paper/README.md": (
         "would be an iLISI of 0.38", "are fully mixed has 0.38", "scvi-tools 1.4.2", "the AUROC below 0.9",
         "15 % of the cells and a closeness of 1.5",
@@ -81,6 +86,7 @@ def sentences() -> dict[str, list[str]]:
         "docs/guide.md": of_guide(),
         "docs/kernels.md": of_kernels(),
         "docs/report.md": of_report(),
+        "benchmarks/README.md": of_measurements(),
         "benchmarks/paper/README.md": of_findings(),
     }
 
@@ -393,6 +399,34 @@ def of_report() -> list[str]:
         f"has {size:.1f} MB",
         "took {:.0f} s of processor time to open it, {:.0f} s to colour both pictures by another column, {:.0f} s to hide a "
         "category, and {:.0f} s to select cells with the lasso".format(*seconds),
+    ]
+
+
+def of_measurements() -> list[str]:
+    """Sentences of benchmarks/README.md."""
+    scaling = read("scaling").set_index(["method", "cells"])
+    seconds, million = scaling["seconds"], scaling.xs(1_000_000, level="cells")
+    embedding, many = read("embedding").iloc[0], read("many").set_index("way")
+    gpu = read("gpu_baron")
+    plain = read("steps").pivot_table(index="minibatch", columns="step", values="relative")
+    plain = plain["plain: autograd, nothing fused, dense, float32"]
+    return [
+        f"make a step {plain.min():.0f} to {plain.max():.1f} times as fast",
+        f"sysvi: {seconds['sysvi', 1000]:.1f} s for 1,000 cells",
+        "{:.0f} s for 100,000, {:.0f} s for 300,000, {:.0f} s for a million".format(
+            *(seconds["sysvi", n] for n in (100_000, 300_000, 1_000_000))
+        ),
+        f"the data take {million['data_mb'].iloc[0] / 1000:.1f} GB, and peak memory above that after the imports is "
+        "{:.1f} GB (sysvi), {:.1f} GB (scvi-tools) and {:.1f} GB (Harmony)".format(
+            *(million["peak_mb"][method] / 1000 for method in ("sysvi", "scvi-tools SysVI", "Harmony"))
+        ),
+        f"takes {embedding['seconds']:.1f} s, that is {embedding['cells_per_s']:,.0f} cells a second and "
+        f"{embedding['times_the_floor']:.1f} times the least time",
+        f"{many['median_s']['twelve by train_many']:.1f} s by `train_many`, {many['median_s']['twelve in turn']:.1f} s one "
+        f"after the other, {many['median_s']['one model']:.2f} s for one alone, so `train_many` takes "
+        f"{many['times_one_model']['twelve by train_many']:.1f} times one model",
+        f"{gpu['training_s'].mean():.1f} s of training, {gpu['all_s'].iloc[1:].median():.1f} s for the whole call, "
+        f"{gpu['all_s'].iloc[0]:.1f} s for the first call",
     ]
 
 
