@@ -1,6 +1,6 @@
 """The tables of the documentation, each made from tables in benchmarks/results.
 
-`TABLES` has a function for the name of each table, which returns it as Markdown. `__main__.py` writes them into pages.
+`TABLES` has a function for the name of each table, which returns it as Markdown. `write.py` writes them into pages.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Write the tables of the documentation from the tables in benchmarks/results, and check the numbers in its sentences.
 
-    python benchmarks/pages
+    python benchmarks/pages/write.py
 
 A table of a page stands between `<!-- table: NAME -->` and `<!-- end of table -->`: `tables.py` has a function for each
 name. Sentences with numbers from a table are in `sentences.py`: the page must have them as they are written there.
