@@ -44,6 +44,7 @@ GIVEN: dict[str, tuple[str, ...]] = {
     "docs/other-methods.md": ("scvi-tools 1.4.2", "none yet with 1.5.1"),
     "docs/guide.md": ("A support below 0.2",),
     "docs/kernels.md": ("at most 40 % of the expression",),
+    "docs/how-it-works.md": ("between 0.1 and 0.6 of training",),
     "docs/report.md": ("if its CiLISI is below 0.05",),
     "benchmarks/README.md": (
         "scvi-tools 1.5.1 and scib-metrics 0.6.1", "scib-metrics 0.6.1", "harmonypy 2.1.0", "version 3.12 or later",
@@ -80,6 +81,10 @@ def sentences() -> dict[str, list[str]]:
         "docs/tuning.md": of_tuning(),
         "docs/differential-expression.md": [],
         "docs/benchmarks.md": [],
+        "docs/faq.md": [],
+        "docs/how-it-works.md": [],
+        "docs/index.md": [],
+        "docs/settings.md": [],
         "docs/compare-systems.md": of_comparison(),
         "docs/beta-cells.md": of_beta_cells(),
         "docs/other-methods.md": of_other_methods(),
@@ -438,7 +443,10 @@ def of_findings() -> list[str]:
     start = priors.groupby(["start", "trainable"])[["iLISI", "NMI"]].mean()
     private = runs["held_out"].query("method == 'sysvi'")["private mixed"].sort_values()
     components = {
-        key: [float((group[column] * group["n_cells"]).sum() / group["n_cells"].sum()) for column in ("purity", "system_mixing")]
+        key: [
+            float((group[column] * group["n_cells"]).sum() / group["n_cells"].sum())
+            for column in ("purity", "system_mixing")
+        ]
         for key, group in read("paper_prior_components").groupby(["data", "prior"])
     }
     return [
