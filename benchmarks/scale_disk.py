@@ -1,20 +1,23 @@
 """Training with the expression on disk, compared with memory: speed, peak memory and quality, on the CPU.
 
-    python benchmarks/scale_disk.py [--cells 50000 200000] [--epochs 2] [--stores zarr h5ad]
+    python benchmarks/scale_disk.py [--cells 50000 200000] [--epochs 2] [--stores zarr h5ad] [--files 4]
     python benchmarks/scale_disk.py --quality [--seeds 0 1] [--members 4]       Baron's islets (needs SYSVI_DATA)
 
-Simulated cells of two systems x 2,000 genes, 11 % of the values non-zero, are written as four files of counts, which
-`sysvi.prepare_files` joins, shuffles and writes as a zarr store or an h5ad file, in a process of its own. Then one
-model is trained from each, in a process of its own and the default minibatch: in memory, and from disk with so little
-memory that windows have 10,000 cells. Peak memory is the resident memory of the whole process, with Python and its
-libraries. On a busy machine, compare CPU seconds, not seconds. Rows are written to results/scale_disk.csv as they are
-measured, in place of those of the same size and store.
+Simulated cells of two systems x 2,000 genes, 11 % of the values non-zero, are written as files of counts, which
+`sysvi.prepare_files` joins, shuffles and writes as a zarr store or an h5ad file, in a process of its own. (More than
+200,000 cells repeat the 200,000 that are simulated.) Then one model is trained from each, in a process of its own and
+the default minibatch: in memory, and from disk with so little memory that windows have 10,000 cells. Peak memory is the
+resident memory of the whole process, with Python and its libraries. On a busy machine, compare CPU seconds, not
+seconds. Rows are written to results/scale_disk.csv as they are measured, in place of those of the same size, number of
+files and store; a measurement that fails, for example for lack of memory, ends the script. `--what` chooses some of the
+measurements (prepare comes first).
 
 --quality trains on Baron's islets at the defaults, in memory and from disk in windows of 1,024 cells (a fifth of them),
 and writes the metrics of sysvi.evaluate to results/scale_disk_quality.csv.
 """
 
 import argparse
+import itertools
 import json
 import resource
 import subprocess
@@ -23,11 +26,14 @@ import time
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from common import CACHE, RESULTS, machine, n_cores
 
-GENES, N_FILES = 2_000, 4
+GENES, SIMULATED = 2_000, 200_000
 TABLE, QUALITY = RESULTS / "scale_disk.csv", RESULTS / "scale_disk_quality.csv"
+IDENTITY = ["cells", "files", "store", "what"]
+WHAT = ("prepare", "memory", "disk")
 WINDOW, WINDOW_OF_QUALITY = 10_000, 1024  # cells
 
 
@@ -37,6 +43,8 @@ def main() -> None:
     parser.add_argument("--cells", type=int, nargs="+", default=(50_000, 200_000), help="numbers of cells")
     parser.add_argument("--epochs", type=int, default=2, help="epochs of each training")
     parser.add_argument("--stores", nargs="+", choices=("zarr", "h5ad"), default=("zarr", "h5ad"))
+    parser.add_argument("--files", type=int, nargs="+", default=(4,), help="numbers of files that are prepared")
+    parser.add_argument("--what", nargs="+", choices=WHAT, default=WHAT, help="what is measured")
     parser.add_argument("--quality", action="store_true", help="measure the quality on Baron's islets instead")
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1), help="seeds of the quality")
     parser.add_argument("--members", type=int, default=4, help="members of the ensembles of the quality")
@@ -50,24 +58,23 @@ def main() -> None:
     if args.quality:
         quality(args.seeds, args.members)
         return
-    for cells in args.cells:
-        files = [CACHE / f"disk_{cells}_{i}.h5ad" for i in range(N_FILES)]
-        if not all(file.exists() for file in files):
-            step("counts", cells, *files)
-        for kind in args.stores:
-            store = CACHE / f"disk_{cells}.{kind}"
-            save({"cells": cells, "store": kind, "what": "prepare", **step("prepare", store, *files)})
-            for where in ("memory", "disk"):
-                save({"cells": cells, "store": kind, "what": where, **step("train", store, where, args.epochs)})
+    for cells, n_files, kind in itertools.product(args.cells, args.files, args.stores):
+        files = [CACHE / f"disk_{cells}_{n_files}_{i}.h5ad" for i in range(n_files)]
+        store = CACHE / f"disk_{cells}.{kind}"
+        for what in args.what:
+            if what == "prepare" and not all(file.exists() for file in files):
+                step("counts", cells, *files)
+            measured = step("prepare", store, *files) if what == "prepare" else step("train", store, what, args.epochs)
+            save({"cells": cells, "files": n_files, "store": kind, "what": what, **measured})
     print(pd.read_csv(TABLE).to_string())
 
 
 def save(row: dict) -> None:
     """Write a row into the table, in place of the former one of the same measurement."""
-    table = pd.read_csv(TABLE) if TABLE.exists() else pd.DataFrame(columns=["cells", "store", "what"])
-    same = (table[["cells", "store", "what"]] == [row["cells"], row["store"], row["what"]]).all(axis=1)
+    table = pd.read_csv(TABLE) if TABLE.exists() else pd.DataFrame(columns=IDENTITY)
+    same = (table[IDENTITY] == [row[key] for key in IDENTITY]).all(axis=1)
     table = pd.DataFrame([*table[~same].to_dict("records"), row])
-    table.sort_values(["cells", "store"], kind="stable").to_csv(TABLE, float_format="%.1f", index=False)
+    table.sort_values(IDENTITY[:3], kind="stable").to_csv(TABLE, float_format="%.1f", index=False)
 
 
 def step(*arguments: object) -> dict:
@@ -83,9 +90,11 @@ def counts(cells: str, *files: str) -> dict:
     """Simulate counts and write them as several files, each with cells of both systems."""
     import sysvi
 
-    adata = sysvi.datasets.simulate_systems(int(cells), GENES, depth=0.22 * GENES, seed=0)
+    simulated = sysvi.datasets.simulate_systems(min(int(cells), SIMULATED), GENES, depth=0.22 * GENES, seed=0)
     for i, file in enumerate(files):
-        part = adata[i :: len(files)].copy()
+        rows = np.arange(i, int(cells), len(files))
+        part = simulated[rows % simulated.n_obs].copy()
+        part.obs_names = rows.astype(str)
         part.uns, part.varm = {}, {}
         part.write_h5ad(file)
     return {}
