@@ -940,6 +940,20 @@ def imports() -> str:
     return markdown(["process", "CPU seconds, median (lowest - highest)"], rows)
 
 
+@is_table
+def scale_disk() -> str:
+    """Preparing files into a store, and training from it."""
+    titles = {"prepare": "preparing {files:.0f} files into a {store} store", "memory": "training in memory, {epochs}",
+              "disk": "training from disk, {epochs}, windows of {window_cells:,.0f} cells"}  # fmt: skip
+    rows = []
+    for row in read("scale_disk").to_dict("records"):
+        epochs = "" if pd.isna(row["epochs"]) else f"{row['epochs']:.0f} epoch" + ("s" if row["epochs"] > 1 else "")
+        title = titles[row["what"]].format(**row | {"epochs": epochs})
+        rows.append([number(row["cells"], 0), title, number(row["cpu_seconds"], 1), number(row["seconds"], 0),
+                     f"{row['peak_mb']:,.0f} MB"])  # fmt: skip
+    return markdown(["cells", "what", "CPU seconds", "seconds", "peak memory of the process"], rows)
+
+
 def metric_speed() -> tuple[float, float, float, float]:
     """Seconds and GB of memory of nine metrics on 100,000 cells: sysvi's, then scib-metrics'."""
     table = read("metrics_speed_100000").set_index("metric")[["sysvi", "scib-metrics"]]
