@@ -69,6 +69,12 @@ class TestNumbers:
     def test_of_sentences(self, numbers):
         assert [fault for name, text in numbers.pages().items() for fault in numbers.faults(name, text)] == []
 
+    def test_the_papers_score_is_that_of_the_comparison(self, numbers):
+        tables = sys.modules["tables"]
+        for name in ("baron", "hard", "held_out"):
+            runs = tables.method_runs(name)
+            assert tables.paper_score(runs).to_numpy() == pytest.approx(runs["overall"].to_numpy(), abs=1e-6)
+
     def test_a_changed_number_is_found(self, numbers):
         text = numbers.pages()["README.md"]
         (said,) = re.findall(r"NMI at most (\d\.\d\d) lower", text)
