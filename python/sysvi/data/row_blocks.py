@@ -135,11 +135,23 @@ def row_blocks(matrix: Any, n_rows: int | None = None) -> Iterator[tuple[int, in
     [(0, 2, 2), (2, 4, 2), (4, 5, 1)]
     """
     matrix = row_sliceable(matrix)
-    if n_rows is None:
-        n_rows = max(1, BLOCK_VALUES * matrix.shape[0] // max(1, n_stored_values(matrix)))
-    for start in range(0, matrix.shape[0], n_rows):
-        stop = min(start + n_rows, matrix.shape[0])
+    for start, stop in row_ranges(matrix, n_rows):
         yield start, stop, read_slice(matrix, start, stop)
+
+
+def row_ranges(matrix: Any, n_rows: int | None = None) -> list[tuple[int, int]]:
+    """First row and last row + 1 of each of the blocks in which :func:`row_blocks` reads a matrix.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> row_ranges(np.eye(5), n_rows=2)
+    [(0, 2), (2, 4), (4, 5)]
+    """
+    n = int(matrix.shape[0])
+    if n_rows is None:
+        n_rows = max(1, BLOCK_VALUES * n // max(1, n_stored_values(matrix)))
+    return [(start, min(start + n_rows, n)) for start in range(0, n, n_rows)]
 
 
 def read_slice(matrix: Any, start: int, stop: int) -> sparse.csr_matrix:
