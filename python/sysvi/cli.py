@@ -541,8 +541,9 @@ def integrate(
     --in-place, they are added to the store that is read, and there is no other output.
     """
     from sysvi._core.device import choose_device
+    from sysvi._core.files import check_free_space
     from sysvi.api.arguments import find_preset, number_of_members
-    from sysvi.api.dry_run import describe_run
+    from sysvi.api.dry_run import describe_run, output_bytes
     from sysvi.api.storage import choose_storage, storage_values
     from sysvi.data.ensure_prepared import ensure_prepared, is_prepared
     from sysvi.data.h5ad import check_output
@@ -573,8 +574,11 @@ def integrate(
         given = {"seed": seed, **given}
         report.on_event(describe_run(adata, columns, storage, chosen, copied, given, choose_device(device)))
         return
-    if output is not None:
-        check_output(output, overwrite, copied)
+    n_bytes = copied + output_bytes(adata.n_obs, given.get("n_latent", ModelSettings.n_latent))
+    if output is None:
+        check_free_space(input, n_bytes)
+    else:
+        check_output(output, overwrite, n_bytes)
     check_model_output(save_model, overwrite)
     if report_path is not None and on_disk:
         raise sysvi.InputError("--report needs the expression in memory: leave --report out, or raise --memory.")

@@ -67,7 +67,8 @@ def on_cluster(client: Any) -> BlockMap:
 
     def compute(function: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
         with _cluster_errors(client):
-            shared = client.scatter(function, broadcast=True, hash=False)  # once for all items, which may be many
+            # Sent once for all items; as the result of a task, it is made again if the worker that has it dies.
+            shared = client.submit(_identity, function, pure=False)
             n_ahead = TASKS_AHEAD * max(1, sum(client.nthreads().values()))
             yield from _ordered(lambda item: client.submit(_apply, shared, item, pure=False), items, n_ahead)
 
@@ -114,6 +115,10 @@ def connected(address: str) -> Iterator[None]:
         ) from error
     with client:
         yield
+
+
+def _identity(function: Callable[[Item], Result]) -> Callable[[Item], Result]:
+    return function
 
 
 def _apply(function: Callable[[Item], Result], item: Item) -> Result:

@@ -14,6 +14,7 @@ import sysvi
 from sysvi.cli import main
 from sysvi.data import block_map, prepare_files
 from sysvi.data.block_map import active_client, connected, in_threads, on_cluster
+from sysvi.data.prepare import read_preparation
 from sysvi.data.stores import open_cells
 
 distributed = pytest.importorskip("distributed")
@@ -70,9 +71,9 @@ def files(tmp_path_factory):
 def contents(path):
     """All that a prepared file holds, and the bits of its numbers."""
     cells = open_cells(path)
-    x, totals, record = cells.X.to_memory(), cells.uns["sysvi_totals"], cells.uns["sysvi_prepare"]
-    arrays = [x.data, x.indices, x.indptr, totals["shares"]]
-    return [array.tobytes() for array in arrays], list(cells.var_names), cells.obs.to_csv(), str(sorted(record.items()))
+    x = cells.X.to_memory()
+    arrays = [x.data, x.indices, x.indptr, cells.uns["sysvi_totals"]["shares"]]
+    return [array.tobytes() for array in arrays], list(cells.var_names), cells.obs.to_csv(), read_preparation(cells)
 
 
 @pytest.fixture(scope="module")
@@ -196,12 +197,25 @@ def test_a_cluster_without_workers_or_scheduler(monkeypatch, tmp_path):
         pass
 
 
-def test_workers_that_die_end_the_run(files, tmp_path):
-    """A worker that dies is replaced by its nanny; a task that kills all workers is given up."""
+def test_workers_that_die(tmp_path):
+    """The task of a worker that dies is done by the next one; a task that kills every worker is given up."""
+    import dask
+
+    flag = tmp_path / "died"
+
+    def die_once(i):
+        if i == 3 and not flag.exists():
+            flag.touch()
+            os._exit(1)
+        return i
+
     options = {"dashboard_address": None, "memory_limit": 0}
     with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
         distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=True, **options) as cluster,
         distributed.Client(cluster) as client,
-        pytest.raises(sysvi.InputError, match=r"The Dask cluster at tcp://.* failed \(.*kill"),
     ):
-        list(on_cluster(client)(lambda i: os._exit(1), range(3)))
+        assert list(on_cluster(client)(die_once, range(6))) == [0, 1, 2, 3, 4, 5]
+        assert flag.exists()
+        with pytest.raises(sysvi.InputError, match=r"The Dask cluster at tcp://.* failed \(.*died"):
+            list(on_cluster(client)(lambda i: os._exit(1), range(3)))
