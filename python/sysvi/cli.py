@@ -768,9 +768,9 @@ def prepare(
     The output has log-normalised expression in X and the counts in layers["counts"]. `sysvi integrate` prepares counts
     itself; prepare a file to look at the result, or to use it more than once.
 
-    Several INPUTS, h5ad files and zarr stores, are joined on the genes that all have. Then, with --dask, and if INPUT or
-    output is a zarr store, nothing needs to fit into memory: cells are read in blocks and written in random order,
-    without the counts, for sysvi integrate --memory.
+    Several INPUTS, h5ad files and zarr stores, are joined on the genes that all have. Then, and with --dask, and if
+    INPUT or output is a zarr store, nothing needs to fit into memory: cells are read in blocks and written in random
+    order, without the counts, for sysvi integrate --memory.
 
     With --gene-set union, genes that some systems lack are kept too, and the counts of one-to-many and many-to-many
     orthologues are summed. Give one file of each system; they are joined in memory.

@@ -149,7 +149,7 @@ def _check_workers(client: Any) -> None:
     if others:
         address, version = next(iter(others.items()))
         raise InputError(
-            f"The Dask worker {address} has sysvi {version}, but this process has sysvi {__version__}: install the same "
+            f"The Dask worker {address} has sysvi {version}, but this process has sysvi {__version__}: install one "
             "version on all workers."
         )
 

@@ -5,6 +5,8 @@ import threading
 import time
 
 import anndata
+import dask
+import distributed
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -16,8 +18,6 @@ from sysvi.data import block_map, prepare_files
 from sysvi.data.block_map import active_client, connected, in_threads, on_cluster
 from sysvi.data.prepare import read_preparation
 from sysvi.data.stores import open_cells
-
-distributed = pytest.importorskip("distributed")
 
 pytestmark = [
     pytest.mark.slow,
@@ -168,20 +168,22 @@ def test_a_bad_value_is_named_with_its_cell_and_gene(files, client, tmp_path):
     cells = anndata.read_h5ad(files[0])
     cells.X[100, 7] = -3
     cells.write_h5ad(tmp_path / "bad.h5ad")
-    message = rf"bad\.h5ad: adata\.X has a negative value \(-3 in gene '{cells.var_names[7]}', cell '{cells.obs_names[100]}'"
+    message = (
+        rf"bad\.h5ad: adata\.X has a negative value \(-3 in gene '{cells.var_names[7]}', cell '{cells.obs_names[100]}'"
+    )
     with pytest.raises(sysvi.InputError, match=message):
         sysvi.prepare_files([tmp_path / "bad.h5ad", *files[1:]], tmp_path / "all.zarr", **ARGUMENTS)
 
 
 def test_workers_of_another_version_are_refused(client, monkeypatch):
     monkeypatch.setattr(block_map, "__version__", "0.0.1")
-    with pytest.raises(sysvi.InputError, match=r"The Dask worker tcp://.* has sysvi .*, but this process has sysvi 0\.0\.1"):
+    with pytest.raises(
+        sysvi.InputError, match=r"The Dask worker tcp://.* has sysvi .*, but this process has sysvi 0\.0\.1"
+    ):
         on_cluster(client)
 
 
 def test_a_cluster_without_workers_or_scheduler(monkeypatch, tmp_path):
-    import dask
-
     monkeypatch.setattr(block_map, "WORKERS_TIMEOUT", 0.1)
     with (
         distributed.LocalCluster(n_workers=0, dashboard_address=None, processes=False) as empty,
@@ -199,8 +201,6 @@ def test_a_cluster_without_workers_or_scheduler(monkeypatch, tmp_path):
 
 def test_workers_that_die(tmp_path):
     """The task of a worker that dies is done by the next one; a task that kills every worker is given up."""
-    import dask
-
     flag = tmp_path / "died"
 
     def die_once(i):

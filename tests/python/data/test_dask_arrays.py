@@ -1,6 +1,7 @@
 """Expression in Dask arrays, of dense and of sparse chunks: the results are those of the same expression in memory."""
 
 import anndata
+import dask.array as da
 import h5py
 import numpy as np
 import pytest
@@ -8,8 +9,6 @@ import scipy.sparse as sp
 
 import sysvi
 from sysvi.data.row_blocks import read_rows, row_ranges
-
-da = pytest.importorskip("dask.array")
 
 pytestmark = pytest.mark.filterwarnings("ignore:Only .* genes remain", "ignore:.*read_elem_lazy")
 
