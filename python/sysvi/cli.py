@@ -576,7 +576,7 @@ def integrate(
         return
     n_bytes = copied + output_bytes(adata.n_obs, given.get("n_latent", ModelSettings.n_latent))
     if output is None:
-        check_free_space(input, n_bytes)
+        check_free_space(input / "obsm" / key, n_bytes)
     else:
         check_output(output, overwrite, n_bytes)
     check_model_output(save_model, overwrite)

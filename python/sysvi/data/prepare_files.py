@@ -193,7 +193,7 @@ def prepare_files(
             "needs at least two: add files of the others."
         )
     parts = [
-        SelectedGenes(source.matrix, source.columns[genes].to_numpy(), Place(source.path.resolve(), layer))
+        SelectedGenes(source.matrix, source.columns[genes].to_numpy(), Place(source.path.absolute(), layer))
         for source in sources
     ]
     expression = JoinedRows(parts)
@@ -302,8 +302,7 @@ def _where_to_compute(report: Callable[[str], None]) -> tuple[BlockMap, BlockMap
     """Where row blocks are summed, and where windows are read: on the Dask cluster that is active, or in threads."""
     client = active_client()
     if client is None:
-        # Two threads read while this one writes; more windows would only take memory.
-        return in_threads(max(1, min(MOST_THREADS, torch.get_num_threads()))), in_threads(1)
+        return in_threads(min(MOST_THREADS, torch.get_num_threads())), map  # one window after another, for memory
     on_dask = on_cluster(client)
     report(f"The files are read on the Dask cluster at {client.scheduler_info()['address']}")
     return on_dask, on_dask
