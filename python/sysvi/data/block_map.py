@@ -16,7 +16,8 @@ from typing import Any, Protocol, TypeVar
 from sysvi._core.errors import InputError
 from sysvi._version import __version__
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 TASKS_AHEAD = 2  # for each thread of a cluster: one is computed, the next waits
 WORKERS_TIMEOUT = 60  # seconds until a cluster must have a worker
 
