@@ -779,8 +779,8 @@ def _select_genes(
     """
     moments = GeneMoments(groups.cell_groups.max() + 1, matrix.shape[1])
     blocks = ((start, stop, groups.cell_groups[start:stop]) for start, stop in row_ranges(matrix))
-    for found in map_blocks(_SumMoments(matrix, detected, target_sum, base, flavor), blocks):
-        moments.add(found)
+    for sums in map_blocks(_SumMoments(matrix, detected, target_sum, base, flavor), blocks):
+        moments.add(sums)
     selected = []
     for i, (system_groups, by_batch) in enumerate(zip(groups.system_groups, groups.by_batch, strict=True)):
         moments_of_genes = moments.mean_and_variance(system_groups)
