@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from sysvi._core.errors import InputError
@@ -19,7 +20,7 @@ from sysvi._version import __version__
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 TASKS_AHEAD = 2  # for each thread of a cluster: one is computed, the next waits
-WORKERS_TIMEOUT = 60  # seconds until a cluster must have a worker
+WORKERS_TIMEOUT = 60  # seconds for which a cluster may be without workers
 
 
 class BlockMap(Protocol):
@@ -71,7 +72,8 @@ def on_cluster(client: Any) -> BlockMap:
             # Sent once for all items; as the result of a task, it is made again if the worker that has it dies.
             shared = client.submit(_identity, function, pure=False)
             n_ahead = TASKS_AHEAD * max(1, sum(client.nthreads().values()))
-            yield from _ordered(lambda item: client.submit(_apply, shared, item, pure=False), items, n_ahead)
+            submit = partial(client.submit, _apply, shared, pure=False)
+            yield from _ordered(submit, items, n_ahead, partial(_result_of, client))
 
     return compute
 
@@ -126,16 +128,34 @@ def _apply(function: Callable[[Item], Result], item: Item) -> Result:
     return function(item)
 
 
-def _ordered(submit: Callable[[Item], Any], items: Iterable[Item], n_ahead: int) -> Iterator[Any]:
+def _result_of(client: Any, future: Any) -> Any:
+    """The result of a task on a cluster, which without workers would be waited for without end."""
+    import distributed
+
+    while True:
+        try:
+            distributed.wait(future, timeout=WORKERS_TIMEOUT)
+        except TimeoutError:
+            client.wait_for_workers(1, timeout=WORKERS_TIMEOUT)
+        else:
+            return future.result()
+
+
+def _ordered(
+    submit: Callable[[Item], Any],
+    items: Iterable[Item],
+    n_ahead: int,
+    result_of: Callable[[Any], Any] = lambda future: future.result(),
+) -> Iterator[Any]:
     """Results in the order of the items, of which so many are submitted ahead of their use."""
     pending: deque[Any] = deque()
     try:
         for item in items:
             pending.append(submit(item))
             if len(pending) > n_ahead:
-                yield pending.popleft().result()
+                yield result_of(pending.popleft())
         while pending:
-            yield pending.popleft().result()
+            yield result_of(pending.popleft())
     finally:
         for future in pending:
             future.cancel()

@@ -199,6 +199,17 @@ def test_a_cluster_without_workers_or_scheduler(monkeypatch, tmp_path):
         pass
 
 
+def test_a_cluster_that_loses_its_workers_is_not_waited_for_without_end(monkeypatch):
+    monkeypatch.setattr(block_map, "WORKERS_TIMEOUT", 0.1)
+    monkeypatch.setattr(block_map, "_check_workers", lambda client: None)  # as if there were some at the beginning
+    with (
+        distributed.LocalCluster(n_workers=0, dashboard_address=None, processes=False) as empty,
+        distributed.Client(empty) as client,
+        pytest.raises(sysvi.InputError, match=r"The Dask cluster at .* failed \(.*worker"),
+    ):
+        list(on_cluster(client)(abs, range(3)))
+
+
 def test_workers_that_die(tmp_path):
     """The task of a worker that dies is done by the next one; a task that kills every worker is given up."""
     flag = tmp_path / "died"
