@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import Field, dataclass, field, fields, replace
 from functools import wraps
 from math import isfinite
@@ -541,8 +541,9 @@ def integrate(
     --in-place, they are added to the store that is read, and there is no other output.
     """
     from sysvi._core.device import choose_device
+    from sysvi._core.files import check_free_space
     from sysvi.api.arguments import find_preset, number_of_members
-    from sysvi.api.dry_run import describe_run
+    from sysvi.api.dry_run import describe_run, output_bytes
     from sysvi.api.storage import choose_storage, storage_values
     from sysvi.data.ensure_prepared import ensure_prepared, is_prepared
     from sysvi.data.h5ad import check_output
@@ -573,8 +574,11 @@ def integrate(
         given = {"seed": seed, **given}
         report.on_event(describe_run(adata, columns, storage, chosen, copied, given, choose_device(device)))
         return
-    if output is not None:
-        check_output(output, overwrite, copied)
+    n_bytes = copied + output_bytes(adata.n_obs, given.get("n_latent", ModelSettings.n_latent))
+    if output is None:
+        check_free_space(input / "obsm" / key, n_bytes)
+    else:
+        check_output(output, overwrite, n_bytes)
     check_model_output(save_model, overwrite)
     if report_path is not None and on_disk:
         raise sysvi.InputError("--report needs the expression in memory: leave --report out, or raise --memory.")
@@ -733,6 +737,12 @@ def write_report(
     show_default=True,
     help="Genes to keep: those that all systems have, or also those that some lack.",
 )
+@click.option(
+    "--dask",
+    metavar="ADDRESS",
+    help="Address of a Dask scheduler, such as tcp://node1:8786, or its scheduler file (.json), on whose workers the "
+    "files are read; the result is the same. Needs pip install 'sysvi[dask]'.",
+)
 @seed_option
 @reporting_options
 def prepare(
@@ -750,6 +760,7 @@ def prepare(
     system_of_file: tuple[str, ...],
     orthologs: tuple[str, ...],
     gene_set: str,
+    dask: str | None,
     seed: int,
 ) -> None:
     """Prepare counts: genes seen in every system, normalised, log1p, variable in every system.
@@ -757,14 +768,15 @@ def prepare(
     The output has log-normalised expression in X and the counts in layers["counts"]. `sysvi integrate` prepares counts
     itself; prepare a file to look at the result, or to use it more than once.
 
-    Several INPUTS, h5ad files and zarr stores, are joined on the genes that all have. Then, and if INPUT or output is a
-    zarr store, nothing needs to fit into memory: cells are read in blocks and written in random order, without the
-    counts, for sysvi integrate --memory.
+    Several INPUTS, h5ad files and zarr stores, are joined on the genes that all have. Then, and with --dask, and if
+    INPUT or output is a zarr store, nothing needs to fit into memory: cells are read in blocks and written in random
+    order, without the counts, for sysvi integrate --memory.
 
     With --gene-set union, genes that some systems lack are kept too, and the counts of one-to-many and many-to-many
     orthologues are summed. Give one file of each system; they are joined in memory.
     """
     from sysvi._core.files import write_atomically
+    from sysvi.data.block_map import connected
     from sysvi.data.h5ad import check_output, write_anndata
     from sysvi.data.prepare_files import join_files
 
@@ -781,12 +793,14 @@ def prepare(
         report.wrote(output, f": {prepared.n_obs:,} cells x {prepared.n_vars:,} genes")
         report.close(of_prepare(output, Columns(system_key, batch_key), prepared.shape))
 
-    streamed = len(inputs) > 1 or inputs[0].is_dir() or output.suffix == ".zarr" or system_of_file or orthologs
+    streamed = len(inputs) > 1 or inputs[0].is_dir() or output.suffix == ".zarr" or system_of_file or orthologs or dask
     if streamed:
         if raw:
             raise sysvi.InputError("--raw is for a single h5ad file: leave it out, or prepare the files one by one.")
         of_file, tables = pairs(system_of_file, "--system-of-file"), pairs(orthologs, "--orthologs")
         if gene_set == "union":
+            if dask:
+                raise sysvi.InputError("--gene-set union joins the cells in memory: leave --dask out.")
             if output.suffix != ".h5ad":
                 raise sysvi.InputError(f"--gene-set union joins the cells in memory and writes .h5ad, not {output}.")
             check_output(output, overwrite)
@@ -796,17 +810,18 @@ def prepare(
             settings["layer"] = None
             write_prepared(sysvi.prepare(joined, system_key, batch_key, genes=gene_set, **settings))
             return
-        sysvi.prepare_files(
-            inputs,
-            output,
-            system_key,
-            batch_key,
-            system_of_file=of_file,
-            orthologs=tables,
-            seed=seed,
-            overwrite=overwrite,
-            **settings,
-        )
+        with connected(dask) if dask else nullcontext():
+            sysvi.prepare_files(
+                inputs,
+                output,
+                system_key,
+                batch_key,
+                system_of_file=of_file,
+                orthologs=tables,
+                seed=seed,
+                overwrite=overwrite,
+                **settings,
+            )
         report.wrote(output)
         report.close(of_prepare(output, Columns(system_key, batch_key), None))
         return

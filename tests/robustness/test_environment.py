@@ -3,10 +3,12 @@
 import errno
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import anndata
 import numba
@@ -15,7 +17,7 @@ from soak import PATIENCE, files_in
 
 import sysvi
 from sysvi._core import compilation
-from sysvi._core.files import check_folder, locked_folder, write_atomically
+from sysvi._core.files import check_folder, locked_folder, write_atomically, write_folder_atomically
 
 NO_HOME = {"HOME": "/dev/null/none", "XDG_CACHE_HOME": "/dev/null/none", "XDG_CONFIG_HOME": "/dev/null/none"}
 CACHES = ("NUMBA_CACHE_DIR", "MPLCONFIGDIR")
@@ -151,3 +153,97 @@ def test_a_child_of_a_fork_computes_or_says_at_once_that_it_cannot(threads):
     assert len(lines) == 4
     for line in lines:
         assert "multiprocessing.get_context('spawn')" in line if threads > 1 else line == "done"
+
+
+# -- renamings on network file systems --------------------------------------------------------------------------------
+
+
+def text(content):
+    return lambda path: path.write_text(content)
+
+
+def folder(content):
+    return lambda path: (path / "content").write_text(content)
+
+
+def content_of(path):
+    return (path / "content" if path.is_dir() else path).read_text()
+
+
+OUTPUTS = {"file": (write_atomically, text), "folder": (write_folder_atomically, folder)}
+
+
+@pytest.fixture
+def replacing(monkeypatch):
+    """Function that puts another function in the place of os.replace, without waits between tries."""
+    monkeypatch.setattr("sysvi._core.files.WAITS", (0, 0, 0))
+    replace = os.replace
+
+    def use(function):
+        monkeypatch.setattr(os, "replace", lambda source, target: function(replace, source, target))
+
+    return use
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EBUSY])
+@pytest.mark.parametrize("kind", OUTPUTS)
+def test_a_renaming_that_fails_for_a_moment_is_repeated(tmp_path, replacing, kind, number):
+    failed = []
+
+    def fail_twice(replace, source, target):
+        if len(failed) < 2:
+            failed.append(source)
+            raise OSError(number, os.strerror(number))
+        replace(source, target)
+
+    replacing(fail_twice)
+    write, content = OUTPUTS[kind]
+    write(tmp_path / "out", content("new"))
+    assert content_of(tmp_path / "out") == "new"
+    assert len(failed) == 2
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("kind", OUTPUTS)
+def test_a_renaming_that_was_done_although_it_reports_an_error(tmp_path, replacing, kind):
+    def lose_the_answer(replace, source, target):
+        replace(source, target)
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    replacing(lose_the_answer)
+    write, content = OUTPUTS[kind]
+    for version in ("first", "second"):
+        write(tmp_path / "out", content(version))
+        assert content_of(tmp_path / "out") == version
+        assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("before", [None, "earlier"])
+@pytest.mark.parametrize("kind", OUTPUTS)
+def test_a_renaming_that_always_fails_keeps_the_result_and_what_was_there(tmp_path, replacing, kind, before):
+    write, content = OUTPUTS[kind]
+    if before:
+        write(tmp_path / "out", content(before))
+
+    def fail(replace, source, target):
+        raise OSError(errno.EIO, "Input/output error")
+
+    replacing(fail)
+    with pytest.raises(sysvi.InputError, match=r"out was written, but could not .*\(Input/output error\)") as caught:
+        write(tmp_path / "out", content("new"))
+    kept = Path(re.search(r"result is in (\S+\.part)\. Rename it", str(caught.value))[1])
+    assert content_of(kept) == "new"
+    assert set(tmp_path.iterdir()) == {kept, tmp_path / "out"} - (set() if before else {tmp_path / "out"})
+    assert before is None or content_of(tmp_path / "out") == before
+
+
+def test_a_link_that_was_made_although_it_reports_an_error(tmp_path, monkeypatch):
+    link = os.link
+
+    def lose_the_answer(source, target):
+        link(source, target)
+        raise FileExistsError(errno.EEXIST, "File exists")
+
+    monkeypatch.setattr(os, "link", lose_the_answer)
+    write_atomically(tmp_path / "out", text("new"), overwrite=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

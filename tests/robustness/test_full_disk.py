@@ -125,3 +125,15 @@ def test_too_little_space_is_seen_before_training(folder, monkeypatch, command, 
     assert result.exit_code == 1
     assert result.output.startswith(f"Error: out{'.h5ad' if command == 'integrate' else '/integrated.h5ad'} will take")
     assert files_in(folder) == {"in.h5ad", "out.h5ad"}
+
+
+@pytest.mark.parametrize(("where", "name"), [("-o new.h5ad", "new.h5ad"), ("--in-place", "cells.zarr/obsm/X_sysVI")])
+def test_too_little_space_for_an_output_without_expression(folder, monkeypatch, where, name):
+    sysvi.prepare_files(["in.h5ad"], "cells.zarr", "system", "batch", min_cells=3)
+    before = files_in(folder)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 0))
+    result = CliRunner().invoke(main, f"integrate cells.zarr {COLUMNS} {where} --memory 1GB --members 1".split())
+    assert result.exit_code == 1
+    assert result.output.startswith(f"Error: {name} will take about")
+    assert "but only 0 MB are free on its disk" in result.output
+    assert files_in(folder) == before

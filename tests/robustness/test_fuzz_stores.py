@@ -1,6 +1,7 @@
 """Fuzzer of zarr stores: a damaged store must be refused in a sentence, or be used for what it holds; by a dry run too.
 
-The chunks of the expression that `prepare_files` wrote have checksums: their values must be right, or be refused.
+The chunks of the expression that `prepare_files` wrote, in shards, have checksums: their values must be right, or be
+refused.
 """
 
 import json
@@ -80,6 +81,7 @@ def cases(folder, seed):
     import sysvi
     from sysvi.api.dry_run import describe_run
     from sysvi.api.storage import choose_storage
+    from sysvi.data import store_writer
     from sysvi.data.columns import Columns
     from sysvi.data.row_blocks import read_rows
     from sysvi.data.stores import open_cells
@@ -92,6 +94,7 @@ def cases(folder, seed):
     for version in (2, 3):
         with anndata.settings.override(zarr_write_format=version):
             counts.write_zarr(folder / f"counts{version}.zarr")
+    store_writer.CHUNK_VALUES, store_writer.SHARD_CHUNKS = 400, 3  # several shards of several chunks
     sysvi.prepare_files([folder / "counts3.zarr"], folder / "prepared.zarr", "system", "batch", min_cells=2)
     expected = read_rows(open_cells(folder / "prepared.zarr").X, np.arange(N_CELLS))
     path = folder / "damaged.zarr"

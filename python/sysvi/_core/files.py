@@ -7,6 +7,7 @@ import glob
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -20,6 +21,11 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+WAITS = (0.1, 0.5, 2.0)  # seconds after a renaming that failed; network file systems recover from some errors
+
+
+class _NotRenamedError(InputError):
+    """Raised if a complete output could not be given its name; it is kept under its temporary one."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], *, overwrite: bool = True) -> None:
@@ -41,7 +47,8 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, overwrite: 
     ------
     InputError
         If the folder does not exist or cannot be written to, if there is no space left, or if a file that must not be
-        replaced has appeared since the caller looked for it.
+        replaced has appeared since the caller looked for it. If the complete file cannot be renamed, it is kept, and
+        the message says where.
 
     Examples
     --------
@@ -58,7 +65,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, overwrite: 
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     except OSError as error:
         raise InputError(f"Cannot write into the folder {given.parent} ({error.strerror}).") from error
-    temporary = Path(name)
+    temporary, kept = Path(name), False
     try:
         with suppress(OSError):  # without locks, leftovers stay
             _lock(handle)
@@ -71,7 +78,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, overwrite: 
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # the usual permissions; mkstemp lets only the owner read
         if overwrite:
-            temporary.replace(path)
+            _rename(temporary, path, given)
         elif not _rename_without_replacing(temporary, path):
             raise InputError(
                 f"{given} was written by another run in the meantime and is kept; the result of this run is in "
@@ -79,8 +86,12 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, overwrite: 
             )
         with suppress(OSError):  # not all systems can do this for folders
             _flush(path.parent)
+    except _NotRenamedError:
+        kept = True
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        if not kept:
+            temporary.unlink(missing_ok=True)
         os.close(handle)
 
 
@@ -103,7 +114,8 @@ def write_folder_atomically(path: Path, write: Callable[[Path], object], *, over
     ------
     InputError
         If the folder above does not exist or cannot be written to, if there is no space left, or if a folder that must
-        not be replaced has appeared since the caller looked for it.
+        not be replaced has appeared since the caller looked for it. If the complete folder cannot be renamed, it is
+        kept, and the message says where.
 
     Examples
     --------
@@ -133,15 +145,16 @@ def write_folder_atomically(path: Path, write: Callable[[Path], object], *, over
                     f"{free}."
                 )
             if path.exists():
-                path.rename(former)
-            temporary.rename(path)
+                _rename(path, former, given, whole=temporary)
+            _rename(temporary, path, given)
             with suppress(OSError):  # not all systems can do this for folders
                 _flush(path.parent)
         finally:
             if path.exists():
                 shutil.rmtree(former, ignore_errors=True)
             elif former.exists():
-                former.rename(path)
+                with suppress(OSError):  # the message of a renaming that failed says more
+                    former.rename(path)
 
 
 @contextmanager
@@ -162,12 +175,17 @@ def folder_beside(path: Path) -> Iterator[Path]:
         handle = os.open(temporary, os.O_RDONLY)
     except OSError as error:
         raise InputError(f"Cannot write into the folder {given.parent} ({error.strerror}).") from error
+    kept = False
     try:
         with suppress(OSError):  # without locks, leftovers stay
             _lock(handle)
         yield temporary
+    except _NotRenamedError:
+        kept = True
+        raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if not kept:
+            shutil.rmtree(temporary, ignore_errors=True)
         os.close(handle)
 
 
@@ -346,16 +364,51 @@ def _describe_write_error(path: Path, error: OSError) -> str:
     return f"{path} cannot be written ({error.strerror or error})."
 
 
+def _rename(source: Path, target: Path, given: Path, whole: Path | None = None) -> None:
+    """Rename a file or folder, also on network file systems.
+
+    There, a renaming may fail for a moment; or it is done, but its answer is lost, and the repeated request fails since
+    there is nothing of the old name any more.
+
+    Parameters
+    ----------
+    source, target
+        Old and new name.
+    given, whole
+        For the message: name of the output, and where it lies complete (by default `source`).
+
+    Raises
+    ------
+    _NotRenamedError
+        If it still fails after some seconds.
+    """
+    before = source.stat()
+    for wait in (*WAITS, None):
+        try:
+            os.replace(source, target)
+            return
+        except OSError as error:
+            with suppress(OSError):
+                if not source.exists() and os.path.samestat(before, target.stat()):
+                    return
+            if wait is None:
+                raise _NotRenamedError(
+                    f"{given} was written, but could not be given its name ({error.strerror or error}): the complete "
+                    f"result is in {whole or source}. Rename it before you run anything with the same output again."
+                ) from error
+            time.sleep(wait)
+
+
 def _rename_without_replacing(temporary: Path, path: Path) -> bool:
     """Give a file another name, unless there is a file of that name already; returns whether it got the name."""
     try:
         os.link(temporary, path)  # unlike a look and a renaming, this cannot be overtaken by another process
-    except FileExistsError:
-        return False
+    except FileExistsError:  # also if it was done, but its answer was lost on the network and it was repeated
+        return path.exists() and path.samefile(temporary)
     except OSError:  # a file system without hard links
         if path.exists():
             return False
-        temporary.replace(path)
+        _rename(temporary, path, path)
     return True
 
 

@@ -26,6 +26,11 @@ OF_A_CELL = 100  # bytes of obs in the output
 SETTINGS_OF_MODELS = {field.name for field in fields(ModelSettings)}
 
 
+def output_bytes(n_cells: int, n_latent: int, n_systems: int = 2) -> int:
+    """Size of an output without expression, roughly: obs, embedding and support."""
+    return n_cells * (OF_A_CELL + 4 * (n_latent + n_systems))
+
+
 def describe_run(
     adata: AnnData,
     columns: Columns,
@@ -94,7 +99,7 @@ def describe_run(
             f" It would take roughly {describe_seconds(*seconds)} on {describe_device(device)}, by a few steps that "
             "were measured on random values; reading, choosing genes and embedding come on top."
         )
-    output = copied + n * (OF_A_CELL + 4 * (n_latent + len(vocabulary.systems)))
+    output = copied + output_bytes(n, n_latent, len(vocabulary.systems))
     genes = f"{n_genes:,} genes" + ("" if n_top_genes is None else ", of which variable ones would be chosen")
     lines = [
         f"Cells: {n:,} x {genes}, of {len(vocabulary.systems)} systems ({', '.join(vocabulary.systems)}).",

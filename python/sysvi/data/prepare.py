@@ -31,9 +31,10 @@ from sysvi._core.checks import (
 )
 from sysvi._core.errors import InputError
 from sysvi._core.settings import flag, positive_number, whole_number
+from sysvi.data.block_map import BlockMap
 from sysvi.data.own_genes import GENE_SETS, OWN_GENES_KEY, own_genes_record, read_own_genes
-from sysvi.data.row_blocks import row_blocks, row_sliceable, stack_blocks
-from sysvi.data.variable_genes import FLAVORS, GeneMoments, variable_genes
+from sysvi.data.row_blocks import read_slice, row_blocks, row_ranges, row_sliceable, stack_blocks
+from sysvi.data.variable_genes import FLAVORS, BlockMoments, GeneMoments, block_moments, variable_genes
 
 PREPARED_KEY, TOTALS_KEY = "sysvi_prepare", "sysvi_totals"  # in uns
 MIN_BATCH_CELLS = 10  # in smaller batches a gene's variance is too uncertain
@@ -410,6 +411,39 @@ def _as_int(name: str, value: Any, least: int) -> int:
     return whole_number(name, value, least)
 
 
+class _Detected(NamedTuple):
+    """What a row block tells: cells of each system that have each gene; of its values, whole ones and the largest."""
+
+    n_detected: np.ndarray  # (n_systems, n_genes)
+    n_whole: np.ndarray  # (n_systems,)
+    largest: np.ndarray  # (n_systems,), 0 if all values of the block are counts
+
+
+@dataclass(frozen=True, eq=False)
+class _CountDetected:
+    """First pass, for a row block: None if a value is negative or not finite."""
+
+    matrix: Any
+    shape: tuple[int, int]  # systems and genes
+
+    def __call__(self, rows: tuple[int, int, np.ndarray]) -> _Detected | None:
+        """Count in the rows from a first to a last, with the systems of their cells."""
+        start, stop, codes = rows
+        n_systems, n_genes = self.shape
+        block = read_slice(self.matrix, start, stop)
+        code = np.repeat(codes, np.diff(block.indptr))  # (nnz,)
+        position = code * n_genes + block.indices  # in the flat n_detected
+        n_detected = np.bincount(position, minlength=n_systems * n_genes).reshape(self.shape)
+        largest = np.zeros(n_systems)
+        if looks_like_counts(block.data):  # counts are finite and not negative
+            return _Detected(n_detected, n_detected.sum(axis=1), largest)
+        if not (np.isfinite(block.data) & (block.data >= 0)).all():
+            return None
+        np.maximum.at(largest, code, block.data)
+        n_whole = np.bincount(code[whole_numbers(block.data)], minlength=n_systems)
+        return _Detected(n_detected, n_whole, largest)
+
+
 def detect_genes(
     matrix: Any,
     where: str,
@@ -419,6 +453,7 @@ def detect_genes(
     normalize: bool | None,
     fractional_counts: bool,
     remedy: str = "sysvi.prepare",
+    map_blocks: BlockMap = map,
 ) -> tuple[np.ndarray, bool]:
     """Count the cells in which each gene is detected, and check the expression.
 
@@ -438,6 +473,8 @@ def detect_genes(
         Whether the user said that values with fractions are counts.
     remedy
         The function, for messages, that takes such counts.
+    map_blocks
+        Where row blocks are read and counted.
 
     Returns
     -------
@@ -449,17 +486,16 @@ def detect_genes(
     shape = (len(systems), adata.n_vars)
     n_detected = np.zeros(shape, np.int64)
     n_whole, largest = np.zeros(len(systems), np.int64), np.zeros(len(systems))  # of the values of each system
-    for start, stop, block in row_blocks(matrix):
-        code = np.repeat(system_codes[start:stop], np.diff(block.indptr))  # (nnz,)
-        position = code * adata.n_vars + block.indices  # in the flat n_detected
-        detected = np.bincount(position, minlength=n_detected.size).reshape(shape)
-        n_detected += detected
-        if looks_like_counts(block.data):  # counts are finite and not negative
-            n_whole += detected.sum(axis=1)
-            continue
-        check_finite_nonnegative(block, adata.obs_names[start:stop], adata.var_names, where, adata.raw is not None)
-        n_whole += np.bincount(code[whole_numbers(block.data)], minlength=len(systems))
-        np.maximum.at(largest, code, block.data)
+    ranges = row_ranges(matrix)
+    blocks = ((start, stop, system_codes[start:stop]) for start, stop in ranges)
+    for (start, stop), found in zip(ranges, map_blocks(_CountDetected(matrix, shape), blocks), strict=True):
+        if found is None:
+            names = adata.obs_names[start:stop], adata.var_names
+            check_finite_nonnegative(read_slice(matrix, start, stop), *names, where, adata.raw is not None)
+            raise InputError(f"{where} was changed while it was read: run it again.")
+        n_detected += found.n_detected
+        n_whole += found.n_whole
+        np.maximum(largest, found.largest, out=largest)
     if fractional_counts:
         return n_detected, True
     n_values = n_detected.sum(axis=1)
@@ -545,6 +581,7 @@ def choose_genes(
     flavor: str,
     report: Callable[[str], None],
     own_genes: np.ndarray | None = None,
+    map_blocks: BlockMap = map,
 ) -> ChosenGenes:
     """Choose the genes detected in every system, and those of them that are variable in every system.
 
@@ -566,6 +603,8 @@ def choose_genes(
         As in `prepare`.
     own_genes
         Whether each system has each gene, (n_systems, n_genes), to keep genes that some lack too; None: not these.
+    map_blocks
+        Where row blocks are read and summed.
 
     Raises
     ------
@@ -601,7 +640,9 @@ def choose_genes(
         of_some = ~own_genes.all(axis=0) & own_genes.any(axis=0) & (passes | ~own_genes).all(axis=0)
     if n_detected_genes > n_top_genes:
         cell_groups = groups()
-        select = partial(_select_genes, matrix, detected, target, base, cell_groups, names[detected], n_top_genes)
+        select = partial(
+            _select_genes, matrix, detected, target, base, cell_groups, names[detected], n_top_genes, map_blocks
+        )
         variable = _variable_genes(select, systems, n_detected_genes, flavor)
     for name, n_variable in zip(systems, variable.sum(axis=1), strict=True):
         report(f"Variable genes in system {name!r}: {n_variable} of {n_detected_genes}")
@@ -613,7 +654,9 @@ def choose_genes(
         if (candidates.sum(axis=1) > n_top_genes).any():
             cell_groups = cell_groups or groups()
             select = partial(
-                _select_genes, matrix, detected, target, base, cell_groups, names, n_top_genes, candidates=candidates
+                _select_genes,
+                *(matrix, detected, target, base, cell_groups, names, n_top_genes, map_blocks),
+                candidates=candidates,
             )
             candidates = _variable_genes(select, systems, int(candidates.sum(axis=1).max()), flavor)
         of_some &= (candidates | ~own_genes).all(axis=0)
@@ -670,6 +713,29 @@ def group_cells(system_codes: np.ndarray, systems: np.ndarray, batch: np.ndarray
     return Groups(cell_groups, system_groups, by_batch)
 
 
+@dataclass(frozen=True, eq=False)
+class _SumMoments:
+    """Second pass, for a row block: sums of log-normalised values ("seurat": of normalised ones) and their squares."""
+
+    matrix: Any
+    detected: np.ndarray
+    target_sum: float | None
+    base: float | None
+    flavor: str
+
+    def __call__(self, rows: tuple[int, int, np.ndarray]) -> BlockMoments | None:
+        """Sum in the rows from a first to a last, with the groups of their cells."""
+        start, stop, group = rows
+        block = read_slice(self.matrix, start, stop)
+        if self.target_sum is not None:
+            log_normalise(block, block @ self.detected.astype(np.float64), self.target_sum)
+        if self.flavor == "seurat":
+            if self.base is not None:
+                block.data *= np.log(self.base)
+            np.expm1(block.data, out=block.data)
+        return block_moments(block, group)
+
+
 def _select_genes(
     matrix: Any,
     detected: np.ndarray,
@@ -678,6 +744,7 @@ def _select_genes(
     groups: Groups,
     names: pd.Index,
     n_top_genes: int,
+    map_blocks: BlockMap,
     flavor: str,
     candidates: np.ndarray | None = None,
 ) -> list[np.ndarray | None]:
@@ -699,6 +766,8 @@ def _select_genes(
         Names of the detected genes, (n_detected,); of all genes with `candidates`.
     n_top_genes, flavor
         Settings of `prepare`.
+    map_blocks
+        Where row blocks are read and summed.
     candidates
         Mask of the genes of each system to choose from, (n_systems, n_genes); by default the detected ones.
 
@@ -709,14 +778,9 @@ def _select_genes(
         cannot be ranked.
     """
     moments = GeneMoments(groups.cell_groups.max() + 1, matrix.shape[1])
-    for start, stop, block in row_blocks(matrix):
-        if target_sum is not None:
-            log_normalise(block, block @ detected.astype(np.float64), target_sum)
-        if flavor == "seurat":
-            if base is not None:
-                block.data *= np.log(base)
-            np.expm1(block.data, out=block.data)
-        moments.add(block, groups.cell_groups[start:stop])
+    blocks = ((start, stop, groups.cell_groups[start:stop]) for start, stop in row_ranges(matrix))
+    for sums in map_blocks(_SumMoments(matrix, detected, target_sum, base, flavor), blocks):
+        moments.add(sums)
     selected = []
     for i, (system_groups, by_batch) in enumerate(zip(groups.system_groups, groups.by_batch, strict=True)):
         moments_of_genes = moments.mean_and_variance(system_groups)

@@ -6,14 +6,13 @@ Shapes: n cells of all files, G genes that all files have.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -34,8 +33,9 @@ from sysvi._core.checks import (
 from sysvi._core.errors import InputError
 from sysvi._core.seeds import generator
 from sysvi._core.settings import flag, positive_number, random_seed, whole_number
+from sysvi.data.block_map import BlockMap, active_client, in_threads, on_cluster
 from sysvi.data.h5ad import RESERVED_COLUMN, writable_columns
-from sysvi.data.joined import JoinedRows, SelectedGenes
+from sysvi.data.joined import JoinedRows, Place, SelectedGenes, in_file
 from sysvi.data.orthologs import join_systems, map_orthologs
 from sysvi.data.prepare import (
     CONSTANT,
@@ -56,6 +56,7 @@ from sysvi.data.variable_genes import FLAVORS
 
 WINDOW_VALUES = 2**24  # stored values of the cells that are shuffled at a time: 130 MB, and as much for their parts
 N_COMPARED_CELLS = 500  # of a file, from which it is seen to how many counts its cells are normalised
+MOST_THREADS = 8  # that read row blocks, of 20 MB each
 DIFFERENT = 0.05  # relative difference of these totals between files
 
 Table = pd.DataFrame | str | PathLike[str]
@@ -191,10 +192,14 @@ def prepare_files(
             f"The files have only one system ({listing(systems)}) in {system_key!r} (system_key), but integration "
             "needs at least two: add files of the others."
         )
-    parts = [SelectedGenes(source.matrix, source.columns[genes].to_numpy()) for source in sources]
+    parts = [
+        SelectedGenes(source.matrix, source.columns[genes].to_numpy(), Place(source.path.absolute(), layer))
+        for source in sources
+    ]
     expression = JoinedRows(parts)
+    map_blocks, map_windows = _where_to_compute(report)
 
-    n_detected, is_counts = _detect(sources, parts, genes, codes, systems, fractional_counts)
+    n_detected, is_counts = _detect(sources, parts, genes, codes, systems, fractional_counts, map_blocks)
     report(f"The files hold {'counts' if is_counts else 'log-normalised expression'}")
     base = None if is_counts else _check_normalisation(sources)
     target = float(target_sum) if is_counts else None
@@ -212,6 +217,7 @@ def prepare_files(
         n_top_genes=n_top_genes,
         flavor=flavor,
         report=report,
+        map_blocks=map_blocks,
     )
 
     windows = _shuffled_windows(len(obs), expression.nnz, seed)
@@ -227,10 +233,10 @@ def prepare_files(
         "flavor": flavor,
     }
     record = chosen.record(settings) | {"files": np.array([s.path.name for s in sources], object), "seed": seed}
-    normaliser = _Normaliser(expression, chosen, target)
+    normalise, totals = _NormaliseWindow(expression, chosen.detected, chosen.kept, target), _Totals(chosen, target)
 
     def uns() -> dict[str, Any]:
-        of_counts = {} if target is None else {"log1p": {"base": None}, TOTALS_KEY: normaliser.totals(genes)}
+        of_counts = {} if target is None else {"log1p": {"base": None}, TOTALS_KEY: totals.of_genes(genes)}
         return {PREPARED_KEY: record, **of_counts}
 
     write_store(
@@ -238,13 +244,13 @@ def prepare_files(
         obs.iloc[np.concatenate(windows)],
         pd.DataFrame(index=genes[chosen.kept]),
         uns,
-        normaliser.blocks(windows),
+        totals.blocks(map_windows(normalise, windows)),
         int(n_detected[:, chosen.kept].sum()),
         overwrite,
     )
-    if normaliser.n_empty:
+    if totals.n_empty:
         warnings.warn(
-            f"{normaliser.n_empty} {'cell has' if normaliser.n_empty == 1 else 'cells have'} zero counts of the "
+            f"{totals.n_empty} {'cell has' if totals.n_empty == 1 else 'cells have'} zero counts of the "
             f"{int(chosen.detected.sum())} genes seen in every system.",
             stacklevel=2,
         )
@@ -277,7 +283,7 @@ def join_files(
     cells_of: dict[str, AnnData] = {}
     for path in _check_paths(files, system_of_file or {}):
         cells = open_cells(path)
-        with _in_file(path):
+        with in_file(path):
             check_not_empty(cells)
             check_unique_names(cells)
             _, matrix = get_expression(cells, layer)
@@ -292,14 +298,14 @@ def join_files(
     return join_systems(cells_of, system_key, genes="union", orthologs=orthologs, report=report)
 
 
-@contextmanager
-def _in_file(path: Path) -> Iterator[None]:
-    """Name the file in an InputError."""
-    try:
-        yield
-    except InputError as error:
-        message = str(error)
-        raise (error if str(path) in message else InputError(f"{path}: {message}")) from error
+def _where_to_compute(report: Callable[[str], None]) -> tuple[BlockMap, BlockMap]:
+    """Where row blocks are summed, and where windows are read: on the Dask cluster that is active, or in threads."""
+    client = active_client()
+    if client is None:
+        return in_threads(min(MOST_THREADS, torch.get_num_threads())), map  # one window after another, for memory
+    on_dask = on_cluster(client)
+    report(f"The files are read on the Dask cluster at {client.scheduler_info()['address']}")
+    return on_dask, on_dask
 
 
 def _open_all(
@@ -320,7 +326,7 @@ def _open_all(
         if output.exists() and path.exists() and output.samefile(path):
             raise InputError(f"{output} is one of the files that are read: choose another name for the output.")
         cells = open_cells(path)
-        with _in_file(path):
+        with in_file(path):
             check_not_empty(cells)
             check_unique_names(cells)
             where, matrix = get_expression(cells, layer)
@@ -411,7 +417,7 @@ def _join_obs(sources: Sequence[_Source], system_key: str, batch_key: str | None
     for source in sources:
         table = writable_columns(source.obs).copy()
         if batch_key is not None and batch_key != system_key:
-            with _in_file(source.path):
+            with in_file(source.path):
                 table[batch_key] = check_obs_column(AnnData(obs=table), batch_key, "batch_key")
         table[system_key] = source.system
         tables.append(table)
@@ -442,15 +448,16 @@ def _detect(
     codes: np.ndarray,
     systems: np.ndarray,
     fractional_counts: bool,
+    map_blocks: BlockMap,
 ) -> tuple[np.ndarray, bool]:
     """Number of cells of each system in which each gene is detected, and whether the files hold counts."""
     total, kinds, start = np.zeros((len(systems), len(genes)), np.int64), [], 0
     for source, part in zip(sources, parts, strict=True):
         stop = start + part.shape[0]
         cells = AnnData(obs=source.obs[[]], var=pd.DataFrame(index=genes))
-        with _in_file(source.path):
+        with in_file(source.path):
             n_detected, is_counts = detect_genes(
-                part, source.where, cells, codes[start:stop], systems, None, fractional_counts
+                part, source.where, cells, codes[start:stop], systems, None, fractional_counts, map_blocks=map_blocks
             )
         total += n_detected
         kinds.append(is_counts)
@@ -498,40 +505,72 @@ def _shuffled_windows(n_cells: int, n_values: int, seed: int) -> list[np.ndarray
     return [torch.cat(group).numpy() for group in groups]
 
 
-class _Normaliser:
-    """The third pass: kept genes of the cells, log-normalised, in the order in which they are written.
+class _Window(NamedTuple):
+    """Cells that were read for the output."""
+
+    block: sparse.csr_matrix  # their log-normalised expression of the kept genes
+    gene_total: np.ndarray  # sum of each gene, (G,)
+    n_empty: int  # cells without counts
+
+
+@dataclass(frozen=True, eq=False)
+class _NormaliseWindow:
+    """Third pass: kept genes of the cells of a window, log-normalised, in its order.
 
     Parameters
     ----------
     expression
         Expression of all files, (n, G).
-    chosen
-        The genes to keep, and those over which counts are summed.
+    detected, kept
+        Mask of the genes over which counts are summed, (G,), and column numbers of the genes to keep.
     target
         Counts per cell after normalisation; None for log-normalised expression.
     """
 
-    def __init__(self, expression: JoinedRows, chosen: ChosenGenes, target: float | None):
-        self.expression, self.chosen, self.target = expression, chosen, target
-        self.n_empty, self.gene_total = 0, np.zeros(expression.shape[1])
+    expression: JoinedRows
+    detected: np.ndarray
+    kept: np.ndarray
+    target: float | None
 
-    def blocks(self, windows: Sequence[np.ndarray]) -> Iterator[sparse.csr_matrix]:
-        """The cells of each window, in its order."""
-        for rows in windows:
-            order = np.argsort(rows)
-            position = np.empty_like(order)
-            position[order] = np.arange(len(rows))
-            block = read_rows(self.expression, rows[order])
-            total = block @ self.chosen.detected.astype(np.float64)
-            self.gene_total += np.bincount(block.indices, block.data, minlength=len(self.gene_total))
-            block = block[:, self.chosen.kept][position]
-            if self.target is not None:
-                self.n_empty += int((total == 0).sum())
-                log_normalise(block, total[position], self.target)
-            yield block
+    def __call__(self, rows: np.ndarray) -> _Window:
+        """Read the cells of some rows."""
+        order = np.argsort(rows)
+        position = np.empty_like(order)
+        position[order] = np.arange(len(rows))
+        block = read_rows(self.expression, rows[order])
+        total = block @ self.detected.astype(np.float64)
+        gene_total = np.bincount(block.indices, block.data, minlength=len(self.detected))
+        block = block[:, self.kept][position]
+        if self.target is None:
+            return _Window(block, gene_total, 0)
+        log_normalise(block, total[position], self.target)
+        return _Window(block, gene_total, int((total == 0).sum()))
 
-    def totals(self, genes: pd.Index) -> dict[str, Any]:
-        """After all blocks: what :func:`sysvi.map_query` needs to normalise new cells alike."""
+
+class _Totals:
+    """What is summed while the windows are written.
+
+    Parameters
+    ----------
+    chosen
+        The genes over which counts are summed.
+    target
+        Counts per cell after normalisation; None for log-normalised expression.
+    """
+
+    def __init__(self, chosen: ChosenGenes, target: float | None):
+        self.chosen, self.target = chosen, target
+        self.n_empty, self.gene_total = 0, np.zeros(len(chosen.detected))
+
+    def blocks(self, windows: Iterable[_Window]) -> Iterator[sparse.csr_matrix]:
+        """The expression of each window."""
+        for window in windows:
+            self.gene_total += window.gene_total
+            self.n_empty += window.n_empty
+            yield window.block
+
+    def of_genes(self, genes: pd.Index) -> dict[str, Any]:
+        """After all windows: what :func:`sysvi.map_query` needs to normalise new cells alike."""
         detected = self.gene_total[self.chosen.detected]
         names = genes[self.chosen.detected].to_numpy(object)
         return {"genes": names, "shares": detected / max(1.0, detected.sum()), "target_sum": self.target}

@@ -135,11 +135,42 @@ def row_blocks(matrix: Any, n_rows: int | None = None) -> Iterator[tuple[int, in
     [(0, 2, 2), (2, 4, 2), (4, 5, 1)]
     """
     matrix = row_sliceable(matrix)
-    if n_rows is None:
-        n_rows = max(1, BLOCK_VALUES * matrix.shape[0] // max(1, n_stored_values(matrix)))
-    for start in range(0, matrix.shape[0], n_rows):
-        stop = min(start + n_rows, matrix.shape[0])
+    for start, stop in row_ranges(matrix, n_rows):
         yield start, stop, read_slice(matrix, start, stop)
+
+
+def row_ranges(matrix: Any, n_rows: int | None = None) -> list[tuple[int, int]]:
+    """First row and last row + 1 of each of the blocks in which :func:`row_blocks` reads a matrix.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> row_ranges(np.eye(5), n_rows=2)
+    [(0, 2), (2, 4), (4, 5)]
+    """
+    n = int(matrix.shape[0])
+    if n_rows is None:
+        n_rows = max(1, BLOCK_VALUES * n // max(1, n_stored_values(matrix)))
+        if hasattr(matrix, "compute") and hasattr(matrix, "chunks"):
+            return _ranges_of_chunks(matrix.chunks[0], n_rows)
+    return [(start, min(start + n_rows, n)) for start in range(0, n, n_rows)]
+
+
+def _ranges_of_chunks(sizes: Iterable[int], n_rows: int) -> list[tuple[int, int]]:
+    """Blocks of at least `n_rows` rows of whole chunks of a lazy array, so that each chunk is computed once.
+
+    Examples
+    --------
+    >>> _ranges_of_chunks([2, 2, 5, 1], 3)
+    [(0, 4), (4, 9), (9, 10)]
+    """
+    ranges, start, stop = [], 0, 0
+    for size in sizes:
+        stop += int(size)
+        if stop - start >= n_rows:
+            ranges.append((start, stop))
+            start = stop
+    return ranges if start == stop else [*ranges, (start, stop)]
 
 
 def read_slice(matrix: Any, start: int, stop: int) -> sparse.csr_matrix:

@@ -23,6 +23,7 @@ from sysvi.data.h5ad import check_output, open_for_writing
 from sysvi.data.stores import import_zarr, is_zarr
 
 CHUNK_VALUES = 2**17  # of a zarr store: about as many as a row block of sysvi.data.stored has
+SHARD_CHUNKS = 32  # at most, in a file of a zarr store, each of which can be read without the others
 
 
 def check_store_output(path: Path, overwrite: bool) -> None:
@@ -58,7 +59,8 @@ def write_store(
 ) -> None:
     """Write cells with CSR expression in ``X``, which appear under their name only when they are complete.
 
-    In a zarr store, the chunks of ``X`` have checksums, by which damage is noticed when they are read.
+    In a zarr store, the chunks of ``X`` have checksums, by which damage is noticed when they are read, and lie in
+    shards, so that a file holds up to 4 million values (with zarr 2, each chunk is a file).
 
     Parameters
     ----------
@@ -120,7 +122,10 @@ def write_store(
             chunks = (max(1, min(shape[0], CHUNK_VALUES)),)
             if hasattr(group, "create_array"):  # zarr 3
                 compressors = import_module("zarr.codecs").ZstdCodec(checksum=True)
-                return group.create_array(name, shape=shape, dtype=dtype, chunks=chunks, compressors=compressors)
+                n_chunks = -(-shape[0] // chunks[0])
+                shards = (chunks[0] * min(n_chunks, SHARD_CHUNKS),) if n_chunks > 1 else None
+                options = {"chunks": chunks, "shards": shards, "compressors": compressors}
+                return group.create_array(name, shape=shape, dtype=dtype, **options)
             compressor = import_module("numcodecs").Zstd(checksum=True)
             return group.create_dataset(name, shape=shape, dtype=dtype, chunks=chunks, compressor=compressor)
 

@@ -17,6 +17,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from sysvi.data.file_changes import check_unchanged, file_state
 from sysvi.data.row_blocks import n_stored_values, read_rows
 
 BLOCK_CELLS = (
@@ -29,7 +30,8 @@ BYTES_PER_VALUE = 8  # of CSR: a float32 and an int32
 class StoredExpression:
     """Log-normalised expression, CSR or dense on disk, of which only some rows are in memory.
 
-    Indexing with rows reads them, as of a CSR matrix in memory.
+    Indexing with rows reads them, as of a CSR matrix in memory. If the matrix was changed on disk since this object was
+    made, an InputError says so.
 
     Parameters
     ----------
@@ -48,11 +50,12 @@ class StoredExpression:
         self.matrix, self.window_cells = matrix, window_cells
         self.shape: tuple[int, int] = (int(matrix.shape[0]), int(matrix.shape[1]))
         self.nnz = n_stored_values(matrix)
+        self._state = file_state(matrix)
 
     def __getitem__(self, rows: np.ndarray) -> sp.csr_matrix:
         """Read some cells, in any order, (B,) -> (B, G)."""
         distinct, position = np.unique(rows, return_inverse=True)
-        return read_rows(self.matrix, distinct)[position]
+        return self._read(distinct)[position]
 
     def read_ahead(self, groups: Iterable[Iterable[Tensor]]) -> Iterator[tuple[Window, list[Tensor]]]:
         """Read the cells of each group of minibatches; a thread reads those of the next group meanwhile."""
@@ -69,7 +72,13 @@ class StoredExpression:
 
     def _read_window(self, group: list[Tensor]) -> Window:
         rows = np.unique(torch.cat(group).cpu().numpy())
-        return Window(read_rows(self.matrix, rows), rows)
+        return Window(self._read(rows), rows)
+
+    def _read(self, rows: np.ndarray) -> sp.csr_matrix:
+        """Read some cells, in rising order."""
+        x = read_rows(self.matrix, rows)
+        check_unchanged(self.matrix, self._state)
+        return x
 
 
 class Window:

@@ -108,7 +108,7 @@ def _on_disk(path: Path, matrix: Any, shape: tuple[int, int], group: Callable[..
     if found != shape:
         raise InputError(f"{path} is damaged: {matrix.path} is of shape {found}, but obs and var of {shape}.")
     for array in arrays:  # zarr reads a chunk that is missing as zeros
-        if getattr(array, "shards", None) is None and array.nchunks_initialized < array.nchunks:
+        if array.nchunks_initialized < array.nchunks:  # of a shard that is there, all count
             raise InputError(
                 f"{path} is damaged: {array.path} has {array.nchunks_initialized} of {array.nchunks} chunks. Copy the "
                 "store again."

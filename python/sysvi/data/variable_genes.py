@@ -6,7 +6,7 @@ float32, sums in float64. Shapes: n cells of a row block, B groups of cells (bat
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,47 @@ from scipy import sparse
 
 FLAVORS = ("cell_ranger", "seurat")
 NORMAL_MAD = 0.6744897501960817  # median absolute deviation of the standard normal distribution
+
+
+class BlockMoments(NamedTuple):
+    """What the cells of a row block add to the moments of some consecutive groups, the s from `first` on."""
+
+    first: int
+    n_cells: np.ndarray  # (s,)
+    sums: np.ndarray  # (s, G)
+    squares: np.ndarray  # (s, G)
+
+
+def block_moments(block: sparse.csr_matrix, group: np.ndarray) -> BlockMoments | None:
+    """Sum the values of a row block, and their squares, by group.
+
+    Parameters
+    ----------
+    block
+        Expression of the cells, CSR of shape (n, G), float32.
+    group
+        Group of each cell, (n,); cells of group -1 are ignored.
+
+    Returns
+    -------
+    BlockMoments or None
+        None if all cells are ignored.
+    """
+    if (group < 0).any():
+        block, group = block[group >= 0], group[group >= 0]
+    if not len(group):
+        return None
+    n_genes = block.shape[1]
+    first = int(group.min())  # consecutive cells are often of few groups: only those in their range are summed
+    n_span = int(group.max()) + 1 - first
+    position = np.repeat((group - first) * n_genes, np.diff(block.indptr))  # (nnz,) in the flat sums of the span
+    position += block.indices
+
+    def sum_by_group(values: np.ndarray) -> np.ndarray:  # (nnz,) -> (n_span, G)
+        return np.bincount(position, values, n_span * n_genes).reshape(n_span, n_genes)
+
+    n_cells = np.bincount(group - first, minlength=n_span)
+    return BlockMoments(first, n_cells, sum_by_group(block.data), sum_by_group(np.square(block.data)))
 
 
 class GeneMoments:
@@ -28,7 +69,7 @@ class GeneMoments:
     --------
     >>> moments = GeneMoments(n_groups=1, n_genes=2)
     >>> for row in ([0.0, 1.0], [0.0, 3.0]):
-    ...     moments.add(sparse.csr_matrix([row], dtype=np.float32), np.array([0]))
+    ...     moments.add(block_moments(sparse.csr_matrix([row], dtype=np.float32), np.array([0])))
     >>> [values.tolist() for values in moments.mean_and_variance(np.array([0]))]
     [[[0.0, 2.0]], [[0.0, 2.0]]]
     """
@@ -37,33 +78,14 @@ class GeneMoments:
         self.n_cells = np.zeros(n_groups, np.int64)  # (B,)
         self.sums, self.squares = np.zeros((2, n_groups, n_genes))  # (B, G) each
 
-    def add(self, block: sparse.csr_matrix, group: np.ndarray) -> None:
-        """Add the cells of a row block.
-
-        Parameters
-        ----------
-        block
-            Expression of the cells, CSR of shape (n, G), float32.
-        group
-            Group of each cell, (n,); cells of group -1 are ignored.
-        """
-        if (group < 0).any():
-            block, group = block[group >= 0], group[group >= 0]
-        if not len(group):
+    def add(self, found: BlockMoments | None) -> None:
+        """Add the cells of a row block. The sums depend, in their last bits, on the order of the blocks."""
+        if found is None:
             return
-        n_genes = self.sums.shape[1]
-        first = group.min()  # consecutive cells are often of few groups: update only the groups in their range
-        span = slice(first, group.max() + 1)
-        n_span = span.stop - first
-        position = np.repeat((group - first) * n_genes, np.diff(block.indptr))  # (nnz,) in the flat sums of the span
-        position += block.indices
-
-        def sum_by_group(values: np.ndarray) -> np.ndarray:  # (nnz,) -> (n_span, G)
-            return np.bincount(position, values, n_span * n_genes).reshape(n_span, n_genes)
-
-        self.n_cells[span] += np.bincount(group - first, minlength=n_span)
-        self.sums[span] += sum_by_group(block.data)
-        self.squares[span] += sum_by_group(np.square(block.data))
+        span = slice(found.first, found.first + len(found.n_cells))
+        self.n_cells[span] += found.n_cells
+        self.sums[span] += found.sums
+        self.squares[span] += found.squares
 
     def mean_and_variance(self, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and variance of each gene in some groups, (len(groups), G) each; the variance of a single cell is 0."""

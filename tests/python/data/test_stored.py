@@ -25,6 +25,8 @@ def on_disk(folder, x, kind):
         zarr = pytest.importorskip("zarr")
         group = zarr.open_group(folder / f"{kind}.zarr", mode="w", zarr_format=int(kind[-1]))
     write_elem(group, "x", x.toarray() if "dense" in kind else x)
+    if isinstance(group, h5py.File):
+        group.flush()  # what is written later would be taken for a change
     return group["x"] if "dense" in kind else sparse_dataset(group["x"])
 
 
@@ -161,6 +163,8 @@ def test_an_error_of_reading_reaches_the_caller(tmp_path, make_cells):
     disk = stored_copy(memory, tmp_path, 64)
     group = disk.x.matrix.group
     group["indices"][-1] = 10_000  # in the last cell: no such gene
+    group.file.flush()
+    disk.x = StoredExpression(disk.x.matrix, 64)  # which was damaged before it is read
     with pytest.raises(InputError, match="damaged"):
         for _ in disk.load(disk.groups(torch.arange(300), 16, generator(0, "order"))):
             pass
