@@ -2,13 +2,21 @@
 # and runs `python -m sysvi.bridge FOLDER`; events come back as lines of JSON, the answer
 # as files. processx runs the process: callr, which builds on it, runs R only.
 
-call_in_process <- function(task, values, arrays, stream, listener) {
-  folder <- tempfile("sysvi-")
-  dir.create(folder)
+call_in_process <- function(task, values, arrays, stream, listener, folder) {
+  folder <- create_task_folder(if (is.null(folder)) tempdir() else folder)
   on.exit(unlink(folder, recursive = TRUE))
   write_task(folder, task, values, arrays, stream)
   run_python_process(folder, listener)
   read_answer(folder)
+}
+
+# A new folder for the files of a task, in `folder`.
+create_task_folder <- function(folder) {
+  path <- tempfile("sysvi-", tmpdir = folder)
+  if (!dir.create(path, showWarnings = FALSE)) {
+    sysvi_abort("No folder can be created in {folder}: give another one with {.arg folder}.")
+  }
+  path
 }
 
 # task.json with everything but the numbers, in.<name> for each array, and the files of
