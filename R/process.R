@@ -45,7 +45,12 @@ write_stream <- function(folder, stream) {
   append_to <- function(layer, name, numbers) {
     path <- file.path(folder, sprintf("layer%d.%s", layer, name))
     if (is.null(files[[path]])) files[[path]] <<- file(path, "wb")
-    writeBin(numbers, files[[path]], size = 4L)
+    tryCatch(writeBin(numbers, files[[path]], size = 4L), warning = function(warning) {
+      sysvi_abort(paste(
+        "The expression cannot be written into {dirname(folder)} ({conditionMessage(warning)}): free some space, or",
+        "give another folder with {.arg folder}."
+      ))
+    })
   }
   n_layers <- 0L
   stream(function(layer, block) {

@@ -322,8 +322,11 @@ def integrated(cells):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("expression", ["sparse", "dense", "none"])
-@pytest.mark.parametrize("sample", [[], ["--max-cells", "200"]], ids=["all cells", "a sample"])
+@pytest.mark.parametrize(
+    ("expression", "sample"),
+    [("sparse", []), ("sparse", ["--max-cells", "200"]), ("dense", ["--max-cells", "200"]), ("none", [])],
+    ids=["all cells", "a sample", "a sample of a dense matrix", "no expression"],
+)
 def test_a_store_is_measured_and_reported_as_an_h5ad_file(integrated, tmp_path, expression, sample):
     adata = integrated.copy()
     if expression == "dense":

@@ -97,6 +97,17 @@ test_that("genes that some systems lack are the same from disk", {
   expect_identical(call(memory = "4GB"), z)
 })
 
+test_that("a full disk is noticed while the expression is written", {
+  skip_if_not(file.exists("/dev/full"))
+  folder <- withr::local_tempdir()
+  file.symlink("/dev/full", file.path(folder, "layer0.values"))
+  described <- describe_cells(cells$data, metadata = cells$metadata)
+  expect_sysvi_error(
+    write_stream(folder, stream_expression(described, rownames(cells$data))),
+    "The expression cannot be written into .*problem writing.*free some space"
+  )
+})
+
 test_that("what is wrong is said, and no file is left", {
   folder <- withr::local_tempdir()
   expect_sysvi_error(integrate(cells$data, memory = 4e9), "`memory` must be a string or NULL, not 4e\\+09")
