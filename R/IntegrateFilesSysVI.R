@@ -65,8 +65,8 @@ IntegrateFilesSysVI <- function(files, system, batch = NULL, covariates = NULL, 
   check_string(layer, null_allowed = TRUE)
   check_whole_number(n_top_genes)
   training <- describe_training(
-    options, cycle_weight, max_epochs, if (!missing(n_latent)) n_latent, if (!missing(members)) members, preset, memory,
-    checkpoint, folder, device, seed, verbose
+    options, cycle_weight, max_epochs, n_latent, members, preset, memory, checkpoint, folder, device, seed, verbose,
+    is_missing = c(n_latent = missing(n_latent), members = missing(members))
   )
   training$settings$pseudoinputs_label_key <- options$pseudoinputs_label
   values <- list(

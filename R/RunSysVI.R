@@ -152,10 +152,9 @@ RunSysVI.default <- function(object, system, batch = NULL, metadata = NULL, cova
                              lacking_genes = NULL, checkpoint = NULL, memory = NULL, folder = tempdir(), ...) {
   rlang::check_dots_empty(error = suggest_options)
   process <- rlang::arg_match(process)
-  # Arguments that were not given are not passed on: the engine takes them from the preset or its equal defaults.
   training <- describe_training(
-    options, cycle_weight, max_epochs, if (!missing(n_latent)) n_latent, if (!missing(members)) members, preset, memory,
-    checkpoint, folder, device, seed, verbose
+    options, cycle_weight, max_epochs, n_latent, members, preset, memory, checkpoint, folder, device, seed, verbose,
+    is_missing = c(n_latent = missing(n_latent), members = missing(members))
   )
   cells <- describe_cells(object, metadata = metadata)
   if (!is.null(lacking_genes)) cells$lacking_genes <- check_lacking_genes(lacking_genes)

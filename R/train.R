@@ -1,15 +1,16 @@
 # What RunSysVI(), IntegrateFilesSysVI() and TuneSysVI() have in common: they describe
 # genes, columns and settings once, and train_in_engine() passes them to the engine.
 
-# Arguments of the training of an ensemble, checked, as values of a task. NULL, also of an
-# argument that was not given, leaves a setting to the preset or to the engine's defaults.
+# Arguments of the training of an ensemble, checked, as values of a task. Those of
+# `is_missing` that were not given are not passed on: the engine takes them from the
+# preset or its equal defaults.
 describe_training <- function(options, cycle_weight, max_epochs, n_latent, members, preset, memory, checkpoint, folder,
-                              device, seed, verbose) {
+                              device, seed, verbose, is_missing) {
   check_options(options)
   check_weight(cycle_weight, null_allowed = TRUE)
   check_whole_number(max_epochs, null_allowed = TRUE)
-  check_whole_number(n_latent, null_allowed = TRUE)
-  check_whole_number(members, null_allowed = TRUE)
+  check_whole_number(n_latent)
+  check_whole_number(members)
   check_string(preset, null_allowed = TRUE)
   check_string(memory, null_allowed = TRUE)
   check_string(folder)
@@ -18,9 +19,12 @@ describe_training <- function(options, cycle_weight, max_epochs, n_latent, membe
   check_whole_number(seed)
   check_bool(verbose)
   list(
-    settings = collect_settings(options, max_epochs = max_epochs, n_latent = n_latent, cycle_weight = cycle_weight),
-    members = members, preset = preset, memory = memory, checkpoint = prepare_checkpoint(checkpoint), device = device,
-    seed = seed
+    settings = collect_settings(
+      options,
+      max_epochs = max_epochs, n_latent = if (!is_missing[["n_latent"]]) n_latent, cycle_weight = cycle_weight
+    ),
+    members = if (!is_missing[["members"]]) members, preset = preset, memory = memory,
+    checkpoint = prepare_checkpoint(checkpoint), device = device, seed = seed
   )
 }
 

@@ -76,7 +76,6 @@ measure_processes <- function(path, on_disk, memory) {
   set_up <- c("megabytes", "reset_peak", "integrate", "measured_python")
   run <- function(path, on_disk, memory, functions) {
     list2env(functions, globalenv())
-    for (name in names(functions)) environment(globalenv()[[name]]) <- globalenv()
     library(sysVI)
     x <- HDF5Array::TENxMatrix(path, "cells")
     if (!on_disk) x <- methods::as(x, "dgCMatrix")
