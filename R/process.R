@@ -41,7 +41,7 @@ write_task <- function(folder, task, values, arrays, stream) {
 # each cell); returns the number of layers.
 write_stream <- function(folder, stream) {
   files <- list()
-  on.exit(for (file in files) close(file))
+  on.exit(suppressWarnings(for (file in files) close(file))) # the engine checks the sizes of the files
   append_to <- function(layer, name, numbers) {
     path <- file.path(folder, sprintf("layer%d.%s", layer, name))
     if (is.null(files[[path]])) files[[path]] <<- file(path, "wb")
