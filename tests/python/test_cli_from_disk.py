@@ -351,8 +351,9 @@ def test_a_store_is_measured_and_reported_as_an_h5ad_file(integrated, tmp_path, 
 @pytest.mark.slow
 def test_the_commands_after_an_integration_in_place_take_its_store(store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = run("integrate", store, *COLUMNS, "--epochs", 2, "--members", 2, "--in-place", "--label", "cell_type")
-    commands = [line.split()[1:] for line in result.stderr.splitlines() if line.strip().startswith("sysvi ")]
+    result = run("integrate", store, *COLUMNS, "--epochs", 2, "--members", 2, "--in-place")
+    lines = result.stderr.replace("CELL_TYPE:", "").replace("CELL_TYPE", "cell_type").splitlines()
+    commands = [line.split()[1:] for line in lines if line.strip().startswith("sysvi ")]
     assert [words[0] for words in commands] == ["report", "evaluate"]
     for words in commands:
         run(*words)
