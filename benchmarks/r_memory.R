@@ -4,8 +4,8 @@
 #   Rscript benchmarks/r_memory.R
 #
 # With "disk": peak memory of R and of the engine in a process of its own, on 50,000 cells x 3,000 genes with a fifth of
-# the values non-zero, for a matrix in memory and one in an HDF5 file with `memory`. Writes
-# benchmarks/results/r_memory_disk.csv.
+# the values non-zero, for a matrix in memory and one in an HDF5 file with `memory`; and memory of R before the call, with
+# what a garbage collection would free. Writes benchmarks/results/r_memory_disk.csv.
 #
 #   Rscript benchmarks/r_memory.R disk
 
