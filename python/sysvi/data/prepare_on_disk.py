@@ -126,8 +126,8 @@ def write_on_disk(expression: Any, cells: AnnData, path: Path) -> AnnData:
 
 def _write(path: Path, cells: AnnData, blocks: Iterator[sparse.csr_matrix], n_values: int) -> AnnData:
     """Write expression, and give the cells with it; only names are written besides, whatever columns there are."""
-    names = [pd.DataFrame(index=table.index) for table in (cells.obs, cells.var)]
-    write_store(path, *names, dict, blocks, n_values, overwrite=False)
+    obs, var = pd.DataFrame(index=cells.obs_names), pd.DataFrame(index=cells.var_names)
+    write_store(path, obs, var, dict, blocks, n_values, overwrite=False)
     stored = read_h5ad(path)
     stored.obs, stored.uns = cells.obs.copy(), dict(cells.uns)
     return stored
