@@ -176,7 +176,7 @@ ROWS = [
     ("report {store} -o out.html", "uns has no 'sysvi', the record of an integration: run sysvi integrate first"),
     ("report {store} -o out.html --raw", "store.zarr has no raw"),
     ("report store.zarr -o out.html", "store.zarr", damaged_store(lambda s: shutil.rmtree(s / "obs"))),
-    (f"evaluate {{store}} {COLUMNS}", "no embedding 'X_sysVI': choose one of its keys"),
+    (f"evaluate {{store}} {COLUMNS} --embedding X_sysVI", "obsm has no 'X_sysVI': choose some of its keys"),
     (f"evaluate store.zarr {COLUMNS} --embedding X_pca", "damaged", damaged_store(flip("X/data"))),
     (f"{REPORT} --label type", "'type' is not a column of obs"),
     (f"{REPORT} --label own", r"obs\['own'\] \(--label\) has 200 different values in 200 cells"),
