@@ -57,43 +57,31 @@ IntegrateFilesSysVI <- function(files, system, batch = NULL, covariates = NULL, 
   check_strings(files)
   if (!length(files)) sysvi_abort("{.arg files} is empty: give the paths of h5ad files or zarr stores.")
   check_string(system)
-  if (!is.null(batch)) check_string(batch)
+  check_string(batch, null_allowed = TRUE)
   check_strings(covariates, null_allowed = TRUE)
   check_strings(continuous, null_allowed = TRUE)
   check_named_strings(system_of_file)
   check_named_strings(orthologs)
-  if (!is.null(layer)) check_string(layer)
+  check_string(layer, null_allowed = TRUE)
   check_whole_number(n_top_genes)
-  if (!is.null(memory)) check_string(memory)
-  check_string(folder)
-  check_weight(cycle_weight, null_allowed = TRUE)
-  check_whole_number(max_epochs, null_allowed = TRUE)
-  check_whole_number(n_latent)
-  check_whole_number(members)
-  if (!is.null(preset)) check_string(preset)
-  check_string(device)
-  check_whole_number(seed)
-  check_bool(verbose)
-  check_options(options)
-  settings <- collect_settings(
-    options,
-    max_epochs = max_epochs, n_latent = if (!missing(n_latent)) n_latent, cycle_weight = cycle_weight
+  training <- describe_training(
+    options, cycle_weight, max_epochs, n_latent, members, preset, memory, checkpoint, folder, device, seed, verbose,
+    is_missing = c(n_latent = missing(n_latent), members = missing(members))
   )
-  settings$pseudoinputs_label_key <- options$pseudoinputs_label
+  training$settings$pseudoinputs_label_key <- options$pseudoinputs_label
   values <- list(
     files = I(absolute_paths(files)), system = system, batch = batch, layer = layer,
     categorical = I(as.character(covariates)), continuous = I(as.character(continuous)),
-    weight_systems = isTRUE(options$weight_systems), device = device, settings = settings,
+    weight_systems = isTRUE(options$weight_systems),
     # the engine matches patterns with absolute paths
     system_of_file = if (length(system_of_file)) {
       as.list(setNames(system_of_file, absolute_paths(names(system_of_file))))
     },
     orthologs = if (length(orthologs)) as.list(setNames(absolute_paths(orthologs), names(orthologs))),
     choose_genes = drop_null(list(n_top_genes = n_top_genes, min_cells = options$min_cells)),
-    memory = memory, checkpoint = prepare_checkpoint(checkpoint), folder = absolute_paths(folder), seed = seed,
-    members = if (!missing(members)) members, preset = preset
+    folder = absolute_paths(folder)
   )
-  answer <- call_engine("integrate_files", values, process = process, verbose = verbose)
+  answer <- call_engine("integrate_files", c(values, training), process = process, verbose = verbose)
   cells <- as.character(answer$values$cells)
   z <- describe_fit(answer, cells)
   metadata <- decode_table(answer$values$metadata, answer$arrays$metadata)
@@ -101,20 +89,4 @@ IntegrateFilesSysVI <- function(files, system, batch = NULL, covariates = NULL, 
   attr(z, "metadata") <- metadata
   warn_if_interrupted(attr(z, "sysVI"))
   z
-}
-
-# The engine may run in another working directory.
-absolute_paths <- function(paths) {
-  is_absolute <- grepl("^(/|~|[A-Za-z]:)", paths)
-  path.expand(ifelse(is_absolute, paths, file.path(getwd(), paths)))
-}
-
-check_strings <- function(x, null_allowed = FALSE, name = rlang::caller_arg(x)) {
-  is_text <- function(x) is.character(x) && !anyNA(x) && all(nzchar(x))
-  check_argument(x, is_text, "a character vector", null_allowed, name)
-}
-
-check_named_strings <- function(x, name = rlang::caller_arg(x)) {
-  is_named <- function(x) is.character(x) && !anyNA(x) && rlang::is_named(x)
-  check_argument(x, is_named, "a named character vector", TRUE, name)
 }

@@ -14,7 +14,15 @@
 #' Raw counts and scaled values are recognised and refused. Layers are not joined
 #' and matrices are neither transposed nor converted to dense ones; matrices on
 #' disk are read in blocks of cells. The engine holds the values of the selected
-#' genes in memory, 8 bytes for each value that is not zero.
+#' genes in memory, 8 bytes for each value that is not zero, unless these need more
+#' than `memory`.
+#'
+#' With `memory`, neither R nor the engine ever holds the expression of all cells of a
+#' matrix on disk: R writes it into `folder` in blocks of cells, the engine reads it from
+#' there in blocks, writes that of the selected genes, and removes the former. During
+#' training it reads windows of cells from all over this file. If the selected genes fit
+#' into `memory`, they are read into it, and the embedding is that without `memory`, to
+#' the bit.
 #'
 #' Unless `features` are given, the engine selects variable genes within each
 #' system (there per batch) and keeps those that are variable in every system.
@@ -85,6 +93,12 @@
 #'   created if it does not exist. After R was ended, even by a kill, the same call goes on
 #'   from there, on a CPU with the same result to the bit. A folder of other data or settings
 #'   is refused. Remove the folder when it is not needed any more.
+#' @param memory Memory that the engine may take, such as `"4GB"`: expression that needs
+#'   more is read from disk during training. `NULL` sets no limit. Memory of R itself is
+#'   not included.
+#' @param folder Folder in which expression is kept during the call, with `memory` or with
+#'   `process = "separate"`; it needs 8 bytes for each value of `object` that is not zero,
+#'   and with `memory` as much again for those of the selected genes.
 #' @param ... For Seurat objects and SingleCellExperiments, the arguments of the
 #'   default method from `covariates` on.
 #'
@@ -135,17 +149,13 @@ RunSysVI.default <- function(object, system, batch = NULL, metadata = NULL, cova
                              features = NULL, n_top_genes = 3000L, cycle_weight = NULL, max_epochs = NULL,
                              n_latent = 15L, members = 8L, preset = NULL, device = "auto", seed = 0L,
                              process = c("session", "separate"), verbose = TRUE, options = sysvi_options(),
-                             lacking_genes = NULL, checkpoint = NULL, ...) {
+                             lacking_genes = NULL, checkpoint = NULL, memory = NULL, folder = tempdir(), ...) {
   rlang::check_dots_empty(error = suggest_options)
   process <- rlang::arg_match(process)
-  check_options(options)
-  check_weight(cycle_weight, null_allowed = TRUE)
-  check_whole_number(max_epochs, null_allowed = TRUE)
-  check_whole_number(n_latent)
-  check_whole_number(members)
-  if (!is.null(preset)) check_string(preset)
-  check_whole_number(seed)
-  checkpoint <- prepare_checkpoint(checkpoint)
+  training <- describe_training(
+    options, cycle_weight, max_epochs, n_latent, members, preset, memory, checkpoint, folder, device, seed, verbose,
+    is_missing = c(n_latent = missing(n_latent), members = missing(members))
+  )
   cells <- describe_cells(object, metadata = metadata)
   if (!is.null(lacking_genes)) cells$lacking_genes <- check_lacking_genes(lacking_genes)
   columns <- describe_columns(
@@ -154,17 +164,10 @@ RunSysVI.default <- function(object, system, batch = NULL, metadata = NULL, cova
     weight_systems = isTRUE(options$weight_systems)
   )
   genes <- describe_gene_selection(cells, features, n_top_genes, options$min_cells)
-  # Arguments that were not given are not passed on: the engine takes them from the preset or its equal defaults.
-  settings <- collect_settings(
-    options,
-    max_epochs = max_epochs, n_latent = if (!missing(n_latent)) n_latent, cycle_weight = cycle_weight
-  )
+  uses_files <- process == "separate" || !is.null(memory)
   fit <- train_in_engine(
-    "integrate", cells, columns, genes, settings,
-    task_values = list(
-      seed = seed, members = if (!missing(members)) members, preset = preset, checkpoint = checkpoint
-    ),
-    device = device, process = process, verbose = verbose
+    "integrate", cells, columns, genes, training, process, verbose,
+    folder = if (uses_files) absolute_paths(folder)
   )
   warn_if_interrupted(attr(fit$z, "sysVI"))
   fit$z
@@ -198,16 +201,6 @@ RunSysVI.SingleCellExperiment <- function(object, system, batch = NULL, ..., ass
   cells <- describe_cells(object, assay = assay)
   z <- RunSysVI.default(cells, system, batch, NULL, ...) # NULL: metadata are those of the object
   add_reduced_dim(object, z, name)
-}
-
-# The folder of a checkpoint, created if it is missing; NULL for none.
-prepare_checkpoint <- function(checkpoint) {
-  if (is.null(checkpoint)) {
-    return(NULL)
-  }
-  check_string(checkpoint)
-  create_folder(checkpoint)
-  normalizePath(checkpoint) # the engine may run in another working directory
 }
 
 check_lacking_genes <- function(lacking_genes) {

@@ -107,6 +107,8 @@ TuneSysVI.default <- function(object, system, batch = NULL, label = NULL, ..., m
   check_whole_number(n_latent)
   check_whole_number(min_cells)
   check_whole_number(max_cells)
+  check_string(device)
+  check_bool(verbose)
   check_options(options)
   check_not_in_options(options, c("kl_weight", "prior"))
   if (!is.null(folder)) {
@@ -119,15 +121,14 @@ TuneSysVI.default <- function(object, system, batch = NULL, label = NULL, ..., m
     cells, system, batch, label, covariates, continuous, options$pseudoinputs_label, isTRUE(options$weight_systems)
   )
   genes <- describe_gene_selection(cells, features, n_top_genes, options$min_cells)
-  settings <- collect_settings(options, max_epochs = max_epochs, n_latent = n_latent)
-  fit <- train_in_engine(
-    "tune", cells, columns, genes, settings,
-    task_values = list(folder = folder, compared = list(
+  training <- list(
+    settings = collect_settings(options, max_epochs = max_epochs, n_latent = n_latent), device = device,
+    folder = folder, compared = list(
       cycle_weights = I(cycle_weights), kl_weights = I(kl_weights), priors = I(priors), seeds = I(seeds),
       min_cells = min_cells, max_cells = max_cells
-    )),
-    device = device, process = process, verbose = verbose
+    )
   )
+  fit <- train_in_engine("tune", cells, columns, genes, training, process, verbose)
   tuning <- read_tuning(fit$answer)
   warn_if_runs_are_missing(tuning$runs$status, fit$answer$values$n_missing, folder)
   structure(fit$z, tuning = tuning)

@@ -51,6 +51,15 @@ describe_cells.SummarizedExperiment <- function(object, ...) {
   ))
 }
 
+# Objects of anndataR, which read the expression as a whole, also that of a file.
+#' @exportS3Method
+describe_cells.AbstractAnnData <- function(object, ...) {
+  sysvi_abort(paste(
+    "{.arg object} is of anndataR ({class(object)[1L]}): give a SingleCellExperiment, with",
+    "{.code HDF5Array::H5ADMatrix(file)} as an assay if it is large, or the file to {.fn IntegrateFilesSysVI}."
+  ))
+}
+
 #' @exportS3Method
 describe_cells.SingleCellExperiment <- function(object, assay = "logcounts", ...) {
   rlang::check_dots_empty(call = NULL)

@@ -5,12 +5,15 @@
 # stream   NULL, or a function(add) that hands over every block by add(layer, block),
 #          see stream_expression()
 # process  "session" or "separate"
+# folder   where files are kept during the call, in a folder of their own; NULL: expression
+#          goes to the Python of this session in memory, and to a process through tempdir()
 # returns  list(values, arrays)
-call_engine <- function(task, values, arrays = list(), stream = NULL, process = "session", verbose = TRUE) {
+call_engine <- function(task, values, arrays = list(), stream = NULL, process = "session", verbose = TRUE,
+                        folder = NULL) {
   listener <- new_event_listener(verbose)
   on.exit(listener$close())
   run_task <- if (process == "session") call_in_session else call_in_process
-  answer <- run_task(task, values, arrays, stream, listener)
+  answer <- run_task(task, values, arrays, stream, listener, folder)
   listener$close()
   for (message in listener$warnings()) sysvi_warn("{message}")
   if (!is.null(answer$values$error)) sysvi_abort("{answer$values$error}")
@@ -22,14 +25,14 @@ abort_interrupted <- function() sysvi_abort("Interrupted; nothing was changed.",
 
 # Run a task in the Python of this R session. An interrupt is caught at the next event,
 # and the value TRUE then tells the engine to stop.
-call_in_session <- function(task, values, arrays, stream, listener) {
+call_in_session <- function(task, values, arrays, stream, listener, folder) {
   bridge <- import_bridge()
-  n_values <- attr(stream, "n_values")
-  expression <- bridge$Expression(if (is.null(n_values)) 0 else n_values)
-  if (!is.null(stream)) {
-    stream(function(layer, block) {
-      bridge$Expression$add(expression, layer, as_1d_array(block@x), as_1d_array(block@i), as_1d_array(block@p))
-    })
+  if (is.null(folder)) {
+    expression <- collect_stream(bridge, stream)
+  } else {
+    folder <- create_task_folder(folder)
+    on.exit(unlink(folder, recursive = TRUE))
+    expression <- bridge$Expression$from_files(folder, write_stream(folder, stream))
   }
   on_event <- function(line) tryCatch(listener$handle_event(line), interrupt = function(condition) TRUE)
   arrays <- lapply(arrays, function(array) if (is.null(dim(array)) && !is.raw(array)) as_1d_array(array) else array)
@@ -37,6 +40,18 @@ call_in_session <- function(task, values, arrays, stream, listener) {
   gc(verbose = FALSE) # frees what R no longer needs before the engine takes memory
   answer <- bridge$call(task, json, reticulate::dict(arrays), expression, on_event)
   list(values = jsonlite::fromJSON(answer[[1L]]), arrays = answer[[2L]])
+}
+
+# Expression that is handed over in memory.
+collect_stream <- function(bridge, stream) {
+  n_values <- attr(stream, "n_values")
+  expression <- bridge$Expression(if (is.null(n_values)) 0 else n_values)
+  if (!is.null(stream)) {
+    stream(function(layer, block) {
+      bridge$Expression$add(expression, layer, as_1d_array(block@x), as_1d_array(block@i), as_1d_array(block@p))
+    })
+  }
+  expression
 }
 
 # reticulate turns a plain vector into a Python list, but an array into a NumPy array.

@@ -39,8 +39,18 @@ check_bool <- function(x, name = rlang::caller_arg(x)) {
   check_argument(x, rlang::is_bool, "TRUE or FALSE", FALSE, name)
 }
 
-check_string <- function(x, name = rlang::caller_arg(x)) {
-  check_argument(x, function(x) rlang::is_string(x) && nzchar(x), "a string", FALSE, name)
+check_string <- function(x, null_allowed = FALSE, name = rlang::caller_arg(x)) {
+  check_argument(x, function(x) rlang::is_string(x) && nzchar(x), "a string", null_allowed, name)
+}
+
+check_strings <- function(x, null_allowed = FALSE, name = rlang::caller_arg(x)) {
+  is_text <- function(x) is.character(x) && !anyNA(x) && all(nzchar(x))
+  check_argument(x, is_text, "a character vector", null_allowed, name)
+}
+
+check_named_strings <- function(x, name = rlang::caller_arg(x)) {
+  is_named <- function(x) is.character(x) && !anyNA(x) && rlang::is_named(x)
+  check_argument(x, is_named, "a named character vector", TRUE, name)
 }
 
 check_whole_number <- function(x, null_allowed = FALSE, name = rlang::caller_arg(x)) {

@@ -108,10 +108,16 @@ check_log_normalised <- function(cells, system) {
   has_values <- !is_whole
   largest <- 0
   not_scaled <- check_not_scaled(cells)
+  checked_layer <- NULL
+  system_in_layer <- NULL # system of each cell of this layer, found once
   check_block <- function(block, layer, columns) {
     not_scaled$check_block(block, layer, columns)
     largest <<- max(largest, block@x)
-    block_system <- as.character(system[match(layer$cells[columns], cells$cells)])
+    if (!identical(checked_layer, layer$name)) {
+      checked_layer <<- layer$name
+      system_in_layer <<- as.character(system)[match(layer$cells, cells$cells)]
+    }
+    block_system <- system_in_layer[columns]
     undecided <- is_whole[block_system] & !is.na(block_system)
     if (any(undecided)) {
       # for each cell of the block: is `condition` TRUE for any of its stored values?

@@ -2,13 +2,21 @@
 # and runs `python -m sysvi.bridge FOLDER`; events come back as lines of JSON, the answer
 # as files. processx runs the process: callr, which builds on it, runs R only.
 
-call_in_process <- function(task, values, arrays, stream, listener) {
-  folder <- tempfile("sysvi-")
-  dir.create(folder)
+call_in_process <- function(task, values, arrays, stream, listener, folder) {
+  folder <- create_task_folder(if (is.null(folder)) tempdir() else folder)
   on.exit(unlink(folder, recursive = TRUE))
   write_task(folder, task, values, arrays, stream)
   run_python_process(folder, listener)
   read_answer(folder)
+}
+
+# A new folder for the files of a task, in `folder`.
+create_task_folder <- function(folder) {
+  path <- tempfile("sysvi-", tmpdir = folder)
+  if (!dir.create(path, showWarnings = FALSE)) {
+    sysvi_abort("No folder can be created in {folder}: give another one with {.arg folder}.")
+  }
+  path
 }
 
 # task.json with everything but the numbers, in.<name> for each array, and the files of
@@ -33,11 +41,16 @@ write_task <- function(folder, task, values, arrays, stream) {
 # each cell); returns the number of layers.
 write_stream <- function(folder, stream) {
   files <- list()
-  on.exit(for (file in files) close(file))
+  on.exit(suppressWarnings(for (file in files) close(file))) # the engine checks the sizes of the files
   append_to <- function(layer, name, numbers) {
     path <- file.path(folder, sprintf("layer%d.%s", layer, name))
     if (is.null(files[[path]])) files[[path]] <<- file(path, "wb")
-    writeBin(numbers, files[[path]], size = 4L)
+    tryCatch(writeBin(numbers, files[[path]], size = 4L), warning = function(warning) {
+      sysvi_abort(paste(
+        "The expression cannot be written into {dirname(folder)} ({conditionMessage(warning)}): free some space, or",
+        "give another folder with {.arg folder}."
+      ))
+    })
   }
   n_layers <- 0L
   stream(function(layer, block) {

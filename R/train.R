@@ -1,5 +1,48 @@
-# What RunSysVI() and TuneSysVI() have in common: they describe genes, columns and
-# settings once, and train_in_engine() passes them to the engine.
+# What RunSysVI(), IntegrateFilesSysVI() and TuneSysVI() have in common: they describe
+# genes, columns and settings once, and train_in_engine() passes them to the engine.
+
+# Arguments of the training of an ensemble, checked, as values of a task. Those of
+# `is_missing` that were not given are not passed on: the engine takes them from the
+# preset or its equal defaults.
+describe_training <- function(options, cycle_weight, max_epochs, n_latent, members, preset, memory, checkpoint, folder,
+                              device, seed, verbose, is_missing) {
+  check_options(options)
+  check_weight(cycle_weight, null_allowed = TRUE)
+  check_whole_number(max_epochs, null_allowed = TRUE)
+  check_whole_number(n_latent)
+  check_whole_number(members)
+  check_string(preset, null_allowed = TRUE)
+  check_string(memory, null_allowed = TRUE)
+  check_string(folder)
+  if (!dir.exists(folder)) sysvi_abort("There is no folder {folder} ({.arg folder}): create it, or give another one.")
+  check_string(device)
+  check_whole_number(seed)
+  check_bool(verbose)
+  list(
+    settings = collect_settings(
+      options,
+      max_epochs = max_epochs, n_latent = if (!is_missing[["n_latent"]]) n_latent, cycle_weight = cycle_weight
+    ),
+    members = if (!is_missing[["members"]]) members, preset = preset, memory = memory,
+    checkpoint = prepare_checkpoint(checkpoint), device = device, seed = seed
+  )
+}
+
+# The folder of a checkpoint, created if it is missing; NULL for none.
+prepare_checkpoint <- function(checkpoint) {
+  if (is.null(checkpoint)) {
+    return(NULL)
+  }
+  check_string(checkpoint)
+  create_folder(checkpoint)
+  absolute_paths(checkpoint)
+}
+
+# The engine may run in another working directory.
+absolute_paths <- function(paths) {
+  is_absolute <- grepl("^(/|~|[A-Za-z]:)", paths)
+  path.expand(ifelse(is_absolute, paths, file.path(getwd(), paths)))
+}
 
 # Genes to train on: list(names, selection). `selection` is how the engine selects
 # variable genes among them, or NULL where they were given by the user. A `min_cells` of
@@ -21,24 +64,24 @@ collect_settings <- function(options, ...) {
 
 drop_null <- function(x) Filter(Negate(is.null), x)
 
-# Run a task that trains, "integrate" or "tune". `task_values` are values of this task
-# only. Returns list(z, answer): z is the embedding, cells x latent dimensions, with the
+# Run a task that trains, "integrate" or "tune". `training` has its values besides cells,
+# genes and columns: settings, device and others. `folder` is that of call_engine().
+# Returns list(z, answer): z is the embedding, cells x latent dimensions, with the
 # attributes `sysVI` (the model) and, of an ensemble, `support` and `support_by_system`.
-train_in_engine <- function(task, cells, columns, genes, settings, task_values, device, process, verbose) {
-  check_string(device)
-  check_bool(verbose)
-  settings$pseudoinputs_label_key <- columns$pseudoinputs_label$name
+train_in_engine <- function(task, cells, columns, genes, training, process, verbose, folder = NULL) {
+  training$settings$pseudoinputs_label_key <- columns$pseudoinputs_label$name
   all_columns <- list_columns(columns)
   values <- list(
     genes = I(genes$names), cells = I(cells$cells), columns = column_headers(all_columns),
     system = columns$system$name, batch = columns$batch$name, label = columns$label$name,
     categorical = I(column_names(columns$covariates)), continuous = I(column_names(columns$continuous)),
-    weight_systems = columns$weight_systems, device = device, choose_genes = genes$selection, settings = settings,
+    weight_systems = columns$weight_systems, choose_genes = genes$selection,
     lacking_genes = if (length(cells$lacking_genes)) lapply(cells$lacking_genes, I)
   )
   answer <- call_engine(
-    task, c(values, task_values), c(column_arrays(all_columns), encode_cell_order(cells)),
-    stream = stream_expression(cells, genes$names, columns$system$values), process = process, verbose = verbose
+    task, c(values, training), c(column_arrays(all_columns), encode_cell_order(cells)),
+    stream = stream_expression(cells, genes$names, columns$system$values), process = process, verbose = verbose,
+    folder = folder
   )
   list(z = describe_fit(answer, cells$cells), answer = answer)
 }

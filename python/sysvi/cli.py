@@ -632,7 +632,7 @@ def integrate(
         report.wrote(report_path)
     report.close(
         of_integrate(
-            output,
+            output or input,
             columns,
             key,
             label_key=label_key,
@@ -682,16 +682,19 @@ def write_report(
 ) -> None:
     """Write a report: one page that opens in any browser, without a network.
 
-    INPUT is an h5ad file with an integration, or the output folder of sysvi tune or sysvi compare. The page of an
-    integration has findings in plain words with what to do, the cells before and after (interactive), metrics, cell
-    types, agreement of the models, losses, genes and cells of each step, settings, versions, and the command that makes
-    it again. The page of a folder draws mixing against biology for all runs, and has the choice and why, a table of
-    settings or methods, and runs without a result. Needs pip install "sysvi[report]".
+    INPUT is an h5ad file or a zarr store with an integration, or the output folder of sysvi tune or sysvi compare. The
+    page of an integration has findings in plain words with what to do, the cells before and after (interactive),
+    metrics, cell types, agreement of the models, losses, genes and cells of each step, settings, versions, and the
+    command that makes it again. The page of a folder draws mixing against biology for all runs, and has the choice and
+    why, a table of settings or methods, and runs without a result. Needs pip install "sysvi[report]".
     """
-    if raw and input.is_dir():
+    from sysvi.data.stores import is_zarr
+
+    is_folder = input.is_dir() and not is_zarr(input)
+    if raw and is_folder:
         raise sysvi.InputError("--raw is for the report of an integration: leave it out.")
     sysvi.report(
-        input if input.is_dir() else read_input(input, raw, None),
+        input if is_folder else read_input(input, raw, None, or_zarr=True),
         output,
         label_key,
         embedding=key,
@@ -1224,7 +1227,9 @@ def evaluate(
     device: str,
     seed: int,
 ) -> None:
-    """Measure embeddings of an h5ad file: mixing of systems, and how well cell types and structure are kept.
+    """Measure embeddings: mixing of systems, and how well cell types and structure are kept.
+
+    INPUT is an h5ad file or a zarr store with embeddings in obsm.
 
     Prints a table, higher is better. With -o also writes evaluation.csv and .json (the table and notes on it),
     labels.csv and cells.csv (the values by cell type and by cell) and the figures evaluation and labels; for other
@@ -1235,7 +1240,7 @@ def evaluate(
     if output is not None:
         check_output_folder(output, overwrite)
     evaluation = sysvi.evaluate_in_detail(
-        read_input(input, raw, layer),
+        read_input(input, raw, layer, or_zarr=True),
         embeddings,
         system_key=system_key,
         batch_key=batch_key,

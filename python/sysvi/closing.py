@@ -71,7 +71,7 @@ def column_options(columns: Columns) -> list[str]:
 
 
 def of_integrate(
-    output: Path | None,
+    output: Path,
     columns: Columns,
     key: str,
     *,
@@ -86,7 +86,7 @@ def of_integrate(
     Parameters
     ----------
     output
-        The file with the embedding; None: it was added to a store, which other commands do not read.
+        The file with the embedding, or the store to which it was added.
     columns
         Columns that were used.
     key
@@ -106,22 +106,14 @@ def of_integrate(
     steps = []
     if report is not None:
         steps.append(Step("The report opens in a browser", str(report)))
-    elif output is not None:
+    else:
         words = ["sysvi", "report", output, *chosen, *label, "-o", output.with_suffix(".html")]
         steps.append(Step("All of it on one page, with findings and what to do", command(*words)))
-    if output is not None:
-        embedding = [] if key == "X_sysVI" else ["--embedding", "X_pca", "--embedding", key]
-        words = [
-            "sysvi",
-            "evaluate",
-            output,
-            *column_options(columns),
-            *(label or ["--label", "CELL_TYPE"]),
-            *embedding,
-        ]
-        purpose = "How well systems mix and cell types are kept"
-        note = "" if label_key is not None else " (CELL_TYPE: your column of cell types; leave it out if you have none)"
-        steps.append(Step(purpose + note, command(*words, "-o", "evaluation")))
+    embedding = [] if key == "X_sysVI" else ["--embedding", "X_pca", "--embedding", key]
+    words = ["sysvi", "evaluate", output, *column_options(columns), *(label or ["--label", "CELL_TYPE"]), *embedding]
+    purpose = "How well systems mix and cell types are kept"
+    note = "" if label_key is not None else " (CELL_TYPE: your column of cell types; leave it out if you have none)"
+    steps.append(Step(purpose + note, command(*words, "-o", "evaluation")))
     if model is not None:
         words = ["sysvi", "map", "NEW.h5ad", "--model", model, "-o", "mapped.h5ad"]
         steps.append(Step("Map new cells", command(*words)))

@@ -40,6 +40,13 @@ def test_every_kind_of_object(embed, build, log_cells, python_embedding, kind):
     np.testing.assert_array_equal(embedding, python_embedding)
 
 
+@pytest.mark.parametrize("process", ["session", "separate"])
+def test_expression_that_is_never_in_memory_as_a_whole(embed, build, log_cells, python_embedding, process):
+    embedding, cells = embed(build("SCE in an HDF5 file"), f", memory = '4GB', process = '{process}'")
+    assert cells == list(log_cells.obs_names)
+    np.testing.assert_array_equal(embedding, python_embedding)
+
+
 def test_sct_assay(r, embed, integrate, build, log_cells):
     seurat = r(
         "suppressWarnings(SCTransform(object, min_cells = 1, return.only.var.genes = FALSE, verbose = FALSE))",

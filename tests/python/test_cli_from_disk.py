@@ -1,4 +1,7 @@
-"""`sysvi integrate` of cells that stay on disk, `--dry-run`, `--checkpoint`, `--in-place`, and zarr stores as input."""
+"""`sysvi integrate` of cells that stay on disk, `--dry-run`, `--checkpoint`, `--in-place`, and zarr stores as input.
+
+Zarr stores are also the input of `sysvi report` and `sysvi evaluate`.
+"""
 
 import json
 import shutil
@@ -305,3 +308,53 @@ def test_a_store_that_changes_during_the_run_is_left_alone(store, tmp_path, monk
     assert "was changed during the run" in result.stderr
     assert "X_sysVI" not in anndata.read_zarr(store).obsm
     assert anndata.read_h5ad(tmp_path / "cells.results.h5ad").obsm["X_sysVI"].shape == (500, 15)
+
+
+# -- stores with an embedding ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def integrated(cells):
+    """An integration of 300 cells, with 150 genes."""
+    adata = sysvi.prepare(cells[:300], "system", "batch", min_cells=3)
+    sysvi.integrate(adata, "system", "batch", members=2, max_epochs=2, device="cpu", progress=False)
+    return adata
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("expression", "sample"),
+    [("sparse", []), ("sparse", ["--max-cells", "200"]), ("dense", ["--max-cells", "200"]), ("none", [])],
+    ids=["all cells", "a sample", "a sample of a dense matrix", "no expression"],
+)
+def test_a_store_is_measured_and_reported_as_an_h5ad_file(integrated, tmp_path, expression, sample):
+    adata = integrated.copy()
+    if expression == "dense":
+        adata.X = adata.X.toarray()
+    if expression == "none":
+        adata = anndata.AnnData(obs=adata.obs, var=adata.var, obsm=dict(adata.obsm), uns=dict(adata.uns))
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    adata.write_zarr(tmp_path / "cells.zarr")
+    measured = ["--embedding", "X_sysVI"] if expression == "none" else []
+    pages = {}
+    for name in ("cells.h5ad", "cells.zarr"):
+        options = ["--label", "cell_type", *sample]
+        run("evaluate", tmp_path / name, *COLUMNS, *options, *measured, "-o", tmp_path / f"{name}.out")
+        run("report", tmp_path / name, *options, "-o", tmp_path / f"{name}.html")
+        pages[name] = (tmp_path / f"{name}.html").read_text(encoding="utf-8")
+    for file in ("evaluation.csv", "labels.csv", "cells.csv"):
+        assert (tmp_path / "cells.zarr.out" / file).read_bytes() == (tmp_path / "cells.h5ad.out" / file).read_bytes()
+    assert pages["cells.zarr"] == pages["cells.h5ad"]
+    assert "Integration of system1 and system2" in pages["cells.zarr"]
+
+
+@pytest.mark.slow
+def test_the_commands_after_an_integration_in_place_take_its_store(store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run("integrate", store, *COLUMNS, "--epochs", 2, "--members", 2, "--in-place")
+    lines = result.stderr.replace("CELL_TYPE:", "").replace("CELL_TYPE", "cell_type").splitlines()
+    commands = [line.split()[1:] for line in lines if line.strip().startswith("sysvi ")]
+    assert [words[0] for words in commands] == ["report", "evaluate"]
+    for words in commands:
+        run(*words)
+    assert {"cells.html", "evaluation"} <= {path.name for path in tmp_path.iterdir()}

@@ -26,7 +26,7 @@ def tuned(n_without_result=0, label=None, report=None):
 CLOSINGS = {
     "integrate": integrated(PLAIN),
     "integrate with all": integrated(ODD, "X_own", "cell type", Path("r.html"), FOLDER),
-    "integrate in place": integrated(PLAIN, model=FOLDER, output=None),
+    "integrate in place": integrated(PLAIN, model=FOLDER, output=Path("cells.zarr")),
     "prepare": of_prepare(OUT, ODD, (1200, 30)),
     "prepare from disk": of_prepare(Path("cells.zarr"), PLAIN, None),
     "map": of_map(IN, OUT, FOLDER, "X_sysVI", 50, None, None),

@@ -173,7 +173,11 @@ NO_REPLICATES = r"there are no replicates: name the column of obs with the donor
 ROWS = [
     ("report absent.h5ad -o out.html", "There is no file absent.h5ad"),
     ("report {counts} -o out.html", "uns has no 'sysvi', the record of an integration: run sysvi integrate first"),
-    ("report {store} -o out.html", "store.zarr"),
+    ("report {store} -o out.html", "uns has no 'sysvi', the record of an integration: run sysvi integrate first"),
+    ("report {store} -o out.html --raw", "store.zarr has no raw"),
+    ("report store.zarr -o out.html", "store.zarr", damaged_store(lambda s: shutil.rmtree(s / "obs"))),
+    (f"evaluate {{store}} {COLUMNS} --embedding X_sysVI", "obsm has no 'X_sysVI': choose some of its keys"),
+    (f"evaluate store.zarr {COLUMNS} --embedding X_pca", "damaged", damaged_store(flip("X/data"))),
     (f"{REPORT} --label type", "'type' is not a column of obs"),
     (f"{REPORT} --label own", r"obs\['own'\] \(--label\) has 200 different values in 200 cells"),
     (f"{REPORT} --label unlabelled", "'unlabelled'.* labels no cell"),

@@ -102,7 +102,7 @@ test_that("settings are checked, in R or by the engine", {
   )
   expect_sysvi_error(call(max_epochs = NA), "`max_epochs` must be a whole number or NULL, not NA")
   expect_sysvi_error(call(members = 2.5), "`members` must be a whole number, not 2.5")
-  expect_sysvi_error(call(preset = NA), "`preset` must be a string, not NA")
+  expect_sysvi_error(call(preset = NA), "`preset` must be a string or NULL, not NA")
   expect_sysvi_error(call(options = list()), "`options` must be a value of `sysvi_options")
   expect_error(sysvi_options(prior = "flat"), "`prior` must be one of \"vamp\", \"gmm\", or \"standard_normal\"")
   expect_sysvi_error(sysvi_options(trainable_priors = "yes"), "`trainable_priors` must be TRUE or FALSE, not \"yes\"")

@@ -37,6 +37,7 @@ from sysvi.data.orthologs import join_systems, map_orthologs, read_orthologs
 from sysvi.data.own_genes import OWN_GENES_KEY, lacking_genes, own_genes_record, read_own_genes
 from sysvi.data.prepare import ignore_few_genes_warning, prepare
 from sysvi.data.prepare_files import prepare_files
+from sysvi.data.prepare_on_disk import prepare_on_disk, write_on_disk
 from sysvi.data.query import QUERY_KEY
 from sysvi.data.simulate import simulate_systems
 from sysvi.data.stores import open_cells
@@ -65,6 +66,7 @@ def _integrate(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_
         **_training_arguments(values),
         members=values["members"],
         preset=values["preset"],
+        memory=values.get("memory"),
         checkpoint=values.get("checkpoint"),
         seed=values["seed"],
         progress=on_event,
@@ -157,13 +159,20 @@ def _tune(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_event
 
 
 def _training_cells(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_event: OnEvent) -> AnnData:
-    """Cells with their variable genes, or with all genes if R chose the genes."""
-    adata = _anndata(values, arrays, expression)
+    """Cells with their variable genes, or with all genes if R chose the genes.
+
+    If the memory is limited, their expression is in a file in the folder of the files that R wrote.
+    """
+    on_disk = values.get("memory") is not None
+    adata = _without_expression(values, arrays) if on_disk else _anndata(values, arrays, expression)
     genes = "shared"
     if lacking := values.get("lacking_genes"):
         genes, systems = "union", sorted(set(adata.obs[values["system"]].astype(str)))
         has = np.stack([~adata.var_names.isin(lacking.get(name, [])) for name in systems])
         adata.uns[OWN_GENES_KEY] = own_genes_record(adata.var_names, systems, has)
+    report = preparation_reporter(on_event)
+    if on_disk:
+        return _on_disk(adata, expression, values, arrays.get("order"), report)
     if values["choose_genes"] is None:
         return adata
     return prepare(
@@ -173,9 +182,29 @@ def _training_cells(values: Values, arrays: Arrays, expression: ExpressionBuffer
         genes=genes,
         normalize=False,
         copy=False,
-        report=preparation_reporter(on_event),
+        report=report,
         **values["choose_genes"],
     )
+
+
+def _on_disk(
+    adata: AnnData,
+    expression: ExpressionBuffer,
+    values: Values,
+    order: np.ndarray | None,
+    report: Callable[[str], None],
+) -> AnnData:
+    """Cells with the expression of their variable genes, or of all genes, in a file; those that R wrote are removed."""
+    rows = expression.take_files(adata.n_vars, order)
+    assert expression.folder is not None
+    path = expression.folder / "prepared.h5ad"
+    if values["choose_genes"] is None:
+        prepared = write_on_disk(rows, adata, path)
+    else:
+        keys = values["system"], values["batch"]
+        prepared = prepare_on_disk(rows, adata, path, *keys, report=report, **values["choose_genes"])
+    rows.remove()
+    return prepared
 
 
 def _training_arguments(values: Values) -> dict[str, Any]:
@@ -562,16 +591,22 @@ def _defaults(values: Values, arrays: Arrays, expression: ExpressionBuffer, on_e
 
 
 def _anndata(values: Values, arrays: Arrays, expression: ExpressionBuffer) -> AnnData:
-    """Cells with expression and columns; without expression if no genes are given.
+    """Cells with expression and columns; without expression if no genes are given."""
+    adata = _without_expression(values, arrays)
+    if adata.n_vars:
+        x = expression.take_all(adata.n_vars)
+        adata.X = x[np.asarray(arrays["order"])] if "order" in arrays else x
+    return adata
+
+
+def _without_expression(values: Values, arrays: Arrays) -> AnnData:
+    """Cells with columns, and genes.
 
     The array of a categorical column holds codes from 0, and -1 for a missing value; that of a continuous column holds
     numbers.
     """
-    genes = values["genes"] or []
-    x = expression.take_all(len(genes)) if genes else None
-    if x is not None and "order" in arrays:
-        x = x[np.asarray(arrays["order"])]
-    return AnnData(x, obs=_obs(values, arrays), var=pd.DataFrame(index=pd.Index(genes, dtype=object)))
+    genes = pd.Index(values["genes"] or [], dtype=object)
+    return AnnData(obs=_obs(values, arrays), var=pd.DataFrame(index=genes))
 
 
 def _obs(values: Values, arrays: Arrays, prefix: str = "") -> pd.DataFrame:

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
+from sysvi._core.errors import InputError
+
 FILE_TYPES = {"values": np.float32, "genes": np.int32, "lengths": np.int32}  # of the files of a layer
 
 
@@ -44,6 +46,7 @@ class ExpressionBuffer:
         if capacity:
             self._allocated = {name: np.empty(int(capacity), FILE_TYPES[name]) for name in ("values", "genes")}
         self._n_filled = 0
+        self.folder: Path | None = None  # with the files, if expression came in files
 
     def add(self, layer: int, values: np.ndarray, genes: np.ndarray, starts: np.ndarray) -> None:
         """Append a block of cells to a layer.
@@ -76,7 +79,8 @@ class ExpressionBuffer:
     def from_files(cls, folder: Path, n_layers: int) -> ExpressionBuffer:
         """Expression in the files of a task folder (see :func:`read_task`), which are read when they are needed."""
         buffer = cls()
-        for i in range(n_layers):
+        buffer.folder = folder = Path(folder)
+        for i in range(int(n_layers)):
             buffer._append(i, *(_mapped(folder / f"layer{i}.{name}", kind) for name, kind in FILE_TYPES.items()))
         return buffer
 
@@ -94,6 +98,68 @@ class ExpressionBuffer:
             for name, parts in self._blocks.pop(layer).items():
                 self._blocks[first][name] += parts
         return self.take_layer(first, n_genes)
+
+    def take_files(self, n_genes: int, order: np.ndarray | None = None) -> StreamedRows:
+        """The cells of layer 0, (n, G), left in the files that R wrote."""
+        assert self.folder is not None
+        self._blocks.clear()  # the files are mapped no longer
+        return StreamedRows(self.folder, n_genes, order)
+
+
+class StreamedRows:
+    """Expression in the files of layer 0 of a task folder (see :func:`read_task`), whose rows are read when needed.
+
+    :func:`sysvi.data.row_blocks.row_blocks` takes it as a matrix.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    n_genes
+        Number of genes, G.
+    order
+        For each row of the matrix the cell of the files, (n,); by default all cells in their order.
+
+    Raises
+    ------
+    InputError
+        If the files are incomplete.
+    """
+
+    def __init__(self, folder: Path, n_genes: int, order: np.ndarray | None = None):
+        self._paths = {name: folder / f"layer0.{name}" for name in FILE_TYPES}
+        lengths = np.fromfile(self._paths["lengths"], FILE_TYPES["lengths"])
+        self._starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        for name in ("values", "genes"):
+            if self._paths[name].stat().st_size != self._starts[-1] * np.dtype(FILE_TYPES[name]).itemsize:
+                raise InputError(
+                    f"The expression in {folder} is incomplete, as on a full disk: free some space, or give another "
+                    "folder."
+                )
+        self._order = np.arange(len(lengths)) if order is None else np.asarray(order)
+        self.shape = (len(self._order), n_genes)
+        self.dtype = np.dtype(np.float32)
+        self.nnz = int(np.diff(self._starts)[self._order].sum())
+
+    def __getitem__(self, rows: slice) -> sparse.csr_matrix:
+        """Read consecutive rows."""
+        cells = self._order[rows]
+        runs = np.split(cells, np.flatnonzero(np.diff(cells) != 1) + 1)  # that lie one after another in the files
+        values, genes = (np.concatenate([self._read(name, run) for run in runs]) for name in ("values", "genes"))
+        starts = np.concatenate([[0], np.cumsum(self._starts[cells + 1] - self._starts[cells])])
+        return sparse.csr_matrix((values, genes, starts), shape=(len(cells), self.shape[1]))
+
+    def _read(self, name: str, run: np.ndarray) -> np.ndarray:
+        if not len(run):
+            return np.empty(0, FILE_TYPES[name])
+        start, stop = (int(place) for place in self._starts[[run[0], run[-1] + 1]])
+        offset = start * np.dtype(FILE_TYPES[name]).itemsize
+        return np.fromfile(self._paths[name], FILE_TYPES[name], stop - start, offset=offset)
+
+    def remove(self) -> None:
+        """Remove the files."""
+        for path in self._paths.values():
+            path.unlink()
 
 
 class Task(NamedTuple):

@@ -11,13 +11,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from hypothesis import given as for_any
+from hypothesis import strategies as st
 from scipy import sparse
 
 import sysvi
+import sysvi.api.integrate as integration
 import sysvi.bridge
 from sysvi._core.settings import DEFAULT_PRESET
+from sysvi.api.storage import Storage
 from sysvi.bridge.call import call, run_folder
-from sysvi.bridge.transport import ExpressionBuffer
+from sysvi.bridge.transport import ExpressionBuffer, StreamedRows
 from sysvi.data.own_genes import read_own_genes
 
 SETTINGS = {"max_epochs": 2, "n_latent": 3, "n_hidden": 8, "n_prior_components": 2}
@@ -64,6 +68,14 @@ def filled(x, widths=None):
     for block in blocks_of(sparse.csr_matrix(x), widths or [x.shape[0]]):
         expression.add(0, *block)
     return expression
+
+
+def in_files(x, folder):
+    """Expression in the files that R writes."""
+    x = sparse.csr_matrix(x, dtype=np.float32)
+    for name, array in (("values", x.data), ("genes", x.indices), ("lengths", np.diff(x.indptr))):
+        np.asarray(array, np.float32 if name == "values" else np.int32).tofile(folder / f"layer0.{name}")
+    return ExpressionBuffer.from_files(str(folder), 1.0)  # as R gives them
 
 
 def integrate(adata, **settings):
@@ -204,6 +216,78 @@ def test_order_and_choice_of_genes(make_adata):
     arrays["order"] = np.argsort(shuffled).astype(np.int32)
     _, out = call("integrate", json.dumps(values), arrays, filled(adata.X[shuffled]))
     np.testing.assert_array_equal(out["embedding"], prepared.obsm["X_sysVI"])
+
+
+@pytest.mark.parametrize("window", [None, 1000], ids=["memory suffices", "one window from disk"])
+@pytest.mark.parametrize("choose", [None, {"n_top_genes": 40, "min_cells": 5}], ids=["given genes", "chosen genes"])
+@pytest.mark.parametrize("shuffled", [False, True], ids=["in order", "in another order"])
+def test_expression_that_stays_in_files_gives_the_bits_of_memory(
+    make_adata, tmp_path, monkeypatch, window, choose, shuffled
+):
+    """Embedding, support and the file of the model."""
+    adata = make_adata()
+    values, arrays = task(adata, choose_genes=choose, members=2, lacking_genes={"system1": [adata.var_names[3]]})
+    if shuffled:
+        order = np.random.default_rng(0).permutation(adata.n_obs)
+        arrays["order"] = np.argsort(order).astype(np.int32)
+        adata = adata[order].copy()
+    x = sparse.lil_matrix(adata.X)
+    x[(adata.obs["system"] == "system1").to_numpy(), 3] = 0
+    x = sparse.csr_matrix(x)
+    _, expected = call("integrate", json.dumps(values), arrays, filled(x))
+    heard = []
+    if window is not None:
+        monkeypatch.setattr(integration, "choose_storage", lambda *arguments: Storage(window, 0.0, "a test"))
+    expression = in_files(x, tmp_path)
+    answer, out = call("integrate", json.dumps(values | {"memory": "4GB"}), arrays, expression, heard.append)
+    assert "error" not in answer
+    assert set(out) == set(expected)
+    for name in expected:
+        np.testing.assert_array_equal(out[name], expected[name], err_msg=name)
+    (storage,) = [event for event in map(json.loads, heard) if event["stage"] == "storage"]
+    assert storage["on_disk"] == (window is not None)
+    assert [path.name for path in tmp_path.iterdir()] == ["prepared.h5ad"]
+
+
+def test_windows_from_files_equal_python(make_adata, tmp_path, monkeypatch):
+    """With several windows, the result is that of training from an h5ad file of the same cells."""
+    monkeypatch.setattr(integration, "choose_storage", lambda *arguments: Storage(100, 0.0, "a test"))
+    adata = make_adata()
+    values, arrays = task(adata, memory="4GB")
+    _, out = call("integrate", json.dumps(values), arrays, in_files(adata.X, tmp_path))
+    adata.X = sparse.csr_matrix(adata.X)
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    model = integrate(tmp_path / "cells.h5ad", members=1, memory="4GB", **SETTINGS)
+    np.testing.assert_array_equal(out["embedding"], model.adata.obsm["X_sysVI"])
+
+
+def test_too_little_memory_is_said(make_adata, tmp_path):
+    adata = make_adata()
+    values, arrays = task(adata, memory="1MB")
+    answer, _ = call("integrate", json.dumps(values), arrays, in_files(adata.X, tmp_path))
+    assert json.loads(answer)["error"].startswith("memory='1MB' is too little")
+
+
+@for_any(seed=st.integers(0, 99), n=st.integers(0, 12), start=st.integers(0, 12), width=st.integers(0, 13))
+def test_rows_of_files_are_those_of_the_matrix(tmp_path_factory, seed, n, start, width):
+    """Any rows of cells in any order, also of some of the cells."""
+    folder, rng = tmp_path_factory.mktemp("files"), np.random.default_rng(seed)
+    x = sparse.random(12, 5, rng.uniform(), "csr", dtype=np.float32, random_state=seed)
+    order = rng.permutation(12)[:n] if seed % 2 else np.sort(rng.permutation(12)[:n])
+    rows = in_files(x, folder).take_files(5, order)
+    assert rows.shape == (n, 5)
+    assert rows.nnz == x[order].nnz
+    part = rows[start : start + width]
+    np.testing.assert_array_equal(part.toarray(), x[order].toarray()[start : start + width])
+
+
+@pytest.mark.parametrize("name", ["values", "genes"])
+def test_files_that_were_cut_off_are_refused(tmp_path, name):
+    in_files(sparse.eye(4), tmp_path)
+    with open(tmp_path / f"layer0.{name}", "r+b") as file:
+        file.truncate(12)
+    with pytest.raises(sysvi.InputError, match="is incomplete, as on a full disk: free some space"):
+        StreamedRows(tmp_path, 4)
 
 
 def test_embed_with_the_models_bytes(make_adata):
@@ -737,9 +821,7 @@ def test_folder_gives_the_same(make_adata, tmp_path, capsys):
     adata = make_adata()
     values, arrays = task(adata)
     _, expected = call("integrate", json.dumps(values), arrays, filled(adata.X))
-    x = sparse.csr_matrix(adata.X, dtype=np.float32)
-    for name, array in (("values", x.data), ("genes", x.indices), ("lengths", np.diff(x.indptr))):
-        np.asarray(array, np.float32 if name == "values" else np.int32).tofile(tmp_path / f"layer0.{name}")
+    in_files(adata.X, tmp_path)
     described = {}
     for name, array in arrays.items():
         described[name] = {"type": str(array.dtype), "shape": list(array.shape)}
