@@ -74,7 +74,7 @@ def test_the_embedding_is_that_of_the_members_combined_and_moved_onto_each_other
     own = [member.get_latent_representation() for member in model.members]
     combined = combine(own).apply(own)
     codes = adata.obs["system"].cat.codes.to_numpy()
-    expected = find_moves(own, combined, codes, 0.3).apply(combined, codes)
+    expected = find_moves(own, combined, codes, MinCloseness(1.5)).apply(combined, codes)
     np.testing.assert_array_equal(adata.obsm["X_sysVI"], expected.astype(np.float32))
     np.testing.assert_array_equal(model.get_latent_representation(), adata.obsm["X_sysVI"])
     assert adata.obsm["X_sysVI"].shape == (300, 4)
