@@ -152,7 +152,8 @@ def moved(cells: Cells, members: list[np.ndarray], share: float | str, closeness
         return combined.astype(np.float32)
     if share == "former":
         with patch.object(anchors, "_anchors", former_anchors):
-            moves = anchors.find_moves(members, combined, codes, anchors.MinCloseness(0.15 if codes.max() == 1 else 0.8))
+            former = anchors.MinCloseness(0.15 if codes.max() == 1 else 0.8)
+            moves = anchors.find_moves(members, combined, codes, former)
     else:
         with patch.object(anchors, "SHARE_OF_NEIGHBORS", share):
             moves = anchors.find_moves(members, combined, codes, anchors.MinCloseness(closeness))

@@ -56,6 +56,9 @@ class MinCloseness(NamedTuple):
     of: Literal["mean", "smallest"] = "mean"
 
 
+HOWEVER_FAR = MinCloseness()
+
+
 @dataclass(frozen=True, eq=False)
 class Moves:
     """How far sampled cells of each system are moved; other cells move with the sampled ones near them.
@@ -114,7 +117,7 @@ class Moves:
         embeddings: Sequence[np.ndarray],
         combined: np.ndarray,
         code: int,
-        min_closeness: MinCloseness = MinCloseness(),
+        min_closeness: MinCloseness = HOWEVER_FAR,
     ) -> Moves:
         """Also move a further system onto the moved cells of the others, which stay where they are.
 
@@ -153,7 +156,7 @@ def find_moves(
     embeddings: Sequence[np.ndarray],
     combined: np.ndarray,
     system: np.ndarray,
-    min_closeness: MinCloseness = MinCloseness(),
+    min_closeness: MinCloseness = HOWEVER_FAR,
 ) -> Moves:
     """Find the cells that correspond in all members, and how to move the systems onto each other there.
 

@@ -16,7 +16,7 @@ import sysvi
 from sysvi import Ensemble, InputError, Ramp, SysVI
 from sysvi._core.settings import DEFAULT_PRESET
 from sysvi.api import support
-from sysvi.model.anchors import Moves, find_moves
+from sysvi.model.anchors import MinCloseness, Moves, find_moves
 from sysvi.model.checkpoint import FORMAT_VERSION, read_file, write_file
 from sysvi.model.combination import combine
 from sysvi.training.loop import train

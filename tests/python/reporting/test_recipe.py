@@ -36,7 +36,8 @@ def make_record(preset, n_cells, columns=None, preparation=None, n_systems=2, **
     ]
     seeds = tuple(range(preset.members))
     columns = columns or Columns("system", "batch")
-    return RunRecord(columns, 9, n_systems, *parts, 7, seeds, ({"epoch": []},) * len(seeds), None, "finished", {}, (), preparation)
+    losses = ({"epoch": []},) * len(seeds)
+    return RunRecord(columns, 9, n_systems, *parts, 7, seeds, losses, None, "finished", {}, (), preparation)
 
 
 @pytest.mark.parametrize("n_systems", [2, 3])
