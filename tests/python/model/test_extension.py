@@ -36,9 +36,10 @@ def test_starts():
 
 @pytest.mark.parametrize("embed", [False, True])
 @pytest.mark.parametrize("variance", ["feature", "sample_feature"])
-def test_known_covariates_give_the_same_and_new_ones_the_mean(embed, variance):
+@pytest.mark.parametrize("in_hidden", [True, False])
+def test_known_covariates_give_the_same_and_new_ones_the_mean(embed, variance, in_hidden):
     """A new batch of s1 starts at the mean of b1 and b2, and so does all that is linear in the covariates."""
-    model = make(embed, out_var_mode=variance)
+    model = make(embed, out_var_mode=variance, covariates_in_hidden=in_hidden)
     vocabulary = KNOWN.extend(["s3"], {"batch": ["b4", "b5"]})
     counts = np.array([[0, 0, 0, 20, 0], [0] * 5, [0, 0, 0, 0, 30]]), np.array([[20, 0], [0, 0], [30, 0]])
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
