@@ -430,7 +430,7 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, DifferentialMethodsOfScvi
         starts = find_starts(n_systems, reference.n_cells, count_cells(cells, vocabulary), sizes)
         extension = extend(self.module, vocabulary, starts)
         model = type(self).__new__(type(self))
-        model._create_module(self.columns, vocabulary, query.reference, self.model_settings, seed)
+        model._create_module(self.columns, vocabulary, query.reference, extension.model.settings, seed)
         model.module, model.adata, model.cells = extension.model, adata, cells
         model.train_settings, model.preparation = self.train_settings, self.preparation
         if not extension.new_weights:
