@@ -34,6 +34,10 @@
 #'   (`"feature"`) or one per cell and gene (`"sample_feature"`).
 #' @param covariates_in_mean Whether covariates also add to the mean expression of
 #'   each gene directly, besides entering the hidden layers.
+#' @param covariates_in_hidden Whether covariates enter the hidden layers of the
+#'   decoder, or only the mean expression of each gene. The default preset has `TRUE`
+#'   for two systems and `FALSE` for more, which keeps cell types of single systems
+#'   apart.
 #' @param initialisation Start of training: effects of the covariates and principal
 #'   components of the expression (`"linear"`), random combinations of the
 #'   components (`"data"`), or random weights (`"random"`).
@@ -72,6 +76,7 @@ sysvi_options <- function(kl_weight = 1, reconstruction_weight = 1, adversarial_
                           pseudoinputs_system = NULL, pseudoinputs_label = NULL, trainable_priors = TRUE,
                           n_hidden = 128L, n_layers = 2L, dropout_rate = 0.1,
                           out_var_mode = c("feature", "sample_feature"), covariates_in_mean = TRUE,
+                          covariates_in_hidden = TRUE,
                           initialisation = c("linear", "data", "random"),
                           embed_categorical_covariates = FALSE, embedding_dim = 5L,
                           swapped_covariates = c("resampled", "observed", "zero"), weight_systems = FALSE,
@@ -99,6 +104,7 @@ sysvi_options <- function(kl_weight = 1, reconstruction_weight = 1, adversarial_
   check_whole_number(n_layers)
   check_number(dropout_rate)
   check_bool(covariates_in_mean)
+  check_bool(covariates_in_hidden)
   check_bool(embed_categorical_covariates)
   check_whole_number(embedding_dim)
   check_bool(weight_systems)

@@ -113,7 +113,7 @@ def auroc_of_closeness(cells: Cells, members: list[np.ndarray]) -> Iterator[dict
     for one, other in itertools.combinations(sorted(sampled), 2):
         a, b = sampled[one], sampled[other]
         with patch.object(anchors, "_log_closeness", lambda a, b, rows, columns: np.zeros(len(rows))):
-            rows, columns = anchors._anchors([(z[a], z[b]) for z in members], 0.0).nonzero()
+            rows, columns = anchors._anchors([(z[a], z[b]) for z in members], anchors.MinCloseness()).nonzero()
         labels.append(np.stack([cells.label[a[rows]], cells.label[b[columns]]]))
         found.append([closeness_by_kind(z[a], z[b], rows, columns) for z in members])
     label = np.concatenate(labels, axis=1)
@@ -147,21 +147,22 @@ def moved(cells: Cells, members: list[np.ndarray], share: float | str, closeness
         return combined.astype(np.float32)
     if share == "former":
         with patch.object(anchors, "_anchors", former_anchors):
-            moves = anchors.find_moves(members, combined, codes, 0.15 if codes.max() == 1 else 0.8)
+            former = anchors.MinCloseness(0.15 if codes.max() == 1 else 0.8)
+            moves = anchors.find_moves(members, combined, codes, former)
     else:
         with patch.object(anchors, "SHARE_OF_NEIGHBORS", share):
-            moves = anchors.find_moves(members, combined, codes, closeness)
+            moves = anchors.find_moves(members, combined, codes, anchors.MinCloseness(closeness))
     return moves.apply(combined, codes).astype(np.float32)
 
 
-def former_anchors(members: list[tuple[np.ndarray, np.ndarray]], min_closeness: float) -> sp.csr_array:
+def former_anchors(members: list[tuple[np.ndarray, np.ndarray]], min_closeness: anchors.MinCloseness) -> sp.csr_array:
     """Anchors as they were found before this study."""
     pairs = np.ones((len(members[0][0]), len(members[0][1])), bool)
     with patch.object(anchors, "SHARE_OF_NEIGHBORS", min(0.1, 0.06 ** (4 / len(members)))):
         for a, b in members:
             mutual = anchors._neighbors(b, a).multiply(anchors._neighbors(a, b).T).toarray() > 0
             own_a, own_b = (RADII["15 nearest"](np.sort(cdist(z, z), axis=1)) for z in (a, b))
-            pairs &= mutual & (np.minimum(own_a[:, None], own_b[None]) >= min_closeness * cdist(a, b))
+            pairs &= mutual & (np.minimum(own_a[:, None], own_b[None]) >= min_closeness.value * cdist(a, b))
     return sp.csr_array(pairs.astype(np.float64))
 
 

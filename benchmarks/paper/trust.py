@@ -70,6 +70,8 @@ VARIANTS = {
     "data start": {"initialisation": "data"},
     "random weights": {"initialisation": "random"},
     "hidden layers only": {"covariates_in_mean": False},
+    "mean and hidden layers": {"covariates_in_hidden": True},  # as the default for two systems
+    "mean only": {"covariates_in_hidden": False},  # as the default for more
     "mixing, cycle 10": {"preset": "mixing", "cycle_weight": 10},
     "cycle 30, KL 2": {"cycle_weight": 30, "kl_weight": 2},
     "KL ramp": {"kl_weight": Ramp(1.0, 0.0, 0.1)},

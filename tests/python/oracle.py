@@ -39,6 +39,8 @@ def layer(p, name, x, c, training, momentum=0.01):
 
     In training, also moves the running statistics in `p` towards those of the minibatch.
     """
+    if not len(p[f"{name}.cov_weight"]):  # a decoder without covariates_in_hidden
+        c = c[:, :0]
     h = np.concatenate([x, c], 1) @ np.concatenate([p[f"{name}.weight"], p[f"{name}.cov_weight"]])
     h = h + p[f"{name}.bias"]
     mean, var = p[f"{name}.running_mean"], p[f"{name}.running_var"]

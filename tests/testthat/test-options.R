@@ -72,7 +72,7 @@ test_that("every option reaches the engine", {
     mixture_share = c(0.9, 0.2, 0.5), n_prior_components = 3L, mixture = "joint", pseudoinputs = "system",
     pseudoinputs_system = "mouse",
     trainable_priors = FALSE, n_hidden = 8L, n_layers = 1L, dropout_rate = 0.2, out_var_mode = "sample_feature",
-    covariates_in_mean = FALSE, initialisation = "random",
+    covariates_in_hidden = FALSE, initialisation = "random",
     embed_categorical_covariates = TRUE, embedding_dim = 3L, swapped_covariates = "observed", batch_size = 50L,
     lr = 0.002, lr_schedule = "cosine", weight_decay = 1e-5, eps = 0.02, clip_norm = 5, train_size = 0.8,
     early_stopping = TRUE, patience = 7L, precision = "float32"

@@ -176,6 +176,14 @@ class ModelSettings:
             "false, as in the paper: hidden layers only."
         ),
     )
+    covariates_in_hidden: bool = field(
+        default=True,
+        metadata=about(
+            "Let covariates enter the hidden layers of the decoder; false: only the mean expression of each gene, so "
+            "that cells differ by the same genes in all systems. The preset conservative has true for two systems, "
+            "and false for more."
+        ),
+    )
     initialisation: Initialisation = field(
         default="linear",
         metadata=about(
@@ -193,6 +201,11 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         _check_settings(self)
+        if not (self.covariates_in_mean or self.covariates_in_hidden):
+            raise InputError(
+                "covariates_in_mean and covariates_in_hidden are both false, so that the decoder would know no system: "
+                "set one of them to true."
+            )
 
 
 @dataclass(frozen=True)
@@ -433,11 +446,19 @@ class Preset(NamedTuple):
         Settings of the model and of its training.
     epochs
         Number of epochs by number of cells; None: our default.
+    for_several
+        Settings that are different for more than two systems.
     """
 
     members: int
     settings: dict[str, Any]
     epochs: Callable[[int], int] | None = None
+    for_several: dict[str, Any] = {}  # noqa: RUF012 (never changed)
+
+    def settings_for(self, n_cells: int, n_systems: int) -> dict[str, Any]:
+        """The settings for a number of cells and of systems."""
+        epochs = {} if self.epochs is None else {"max_epochs": self.epochs(n_cells)}
+        return {**self.settings, **epochs, **(self.for_several if n_systems > 2 else {})}
 
 
 def epochs_of_the_paper(n_cells: int) -> int:
@@ -472,10 +493,12 @@ PAPER = Preset(
 # The settings of a single model as they are; they mix systems well, and sometimes types that only one system has.
 MIXING = Preset(members=4, settings={})
 # Keeps cell types of single systems apart: the model starts as a linear one, in which a type has the same markers in
-# all systems, and does not go far from there. Eight members make fewer common mistakes than four.
+# all systems, and does not go far from there. Eight members make fewer common mistakes than four. With more than two
+# systems, hidden layers that know them would still decode different types from the same place (docs/trust.md).
 CONSERVATIVE = Preset(
     members=8,
     settings={"cycle_weight": Ramp(10.0, 0.1, 0.6), "max_epochs": 24},
+    for_several={"covariates_in_hidden": False},
 )
 PRESETS = {"mixing": MIXING, "conservative": CONSERVATIVE, "paper": PAPER}
 DEFAULT_PRESET = CONSERVATIVE  # compared in benchmarks/paper/anchors.py and trust.py

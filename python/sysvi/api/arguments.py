@@ -73,7 +73,7 @@ def number_of_members(members: int | None, preset: Preset) -> int:
     return preset.members if members is None else whole_number("members", members, 1)
 
 
-def fill_in(preset: Preset, settings: Mapping[str, Any], n_cells: int) -> dict[str, Any]:
+def fill_in(preset: Preset, settings: Mapping[str, Any], n_cells: int, n_systems: int) -> dict[str, Any]:
     """The settings of a preset, of which those that the user gave take precedence.
 
     A loss weight that was given as a number takes the ramp of the preset. None counts as not given for
@@ -82,13 +82,13 @@ def fill_in(preset: Preset, settings: Mapping[str, Any], n_cells: int) -> dict[s
     Examples
     --------
     >>> from sysvi._core.settings import PAPER
-    >>> fill_in(PAPER, {"cycle_weight": 2}, 5_000)["cycle_weight"]
+    >>> fill_in(PAPER, {"cycle_weight": 2}, 5_000, 2)["cycle_weight"]
     Ramp(value=2.0, start=0.0, end=0.0)
     """
+    of_preset = preset.settings_for(n_cells, n_systems)
     given = {
-        name: as_ramp(value, ramp, name) if isinstance(ramp := preset.settings.get(name), Ramp) else value
+        name: as_ramp(value, ramp, name) if isinstance(ramp := of_preset.get(name), Ramp) else value
         for name, value in settings.items()
         if value is not None or name not in CHOSEN_IF_NONE
     }
-    epochs = {} if preset.epochs is None else {"max_epochs": preset.epochs(n_cells)}
-    return {**preset.settings, **epochs, **given}
+    return {**of_preset, **given}

@@ -76,7 +76,7 @@ def describe_run(
     given = dict(settings)
     preset = find_preset(given.pop("preset", None))
     n_members = number_of_members(given.pop("members", None), preset)
-    chosen = fill_in(preset, given, n)
+    chosen = fill_in(preset, given, n, len(vocabulary.systems))
     model_kwargs, train_kwargs = split_settings("integrate", chosen)
     held_out = {"train_size": 0.9} if train_kwargs.get("early_stopping") else {}
     training = TrainSettings(**(held_out | train_kwargs))

@@ -23,13 +23,14 @@ from sysvi.api.sysvi import SysVI, model_file, posteriors, write_model_folder
 from sysvi.data.cells import Cells, Vocabulary
 from sysvi.data.columns import Columns
 from sysvi.model.agreement import neighbor_agreement
-from sysvi.model.anchors import Moves, find_moves
+from sysvi.model.anchors import MinCloseness, Moves, find_moves
 from sysvi.model.checkpoint import corruption_as_input_error, holds_ensemble, load_ensemble, save_ensemble
 from sysvi.model.combination import Combination, combine
 
-# How close anchors must be, for two systems and for more: among several systems there is more often a cell that is near
-# by mistake, in all members (docs/trust.md).
-MIN_CLOSENESS, MIN_CLOSENESS_OF_SEVERAL = 1.5, 2.75
+# How close anchors must be: among several systems there is more often a cell that is near by mistake (docs/trust.md).
+CLOSENESS_OF_TWO = MinCloseness(1.5)
+CLOSENESS_OF_SEVERAL = MinCloseness(1.65, "smallest")
+CLOSENESS_OF_NEW = MinCloseness(2.75)  # of systems that the models were not trained on
 WORST_FIRST = ("failed", "interrupted", "stopped_early", "finished")  # status of an ensemble: the worst of its members
 
 
@@ -118,8 +119,8 @@ class Ensemble(DifferentialMethodsOfScvi, MethodsOfScvi):
                 combination, agreement = combine(embeddings), neighbor_agreement(embeddings)
             if moves is None:
                 cells = first.cells_of(None)
-                combined, closeness = combination.apply(embeddings), _min_closeness(cells.n_systems)
-                moves = find_moves(embeddings, combined, _systems(cells), closeness)
+                closeness = CLOSENESS_OF_TWO if cells.n_systems == 2 else CLOSENESS_OF_SEVERAL
+                moves = find_moves(embeddings, combination.apply(embeddings), _systems(cells), closeness)
         self.combination, self.moves, self.agreement = combination, moves, agreement
         self.status = status or min((member.status for member in members), key=WORST_FIRST.index)
 
@@ -269,10 +270,9 @@ class Ensemble(DifferentialMethodsOfScvi, MethodsOfScvi):
             distributions = posteriors(members, cells, np.arange(cells.n_cells), None)
             embeddings, system = [mean.numpy() for mean, _ in distributions], _systems(cells)
             combined = self.combination.apply(embeddings)
-            closeness = _min_closeness(cells.n_systems)
             for code in range(known, cells.n_systems):
                 new = system == code
-                moves = moves.extend([z[new] for z in embeddings], combined[new], code, closeness)
+                moves = moves.extend([z[new] for z in embeddings], combined[new], code, CLOSENESS_OF_NEW)
         return Ensemble(members, self.seed, self.combination, moves, agreement=self.agreement)
 
     # -- saving -------------------------------------------------------------------------------------------------------
@@ -358,11 +358,6 @@ def load(
 def _systems(cells: Cells) -> np.ndarray:
     """Codes of the systems of cells, (n,)."""
     return cells.covariates.system.cpu().numpy()
-
-
-def _min_closeness(n_systems: int) -> float:
-    """How close anchors must be in every member."""
-    return MIN_CLOSENESS if n_systems == 2 else MIN_CLOSENESS_OF_SEVERAL
 
 
 def _common_parts(member: SysVI) -> tuple[Vocabulary, Columns, ModelSettings]:

@@ -175,8 +175,8 @@ def integrate(
         window_cells = storage.window_cells
         on_event(Event("storage", storage.why, storage_values(storage)))
     data = read_data(adata, columns, window_cells=window_cells)
-    usual = fill_in(chosen, {}, data.cells.n_cells)
-    settings = fill_in(chosen, settings, data.cells.n_cells)
+    usual = chosen.settings_for(data.cells.n_cells, data.cells.n_systems)
+    settings = fill_in(chosen, settings, data.cells.n_cells, data.cells.n_systems)
     system = check_obs_column(adata, system_key, "system_key")
     report_weak_effect(data.cells.x, system, on_event)
     with _training_folder(checkpoint, adata, data, n_members, seed, settings, device, window_cells, on_event) as kept:

@@ -153,6 +153,8 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, DifferentialMethodsOfScvi
         Number of latent dimensions, width and number of hidden layers, and dropout rate of encoder and decoder.
     out_var_mode
         Variance of the expression per gene (``"feature"``) or per cell and gene (``"sample_feature"``).
+    covariates_in_hidden
+        Let covariates enter the decoder's hidden layers; False: they only add to the mean expression of each gene.
     covariates_in_mean
         Let covariates also add to the mean expression of each gene directly. Differences between systems that are the
         same in all cells then need no hidden layer.
@@ -428,7 +430,7 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, DifferentialMethodsOfScvi
         starts = find_starts(n_systems, reference.n_cells, count_cells(cells, vocabulary), sizes)
         extension = extend(self.module, vocabulary, starts)
         model = type(self).__new__(type(self))
-        model._create_module(self.columns, vocabulary, query.reference, self.model_settings, seed)
+        model._create_module(self.columns, vocabulary, query.reference, extension.model.settings, seed)
         model.module, model.adata, model.cells = extension.model, adata, cells
         model.train_settings, model.preparation = self.train_settings, self.preparation
         if not extension.new_weights:
@@ -693,6 +695,7 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, DifferentialMethodsOfScvi
         own = {
             "columns": self.columns.to_json(),
             "n_genes": len(self.vocabulary.genes),
+            "n_systems": len(self.vocabulary.systems),
             "losses": [summarise_losses(self._history)],
         }
         return {name: json.dumps(value) for name, value in {**self.checkpoint().provenance(), **own}.items()}

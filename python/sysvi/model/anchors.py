@@ -1,7 +1,7 @@
 """Moving systems onto each other where all members of an ensemble agree which of their cells correspond.
 
 Two cells of different systems that are mutual nearest neighbours (Haghverdi et al., 2018) in the embedding of every
-member, and on average not far apart, are a pair of anchors. What still separates them in the combined embedding is a
+member, and not far apart, are a pair of anchors. What still separates them in the combined embedding is a
 difference between the systems that training has left, so the anchors, and with them the cells around them, are moved
 onto each other. Cells of a type that the other system lacks are seldom anchors: their mutual neighbours differ between
 members, or are farther away than cells of their own type. They stay where they are.
@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Literal, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -34,6 +35,28 @@ MIN_NEIGHBORS = 10
 N_ROUNDS = 3
 N_SMOOTHED = 30  # sampled cells whose moves are averaged
 CELLS_AT_A_TIME = 10_000
+
+
+class MinCloseness(NamedTuple):
+    """How close the cells of a pair must be to be anchors.
+
+    Parameters
+    ----------
+    value
+        The smallest closeness. The closeness of a pair in a member is the radius within which a quarter of the cells of
+        a cell's own system lie around it, of the two cells the larger radius, divided by the distance of the pair. A
+        cell without counterpart has nearest neighbours in the other system too, but they are farther away, compared
+        with the extent of its own surroundings.
+    of
+        Which closeness counts: the geometric ``"mean"`` over the members, or the ``"smallest"``, so that no member may
+        find the pair far apart.
+    """
+
+    value: float = 0.0
+    of: Literal["mean", "smallest"] = "mean"
+
+
+HOWEVER_FAR = MinCloseness()
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +113,11 @@ class Moves:
 
     @one_blas_thread
     def extend(
-        self, embeddings: Sequence[np.ndarray], combined: np.ndarray, code: int, min_closeness: float = 0.0
+        self,
+        embeddings: Sequence[np.ndarray],
+        combined: np.ndarray,
+        code: int,
+        min_closeness: MinCloseness = HOWEVER_FAR,
     ) -> Moves:
         """Also move a further system onto the moved cells of the others, which stay where they are.
 
@@ -103,7 +130,7 @@ class Moves:
         code
             Code of the further system.
         min_closeness
-            As in `find_moves`.
+            How close anchors must be.
         """
         rows = sample_rows(np.arange(len(embeddings[0])), MAX_SAMPLED_CELLS)
         new = np.stack([np.asarray(z, np.float64)[rows] for z in embeddings])  # (M, p, L)
@@ -126,13 +153,16 @@ class Moves:
 
 @one_blas_thread
 def find_moves(
-    embeddings: Sequence[np.ndarray], combined: np.ndarray, system: np.ndarray, min_closeness: float = 0.0
+    embeddings: Sequence[np.ndarray],
+    combined: np.ndarray,
+    system: np.ndarray,
+    min_closeness: MinCloseness = HOWEVER_FAR,
 ) -> Moves:
     """Find the cells that correspond in all members, and how to move the systems onto each other there.
 
     Of each system at most 1,000 cells are used, a random sample. A cell's nearest neighbours in another system are 15 %
     of that system's sampled cells (at least 10 cells), and pairs that are neighbours of each other in the embeddings of
-    all members, and close on average, are anchors. In each of three rounds, every cell is moved to
+    all members, and close, are anchors. In each of three rounds, every cell is moved to
     the mean of itself and its counterparts, one for each other system: the mean of its anchors there. Moves and numbers
     of counterparts are averaged over the cells around each cell, so that a cell among few anchors moves less.
 
@@ -145,10 +175,7 @@ def find_moves(
     system
         Code of the system of each cell, (n,).
     min_closeness
-        The smallest closeness of anchors. The closeness of a pair in a member is the radius within which a quarter of
-        the cells of a cell's own system lie around it, of the two cells the larger radius, divided by the distance of
-        the pair; over the members, the geometric mean is taken. A cell without counterpart has nearest neighbours in
-        the other system too, but they are farther away, compared with the extent of its own surroundings.
+        How close anchors must be; by default, however far.
 
     Returns
     -------
@@ -199,7 +226,7 @@ def _move_onto_anchors(
     return moved
 
 
-def _anchors(members: Sequence[tuple[np.ndarray, np.ndarray]], min_closeness: float) -> sp.csr_array:
+def _anchors(members: Sequence[tuple[np.ndarray, np.ndarray]], min_closeness: MinCloseness) -> sp.csr_array:
     """Pairs that are mutual neighbours in all members, and close, from embeddings of two systems: 0 or 1, (a, b)."""
     pairs: sp.csr_array | None = None
     for a, b in members:
@@ -207,8 +234,9 @@ def _anchors(members: Sequence[tuple[np.ndarray, np.ndarray]], min_closeness: fl
         pairs = sp.csr_array(mutual if pairs is None else pairs.multiply(mutual))
     assert pairs is not None
     rows, columns = pairs.nonzero()
-    closeness = np.mean([_log_closeness(a, b, rows, columns) for a, b in members], axis=0)
-    close = closeness >= np.log(min_closeness) if min_closeness > 0 else np.ones(len(rows), bool)
+    by_member = np.stack([_log_closeness(a, b, rows, columns) for a, b in members])
+    closeness = by_member.mean(axis=0) if min_closeness.of == "mean" else by_member.min(axis=0)
+    close = closeness >= np.log(min_closeness.value) if min_closeness.value > 0 else np.ones(len(rows), bool)
     return sp.csr_array((np.ones(close.sum()), (rows[close], columns[close])), shape=pairs.shape)
 
 

@@ -118,7 +118,8 @@ class Model(nn.Module):
         )
         width = self.code.width
         self.encoder = Encoder(n_genes, width, s.n_hidden, s.n_layers, s.n_latent, s.dropout_rate, init)
-        self.decoder = Decoder(s.n_latent, width, s.n_hidden, s.n_layers, s.dropout_rate, s.covariates_in_mean, init)
+        sees = s.covariates_in_hidden, s.covariates_in_mean
+        self.decoder = Decoder(s.n_latent, width, s.n_hidden, s.n_layers, s.dropout_rate, *sees, init)
         self.likelihood = LIKELIHOODS[s.likelihood](s, self.decoder.n_outputs, n_genes, init)
         self.prior = PRIORS[s.prior](s, n_genes, width)
         self.own_genes = None if own_genes is None else OwnGenes(own_genes)

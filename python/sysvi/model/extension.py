@@ -2,7 +2,9 @@
 
 Every weight of the trained model stays. Each new system and category gets weights of its own beside them wherever the
 model sees the covariates: a row of the covariate weights of each layer, and a column in the mean of each gene. They
-start at a mean of known ones, and are all that is trained afterwards.
+start at a mean of known ones, and are all that is trained afterwards. If the decoder's hidden layers do not see the
+covariates, those of the extended model do, with weights of zero for all that are known: how new cells differ from the
+reference may well depend on the cell.
 
 Reference: Lotfollahi et al., Mapping single-cell data to reference atlases by transfer learning, Nat. Biotechnol.
 (2022).
@@ -13,6 +15,7 @@ Shapes: C covariate width of the trained model, D of the extended one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -115,7 +118,8 @@ def extend(model: Model, vocabulary: Vocabulary, new: Sequence[NewCategories]) -
     new
         The new systems, and the new categories of each categorical covariate.
     """
-    extended = Model.of_vocabulary(model.settings, vocabulary, torch.Generator())
+    settings = replace(model.settings, covariates_in_hidden=True)
+    extended = Model.of_vocabulary(settings, vocabulary, torch.Generator())
     blocks = [_Rows.of_categories(part) for part in new]
     in_code = blocks[:1] if model.code.embed else blocks
     rest = _known_rows(model.code.width - sum(block.start.shape[1] for block in in_code))
@@ -124,6 +128,8 @@ def extend(model: Model, vocabulary: Vocabulary, new: Sequence[NewCategories]) -
     weights, new_weights = {}, {}
     for name, tensor in model.state_dict().items():
         weight, shape = tensor.cpu(), shapes[name]
+        if not len(weight) and name.endswith("cov_weight"):
+            weight = torch.zeros(model.code.width, shape[1])
         if weight.shape == shape:
             weights[name] = weight
             continue

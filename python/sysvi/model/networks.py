@@ -259,7 +259,8 @@ class Decoder(nn.Module):
     """The decoder's hidden layers; the likelihood turns its output into a distribution of expression.
 
     With `passes_covariates` the output is the last hidden layer and the covariates side by side, (B, H + C), so that a
-    linear mean has an effect of each covariate on each gene; otherwise it is the last hidden layer, (B, H).
+    linear mean has an effect of each covariate on each gene; otherwise it is the last hidden layer, (B, H). Without
+    `layers_see_covariates` the hidden layers see z alone.
     """
 
     def __init__(
@@ -269,12 +270,14 @@ class Decoder(nn.Module):
         n_hidden: int,
         n_layers: int,
         dropout_rate: float,
+        layers_see_covariates: bool,
         passes_covariates: bool,
         init: torch.Generator,
     ):
         super().__init__()
-        self.layers = make_layers(n_latent, n_cov, n_hidden, n_layers, dropout_rate, init)
-        self.passes_covariates = passes_covariates
+        n_seen = n_cov if layers_see_covariates else 0
+        self.layers = make_layers(n_latent, n_seen, n_hidden, n_layers, dropout_rate, init)
+        self.layers_see_covariates, self.passes_covariates = layers_see_covariates, passes_covariates
         self.n_outputs = n_hidden + (n_cov if passes_covariates else 0)
 
     @torch.no_grad()
@@ -283,9 +286,13 @@ class Decoder(nn.Module):
         n_latent = cast(Layer, self.layers[0]).weight.shape[0]
         return carry_through(self.layers, torch.eye(n_latent, k))
 
+    def seen_by_layers(self, c: Tensor) -> Tensor:
+        """Those of the covariates, (B, C), that the hidden layers see: all, or none, (B, 0)."""
+        return c if self.layers_see_covariates else c.new_empty(len(c), 0)
+
     def forward(self, z: Tensor, c: Tensor, context: TrainingContext | None = None) -> Tensor:
         """Latent variables (B, L) and covariates (B, C) -> (B, H + C) or (B, H)."""
-        h = apply_layers(self.layers, z, c, context)
+        h = apply_layers(self.layers, z, self.seen_by_layers(c), context)
         return torch.cat([h, c], dim=1) if self.passes_covariates else h
 
 

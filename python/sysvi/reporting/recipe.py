@@ -61,9 +61,7 @@ def chosen_settings(record: RunRecord, n_cells: int) -> ChosenSettings:
 
 def _differing(record: RunRecord, preset: Preset, n_cells: int) -> dict[str, Any]:
     """Settings of a run that a preset does not give."""
-    given = dict(preset.settings)
-    if preset.epochs is not None:
-        given["max_epochs"] = preset.epochs(n_cells)
+    given = preset.settings_for(n_cells, record.n_systems)
     found: dict[str, Any] = {}
     for settings in (record.model_settings, record.train_settings):
         for f in fields(settings):

@@ -29,8 +29,8 @@ class RunRecord:
     ----------
     columns
         Columns and layer that the model read.
-    n_genes
-        Number of genes that it was trained on.
+    n_genes, n_systems
+        Number of genes and of systems that it was trained on.
     model_settings, train_settings
         Settings of the model and of its training.
     seed, member_seeds
@@ -51,6 +51,7 @@ class RunRecord:
 
     columns: Columns
     n_genes: int
+    n_systems: int
     model_settings: ModelSettings
     train_settings: TrainSettings
     seed: int
@@ -123,6 +124,7 @@ def _from_json(values: Mapping[str, Any]) -> RunRecord:
     return RunRecord(
         Columns.from_json(values["columns"]),
         int(values["n_genes"]),
+        int(values.get("n_systems", 2)),  # earlier versions, which left it out, had the same settings for any number
         ModelSettings(**values["model_settings"]),
         TrainSettings(**values["train_settings"]),
         seed,

@@ -91,27 +91,28 @@ class _GradientStep:
     def __init__(self, objective: Objective, batch: Minibatch, weights: Weights, context: TrainingContext):
         self.objective, self.batch, self.weights = objective, batch, weights
         model = objective.model
-        self.encoder, self.decoder, self.likelihood = encoder, decoder, likelihood = (
-            model.encoder,
-            model.decoder,
-            model.likelihood,
-        )
+        self.encoder, self.decoder, self.likelihood = model.encoder, model.decoder, model.likelihood
         self.cycles = isinstance(weights.cycle, Tensor) or weights.cycle > 0
         self.c, self.c_swapped = model.code(batch.covariates), model.code(batch.swapped_covariates)
-        passes = decoder.passes_covariates
-        self.encoding = LayerPass(encoder.layers, self.c, context)
-        self.decoding = LayerPass(decoder.layers, self.c, context, passes_covariates=passes)
+        self.encoding = LayerPass(self.encoder.layers, self.c, context)
+        self.decoding = self._decoder_pass(self.c, context)
         if self.cycles:
-            self.translating = LayerPass(decoder.layers, self.c_swapped, context, passes_covariates=passes)
-            self.cycling = LayerPass(encoder.layers, self.c_swapped, context)
+            self.translating = self._decoder_pass(self.c_swapped, context)
+            self.cycling = LayerPass(self.encoder.layers, self.c_swapped, context)
         self.first_weight = self.encoding.layers[0].weight  # (G, H)
-        self.mean_head = likelihood.linear_mean
+        self.mean_head = self.likelihood.linear_mean
         self.x: Tensor | SparseExpression  # (B, G), in the type of matrix products
         if batch.x_matmul is None:
             self.x = batch.x.to(context.matmul_dtype or self.first_weight.dtype)
         else:
             self.x = batch.x_matmul
         self.gradients, self.pair_gradients = Gradients(), Gradients()
+
+    def _decoder_pass(self, c: Tensor, context: TrainingContext) -> LayerPass:
+        """A pass through the decoder's layers with these covariates, (B, C)."""
+        decoder = self.decoder
+        beside = c if decoder.passes_covariates else None
+        return LayerPass(decoder.layers, decoder.seen_by_layers(c), context, beside=beside)
 
     @no_grad()
     def encode(self) -> None:

@@ -71,15 +71,16 @@ class LayerPass:
         Covariates, (B, C), which each layer sees.
     context
         Source of the dropout seeds. All are drawn by the constructor, so that passes may then run at the same time.
-    passes_covariates
-        Whether the result is the last hidden layer and the covariates side by side, (B, H + C), as that of `Decoder`.
+    beside
+        Covariates, (B, C), that stand beside the last hidden layer in the result, (B, H + C), as in that of `Decoder`;
+        None: they do not.
     """
 
     def __init__(
-        self, layers: Iterable[nn.Module], c: Tensor, context: TrainingContext, *, passes_covariates: bool = False
+        self, layers: Iterable[nn.Module], c: Tensor, context: TrainingContext, *, beside: Tensor | None = None
     ):
         self.layers = [cast(Layer, layer) for layer in layers]
-        self.c, self.matmul_dtype, self.passes_covariates = c, context.matmul_dtype, passes_covariates
+        self.c, self.matmul_dtype, self.beside = c, context.matmul_dtype, beside
         self.seeds = [context.draw_dropout_seed() if layer.dropout_rate > 0 else 0 for layer in self.layers]
         self.passed: list[_PassedLayer] = []
         self.backend = choose_backend(c.device)
@@ -102,7 +103,7 @@ class LayerPass:
             self.passed.append(_PassedLayer(layer, weight, x, cast_weight, a, y, moments))
             x = y
         h = cast(Tensor, x)
-        return torch.cat([h, self.c.to(h.dtype)], dim=1) if self.passes_covariates else h
+        return h if self.beside is None else torch.cat([h, self.beside.to(h.dtype)], dim=1)
 
     def backward(self, grad: Tensor, gradients: Gradients, *, to_input: bool = True) -> Tensor:
         """Add the gradients of all parameters to `gradients`, and return that of the input, (B, I).
@@ -110,11 +111,12 @@ class LayerPass:
         Biases get none: the batch normalisation subtracts them again. Without `to_input`, the input's gradient is not
         computed.
         """
-        if self.passes_covariates:
-            grad, d_c = grad.split([grad.shape[1] - self.c.shape[1], self.c.shape[1]], dim=1)
+        if self.beside is not None:
+            n_beside = self.beside.shape[1]
+            grad, d_beside = grad.split([grad.shape[1] - n_beside, n_beside], dim=1)
             grad = grad.contiguous()
-            if self.c.requires_grad:
-                gradients.add(self.c, d_c)
+            if self.beside.requires_grad:
+                gradients.add(self.beside, d_beside)
         for i, (layer, weight, x, cast_weight, a, y, moments) in reversed([*enumerate(self.passed)]):
             d_a, *d_norm = self.backend.normalise_backward(grad, y, a, self.c, moments, layer.scale, layer.dropout_rate)
             gradients.add(weight, x.T @ d_a)

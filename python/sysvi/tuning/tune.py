@@ -233,8 +233,8 @@ def tune(
         weight_systems=weight_systems,
     )
     check_writable(adata)
-    read_vocabulary(adata, columns)  # for its checks, before anything is written
-    settings = fill_in(DEFAULT_PRESET, settings, adata.n_obs)
+    vocabulary = read_vocabulary(adata, columns)  # also for its checks, before anything is written
+    settings = fill_in(DEFAULT_PRESET, settings, adata.n_obs, len(vocabulary.systems))
     model_settings, train_settings = split_settings("tune", common_settings(settings))
     write_setup(adata, columns)
 

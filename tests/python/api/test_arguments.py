@@ -50,18 +50,26 @@ PRESET = Preset(
 )
 def test_given_settings_take_precedence_and_numbers_keep_the_ramp_of_the_preset(given, expected):
     before = dict(PRESET.settings)
-    assert fill_in(PRESET, given, 10) == before | expected
+    assert fill_in(PRESET, given, 10, 2) == before | expected
     assert PRESET.settings == before
 
 
 def test_none_is_not_given():
-    assert fill_in(CONSERVATIVE, {"max_epochs": None, "batch_size": None, "lr": None}, 10) == fill_in(
-        CONSERVATIVE, {}, 10
+    assert fill_in(CONSERVATIVE, {"max_epochs": None, "batch_size": None, "lr": None}, 10, 2) == fill_in(
+        CONSERVATIVE, {}, 10, 2
     )
 
 
 def test_a_preset_without_settings_changes_nothing():
-    assert fill_in(MIXING, {"cycle_weight": 2}, 10) == {"cycle_weight": 2}
-    assert fill_in(PRESET._replace(epochs=None), {}, 10) == PRESET.settings
+    assert fill_in(MIXING, {"cycle_weight": 2}, 10, 2) == {"cycle_weight": 2}
+    assert fill_in(PRESET._replace(epochs=None), {}, 10, 2) == PRESET.settings
     with pytest.raises(InputError, match="kl_weight is 'strong'"):
-        fill_in(PRESET, {"kl_weight": "strong"}, 10)
+        fill_in(PRESET, {"kl_weight": "strong"}, 10, 2)
+
+
+def test_the_default_differs_for_more_than_two_systems():
+    assert CONSERVATIVE.settings_for(10, 2) == CONSERVATIVE.settings
+    assert CONSERVATIVE.settings_for(10, 3) == CONSERVATIVE.settings | {"covariates_in_hidden": False}
+    assert fill_in(CONSERVATIVE, {"covariates_in_hidden": True}, 10, 3)["covariates_in_hidden"] is True
+    for preset in (MIXING, PAPER):
+        assert preset.settings_for(10, 3) == preset.settings_for(10, 2)

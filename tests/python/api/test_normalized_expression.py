@@ -59,7 +59,11 @@ def test_arguments_are_those_of_scvi_tools():
     }
 
 
-@pytest.mark.parametrize("settings", [{}, {"prior": "gmm"}, {"covariates_in_mean": False}, {"n_layers": 1}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"prior": "gmm"}, {"covariates_in_mean": False}, {"covariates_in_hidden": False}, {"n_layers": 1}],
+    ids=str,
+)
 def test_values_are_those_of_an_independent_implementation(adata, make_sysvi, settings):
     own = make_sysvi(adata.copy(), **settings)
     for system, name in ((None, None), (0, "system1"), (1, "system2")):

@@ -159,6 +159,7 @@ KINDS = [
     {"prior": "standard_normal", "covariates_in_mean": False},
     {"out_var_mode": "sample_feature", "embed_categorical_covariates": True},
     {"initialisation": "random", "n_layers": 1},
+    {"covariates_in_hidden": False},
 ]
 
 

@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 from threadpoolctl import threadpool_limits
 
 from sysvi.model import anchors as module
-from sysvi.model.anchors import find_moves
+from sysvi.model.anchors import MinCloseness, find_moves
 
 
 def nearest(points, query, k):
@@ -45,15 +46,16 @@ def moved_by_loops(embeddings, system, min_closeness, further=None, reached=None
                 continue
             k_a, k_b = (max(10, round(0.15 * len(rows[code]))) for code in (a, b))
             agreed = np.ones((len(rows[a]), len(rows[b])), bool)
-            closeness = np.ones(agreed.shape)  # the product over the members
-            for z in embeddings:
+            closeness = np.ones((len(embeddings), *agreed.shape))
+            for z, of_member in zip(embeddings, closeness, strict=True):
                 for i, one in enumerate(z[rows[a]]):
                     near = set(nearest(z[rows[b]], one, k_b))
                     own = radius(z[rows[a]], one)
                     for j, other in enumerate(z[rows[b]]):
                         agreed[i, j] &= j in near and i in set(nearest(z[rows[a]], other, k_a))
-                        closeness[i, j] *= max(own, radius(z[rows[b]], other)) / np.linalg.norm(one - other)
-            pairs[a, b] = agreed & (closeness ** (1 / len(embeddings)) >= min_closeness)
+                        of_member[i, j] = max(own, radius(z[rows[b]], other)) / np.linalg.norm(one - other)
+            over_members = {"mean": scipy.stats.gmean, "smallest": np.min}[min_closeness.of](closeness, axis=0)
+            pairs[a, b] = agreed & (over_members >= min_closeness.value)
     smoothing = {code: weights_by_loops(mean[rows[code]], mean[rows[code]]) for code in codes}
     moved = mean.copy()
     if further is not None:
@@ -91,7 +93,7 @@ def moved(members, system):
     return find_moves(members, mean_of(members), system).apply(mean_of(members), system)
 
 
-@pytest.mark.parametrize("min_closeness", [0.0, 1.6])
+@pytest.mark.parametrize("min_closeness", [MinCloseness(), MinCloseness(1.6), MinCloseness(1.4, "smallest")], ids=str)
 @pytest.mark.parametrize("sizes", [[40, 30], [25, 35, 20]])
 def test_oracle(sizes, min_closeness):
     members, system = clouds(sizes, [0.0, 0.7, -0.5][: len(sizes)])
@@ -104,12 +106,12 @@ def test_a_further_system_is_moved_onto_the_others_which_stay():
     members, system = clouds([40, 30, 35], [0.0, 0.7, -0.5])
     known, new = ([z[rows] for z in members] for rows in (system < 2, system == 2))
     before = find_moves(known, mean_of(known), system[system < 2])
-    after = before.extend(new, mean_of(new), 2, 1.6)
+    after = before.extend(new, mean_of(new), 2, MinCloseness(1.6))
     reached = before.position + before.move
     np.testing.assert_array_equal(
         after.apply(mean_of(known), system[system < 2]), before.apply(mean_of(known), system[system < 2])
     )
-    expected = moved_by_loops(members, system, 1.6, further=2, reached=reached)
+    expected = moved_by_loops(members, system, MinCloseness(1.6), further=2, reached=reached)
     found = after.apply(mean_of(members), system)[system == 2]
     np.testing.assert_allclose(found, expected[system == 2], atol=1e-9)
     assert np.abs(found - mean_of(members)[system == 2]).max() > 0.1
@@ -118,7 +120,7 @@ def test_a_further_system_is_moved_onto_the_others_which_stay():
 def test_the_closer_anchors_must_be_the_less_moves():
     members, system = clouds([200, 200], [0.0, 0.7])
     sizes = [
-        np.linalg.norm(find_moves(members, mean_of(members), system, closeness).move)
+        np.linalg.norm(find_moves(members, mean_of(members), system, MinCloseness(closeness)).move)
         for closeness in (0.0, 1.5, 2.5, 1e6)
     ]
     assert sizes[0] > sizes[1] > sizes[2] > sizes[3] == 0
@@ -238,7 +240,7 @@ def test_input_is_not_changed_and_bits_do_not_depend_on_threads():
 @pytest.mark.parametrize("sizes", [[1, 40], [1, 1], [12, 3]])
 def test_systems_of_few_cells(sizes):
     members, system = clouds(sizes, [0.0, 0.5])
-    for min_closeness in (0.0, 1.5):
+    for min_closeness in (MinCloseness(), MinCloseness(1.5), MinCloseness(1.5, "smallest")):
         found = find_moves(members, mean_of(members), system, min_closeness).apply(mean_of(members), system)
         assert np.isfinite(found).all()
 

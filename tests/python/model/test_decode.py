@@ -39,6 +39,7 @@ def with_batch(covariates, code):
 KINDS = [
     {},
     {"covariates_in_mean": False},
+    {"covariates_in_hidden": False},
     {"embed_categorical_covariates": True},
     {"out_var_mode": "sample_feature", "n_layers": 1},
     {"prior": "gmm", "n_layers": 3},

@@ -36,9 +36,10 @@ def test_starts():
 
 @pytest.mark.parametrize("embed", [False, True])
 @pytest.mark.parametrize("variance", ["feature", "sample_feature"])
-def test_known_covariates_give_the_same_and_new_ones_the_mean(embed, variance):
+@pytest.mark.parametrize("in_hidden", [True, False])
+def test_known_covariates_give_the_same_and_new_ones_the_mean(embed, variance, in_hidden):
     """A new batch of s1 starts at the mean of b1 and b2, and so does all that is linear in the covariates."""
-    model = make(embed, out_var_mode=variance)
+    model = make(embed, out_var_mode=variance, covariates_in_hidden=in_hidden)
     vocabulary = KNOWN.extend(["s3"], {"batch": ["b4", "b5"]})
     counts = np.array([[0, 0, 0, 20, 0], [0] * 5, [0, 0, 0, 0, 30]]), np.array([[20, 0], [0, 0], [30, 0]])
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -54,13 +55,20 @@ def test_known_covariates_give_the_same_and_new_ones_the_mean(embed, variance):
     with torch.no_grad():
         for a, b in zip(model.encoder(x, model.code(known)), extended.encoder(x, extended.code(known)), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+        z = torch.rand(4, 3, generator=torch.Generator().manual_seed(6))
+        decoded = [m.mean(m.decoder(z, m.code(known)), known.system) for m in (model, extended)]
+        torch.testing.assert_close(*decoded, rtol=1e-6, atol=1e-6)
 
         def linear(m, system, batch):
             """Everything that is linear in the covariates."""
             c = m.code(covariates(system, batch))
             layers = [*m.encoder.layers, *m.decoder.layers]
             heads = [head for name, head in m.likelihood.named_children() if name.endswith("head")]
-            return torch.cat([c @ w.cov_weight for w in layers] + [c @ h.weight[:, 8:].T for h in heads], 1)
+            return torch.cat(
+                [c @ w.cov_weight if len(w.cov_weight) else torch.zeros(2, 8) for w in layers]
+                + [c @ h.weight[:, 8:].T for h in heads],
+                1,
+            )
 
         mean = (linear(model, [0, 0], [0, 0]) + linear(model, [0, 0], [1, 1])) / 2
         torch.testing.assert_close(linear(extended, [0, 0], [3, 3]), mean)

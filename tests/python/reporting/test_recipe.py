@@ -27,24 +27,23 @@ from sysvi.reporting.recipe import (
 from sysvi.reporting.run_record import RunRecord, read_record
 
 
-def make_record(preset, n_cells, columns=None, preparation=None, **train):
+def make_record(preset, n_cells, columns=None, preparation=None, n_systems=2, **train):
     """The record of a run with the settings of a preset and some others."""
-    given = dict(preset.settings)
-    if preset.epochs is not None:
-        given["max_epochs"] = preset.epochs(n_cells)
-    given |= train
+    given = preset.settings_for(n_cells, n_systems) | train
     parts = [
         kind(**{name: value for name, value in given.items() if name in kind.__dataclass_fields__})
         for kind in (ModelSettings, TrainSettings)
     ]
     seeds = tuple(range(preset.members))
     columns = columns or Columns("system", "batch")
-    return RunRecord(columns, 9, *parts, 7, seeds, ({"epoch": []},) * len(seeds), None, "finished", {}, (), preparation)
+    losses = ({"epoch": []},) * len(seeds)
+    return RunRecord(columns, 9, n_systems, *parts, 7, seeds, losses, None, "finished", {}, (), preparation)
 
 
+@pytest.mark.parametrize("n_systems", [2, 3])
 @pytest.mark.parametrize("preset", [MIXING, CONSERVATIVE, PAPER])
-def test_a_preset_is_recognised(preset):
-    chosen = chosen_settings(make_record(preset, 5_000), 5_000)
+def test_a_preset_is_recognised(preset, n_systems):
+    chosen = chosen_settings(make_record(preset, 5_000, n_systems=n_systems), 5_000)
     names = {id(MIXING): "mixing", id(CONSERVATIVE): None, id(PAPER): "paper"}  # the default needs no name
     assert chosen.preset == names[id(preset)]
     assert (chosen.members, dict(chosen.settings)) == (None, {})

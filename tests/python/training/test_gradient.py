@@ -28,6 +28,9 @@ every_code = pytest.mark.parametrize("embed", [False, True], ids=["one_hot", "em
 every_weighting = pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
 every_swap = pytest.mark.parametrize("swapped", ["resampled", "observed", "zero"])
 every_form = pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+every_place = pytest.mark.parametrize(  # where the decoder sees the covariates
+    "place", [{}, {"covariates_in_mean": False}, {"covariates_in_hidden": False}], ids=["both", "hidden", "mean"]
+)
 every_number_of_systems = pytest.mark.parametrize("n_systems", [2, 3])
 
 
@@ -281,14 +284,14 @@ every_mask = pytest.mark.parametrize(("n_systems", "seed"), [(2, 3), (2, 4), (3,
 @every_mask
 @every_variance
 @every_weighting
-@pytest.mark.parametrize("in_mean", [False, True])
-def test_with_lacking_genes_losses_match_oracle(make_case, n_systems, seed, variance, weighted, in_mean):
+@every_place
+def test_with_lacking_genes_losses_match_oracle(make_case, n_systems, seed, variance, weighted, place):
     case = make_case(
         n_systems=n_systems,
         own_genes=own_genes_of(n_systems, seed),
         variance=variance,
         weighted=weighted,
-        covariates_in_mean=in_mean,
+        **place,
     )
     assert_losses_match_oracle(case)
 
@@ -297,9 +300,9 @@ def test_with_lacking_genes_losses_match_oracle(make_case, n_systems, seed, vari
 @every_variance
 @every_weighting
 @every_swap
-@pytest.mark.parametrize("in_mean", [False, True])
+@every_place
 def test_with_lacking_genes_the_hand_written_gradient_is_autograds(
-    make_case, n_systems, seed, variance, weighted, swapped, in_mean
+    make_case, n_systems, seed, variance, weighted, swapped, place
 ):
     case = make_case(
         n_systems=n_systems,
@@ -307,7 +310,7 @@ def test_with_lacking_genes_the_hand_written_gradient_is_autograds(
         variance=variance,
         weighted=weighted,
         swapped=swapped,
-        covariates_in_mean=in_mean,
+        **place,
         embed=True,
         dropout_rate=0.3,
     )

@@ -17,7 +17,7 @@ from sklearn.metrics import normalized_mutual_info_score
 
 import sysvi
 from sysvi import InputError
-from sysvi.api.ensemble import MIN_CLOSENESS
+from sysvi.api.ensemble import CLOSENESS_OF_TWO
 from sysvi.api.support import neighbor_support
 from sysvi.cli import main
 from sysvi.evaluation.scores import paper_scores
@@ -211,7 +211,7 @@ def test_the_result_is_the_ensemble_of_what_integrate_gives(cells):
     runs = [alone(cells, seed=seed, **chosen) for seed in (0, 1)]
     system = cells.obs["system"].to_numpy().astype(str).astype(object)
     combined, codes = combine(runs).apply(runs), np.unique(system, return_inverse=True)[1]
-    moved = find_moves(runs, combined, codes, MIN_CLOSENESS).apply(combined, codes)
+    moved = find_moves(runs, combined, codes, CLOSENESS_OF_TWO).apply(combined, codes)
     np.testing.assert_array_equal(found.embedding, moved.astype(np.float32))
     support = neighbor_support(runs, system)
     pd.testing.assert_frame_equal(cells.obsm["sysvi_support"].reset_index(drop=True), support)
