@@ -72,10 +72,11 @@ def normalise_backward(
     if part is None:
         _normalise_backward(*inputs, *results)
         return d_a, d_cov_weight, d_scale, d_shift
-    _sums_backward(*inputs, *results[2:])
+    _sums_backward(*inputs[:3], inputs[4], *results[2:])
     all_scale, all_shift = part.ranks.total(torch.stack([d_scale, d_shift]))
-    _inputs_backward(*inputs, *map(_array, (all_scale, all_shift)), part.n_cells, *results[:2])
-    return d_a, d_cov_weight, d_scale, d_shift
+    _part_backward(*inputs, *map(_array, (all_scale, all_shift)), part.n_cells, *results[:2])
+    factor = 1 / kept_share(rate)
+    return d_a, d_cov_weight, d_scale * (factor * moments[2]), d_shift * factor
 
 
 def _pool_moments(moments: Tensor, n: int, part: Part) -> None:
@@ -282,15 +283,25 @@ def _relu_dropout(a, slope, offset, least, seed, places, y):  # type: ignore[no-
 @kernel
 def _normalise_backward(grad, y, a, c, moments, scale, factor, d_a, d_cov_weight, d_scale, d_shift):  # type: ignore[no-untyped-def]
     """Compute `normalise_backward`; `factor` is 1 / (1 - dropout rate)."""
-    _sums_backward(grad, y, a, c, moments, scale, factor, d_scale, d_shift)
-    _inputs_backward(grad, y, a, c, moments, scale, factor, d_scale, d_shift, len(a), d_a, d_cov_weight)
+    _sums_backward(grad, y, a, moments, d_scale, d_shift)
+    slope, tilt, offset = np.empty_like(scale), np.empty_like(scale), np.empty_like(scale)
+    _coefficients_backward(moments, scale, factor, len(a), d_scale, d_shift, slope, tilt, offset)
+    _inputs_backward(grad, y, a, c, slope, tilt, offset, d_a, d_cov_weight)
 
 
 @kernel
-def _sums_backward(grad, y, a, c, moments, scale, factor, d_scale, d_shift):  # type: ignore[no-untyped-def]
-    """Sum the gradients of scale and shift over the cells."""
+def _part_backward(grad, y, a, c, moments, scale, factor, d_scale, d_shift, n, d_a, d_cov_weight):  # type: ignore[no-untyped-def]
+    """Compute `_normalise_backward` of a part of n cells, from the sums of `_sums_backward` over all parts."""
+    slope, tilt, offset = np.empty_like(scale), np.empty_like(scale), np.empty_like(scale)
+    _coefficients_backward(moments, scale, factor, n, d_scale, d_shift, slope, tilt, offset)
+    _inputs_backward(grad, y, a, c, slope, tilt, offset, d_a, d_cov_weight)
+
+
+@kernel
+def _sums_backward(grad, y, a, moments, d_scale, d_shift):  # type: ignore[no-untyped-def]
+    """Sums over the cells that make the gradients of scale and shift."""
     n_rows, n_units = a.shape
-    mean, rstd = moments[0], moments[2]
+    mean = moments[0]
     d_scale[:] = 0
     d_shift[:] = 0
     zero = mean.dtype.type(0)
@@ -299,24 +310,27 @@ def _sums_backward(grad, y, a, c, moments, scale, factor, d_scale, d_shift):  # 
             g = _load(grad[i, j]) if y[i, j] != 0 else zero
             d_shift[j] += g
             d_scale[j] += g * (_load(a[i, j]) - mean[j])
-    for j in range(n_units):
-        d_shift[j] *= factor
-        d_scale[j] *= factor * rstd[j]
 
 
 @kernel
-def _inputs_backward(grad, y, a, c, moments, scale, factor, d_scale, d_shift, n, d_a, d_cov_weight):  # type: ignore[no-untyped-def]
-    """Gradients of a and U, from those of scale and shift, which are sums over the n cells of the minibatch."""
-    n_rows, n_units = a.shape
+def _coefficients_backward(moments, scale, factor, n, d_scale, d_shift, slope, tilt, offset):  # type: ignore[no-untyped-def]
+    """Turn the sums over n cells into the gradients of scale and shift, and into the coefficients of that of a."""
     mean, rstd = moments[0], moments[2]
-    d_cov_weight[:] = 0
-    zero = mean.dtype.type(0)
-    slope, tilt, offset, d = np.empty_like(mean), np.empty_like(mean), np.empty_like(mean), np.empty_like(mean)
-    for j in range(n_units):
+    for j in range(len(mean)):
+        d_shift[j] *= factor
+        d_scale[j] *= factor * rstd[j]
         slope[j] = scale[j] * rstd[j]
         tilt[j] = -slope[j] * d_scale[j] * rstd[j] / n
         offset[j] = -slope[j] * d_shift[j] / n - tilt[j] * mean[j]
         slope[j] *= factor
+
+
+@kernel
+def _inputs_backward(grad, y, a, c, slope, tilt, offset, d_a, d_cov_weight):  # type: ignore[no-untyped-def]
+    """Gradients of a and U."""
+    n_rows, n_units = a.shape
+    d_cov_weight[:] = 0
+    zero, d = slope.dtype.type(0), np.empty_like(slope)
     for i in range(n_rows):
         for j in range(n_units):
             g = _load(grad[i, j]) if y[i, j] != 0 else zero
