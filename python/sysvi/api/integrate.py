@@ -143,10 +143,10 @@ def integrate(
     training had begun; its ``status`` is ``"interrupted"``. If it is one member, that model is returned, without a
     support.
 
-    Where a process group of ``torch.distributed`` with several processes was initialised, all of them call this function
-    with the same arguments and train together: each reads a share of the expression, and losses and embedding are those
-    of one process to rounding. All return the same model; the first shows progress and warnings. If a process ends
-    early, a RuntimeError ends the others. See docs/scale.md.
+    Where a process group of ``torch.distributed`` with several processes was initialised, all of them call this
+    function with the same arguments and train together: each reads a share of the expression, and losses and embedding
+    are those of one process to rounding. All return the same model; the first shows progress and warnings. If a process
+    ends early, a RuntimeError ends the others. See docs/scale.md.
 
     Examples
     --------
