@@ -8,6 +8,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 LIMIT = 600  # seconds that only a hanging process reaches
+_stores = []  # kept open until the tests end
 
 
 def free_port():
@@ -24,18 +25,21 @@ def environment(**further):
 
 
 def start(commands, port=None):
-    """Start one process for each command, arguments of Python, with the variables that torchrun sets."""
-    port = port or free_port()
+    """Start one process for each command, arguments of Python, with the variables that torchrun sets.
+
+    As with torchrun, they meet at a store in this process. With a `port`, the first of them opens the store there.
+    """
+    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(len(commands))}
+    if port is None:
+        from torch.distributed import TCPStore
+
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        variables |= {"MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+        _stores.append(store)
     return [
         subprocess.Popen(
             [sys.executable, *map(str, command)],
-            env=environment(
-                RANK=str(rank),
-                LOCAL_RANK=str(rank),
-                WORLD_SIZE=str(len(commands)),
-                MASTER_ADDR="127.0.0.1",
-                MASTER_PORT=str(port),
-            ),
+            env=environment(**variables, RANK=str(rank), LOCAL_RANK=str(rank)),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -115,9 +115,10 @@ def only_error(errors):
         ([[], ["--cycle-weight", "3"]], "setting cycle_weight: 3.0 in 1, the default in 0"),
         ([["--batch", "label"], []], "other columns"),
         ([["--system", "nonsense"], ["--system", "nonsense"]], r"'nonsense'"),
-        ([["--system", "nonsense"], []], r"'nonsense'"),
+        ([["--system", "nonsense"], []], "other columns"),
+        ([[], ["-o", "missing/out.h5ad"]], "missing"),
     ],
-    ids=["seed", "setting", "column", "same error in all", "error in one"],
+    ids=["seed", "setting", "column", "same error in all", "column of one", "error in one"],
 )
 def test_processes_that_differ_end_with_one_message(prepared, tmp_path, further, message):
     output = tmp_path / "out.h5ad"
