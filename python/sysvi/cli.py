@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import Field, dataclass, field, fields, replace
 from functools import wraps
 from math import isfinite
@@ -21,8 +21,10 @@ import click
 from click.core import ParameterSource
 
 import sysvi
+from sysvi._core.errors import LostProcessError
 from sysvi._core.events import Event, OnEvent, ignore_event, preparation_reporter
 from sysvi._core.interrupts import by_signal, catch_interrupts, exit_status, raise_interrupts
+from sysvi._core.launcher import launched_rank, n_launched
 from sysvi._core.settings import DEFAULT_PRESET, PRESETS, PRIORS, ModelSettings, Ramp, TrainSettings, setting_types
 from sysvi._core.words import duration
 from sysvi.closing import Closing, of_compare, of_integrate, of_map, of_prepare, of_tune
@@ -321,9 +323,32 @@ def reporting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     def run(as_json: bool, quiet: bool, **arguments: Any) -> None:
         shown: list[str] = []
         with reporting(as_json, quiet, shown, goes_on=arguments.get("checkpoint") is not None) as on_event:
-            command(report=Report(on_event, not (as_json or quiet), shown), **arguments)
+            command(report=Report(on_event, not (as_json or quiet) and launched_rank() == 0, shown), **arguments)
 
     return run
+
+
+SEVERAL_PROCESSES = ("integrate",)  # commands that several processes carry out together
+
+
+@contextmanager
+def together() -> Iterator[Callable[[], bool]]:
+    """Join the processes that a launcher such as torchrun has started, if there are several.
+
+    Gives a function that says whether this process is the first of them that fails, which then says why.
+    """
+    if n_launched() == 1:
+        yield lambda: True
+        return
+    name = click.get_current_context().info_name
+    if name not in SEVERAL_PROCESSES:
+        if launched_rank():
+            sys.exit(1)
+        raise sysvi.InputError(f"sysvi {name} works in a single process: run it without torchrun.")
+    from sysvi._core.ranks import join_launched
+
+    with join_launched() as launched:
+        yield launched.is_first_to_fail
 
 
 @contextmanager
@@ -336,33 +361,41 @@ def reporting(as_json: bool, quiet: bool, shown: list[str], goes_on: bool = Fals
     from sysvi._core.progress import JsonLines, ProgressBar
 
     on_event: OnEvent = JsonLines() if as_json else ignore_event if quiet else ProgressBar()
+    on_error, is_first_to_fail = on_event, lambda: True
+    if launched_rank():  # the first process shows what all do
+        on_event = ignore_event
 
     def show_warning(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
         if issubclass(category, UserWarning) and not issubclass(category, (FutureWarning, DeprecationWarning)):
             shown.append(in_words_of_options(str(message)))
             on_event(Event("warning", f"Warning: {shown[-1]}"))
 
-    with warnings.catch_warnings(), raise_interrupts():
+    def fail(message: str, status: int) -> NoReturn:
+        if is_first_to_fail():
+            show_error(message, on_error, as_json)
+        sys.exit(status)
+
+    with warnings.catch_warnings(), raise_interrupts(), ExitStack() as stack:
         warnings.showwarning = show_warning
         try:
             check_backend_of_figures()
+            is_first_to_fail = stack.enter_context(together())
             yield on_event
         except KeyboardInterrupt:
-            fail(f"Interrupted{by_signal()}; no file was left half-written.", on_event, as_json, exit_status(goes_on))
-        except (sysvi.InputError, sysvi.NonFiniteLossError, OSError) as error:
-            fail(in_words_of_options(str(error)), on_event, as_json, 1)
+            fail(f"Interrupted{by_signal()}; no file was left half-written.", exit_status(goes_on))
+        except (sysvi.InputError, sysvi.NonFiniteLossError, LostProcessError, OSError) as error:
+            fail(in_words_of_options(str(error)), 1)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            fail(f"There is not enough memory ({str(error).splitlines()[0]}): {LESS_MEMORY}", on_event, as_json, 1)
+            fail(f"There is not enough memory ({str(error).splitlines()[0]}): {LESS_MEMORY}", 1)
 
 
-def fail(message: str, on_event: OnEvent, as_json: bool, status: int) -> NoReturn:
-    """Print an error and end the program."""
+def show_error(message: str, on_event: OnEvent, as_json: bool) -> None:
+    """Print an error."""
     on_event(Event("error", message if as_json else ""))  # which also ends the progress bar
     if not as_json:
         click.echo(f"Error: {message}", err=True)
-    sys.exit(status)
 
 
 LESS_MEMORY = "give fewer genes (--genes) or cells, or use a machine with more memory."
@@ -536,6 +569,9 @@ def integrate(
     Several models are trained and combined. How far they agree that a cell has counterparts in other systems, from 0 to
     1, is written into sysvi_support in obs, and for each other system into sysvi_support in obsm.
 
+    Started by torchrun, several processes train together: each reads a share of the cells, which must be prepared, and
+    the first writes the output.
+
     With --memory, the output of sysvi prepare may be larger than memory: its cells are then read from disk, and the
     output holds obs, the embedding and the record of the model, but no expression (unless --copy is given). With
     --in-place, they are added to the store that is read, and there is no other output.
@@ -569,6 +605,16 @@ def integrate(
             f"The cells are not prepared, and too many to prepare them in {memory} (--memory): run sysvi prepare with "
             "the same input and columns first, and integrate its output."
         )
+    several = n_launched() > 1
+    if several and not ready:
+        raise sysvi.InputError(
+            "The cells are not prepared, which one process does for several: run sysvi prepare first, and give its "
+            "output to all."
+        )
+    if several and (dry_run or report_path is not None):
+        raise sysvi.InputError(
+            "--dry-run and --report are for a single process: leave them out, and run sysvi report on the output."
+        )
     if dry_run and storage is not None:
         chosen = None if ready or all_genes else n_top_genes
         given = {"seed": seed, **given}
@@ -584,7 +630,7 @@ def integrate(
         raise sysvi.InputError("--report needs the expression in memory: leave --report out, or raise --memory.")
     check_report_output(adata, report_path, label_key, overwrite)
     prepared, layer = adata, columns.layer
-    if not on_disk:
+    if not on_disk and not several:
         if storage is not None:
             report.on_event(Event("storage", storage.why, storage_values(storage)))
         prepared, layer = ensure_prepared(
@@ -610,8 +656,9 @@ def integrate(
         **given,
     )
     with catch_interrupts() as interrupted:  # what was trained is written first
-        write_results_of(prepared, model, key, input if copied or in_place else None, output, overwrite)
-        save_trained_model(model, save_model, overwrite, report)
+        if launched_rank() == 0:
+            write_results_of(prepared, model, key, input if copied or in_place else None, output, overwrite)
+            save_trained_model(model, save_model, overwrite, report)
     details = f": obsm[{key!r}], {' x '.join(map(str, prepared.obsm[key].shape))}"
     if len(model.members) > 1:
         details += f", the mean of {len(model.members)} models; their agreement in sysvi_support of obs and obsm"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import warnings
@@ -10,6 +11,7 @@ import torch
 
 from sysvi._core.errors import InputError
 from sysvi._core.forks import check_fork
+from sysvi._core.ranks import Ranks
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
@@ -65,6 +67,31 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
     if chosen.type not in ("cpu", "cuda", "mps"):
         raise InputError(f"device {str(device)!r} is not supported; use 'auto', 'cpu', 'cuda' or 'mps'.")
     return chosen
+
+
+def device_of_rank(device: str, ranks: Ranks) -> str:
+    """The device of one of several processes: a CUDA device of its own, unless its number is given.
+
+    Raises
+    ------
+    InputError
+        If there are fewer CUDA devices than processes on this machine, or the processes cannot communicate.
+    """
+    if ranks.size == 1:
+        return device
+    chosen = choose_device(device)
+    if chosen.type == "mps":
+        raise InputError("Several processes cannot train on an Apple GPU together: use device='cpu', or one process.")
+    if chosen.type == "cuda" and chosen.index is None:
+        number = int(os.environ.get("LOCAL_RANK", ranks.rank))
+        if number >= torch.cuda.device_count():
+            raise InputError(
+                f"There are more processes on this machine than its {torch.cuda.device_count()} CUDA devices: start "
+                "one for each, or use device='cpu'."
+            )
+        chosen = torch.device("cuda", number)
+        torch.cuda.set_device(chosen)
+    return str(chosen)
 
 
 def float64_device(device: str | torch.device = "auto") -> torch.device:

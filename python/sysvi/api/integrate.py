@@ -13,10 +13,11 @@ from anndata import AnnData
 
 from sysvi._core.arguments import check_types
 from sysvi._core.checks import check_obs_column
-from sysvi._core.device import choose_device
+from sysvi._core.device import choose_device, device_of_rank
 from sysvi._core.events import Event, OnEvent
 from sysvi._core.files import check_folder
 from sysvi._core.progress import as_callback
+from sysvi._core.ranks import current_ranks
 from sysvi._core.seeds import member_seeds
 from sysvi._core.settings import (
     ModelSettings,
@@ -26,6 +27,7 @@ from sysvi._core.settings import (
 from sysvi.api.arguments import fill_in, find_preset, number_of_members, split_settings
 from sysvi.api.ensemble import Ensemble
 from sysvi.api.results import check_embedding_name, write_results
+from sysvi.api.same_call import check_same_call
 from sysvi.api.separation import report_weak_effect, warn_about_separated_systems
 from sysvi.api.storage import choose_storage, storage_values
 from sysvi.api.sysvi import SysVI
@@ -141,6 +143,11 @@ def integrate(
     training had begun; its ``status`` is ``"interrupted"``. If it is one member, that model is returned, without a
     support.
 
+    Where a process group of ``torch.distributed`` with several processes was initialised, all of them call this
+    function with the same arguments and train together: each reads a share of the expression, and losses and embedding
+    are those of one process to rounding. All return the same model; the first shows progress and warnings. If a process
+    ends early, a RuntimeError ends the others. See docs/scale.md.
+
     Examples
     --------
     >>> import sysvi
@@ -169,23 +176,39 @@ def integrate(
         weight_systems=weight_systems,
     )
     check_writable(adata)
-    on_event, window_cells = as_callback(progress), None
-    if memory is not None:
-        storage = choose_storage(adata, layer, memory, n_members, choose_device(device))
-        window_cells = storage.window_cells
-        on_event(Event("storage", storage.why, storage_values(storage)))
-    data = read_data(adata, columns, window_cells=window_cells)
-    usual = chosen.settings_for(data.cells.n_cells, data.cells.n_systems)
-    settings = fill_in(chosen, settings, data.cells.n_cells, data.cells.n_systems)
-    system = check_obs_column(adata, system_key, "system_key")
-    report_weak_effect(data.cells.x, system, on_event)
-    with _training_folder(checkpoint, adata, data, n_members, seed, settings, device, window_cells, on_event) as kept:
-        model = _train(adata, data, n_members, seed, settings, device, on_event, kept)
-    write_results(adata, model, key_added, on_event, stacklevel=2)
-    run = model.members[0].run
-    assert run is not None
-    usual_epochs = usual.get("max_epochs", run.usual_epochs)
-    warn_about_separated_systems(adata.obsm[key_added], system, run.n_epochs, usual_epochs, stacklevel=2)
+    ranks, window_cells = current_ranks(), None
+    call = {
+        "members": n_members,
+        "seed": random_seed(seed),
+        "preset": preset,
+        "name of the embedding": key_added,
+        "device": str(device),
+        "memory": memory,
+        "checkpoint": checkpoint is not None,
+        **{f"setting {name}": value for name, value in sorted(settings.items())},
+    }
+    check_same_call(ranks, adata, columns, call)
+    device = device_of_rank(device, ranks)
+    on_event = ranks.only_first(as_callback(progress))
+    with ranks.only_first_warns():
+        if memory is not None:
+            storage = choose_storage(adata, layer, memory, n_members, choose_device(device))
+            window_cells = storage.window_cells
+            on_event(Event("storage", storage.why, storage_values(storage)))
+        data = read_data(adata, columns, window_cells=window_cells, ranks=ranks)
+        usual = chosen.settings_for(data.cells.n_cells, data.cells.n_systems)
+        settings = fill_in(chosen, settings, data.cells.n_cells, data.cells.n_systems)
+        system = check_obs_column(adata, system_key, "system_key")
+        report_weak_effect(data.cells.x, system, on_event)
+        with _training_folder(
+            checkpoint, adata, data, n_members, seed, settings, device, window_cells, on_event
+        ) as kept:
+            model = _train(adata, data, n_members, seed, settings, device, on_event, kept)
+        write_results(adata, model, key_added, on_event, stacklevel=2)
+        run = model.members[0].run
+        assert run is not None
+        usual_epochs = usual.get("max_epochs", run.usual_epochs)
+        warn_about_separated_systems(adata.obsm[key_added], system, run.n_epochs, usual_epochs, stacklevel=2)
     return model
 
 
@@ -204,7 +227,7 @@ def _training_folder(
     if checkpoint is None:
         return nullcontext()
     run = identify_run(adata, data, n_members, random_seed(seed), settings, choose_device(device), window_cells)
-    return open_training_folder(Path(checkpoint), run, n_members, on_event)
+    return open_training_folder(Path(checkpoint), run, n_members, on_event, data.cells.ranks)
 
 
 def _train(

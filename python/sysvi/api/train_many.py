@@ -23,6 +23,7 @@ from sysvi._core.events import Event, OnEvent
 from sysvi._core.interrupts import by_signal, catch_interrupts
 from sysvi._core.parallel import n_parallel_workers, single_thread_pool
 from sysvi._core.progress import as_callback, closing_bar
+from sysvi._core.ranks import ALONE
 from sysvi._core.settings import ModelSettings, Ramp, TrainSettings, as_ramp, random_seed
 from sysvi.api.arguments import split_settings
 from sysvi.api.sysvi import SysVI
@@ -251,7 +252,8 @@ def train_each(
     chosen = choose_device(device)
     runs: list[Run] = []
     trainers: list[Callable[..., None]] = []
-    n_parallel = n_parallel_models(chosen)
+    # Several processes train one model after the other, each together.
+    n_parallel = n_parallel_models(chosen) if data.cells.ranks.size == 1 else 1
     with single_thread_pool(chosen, n_parallel) as pool:
         # Models are created with one torch thread too, as they encode the cells at which components of a mixture start.
         for (seed, cycle_weight, kl_weight, prior), state_file in zip_longest(grid, state_files):
@@ -319,6 +321,8 @@ def _train(
     queue: SimpleQueue[tuple[int, Event | Future[bool]]] = SimpleQueue()  # number of a run, with its event or its end
     stop_requested = threading.Event()
     n_begun, n_unfinished = 0, len(runs)
+    cells = runs[0].model.cells
+    ranks = ALONE if cells is None else cells.ranks
     with closing_bar(events.on_event), catch_interrupts() as interrupted:
 
         def stop() -> bool:
@@ -326,7 +330,7 @@ def _train(
 
         def train_run(i: int) -> bool:
             """Train run `i`; returns whether training began."""
-            if stop():
+            if ranks.any(stop()):
                 return False
             try:
                 trainers[i](progress=lambda event: queue.put((i, event)), stop=stop)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from sysvi._core.events import Event, OnEvent
 from sysvi._core.files import create_folder, locked_folder, write_atomically
 from sysvi._core.fingerprint import fingerprint
 from sysvi._core.interrupts import TO_BE_CONTINUED, by_signal, stopped_from_outside
+from sysvi._core.ranks import ALONE, Ranks
 from sysvi._version import __version__
 from sysvi.data.from_anndata import ModelData
 from sysvi.training.state import StateFile
@@ -43,11 +44,14 @@ class TrainingFolder:
         The file of each member.
     on_event
         Called with an event when training is to be continued later.
+    ranks
+        The processes that train; the first writes.
     """
 
     folder: Path
     state_files: list[StateFile]
     on_event: OnEvent
+    ranks: Ranks = ALONE
 
     def exit_if_stopped(self, interrupted: bool) -> None:
         """Exit with status 75 if training was interrupted by a signal other than Ctrl-C, after which it goes on later.
@@ -56,7 +60,7 @@ class TrainingFolder:
         ------
         SystemExit
         """
-        if interrupted and stopped_from_outside():
+        if self.ranks.any(interrupted and stopped_from_outside()):
             message = f"Stopped{by_signal()}. When it is run again, it goes on from the checkpoint in {self.folder}."
             self.on_event(Event("checkpoint", message, {"folder": str(self.folder), "status": TO_BE_CONTINUED}))
             raise SystemExit(TO_BE_CONTINUED)
@@ -64,9 +68,9 @@ class TrainingFolder:
 
 @contextmanager
 def open_training_folder(
-    folder: Path, run: Mapping[str, Any], n_members: int, on_event: OnEvent
+    folder: Path, run: Mapping[str, Any], n_members: int, on_event: OnEvent, ranks: Ranks = ALONE
 ) -> Iterator[TrainingFolder]:
-    """Open the folder of an integration, new or begun; other processes are kept out.
+    """Open the folder of an integration, new or begun; processes of another run are kept out.
 
     Parameters
     ----------
@@ -78,6 +82,8 @@ def open_training_folder(
         Number of models.
     on_event
         Called with an event of stage ``"checkpoint"`` if training goes on.
+    ranks
+        The processes that train; the first checks the folder and writes.
 
     Raises
     ------
@@ -85,24 +91,24 @@ def open_training_folder(
         If the folder is that of other data or settings, is damaged, is in use or cannot be written.
     """
     create_folder(folder)
-    with locked_folder(folder):
+    with locked_folder(folder) if ranks.is_first else nullcontext():
         run = json.loads(json.dumps(run))  # as it is read
-        found = _read_run(folder)
+        found = _read_run(folder) if ranks.is_first else run
         if found is None:
             text = json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, "run": run}, indent=1)
             write_atomically(folder / RUN_FILE, lambda path: path.write_text(text, encoding="utf-8"))
-        elif different := _differences(found, run):
+        elif different := differences(found, run):
             raise InputError(
                 f"The folder {folder} holds the checkpoint of another run ({'; '.join(different)}): choose another "
                 "folder, or remove this one to begin again."
             )
         digest = fingerprint([json.dumps(run, sort_keys=True)])
-        files = [StateFile(folder / f"member-{i}.safetensors", digest) for i in range(n_members)]
+        files = [StateFile(folder / f"member-{i}.safetensors", digest, ranks.is_first) for i in range(n_members)]
         if n_begun := sum(file.path.exists() for file in files):
             models = "model" if n_members == 1 else "models"
             message = f"Training goes on from the checkpoint in {folder}: {n_begun} of {n_members} {models} had begun."
             on_event(Event("checkpoint", message, {"folder": str(folder), "begun": n_begun, "models": n_members}))
-        yield TrainingFolder(folder, files, on_event)
+        yield TrainingFolder(folder, files, on_event, ranks)
 
 
 def identify_run(
@@ -138,7 +144,8 @@ def identify_run(
         "cells in memory at a time": window_cells,
         "members": n_members,
         "seed": int(seed),
-        **{f"setting {name}": _plain(value) for name, value in sorted(settings.items())},
+        **{f"setting {name}": plain_value(value) for name, value in sorted(settings.items())},
+        **({} if cells.ranks.size == 1 else {"processes": cells.ranks.size}),
     }
 
 
@@ -165,12 +172,12 @@ def _read_run(folder: Path) -> dict[str, Any] | None:
     return run
 
 
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """What differs between two runs, in words.
 
     Examples
     --------
-    >>> _differences({"seed": 0, "expression": "0123456789abcdef"}, {"seed": 1, "expression": "fedcba9876543210"})
+    >>> differences({"seed": 0, "expression": "0123456789abcdef"}, {"seed": 1, "expression": "fedcba9876543210"})
     ['seed: 0 there, 1 here', 'other expression']
     """
     words = []
@@ -190,7 +197,7 @@ def _is_digest(value: Any) -> bool:
     return isinstance(value, str) and len(value) == 16 and not set(value) - set("0123456789abcdef")
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """A setting as a value of JSON."""
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
@@ -199,5 +206,5 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):
-        return {str(name): _plain(x) for name, x in value.items()}
+        return {str(name): plain_value(x) for name, x in value.items()}
     return fingerprint(np.asarray(value))

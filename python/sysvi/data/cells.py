@@ -17,9 +17,10 @@ from torch import Tensor
 
 from sysvi._core.errors import InputError
 from sysvi._core.forks import check_fork
+from sysvi._core.ranks import ALONE, Part, Ranks, Share
 from sysvi.data.row_blocks import row_blocks, select_genes
 from sysvi.data.scan import Scan, scan
-from sysvi.data.stored import StoredExpression, Window, epoch_groups
+from sysvi.data.stored import SharedExpression, StoredExpression, Window, epoch_groups
 from sysvi.data.summary import Summary, sample_for_summary, summarise
 from sysvi.kernels.backend import choose_backend
 from sysvi.kernels.sparse import SparseExpression
@@ -133,6 +134,8 @@ class Minibatch:
         Weight of each cell in the loss, (B,), 1 on average; None for equal weights.
     x_matmul
         `x` in the dtype of the matrix products; None if it has not been converted yet.
+    part
+        The part of the minibatch that one of several processes has: the B cells are its own. None: the whole.
     """
 
     x: Tensor | SparseExpression
@@ -140,10 +143,11 @@ class Minibatch:
     swapped_covariates: Covariates
     weight: Tensor | None
     x_matmul: Tensor | SparseExpression | None = None
+    part: Part | None = None
 
     def __len__(self) -> int:
-        """Number of cells, B."""
-        return len(self.x)
+        """Number of cells of the whole minibatch."""
+        return len(self.x) if self.part is None else self.part.n_cells
 
 
 class Cells:
@@ -155,7 +159,8 @@ class Cells:
     Parameters
     ----------
     x
-        Log-normalised expression, of shape (n, G): CSR in memory, float32, or on disk.
+        Log-normalised expression, of shape (n, G): CSR in memory, float32, or on disk. Several processes have a share
+        of it each.
     system
         Codes of the systems, (n,).
     categorical
@@ -173,7 +178,7 @@ class Cells:
 
     def __init__(
         self,
-        x: sp.csr_matrix | StoredExpression,
+        x: sp.csr_matrix | StoredExpression | SharedExpression,
         system: np.ndarray,
         categorical: np.ndarray | None = None,
         continuous: np.ndarray | None = None,
@@ -185,6 +190,7 @@ class Cells:
         check_fork()
         n = x.shape[0]
         self.x = x
+        self.share = None if isinstance(x, sp.csr_matrix) else x.share
         self.n_cells, self.n_genes = map(int, x.shape)
         self.n_systems = n_systems
         self.window: Window | None = None  # of the expression on disk, in the copies that `load` makes
@@ -213,6 +219,11 @@ class Cells:
         return self.x.nnz / max(1, self.x.shape[0] * self.x.shape[1])
 
     @property
+    def ranks(self) -> Ranks:
+        """The processes that share the cells; usually a single one."""
+        return ALONE if self.share is None else self.share.ranks
+
+    @property
     def is_stored(self) -> bool:
         """Whether the expression is on disk."""
         return isinstance(self.x, StoredExpression)
@@ -234,12 +245,22 @@ class Cells:
         """What one pass over the expression tells of each gene in each system, computed once."""
         if self._scan is None:
             system = self.covariates.system.cpu().numpy()
-            self._scan = scan(self.blocks(), system, self.n_systems, self.n_genes)
+            self._scan = scan(self.blocks(), system, self.n_systems, self.n_genes).total(self.ranks)
         return self._scan
 
     def blocks(self) -> Iterator[tuple[int, int, sp.csr_matrix]]:
-        """The expression in blocks of consecutive cells: first row, last row + 1, and CSR without stored zeros."""
+        """The expression in blocks of consecutive cells: first row, last row + 1, and CSR without stored zeros.
+
+        One of several processes has the blocks of its own cells.
+        """
+        if self.share is not None:
+            return self._own_blocks(self.share)
         return row_blocks(self.x.matrix if isinstance(self.x, StoredExpression) else self.x)
+
+    def _own_blocks(self, share: Share) -> Iterator[tuple[int, int, sp.csr_matrix]]:
+        assert not isinstance(self.x, sp.csr_matrix)
+        for start, stop in share.runs(self.n_cells):
+            yield start, stop, self.x.read_own(np.arange(start, stop))
 
     def read_genes(self, genes: np.ndarray) -> sp.csr_matrix:
         """Expression of some genes, columns of `x`, in all cells."""
@@ -248,7 +269,9 @@ class Cells:
     def to(self, device: torch.device) -> None:
         """Move the tensors to a device. The expression given at creation also stays in main memory."""
         self.device = device
-        self.device_csr = None if device.type == "cpu" or self.is_stored else self._csr_on_device(device)
+        in_memory = isinstance(self.x, sp.csr_matrix)
+        self.device_csr = self._csr_on_device(device) if in_memory and device.type != "cpu" else None
+        self._own: Cells | None = None
         for name in ("system_order", "system_start", "system_size"):
             setattr(self, name, getattr(self, name).to(device))
         c = self.covariates
@@ -289,18 +312,27 @@ class Cells:
         """Give each group of minibatches cells whose expression of these is in memory.
 
         These are the cells themselves, or copies of them that hold a window of the expression on disk; the next window
-        is read meanwhile.
+        is read meanwhile. One of several processes gets the expression of its own cells.
         """
+        if isinstance(self.x, SharedExpression):
+            if self._own is None:
+                self._own = self._holding(self.x.own)
+            for group in groups:
+                yield self._own, group
+            return
         if not isinstance(self.x, StoredExpression):
             for group in groups:
                 yield self, group
             return
         for window, batches in self.x.read_ahead(groups):
-            cells = copy.copy(self)
-            window.rows = window.rows.to(self.device)
-            cells.x, cells.window = window.x, window
-            cells.device_csr = None if self.device.type == "cpu" else cells._csr_on_device(self.device)
-            yield cells, batches
+            yield self._holding(window), batches
+
+    def _holding(self, window: Window) -> Cells:
+        """A copy of the cells that holds a window of the expression."""
+        cells = copy.copy(self)
+        cells.x, cells.window = window.x, Window(window.x, window.rows.to(self.device))
+        cells.device_csr = None if self.device.type == "cpu" else cells._csr_on_device(self.device)
+        return cells
 
     def _rows(self, index: Tensor) -> sp.csr_matrix:
         """Expression of the cells in `index`, CSR in main memory, (B, G)."""
@@ -363,9 +395,13 @@ class Cells:
         """
         observed = self.covariates.select(index)
         swapped = self._swap(observed, swapped_covariates, noise)
+        part = None
+        if self.share is not None:  # the same draws for all cells in each process, which then takes its own cells
+            part = self.share.part(index)
+            index, observed, swapped = index[part.places], observed.select(part.places), swapped.select(part.places)
         weight = None if self.weight is None else self.weight[index]
         x = self.expression(index, sparse=sparse, dtype=dtype)
-        return Minibatch(x, observed, swapped, weight, None if matmul_dtype is None else x.to(matmul_dtype))
+        return Minibatch(x, observed, swapped, weight, None if matmul_dtype is None else x.to(matmul_dtype), part)
 
     def _swap(self, observed: Covariates, mode: str, noise: torch.Generator) -> Covariates:
         """Replace each cell's system by one of the S - 1 others, drawn uniformly; `mode` chooses the covariates."""

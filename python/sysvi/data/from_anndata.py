@@ -32,12 +32,13 @@ from sysvi._core.checks import (
     refuse_fractional_counts,
 )
 from sysvi._core.errors import InputError
+from sysvi._core.ranks import ALONE, Ranks, Share
 from sysvi.data.cells import Cells, Vocabulary
 from sysvi.data.columns import Columns
 from sysvi.data.own_genes import lacking_genes, read_own_genes
 from sysvi.data.reference import Reference
-from sysvi.data.row_blocks import check_sparse, computed, select_genes
-from sysvi.data.stored import StoredExpression
+from sysvi.data.row_blocks import check_sparse, computed, read_rows, select_genes
+from sysvi.data.stored import SharedExpression, StoredExpression
 
 MIN_CELLS_PER_SYSTEM = 10  # smaller systems are refused
 SMALL_SYSTEM = 256  # systems with fewer cells than this are warned about: they do not fill one minibatch
@@ -55,7 +56,11 @@ class ModelData(NamedTuple):
 
 
 def read_data(
-    adata: AnnData, columns: Columns, warn_of_large: bool = False, window_cells: int | None = None
+    adata: AnnData,
+    columns: Columns,
+    warn_of_large: bool = False,
+    window_cells: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> ModelData:
     """Read and check the cells to train on, and warn of data on which integration is likely to be poor.
 
@@ -67,6 +72,8 @@ def read_data(
         Whether values that are too large for logarithms are warned about, not refused.
     window_cells
         Number of cells whose expression is in memory at a time, if it is to stay on disk; None to read all.
+    ranks
+        The processes that train together; each reads the expression of its own cells.
 
     Raises
     ------
@@ -77,7 +84,15 @@ def read_data(
     check_anndata(adata)
     values = _checked_values(adata, columns)
     vocabulary = _vocabulary(adata, columns, values)
-    cells = _encode(adata, columns, vocabulary, values, warn_of_large=warn_of_large, window_cells=window_cells)
+    cells = _encode(
+        adata,
+        columns,
+        vocabulary,
+        values,
+        warn_of_large=warn_of_large,
+        window_cells=window_cells,
+        share=Share.of(ranks, adata.n_obs),
+    )
     if not cells.scan().n_values.any():
         where, _ = get_expression(adata, columns.layer)
         raise InputError(f"{where} is zero in all cells: choose the layer that holds the expression.")
@@ -334,28 +349,36 @@ def _encode(
     device: torch.device | str = "cpu",
     warn_of_large: bool = False,
     window_cells: int | None = None,
+    share: Share | None = None,
 ) -> Cells:
     """Expression in the model's gene order and covariates as codes; `values` are read if they are not given.
 
-    With `window_cells`, the genes must be those of `adata`, and their expression stays on disk.
+    With `window_cells`, the genes must be those of `adata`, and their expression stays on disk. With a `share`, too,
+    and one of several processes reads its own cells.
     """
     where, matrix = get_expression(adata, columns.layer)
-    x: sparse.csr_matrix | StoredExpression
+    x: sparse.csr_matrix | StoredExpression | SharedExpression
     for_trained_model = values is None
     if values is None:
         values = _read_values(adata, vocabulary.system_key, vocabulary.categorical, vocabulary.continuous)
     system = _codes(vocabulary.system_key, values.system, vocabulary.systems)
     own_genes = vocabulary.own_genes  # (S, G)
-    if window_cells is None:
+    if window_cells is not None:
+        x = StoredExpression(matrix, window_cells, share)
+    elif share is not None:
+        rows = share.rows(adata.n_obs)
+        own = read_rows(matrix, rows)
+        if own_genes is not None:
+            own = _own_expression(own, system[rows], own_genes)
+        x = SharedExpression(own, adata.n_obs, share)
+    else:
         needed = None if own_genes is None else own_genes[np.unique(system)].any(axis=0)
         x = _expression_in_gene_order(adata, columns.layer, vocabulary.genes, needed)
         if own_genes is not None:
             x = _own_expression(x, system, own_genes)
-    else:
-        x = StoredExpression(matrix, window_cells)
     categorical = [_codes(key, values.categorical[key], names) for key, names in vocabulary.categorical.items()]
     continuous = [(values.continuous[key] - mean) / std for key, (mean, std) in vocabulary.continuous.items()]
-    if not isinstance(x, StoredExpression):
+    if isinstance(x, sparse.csr_matrix):
         check_finite_nonnegative(x, adata.obs_names, pd.Index(vocabulary.genes), where, adata.raw is not None)
         check_not_counts(x, where, for_trained_model)
         _check_no_system_is_counts(x, system, vocabulary.systems, where)
@@ -370,13 +393,13 @@ def _encode(
         weight_systems=columns.weight_systems,
         device=device,
     )
-    if cells.is_stored:
-        _check_stored(cells, vocabulary, adata, where)
+    if not isinstance(x, sparse.csr_matrix):
+        _check_by_scan(cells, vocabulary, adata, where)
     return cells
 
 
-def _check_stored(cells: Cells, vocabulary: Vocabulary, adata: AnnData, where: str) -> None:
-    """The checks of expression that stays on disk, from one pass over it."""
+def _check_by_scan(cells: Cells, vocabulary: Vocabulary, adata: AnnData, where: str) -> None:
+    """The checks of expression that is on disk or shared out among processes, from one pass over it."""
     found, own_genes = cells.scan(), vocabulary.own_genes
     if own_genes is not None and found.n_detected[~own_genes].any():
         raise InputError(

@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from sysvi._core.checks import whole_numbers
+from sysvi._core.ranks import Ranks
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +38,15 @@ class Scan:
     n_whole: NDArray[np.int64]
     smallest: float
     largest: float
+
+    def total(self, ranks: Ranks) -> Scan:
+        """That of all processes, from what each has found in its own cells."""
+        if ranks.size == 1:
+            return self
+        ends = np.array(ranks.gather((self.smallest, self.largest)))  # NaN wins in both
+        n_detected, sums = ranks.sum_numbers(self.n_detected), ranks.sum_numbers(self.sums)
+        n_values, n_whole = ranks.sum_numbers(self.n_values), ranks.sum_numbers(self.n_whole)
+        return Scan(n_detected, sums, n_values, n_whole, float(ends[:, 0].min()), float(ends[:, 1].max()))
 
 
 def scan(blocks: Iterable[tuple[int, int, sp.csr_matrix]], system: np.ndarray, n_systems: int, n_genes: int) -> Scan:

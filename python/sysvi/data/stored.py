@@ -17,12 +17,11 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from sysvi._core.errors import InputError
+from sysvi._core.ranks import BLOCK_CELLS, Share
 from sysvi.data.file_changes import check_unchanged, file_state
 from sysvi.data.row_blocks import n_stored_values, read_rows
 
-BLOCK_CELLS = (
-    512  # cells of a row block, which stay together until they are in memory: 100,000 values, about 1 MB, of usual data
-)
 WINDOWS_IN_MEMORY = 4  # one in use, the next, which is being read, and the parts of which it is put together
 BYTES_PER_VALUE = 8  # of CSR: a float32 and an int32
 
@@ -39,6 +38,8 @@ class StoredExpression:
         Matrix on disk from which rows can be sliced, (n, G).
     window_cells
         Cells of a window, W.
+    share
+        The cells that one of several processes reads; None: all.
 
     Attributes
     ----------
@@ -46,13 +47,17 @@ class StoredExpression:
         Number of cells and genes, and number of stored values.
     """
 
-    def __init__(self, matrix: Any, window_cells: int):
-        self.matrix, self.window_cells = matrix, window_cells
+    def __init__(self, matrix: Any, window_cells: int, share: Share | None = None):
+        self.matrix, self.window_cells, self.share = matrix, window_cells, share
         self.shape: tuple[int, int] = (int(matrix.shape[0]), int(matrix.shape[1]))
         self.nnz = n_stored_values(matrix)
         self._state = file_state(matrix)
 
     def __getitem__(self, rows: np.ndarray) -> sp.csr_matrix:
+        """Read some cells, in any order, (B,) -> (B, G). Of several processes, each reads its own for all."""
+        return self.read_own(rows) if self.share is None else self.share.gather_rows(rows, self.read_own)
+
+    def read_own(self, rows: np.ndarray) -> sp.csr_matrix:
         """Read some cells, in any order, (B,) -> (B, G)."""
         distinct, position = np.unique(rows, return_inverse=True)
         return self._read(distinct)[position]
@@ -72,6 +77,7 @@ class StoredExpression:
 
     def _read_window(self, group: list[Tensor]) -> Window:
         rows = np.unique(torch.cat(group).cpu().numpy())
+        rows = rows if self.share is None else rows[self.share.owns(rows)]
         return Window(self._read(rows), rows)
 
     def _read(self, rows: np.ndarray) -> sp.csr_matrix:
@@ -79,6 +85,45 @@ class StoredExpression:
         x = read_rows(self.matrix, rows)
         check_unchanged(self.matrix, self._state)
         return x
+
+
+class SharedExpression:
+    """Log-normalised expression in memory of which each of several processes holds its own cells.
+
+    Indexing with rows gives that of any cells, in all processes.
+
+    Parameters
+    ----------
+    own
+        Expression of the cells of this process, CSR, (cells of the process, G).
+    n_cells
+        Number of all cells, n.
+    share
+        Which cells these are.
+
+    Attributes
+    ----------
+    shape, nnz
+        Number of cells and genes, and number of stored values, of all processes.
+    """
+
+    def __init__(self, own: sp.csr_matrix, n_cells: int, share: Share):
+        self.own, self.share = Window(own, share.rows(n_cells)), share
+        self.shape: tuple[int, int] = (n_cells, int(own.shape[1]))
+        self.nnz = sum(share.ranks.gather(int(own.nnz)))
+
+    def __getitem__(self, rows: Any) -> sp.csr_matrix:
+        """Expression of some cells, in any order, (B,) -> (B, G)."""
+        if not isinstance(rows, np.ndarray):
+            raise InputError(
+                "The expression is shared out among several processes, and this needs that of all cells: save the "
+                "model, load it with the cells in a single process, and go on there."
+            )
+        return self.share.gather_rows(rows, self.read_own)
+
+    def read_own(self, rows: np.ndarray) -> sp.csr_matrix:
+        """Expression of some cells of this process, in any order, (B,) -> (B, G)."""
+        return self.own.x[self.own.positions(torch.from_numpy(rows)).numpy()]
 
 
 class Window:
@@ -92,8 +137,8 @@ class Window:
         Their rows among all cells, rising, (W,).
     """
 
-    def __init__(self, x: sp.csr_matrix, rows: np.ndarray):
-        self.x, self.rows = x, torch.from_numpy(rows)
+    def __init__(self, x: sp.csr_matrix, rows: np.ndarray | Tensor):
+        self.x, self.rows = x, torch.as_tensor(rows)
 
     def positions(self, index: Tensor) -> Tensor:
         """Positions in the window of cells that are in it, (B,)."""

@@ -18,6 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from sysvi._core.ranks import Part
 from sysvi.kernels.sparse import SparseExpression
 
 
@@ -34,6 +35,7 @@ class Backend(Protocol):
         rate: float,
         seed: int | Tensor,
         out: torch.dtype,
+        part: Part | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Compute dropout(relu(batchnorm(a + c U))) with the minibatch's statistics; c U is added to `a` in place.
 
@@ -53,20 +55,33 @@ class Backend(Protocol):
             Dropout rate and seed.
         out
             Type of the result.
+        part
+            The part of the minibatch that these cells are; None: the whole.
 
         Returns
         -------
         y
             The layer's output, (B, H).
         moments
-            Mean, variance and 1 / standard deviation of a + c U over the cells, (3, H).
+            Mean, variance and 1 / standard deviation of a + c U over the cells of the whole minibatch, (3, H).
         """
         ...
 
     def normalise_backward(
-        self, grad: Tensor, y: Tensor, a: Tensor, c: Tensor, moments: Tensor, scale: Tensor, rate: float
+        self,
+        grad: Tensor,
+        y: Tensor,
+        a: Tensor,
+        c: Tensor,
+        moments: Tensor,
+        scale: Tensor,
+        rate: float,
+        part: Part | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Turn the gradient of y = `normalise(a, c, U, ...)`, (B, H), into those of a, U, scale and shift."""
+        """Turn the gradient of y = `normalise(a, c, U, ...)`, (B, H), into those of a, U, scale and shift.
+
+        Of a `part`, the gradients of the parameters are those of its cells, to be summed over the processes.
+        """
         ...
 
     def gene_sums(self, x: Tensor | SparseExpression, w: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from numba.extending import intrinsic, overload
 from torch import Tensor
 
 from sysvi._core.compilation import ensure_numba_cache
+from sysvi._core.ranks import Part
 from sysvi.kernels import torch_backend
 from sysvi.kernels.dropout import GAMMA, MIX_1, MIX_2, kept_share, threshold
 from sysvi.kernels.sparse import SparseExpression
@@ -35,25 +36,56 @@ def normalise(
     rate: float,
     seed: int | Tensor,
     out: torch.dtype,
+    part: Part | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `Backend.normalise`."""
     y, moments = torch.empty_like(a, dtype=out), scale.new_empty(3, len(scale))
     factor = _scalar(scale.dtype, 1 / kept_share(rate))
     dropout = np.uint16(threshold(rate)), np.uint64(int(seed))
     inputs, results = map(_array, (a, c, cov_weight, scale, shift)), map(_array, (y, moments))
-    _normalise(*inputs, factor, *dropout, *results)
+    if part is None:
+        _normalise(*inputs, factor, *dropout, *results)
+        return y, moments
+    _, c_array, cov_array, *norm = inputs
+    if len(a):
+        _add_covariates(_array(a), c_array, cov_array, *_array(moments)[:2])
+    _pool_moments(moments, len(a), part)
+    _normalise_part(_array(a), *norm, factor, *dropout, part.places.numpy(), *results)
     return y, moments
 
 
 def normalise_backward(
-    grad: Tensor, y: Tensor, a: Tensor, c: Tensor, moments: Tensor, scale: Tensor, rate: float
+    grad: Tensor,
+    y: Tensor,
+    a: Tensor,
+    c: Tensor,
+    moments: Tensor,
+    scale: Tensor,
+    rate: float,
+    part: Part | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `Backend.normalise_backward`."""
     d_a, d_cov_weight = torch.empty_like(a), scale.new_empty(c.shape[1], len(scale))
     d_scale, d_shift = torch.empty_like(scale), torch.empty_like(scale)
-    inputs, results = (grad.contiguous(), y, a, c, moments, scale), (d_a, d_cov_weight, d_scale, d_shift)
-    _normalise_backward(*map(_array, inputs), _scalar(scale.dtype, 1 / kept_share(rate)), *map(_array, results))
-    return d_a, d_cov_weight, d_scale, d_shift
+    inputs = *map(_array, (grad.contiguous(), y, a, c, moments, scale)), _scalar(scale.dtype, 1 / kept_share(rate))
+    results = [_array(d) for d in (d_a, d_cov_weight, d_scale, d_shift)]
+    if part is None:
+        _normalise_backward(*inputs, *results)
+        return d_a, d_cov_weight, d_scale, d_shift
+    _sums_backward(*inputs[:3], inputs[4], *results[2:])
+    all_scale, all_shift = part.ranks.total(torch.stack([d_scale, d_shift]))
+    _part_backward(*inputs, *map(_array, (all_scale, all_shift)), part.n_cells, *results[:2])
+    factor = 1 / kept_share(rate)
+    return d_a, d_cov_weight, d_scale * (factor * moments[2]), d_shift * factor
+
+
+def _pool_moments(moments: Tensor, n: int, part: Part) -> None:
+    """Complete the moments, (3, H), of a minibatch from the mean and variance of the n cells of a part of it."""
+    mean, var = moments[:2].double() if n else moments.new_zeros(2, moments.shape[1], dtype=torch.float64)
+    mean, mean_square = part.ranks.total(n * torch.stack([mean, var + mean.square()])) / part.n_cells
+    var = (mean_square - mean.square()).clamp_min_(0)
+    for moment, value in zip(moments, (mean, var, (var + BN_EPS).rsqrt()), strict=True):
+        moment.copy_(value)
 
 
 def gene_sums(x: Tensor | SparseExpression, w: Tensor) -> tuple[Tensor, Tensor]:
@@ -185,7 +217,14 @@ def _normalise(a, c, cov_weight, scale, shift, factor, least, seed, y, moments):
         rstd[j] = 1 / np.sqrt(var[j] + mean.dtype.type(BN_EPS))
         slope[j] = factor * scale[j] * rstd[j]
         offset[j] = factor * shift[j] - mean[j] * slope[j]
-    _relu_dropout(a, slope, offset, least, seed, y)
+    _relu_dropout(a, slope, offset, least, seed, np.arange(len(a)), y)
+
+
+@kernel
+def _normalise_part(a, scale, shift, factor, least, seed, places, y, moments):  # type: ignore[no-untyped-def]
+    """Compute `normalise` where covariates were added and moments are known; `places` as in `_relu_dropout`."""
+    slope = factor * scale * moments[2]
+    _relu_dropout(a, slope, factor * shift - moments[0] * slope, least, seed, places, y)
 
 
 @kernel
@@ -220,8 +259,11 @@ def _add_covariates(a, c, cov_weight, mean, var):  # type: ignore[no-untyped-def
 
 
 @kernel
-def _relu_dropout(a, slope, offset, least, seed, y):  # type: ignore[no-untyped-def]
-    """Set y to max(a slope + offset, 0), but to 0 where a unit's random bits are below `least`, as in `dropped`."""
+def _relu_dropout(a, slope, offset, least, seed, places, y):  # type: ignore[no-untyped-def]
+    """Set y to max(a slope + offset, 0), but to 0 where a unit's random bits are below `least`, as in `dropped`.
+
+    `places` are the positions of the rows in the minibatch, (B,), on which the bits depend.
+    """
     n_rows, n_units = a.shape
     n_draws = (n_units + 3) // 4
     draws = np.empty(n_draws, np.uint64)
@@ -229,7 +271,7 @@ def _relu_dropout(a, slope, offset, least, seed, y):  # type: ignore[no-untyped-
     zero = slope.dtype.type(0)
     for i in range(n_rows):
         for k in range(n_draws):
-            z = seed + np.uint64(i * n_draws + k + 1) * np.uint64(GAMMA)
+            z = seed + np.uint64(places[i] * n_draws + k + 1) * np.uint64(GAMMA)
             z = (z ^ (z >> np.uint64(30))) * np.uint64(MIX_1)
             z = (z ^ (z >> np.uint64(27))) * np.uint64(MIX_2)
             draws[k] = z ^ (z >> np.uint64(31))
@@ -241,25 +283,54 @@ def _relu_dropout(a, slope, offset, least, seed, y):  # type: ignore[no-untyped-
 @kernel
 def _normalise_backward(grad, y, a, c, moments, scale, factor, d_a, d_cov_weight, d_scale, d_shift):  # type: ignore[no-untyped-def]
     """Compute `normalise_backward`; `factor` is 1 / (1 - dropout rate)."""
+    _sums_backward(grad, y, a, moments, d_scale, d_shift)
+    slope, tilt, offset = np.empty_like(scale), np.empty_like(scale), np.empty_like(scale)
+    _coefficients_backward(moments, scale, factor, len(a), d_scale, d_shift, slope, tilt, offset)
+    _inputs_backward(grad, y, a, c, slope, tilt, offset, d_a, d_cov_weight)
+
+
+@kernel
+def _part_backward(grad, y, a, c, moments, scale, factor, d_scale, d_shift, n, d_a, d_cov_weight):  # type: ignore[no-untyped-def]
+    """Compute `_normalise_backward` of a part of n cells, from the sums of `_sums_backward` over all parts."""
+    slope, tilt, offset = np.empty_like(scale), np.empty_like(scale), np.empty_like(scale)
+    _coefficients_backward(moments, scale, factor, n, d_scale, d_shift, slope, tilt, offset)
+    _inputs_backward(grad, y, a, c, slope, tilt, offset, d_a, d_cov_weight)
+
+
+@kernel
+def _sums_backward(grad, y, a, moments, d_scale, d_shift):  # type: ignore[no-untyped-def]
+    """Sums over the cells that make the gradients of scale and shift."""
     n_rows, n_units = a.shape
-    mean, rstd = moments[0], moments[2]
+    mean = moments[0]
     d_scale[:] = 0
     d_shift[:] = 0
-    d_cov_weight[:] = 0
     zero = mean.dtype.type(0)
     for i in range(n_rows):
         for j in range(n_units):
             g = _load(grad[i, j]) if y[i, j] != 0 else zero
             d_shift[j] += g
             d_scale[j] += g * (_load(a[i, j]) - mean[j])
-    slope, tilt, offset, d = np.empty_like(mean), np.empty_like(mean), np.empty_like(mean), np.empty_like(mean)
-    for j in range(n_units):
+
+
+@kernel
+def _coefficients_backward(moments, scale, factor, n, d_scale, d_shift, slope, tilt, offset):  # type: ignore[no-untyped-def]
+    """Turn the sums over n cells into the gradients of scale and shift, and into the coefficients of that of a."""
+    mean, rstd = moments[0], moments[2]
+    for j in range(len(mean)):
         d_shift[j] *= factor
         d_scale[j] *= factor * rstd[j]
         slope[j] = scale[j] * rstd[j]
-        tilt[j] = -slope[j] * d_scale[j] * rstd[j] / n_rows
-        offset[j] = -slope[j] * d_shift[j] / n_rows - tilt[j] * mean[j]
+        tilt[j] = -slope[j] * d_scale[j] * rstd[j] / n
+        offset[j] = -slope[j] * d_shift[j] / n - tilt[j] * mean[j]
         slope[j] *= factor
+
+
+@kernel
+def _inputs_backward(grad, y, a, c, slope, tilt, offset, d_a, d_cov_weight):  # type: ignore[no-untyped-def]
+    """Gradients of a and U."""
+    n_rows, n_units = a.shape
+    d_cov_weight[:] = 0
+    zero, d = slope.dtype.type(0), np.empty_like(slope)
     for i in range(n_rows):
         for j in range(n_units):
             g = _load(grad[i, j]) if y[i, j] != 0 else zero

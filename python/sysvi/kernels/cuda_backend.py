@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sysvi._core.ranks import Part
 from sysvi.kernels import torch_backend
 from sysvi.kernels.dropout import UNITS_PER_DRAW, kept_share, threshold
 from sysvi.kernels.sparse import SparseExpression
@@ -35,8 +36,11 @@ def normalise(
     rate: float,
     seed: int | Tensor,
     out: torch.dtype,
+    part: Part | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `Backend.normalise`."""
+    if part is not None:  # the sum over processes lies between two halves of this kernel
+        return torch_backend.normalise(a, c, cov_weight, scale, shift, rate, seed, out, part)
     n_rows, n_units = a.shape
     y, moments = torch.empty_like(a, dtype=out), scale.new_empty(3, n_units)
     seed = _on_device(seed, a, torch.int64)
@@ -51,9 +55,18 @@ def normalise(
 
 
 def normalise_backward(
-    grad: Tensor, y: Tensor, a: Tensor, c: Tensor, moments: Tensor, scale: Tensor, rate: float
+    grad: Tensor,
+    y: Tensor,
+    a: Tensor,
+    c: Tensor,
+    moments: Tensor,
+    scale: Tensor,
+    rate: float,
+    part: Part | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `Backend.normalise_backward`."""
+    if part is not None:
+        return torch_backend.normalise_backward(grad, y, a, c, moments, scale, rate, part)
     n_rows, n_units = a.shape
     few = c.shape[1] <= FEW_COVARIATES
     d_a, d_cov_weight, d_norm = torch.empty_like(a), scale.new_empty(c.shape[1], n_units), scale.new_empty(2, n_units)

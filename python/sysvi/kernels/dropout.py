@@ -24,18 +24,24 @@ def kept_share(rate: float) -> float:
     return 1 - threshold(rate) / 2**16
 
 
-def dropped(shape: tuple[int, int], rate: float, seed: int | Tensor, device: torch.device) -> Tensor:
-    """Mask of the units to drop, (B, H). Each row starts with a new draw. The seed may be an int64 tensor."""
+def dropped(
+    shape: tuple[int, int], rate: float, seed: int | Tensor, device: torch.device, places: Tensor | None = None
+) -> Tensor:
+    """Mask of the units to drop, (B, H). Each row starts with a new draw. The seed may be an int64 tensor.
+
+    `places` are the positions of the rows in the minibatch, (B,); by default 0, 1, ...
+    """
     n_rows, n_units = shape
     draws_per_row = -(-n_units // UNITS_PER_DRAW)
-    position = torch.arange(1, n_rows * draws_per_row + 1, device=device)
+    places = torch.arange(n_rows, device=device) if places is None else places
+    position = (places[:, None] * draws_per_row + torch.arange(1, draws_per_row + 1, device=device)).flatten()
     # Arithmetic of int64 wraps around as that of uint64 does.
     z = position * _as_int64(GAMMA) + (seed if isinstance(seed, Tensor) else _as_int64(seed))
     z = (z ^ _shift_right(z, 30)) * _as_int64(MIX_1)
     z = (z ^ _shift_right(z, 27)) * _as_int64(MIX_2)
     z = z ^ _shift_right(z, 31)
     bits = torch.stack([_shift_right(z, 16 * k) & 0xFFFF for k in range(UNITS_PER_DRAW)], 1)
-    return bits.view(n_rows, -1)[:, :n_units] < threshold(rate)
+    return bits.view(n_rows, UNITS_PER_DRAW * draws_per_row)[:, :n_units] < threshold(rate)
 
 
 def _shift_right(z: Tensor, n_bits: int) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from sysvi._core.ranks import Ranks
 from sysvi.kernels.backend import explain_backend
 
 MAX_SPARSE_DENSITY = 0.4  # of denser expression, dense products are as fast as sparse ones
@@ -103,6 +104,23 @@ def without_graph(plan: ComputePlan, reason: str) -> ComputePlan:
         return plan
     why = [line for line in plan.why if not line.startswith("steps captured")]
     return replace(plan, graph=False, why=(*why, f"steps one by one: {reason}"))
+
+
+def for_ranks(plan: ComputePlan, ranks: Ranks) -> ComputePlan:
+    """The same plan with the parts of a step one after another, if several processes train: they communicate in order.
+
+    Examples
+    --------
+    >>> plan = choose_compute_plan(torch.device("cpu"), density=0.1)
+    >>> for_ranks(plan, Ranks(0, 2)).why[-1]
+    'parts of a step one after another: 2 processes train together'
+    """
+    if ranks.size == 1:
+        return plan
+    plan = without_graph(plan, "several processes train together")
+    why = [line for line in plan.why if " of a step " not in line]
+    why.append(f"parts of a step one after another: {ranks.size} processes train together")
+    return replace(plan, concurrent=False, why=tuple(why))
 
 
 def prefer_sparse_products(device: torch.device, density: float) -> bool:

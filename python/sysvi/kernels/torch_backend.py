@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sysvi._core.ranks import Part
 from sysvi.kernels.densities import kl_standard_normal, normal_log_density
 from sysvi.kernels.dropout import dropped, kept_share
 from sysvi.kernels.sparse import SparseExpression
@@ -24,29 +25,48 @@ def normalise(
     rate: float,
     seed: int | Tensor,
     out: torch.dtype,
+    part: Part | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `Backend.normalise`."""
     a += (c @ cov_weight).to(a.dtype)
     a = a.to(scale.dtype)
-    var, mean = torch.var_mean(a, 0, correction=0)
+    var, mean = torch.var_mean(a, 0, correction=0) if part is None else pooled_moments(a, part)
     rstd = (var + BN_EPS).rsqrt()
     factor = 1 / kept_share(rate)
     y = ((a - mean) * (rstd * (factor * scale)) + factor * shift).clamp_min_(0)
     if rate > 0:
-        y.masked_fill_(dropped((len(a), len(scale)), rate, seed, a.device), 0)
+        y.masked_fill_(dropped((len(a), len(scale)), rate, seed, a.device, None if part is None else part.places), 0)
     return y.to(out), torch.stack([mean, var, rstd])
 
 
 def normalise_backward(
-    grad: Tensor, y: Tensor, a: Tensor, c: Tensor, moments: Tensor, scale: Tensor, rate: float
+    grad: Tensor,
+    y: Tensor,
+    a: Tensor,
+    c: Tensor,
+    moments: Tensor,
+    scale: Tensor,
+    rate: float,
+    part: Part | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `Backend.normalise_backward`."""
     dtype, a, (mean, _, rstd) = a.dtype, a.to(scale.dtype), moments
     grad = torch.ops.aten.threshold_backward(grad, y, 0).to(scale.dtype) / kept_share(rate)
     centred = (a - mean) * rstd
     d_shift, d_scale = grad.sum(0), (grad * centred).sum(0)
-    d_a = (grad - d_shift / len(a) - centred * (d_scale / len(a))) * (rstd * scale)
+    n, (all_shift, all_scale) = len(a), (d_shift, d_scale)
+    if part is not None:
+        n, (all_shift, all_scale) = part.n_cells, part.ranks.total(torch.stack([d_shift, d_scale]))
+    d_a = (grad - all_shift / n - centred * (all_scale / n)) * (rstd * scale)
     return d_a.to(dtype), c.T @ d_a, d_scale, d_shift
+
+
+def pooled_moments(a: Tensor, part: Part) -> tuple[Tensor, Tensor]:
+    """Variance and mean of each column over all parts of a minibatch, from one of them, (B, H), which may be empty."""
+    dtype, a = a.dtype, a.double()  # so that nothing cancels in the difference of sums
+    mean, mean_square = part.ranks.total(torch.stack([a.sum(0), a.square().sum(0)])) / part.n_cells
+    var = (mean_square - mean.square()).clamp_min_(0)
+    return var.to(dtype), mean.to(dtype)
 
 
 def gene_sums(x: Tensor | SparseExpression, w: Tensor) -> tuple[Tensor, Tensor]:

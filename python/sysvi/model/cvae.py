@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sysvi._core.parallel import one_thread, single_thread_pool
+from sysvi._core.ranks import Part
 from sysvi._core.settings import LIKELIHOODS, PRIORS, ModelSettings
 from sysvi.data.cells import Cells, Covariates, Vocabulary
 from sysvi.data.summary import MIN_VARIANCE
@@ -201,7 +202,8 @@ class Model(nn.Module):
         if rows is None:
             self.prior.start_at_random(init)
         else:
-            self.prior.start_at_cells(cells.dense(rows), self.code(cells.covariates.select(rows)), self.encoder)
+            x = torch.from_numpy(cells.x[rows.cpu().numpy()].toarray()).to(cells.device)
+            self.prior.start_at_cells(x, self.code(cells.covariates.select(rows)), self.encoder)
 
     def embed(self, cells: Cells, rows: Tensor | None = None, batch_size: int | None = None) -> tuple[Tensor, Tensor]:
         """Mean and variance of q(z | x, c) of the cells in `rows` (default: all), (n, L) float32 each, on the CPU."""
@@ -231,6 +233,8 @@ def embed(
     batch_size
         Number of cells that are encoded at a time; by default chosen for the device.
 
+    Of several processes, each embeds its own cells, and all get the embeddings of all.
+
     Returns
     -------
     list of tuple
@@ -238,9 +242,11 @@ def embed(
     """
     device = cells.device
     rows = torch.arange(cells.n_cells, device=device) if rows is None else rows.to(device)
+    part = None if cells.share is None else cells.share.part(rows)
+    rows = rows if part is None else rows[part.places]
     sparse = prefer_sparse_products(device, cells.density)
     n = batch_size or (EMBED_BLOCK_CPU if device.type == "cpu" else EMBED_BLOCK_GPU)
-    results = [torch.empty(2, len(rows), model.settings.n_latent, device=device).unbind() for model in models]
+    results = [torch.empty(2, len(rows), model.settings.n_latent, device=device) for model in models]
     encoders = [model.encoder.fold_batchnorm() for model in models]
 
     @torch.no_grad()  # gradients are switched off for each thread by itself
@@ -263,4 +269,12 @@ def embed(
             embed_all(pool.map)
     else:  # a GPU works through a queue anyway, and its stream belongs to this thread
         embed_all(map)
-    return [(mean.cpu(), var.cpu()) for mean, var in results]
+    found = (result.cpu() if part is None else _of_all_cells(result.cpu(), part) for result in results)
+    return [(mean, var) for mean, var in found]
+
+
+def _of_all_cells(own: Tensor, part: Part) -> Tensor:
+    """Means and variances of all cells, (2, n, L), from those of the cells that each process has embedded."""
+    found = own.new_zeros(2, part.n_cells, own.shape[2])
+    found[:, part.places.cpu()] = own
+    return part.ranks.total(found)

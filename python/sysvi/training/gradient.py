@@ -42,6 +42,8 @@ def backpropagate(
 ) -> Losses:
     """Compute the loss terms of a minibatch, and leave their gradients in the parameters' ``grad``.
 
+    Of a part of a minibatch, both are terms of a sum over the processes.
+
     Parameters
     ----------
     objective
@@ -94,11 +96,12 @@ class _GradientStep:
         self.encoder, self.decoder, self.likelihood = model.encoder, model.decoder, model.likelihood
         self.cycles = isinstance(weights.cycle, Tensor) or weights.cycle > 0
         self.c, self.c_swapped = model.code(batch.covariates), model.code(batch.swapped_covariates)
-        self.encoding = LayerPass(self.encoder.layers, self.c, context)
+        self.part, self.n_cells = batch.part, len(batch)
+        self.encoding = LayerPass(self.encoder.layers, self.c, context, self.part)
         self.decoding = self._decoder_pass(self.c, context)
         if self.cycles:
             self.translating = self._decoder_pass(self.c_swapped, context)
-            self.cycling = LayerPass(self.encoder.layers, self.c_swapped, context)
+            self.cycling = LayerPass(self.encoder.layers, self.c_swapped, context, self.part)
         self.first_weight = self.encoding.layers[0].weight  # (G, H)
         self.mean_head = self.likelihood.linear_mean
         self.x: Tensor | SparseExpression  # (B, G), in the type of matrix products
@@ -112,7 +115,7 @@ class _GradientStep:
         """A pass through the decoder's layers with these covariates, (B, C)."""
         decoder = self.decoder
         beside = c if decoder.passes_covariates else None
-        return LayerPass(decoder.layers, decoder.seen_by_layers(c), context, beside=beside)
+        return LayerPass(decoder.layers, decoder.seen_by_layers(c), context, self.part, beside=beside)
 
     @no_grad()
     def encode(self) -> None:
@@ -124,7 +127,7 @@ class _GradientStep:
     @no_grad()
     def prepare_decoding(self) -> None:
         """What the decoder's passes need that does not depend on z."""
-        factor = self.weights.reconstruction / len(self.x)
+        factor = self.weights.reconstruction / self.n_cells
         self.fused_likelihood = None
         if self.likelihood.can_fuse:
             blocks = self._blocks(self.batch.covariates.system)
@@ -143,7 +146,7 @@ class _GradientStep:
         """Draw z from the posteriors, (B, L)."""
         mean, log_var = self.posterior_head.requires_grad_().chunk(2, dim=1)
         var = variance_from_log(log_var)
-        self.posterior = mean, var, mean + var.sqrt() * normal_like(mean, context)
+        self.posterior = mean, var, mean + var.sqrt() * normal_like(mean, context, self.part)
 
     @no_grad()
     def reconstruct(self) -> None:
@@ -151,13 +154,13 @@ class _GradientStep:
         h = self.decoding.forward(self.posterior[2].detach())  # (B, H + C)
         if self.fused_likelihood is not None:
             fit = self.fused_likelihood(h)
-            self.reconstruction, d_h, parameter_gradients = fit.total / len(h), fit.h, fit.parameters
+            self.reconstruction, d_h, parameter_gradients = fit.total / self.n_cells, fit.h, fit.parameters
         else:
             parameters = [p for p in self.likelihood.parameters() if p.requires_grad]
             with enable_grad():
                 x, h = self.batch.x.to_dense(), h.requires_grad_()
                 nll = self.objective.model.nll(x, h, self.batch.covariates.system)
-                loss = weighted_mean(nll, self.batch.weight)
+                loss = weighted_mean(nll, self.batch.weight, self.part)
                 d_h, *d_parameters = grad(self.weights.reconstruction * loss, [h, *parameters], allow_unused=True)
             self.reconstruction = loss.detach()
             parameter_gradients = [(p, g) for p, g in zip(parameters, d_parameters, strict=True) if g is not None]

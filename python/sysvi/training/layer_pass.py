@@ -14,6 +14,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from sysvi._core.ranks import Part
 from sysvi.kernels.backend import choose_backend
 from sysvi.kernels.sparse import SparseExpression
 from sysvi.model.networks import BN_MOMENTUM, Layer, TrainingContext
@@ -71,17 +72,26 @@ class LayerPass:
         Covariates, (B, C), which each layer sees.
     context
         Source of the dropout seeds. All are drawn by the constructor, so that passes may then run at the same time.
+    part
+        The part of the minibatch that these cells are; None: the whole.
     beside
         Covariates, (B, C), that stand beside the last hidden layer in the result, (B, H + C), as in that of `Decoder`;
         None: they do not.
     """
 
     def __init__(
-        self, layers: Iterable[nn.Module], c: Tensor, context: TrainingContext, *, beside: Tensor | None = None
+        self,
+        layers: Iterable[nn.Module],
+        c: Tensor,
+        context: TrainingContext,
+        part: Part | None = None,
+        *,
+        beside: Tensor | None = None,
     ):
         self.layers = [cast(Layer, layer) for layer in layers]
         self.c, self.matmul_dtype, self.beside = c, context.matmul_dtype, beside
         self.seeds = [context.draw_dropout_seed() if layer.dropout_rate > 0 else 0 for layer in self.layers]
+        self.part = part
         self.passed: list[_PassedLayer] = []
         self.backend = choose_backend(c.device)
 
@@ -98,8 +108,8 @@ class LayerPass:
             out_dtype = out if layer is last else self.matmul_dtype
             cast_weight = weight.to(x.dtype)
             a = x @ cast_weight  # without the bias, which the batch normalisation subtracts again
-            norm = layer.scale, layer.shift, layer.dropout_rate, seed
-            y, moments = self.backend.normalise(a, self.c, layer.cov_weight, *norm, out_dtype or layer.weight.dtype)
+            norm = layer.scale, layer.shift, layer.dropout_rate, seed, out_dtype or layer.weight.dtype
+            y, moments = self.backend.normalise(a, self.c, layer.cov_weight, *norm, self.part)
             self.passed.append(_PassedLayer(layer, weight, x, cast_weight, a, y, moments))
             x = y
         h = cast(Tensor, x)
@@ -118,7 +128,8 @@ class LayerPass:
             if self.beside.requires_grad:
                 gradients.add(self.beside, d_beside)
         for i, (layer, weight, x, cast_weight, a, y, moments) in reversed([*enumerate(self.passed)]):
-            d_a, *d_norm = self.backend.normalise_backward(grad, y, a, self.c, moments, layer.scale, layer.dropout_rate)
+            norm = moments, layer.scale, layer.dropout_rate, self.part
+            d_a, *d_norm = self.backend.normalise_backward(grad, y, a, self.c, *norm)
             gradients.add(weight, x.T @ d_a)
             for parameter, gradient in zip((layer.cov_weight, layer.scale, layer.shift), d_norm, strict=True):
                 gradients.add(parameter, gradient)
@@ -137,5 +148,6 @@ class LayerPass:
         running, seen = [], []
         for i, (layer, *_, a, _, (mean, var, _)) in enumerate(self.passed):
             running += [layer.running_mean, layer.running_var]
-            seen += [mean + layer.bias + (0 if i else first_bias), var * (len(a) / (len(a) - 1))]
+            n = len(a) if self.part is None else self.part.n_cells
+            seen += [mean + layer.bias + (0 if i else first_bias), var * (n / (n - 1))]
         torch._foreach_lerp_(running, seen, BN_MOMENTUM)

@@ -23,10 +23,11 @@ from sysvi._core.interrupts import by_signal, catch_interrupts
 from sysvi._core.memory import check_memory, retain_freed_memory
 from sysvi._core.parallel import PairExecutor, dedicated_stream, pair_executor
 from sysvi._core.progress import closing_bar
+from sysvi._core.ranks import Ranks, current_ranks
 from sysvi._core.seeds import generator
 from sysvi._core.settings import RAMPS, TrainSettings, default_batch_size, default_lr, default_max_epochs
 from sysvi.data.cells import Cells, Minibatch, minibatches, n_minibatches
-from sysvi.kernels.plan import ComputePlan, choose_compute_plan, without_graph
+from sysvi.kernels.plan import ComputePlan, choose_compute_plan, for_ranks, without_graph
 from sysvi.model.cvae import Model
 from sysvi.model.networks import Discriminator, TrainingContext
 from sysvi.model.objective import Losses, Objective
@@ -150,6 +151,11 @@ def train(
     NonFiniteLossError
         If the loss is NaN or infinite; the model then holds the weights of the last good epoch.
     """
+    ranks = cells.ranks
+    if ranks.size == 1 and current_ranks().size > 1:
+        raise InputError(
+            "Several processes train one model with sysvi.integrate only: call it, or train in a single process."
+        )
     train_rows, validation_rows = split_cells(cells.n_cells, settings)
     settings = resolve_settings(settings, len(train_rows))
     gradient = explain_gradient(model)
@@ -169,6 +175,7 @@ def train(
         plan = replace(plan, graph=False)
     if cells.is_stored:
         plan = without_graph(plan, "the expression is on disk")
+    plan = for_ranks(plan, ranks)
     run = TrainingRun(
         settings,
         kernels=replace(plan, why=(*plan.why, gradient)),
@@ -186,7 +193,7 @@ def train(
         objective = make_objective(model, cells, settings)
         epochs = _make_epochs(run, objective, cells, run_pair, on_event, frozen_layers=only is not None)
         with closing(epochs), catch_interrupts() if stop is None else nullcontext(stop) as interrupted:
-            _train(run, objective, cells, epochs, on_event, interrupted, state_file)
+            _train(run, objective, cells, epochs, on_event, lambda: ranks.any(interrupted()), state_file)
     on_event(_end_event(run))
     return run
 
@@ -273,10 +280,14 @@ def _train(
     state = TrainingState(epochs, early_stopping, last_good, run.history)
     if state_file is not None:
         state.restore(state_file)
+        if len(set(cells.ranks.gather(epochs.n_done))) > 1:
+            raise InputError(
+                f"{state_file.path} is not the same for all processes: put the checkpoint on a disk that they share."
+            )
     start = time.perf_counter()
     while run.status == "finished" and run.n_epochs < settings.max_epochs and not early_stopping.is_reached:
         epoch = run.n_epochs
-        sums = _run_epoch(epochs, (epoch + 1) * run.steps_per_epoch, interrupted, state, state_file, start)
+        sums = _run_epoch(epochs, (epoch + 1) * run.steps_per_epoch, interrupted, state, state_file, start, cells.ranks)
         validation_losses = validate()
         _check_finite(model, sums + validation_losses, last_good, run)
         if interrupted():
@@ -292,6 +303,8 @@ def _train(
         try:
             on_event(_epoch_event(run, state.seconds + time.perf_counter() - start))
         except KeyboardInterrupt:
+            run.status = "interrupted"
+        if cells.ranks.any(run.status == "interrupted"):
             run.status = "interrupted"
     seconds = time.perf_counter() - start
     if state_file is not None:
@@ -311,13 +324,14 @@ def _run_epoch(
     state: TrainingState,
     state_file: StateFile | None,
     start: float,
+    ranks: Ranks,
 ) -> Tensor:
     """Take the steps up to `last_step`, unless interrupted, and write the state from time to time; the sums so far."""
     if state_file is None:
         return epochs.run_epoch(interrupted)
     while epochs.n_done < last_step:
-        epochs.run_epoch(lambda: interrupted() or state_file.is_due)
-        if interrupted() or state_file.is_due:
+        epochs.run_epoch(lambda: interrupted() or ranks.any(state_file.is_due))
+        if interrupted() or ranks.any(state_file.is_due):
             state.write(state_file, time.perf_counter() - start)
         if interrupted():
             break
@@ -381,7 +395,7 @@ class Validation:
         sums = torch.zeros(len(TERMS), device=self.cells.device)
         for batch in self.batches or self._make_batches():
             sums += len(batch) * torch.stack(list(self.objective(batch, self.weights, None)))
-        return sums / len(self.rows)
+        return self.cells.ranks.total(sums) / len(self.rows)
 
 
 def _time_step(stepper: Stepper, cells: Cells, rows: Tensor, plan: ComputePlan) -> float:
@@ -389,6 +403,7 @@ def _time_step(stepper: Stepper, cells: Cells, rows: Tensor, plan: ComputePlan) 
     settings, noise = stepper.settings, stepper.context.noise
     assert settings.batch_size is not None
     batch_rows = next(iter(minibatches(rows, settings.batch_size)))
+    [(cells, _)] = cells.load([[batch_rows]])
     seconds = []
     for _ in range(4):  # the first one compiles
         start = time.perf_counter()

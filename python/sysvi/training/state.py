@@ -34,10 +34,12 @@ class StateFile:
         The file, which need not exist yet.
     run
         Fingerprint of data and settings. A state of other ones is refused.
+    writes
+        Whether this process writes it; of several with the same state, one does.
     """
 
-    def __init__(self, path: Path, run: str):
-        self.path, self.run = path, run
+    def __init__(self, path: Path, run: str, writes: bool = True):
+        self.path, self.run, self.writes = path, run, writes
         self._last_written = time.monotonic()
 
     @property
@@ -48,7 +50,8 @@ class StateFile:
     def write(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Replace the state in the file; a kill leaves the one before, or the new one."""
         header = {"format": FORMAT, "format_version": FORMAT_VERSION, "run": self.run, **values}
-        write_tensors(self.path, tensors, header)
+        if self.writes:
+            write_tensors(self.path, tensors, header)
         self._last_written = time.monotonic()
 
     def read(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

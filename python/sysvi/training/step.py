@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from sysvi._core.parallel import PairExecutor, Task, do_nothing, run_sequentially
+from sysvi._core.ranks import Ranks
 from sysvi._core.settings import RAMPS, TrainSettings
 from sysvi.data.cells import Minibatch
 from sysvi.model.networks import TrainingContext
@@ -62,10 +65,23 @@ class Stepper:
             prefetch()
         else:
             losses = backpropagate(self.objective, batch, weights, context, self.run_pair, prefetch)
+        terms = torch.stack([term.detach() for term in losses])
+        if batch.part is not None:
+            terms = sum_over_ranks(batch.part.ranks, self.optimiser.parameters, terms)
         if self.settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.optimiser.parameters, self.settings.clip_norm)
         self.optimiser.step(lr, self.run_pair)
-        return torch.stack([term.detach() for term in losses])
+        return terms
+
+
+def sum_over_ranks(ranks: Ranks, parameters: Iterable[nn.Parameter], terms: Tensor) -> Tensor:
+    """Sum the gradients of the parameters and the loss terms, (6,), over the processes, in one communication."""
+    trained = [parameter for parameter in parameters if parameter.grad is not None]
+    summands = [terms, *(cast(Tensor, parameter.grad) for parameter in trained)]
+    sums = ranks.total(torch.cat([x.flatten() for x in summands])).split([x.numel() for x in summands])
+    for parameter, gradient in zip(trained, sums[1:], strict=True):
+        parameter.grad = gradient.view_as(parameter)
+    return sums[0]
 
 
 def learning_rate(settings: TrainSettings, progress: float) -> float:
