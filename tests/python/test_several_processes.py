@@ -112,7 +112,7 @@ def only_error(errors):
     ("further", "message"),
     [
         ([["--seed", "1"], []], "of process 1 and process 0 differ: seed: 0 in 1, 1 in 0"),
-        ([[], ["--cycle-weight", "3"]], "setting cycle_weight: 3.0 in 1, the default in 0"),
+        ([[], ["--cycle-weight", "3"]], "setting --cycle-weight: 3.0 in 1, the default in 0"),
         ([["--batch", "label"], []], "other columns"),
         ([["--system", "nonsense"], ["--system", "nonsense"]], r"'nonsense'"),
         ([["--system", "nonsense"], []], "other columns"),

@@ -283,18 +283,60 @@ def _relu_dropout(a, slope, offset, least, seed, places, y):  # type: ignore[no-
 @kernel
 def _normalise_backward(grad, y, a, c, moments, scale, factor, d_a, d_cov_weight, d_scale, d_shift):  # type: ignore[no-untyped-def]
     """Compute `normalise_backward`; `factor` is 1 / (1 - dropout rate)."""
-    _sums_backward(grad, y, a, moments, d_scale, d_shift)
-    slope, tilt, offset = np.empty_like(scale), np.empty_like(scale), np.empty_like(scale)
-    _coefficients_backward(moments, scale, factor, len(a), d_scale, d_shift, slope, tilt, offset)
-    _inputs_backward(grad, y, a, c, slope, tilt, offset, d_a, d_cov_weight)
+    n_rows, n_units = a.shape
+    mean, rstd = moments[0], moments[2]
+    d_scale[:] = 0
+    d_shift[:] = 0
+    d_cov_weight[:] = 0
+    zero = mean.dtype.type(0)
+    for i in range(n_rows):
+        for j in range(n_units):
+            g = _load(grad[i, j]) if y[i, j] != 0 else zero
+            d_shift[j] += g
+            d_scale[j] += g * (_load(a[i, j]) - mean[j])
+    slope, tilt, offset, d = np.empty_like(mean), np.empty_like(mean), np.empty_like(mean), np.empty_like(mean)
+    for j in range(n_units):
+        d_shift[j] *= factor
+        d_scale[j] *= factor * rstd[j]
+        slope[j] = scale[j] * rstd[j]
+        tilt[j] = -slope[j] * d_scale[j] * rstd[j] / n_rows
+        offset[j] = -slope[j] * d_shift[j] / n_rows - tilt[j] * mean[j]
+        slope[j] *= factor
+    for i in range(n_rows):
+        for j in range(n_units):
+            g = _load(grad[i, j]) if y[i, j] != 0 else zero
+            d[j] = slope[j] * g + tilt[j] * _load(a[i, j]) + offset[j]
+            d_a[i, j] = _store(d_a[i, j], d[j])
+        for k in range(c.shape[1]):
+            if c[i, k] != 0:
+                for j in range(n_units):
+                    d_cov_weight[k, j] += c[i, k] * d[j]
 
 
 @kernel
 def _part_backward(grad, y, a, c, moments, scale, factor, d_scale, d_shift, n, d_a, d_cov_weight):  # type: ignore[no-untyped-def]
-    """Compute `_normalise_backward` of a part of n cells, from the sums of `_sums_backward` over all parts."""
-    slope, tilt, offset = np.empty_like(scale), np.empty_like(scale), np.empty_like(scale)
-    _coefficients_backward(moments, scale, factor, n, d_scale, d_shift, slope, tilt, offset)
-    _inputs_backward(grad, y, a, c, slope, tilt, offset, d_a, d_cov_weight)
+    """Gradients of a and U of a part of n cells, from the sums of `_sums_backward` over all parts.
+
+    A kernel of its own, as `_normalise_backward` rounds otherwise when it is put together from two.
+    """
+    n_rows, n_units = a.shape
+    mean, rstd = moments[0], moments[2]
+    d_cov_weight[:] = 0
+    zero = mean.dtype.type(0)
+    slope, tilt, offset, d = np.empty_like(mean), np.empty_like(mean), np.empty_like(mean), np.empty_like(mean)
+    for j in range(n_units):
+        slope[j] = factor * scale[j] * rstd[j]
+        tilt[j] = -slope[j] * d_scale[j] * rstd[j] * rstd[j] / n
+        offset[j] = -slope[j] * d_shift[j] / n - tilt[j] * mean[j]
+    for i in range(n_rows):
+        for j in range(n_units):
+            g = _load(grad[i, j]) if y[i, j] != 0 else zero
+            d[j] = slope[j] * g + tilt[j] * _load(a[i, j]) + offset[j]
+            d_a[i, j] = _store(d_a[i, j], d[j])
+        for k in range(c.shape[1]):
+            if c[i, k] != 0:
+                for j in range(n_units):
+                    d_cov_weight[k, j] += c[i, k] * d[j]
 
 
 @kernel
@@ -310,36 +352,6 @@ def _sums_backward(grad, y, a, moments, d_scale, d_shift):  # type: ignore[no-un
             g = _load(grad[i, j]) if y[i, j] != 0 else zero
             d_shift[j] += g
             d_scale[j] += g * (_load(a[i, j]) - mean[j])
-
-
-@kernel
-def _coefficients_backward(moments, scale, factor, n, d_scale, d_shift, slope, tilt, offset):  # type: ignore[no-untyped-def]
-    """Turn the sums over n cells into the gradients of scale and shift, and into the coefficients of that of a."""
-    mean, rstd = moments[0], moments[2]
-    for j in range(len(mean)):
-        d_shift[j] *= factor
-        d_scale[j] *= factor * rstd[j]
-        slope[j] = scale[j] * rstd[j]
-        tilt[j] = -slope[j] * d_scale[j] * rstd[j] / n
-        offset[j] = -slope[j] * d_shift[j] / n - tilt[j] * mean[j]
-        slope[j] *= factor
-
-
-@kernel
-def _inputs_backward(grad, y, a, c, slope, tilt, offset, d_a, d_cov_weight):  # type: ignore[no-untyped-def]
-    """Gradients of a and U."""
-    n_rows, n_units = a.shape
-    d_cov_weight[:] = 0
-    zero, d = slope.dtype.type(0), np.empty_like(slope)
-    for i in range(n_rows):
-        for j in range(n_units):
-            g = _load(grad[i, j]) if y[i, j] != 0 else zero
-            d[j] = slope[j] * g + tilt[j] * _load(a[i, j]) + offset[j]
-            d_a[i, j] = _store(d_a[i, j], d[j])
-        for k in range(c.shape[1]):
-            if c[i, k] != 0:
-                for j in range(n_units):
-                    d_cov_weight[k, j] += c[i, k] * d[j]
 
 
 @kernel
