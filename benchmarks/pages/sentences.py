@@ -35,7 +35,7 @@ GIVEN: dict[str, tuple[str, ...]] = {
     "README.md": ("Python 3.11 or later",),
     "docs/trust.md": (
         "128, 0.001", "0.002 or 0.004", "rises from 0.1 to 0.6 of training", "its share rises from 0.1 to 0.6 of training",
-        "a support below 0.2", "A threshold of 0.3", "at least 2.75 times the distance",
+        "a support below 0.2", "A threshold of 0.3", "all members is at least 1.65", "the mean, 1.5",
     ),
     "docs/compare-systems.md": (
         "by 0.5 to 1.5 (natural logarithm)", "(standard deviation 0.5)", "than in the others (0.2)",

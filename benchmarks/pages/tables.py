@@ -93,6 +93,8 @@ def is_table(function: Callable[[], str]) -> Callable[[], str]:
 
 # -- trust: mixing of shared and private types, types kept
 
+FORMER_SEVERAL = "default before"  # rows of several systems that were made by an earlier version
+
 
 @functools.cache
 def trust_summary() -> pd.DataFrame:
@@ -176,6 +178,22 @@ def trust() -> str:
     header = [
         "cells", "mixing of shared types", "of private types (worst call)", "NMI (PCA)",
         "neighbours in common (PCA, halves of genes)", "support, AUROC", "Harmony: shared / private / NMI",
+    ]  # fmt: skip
+    return markdown(header, rows)
+
+
+@is_table
+def trust_several() -> str:
+    """More than two systems: the default of before, in which hidden layers saw the covariates, and today's."""
+    table, rows = trust_summary(), []
+    for name in table.xs(FORMER_SEVERAL, level="variant").index:
+        pair = table.loc[(name, FORMER_SEVERAL)], table.loc[(name, "default")]
+        scores = [f"{number(row['shared'])} / {number(row['private'])}".removesuffix(" / ") for row in pair]
+        kept = [number(row["nmi"]) for row in pair]
+        rows.append([name, *scores, *kept, number(pair[1]["nmi_pca"]), *(f"{row['lost']:.0f}" for row in pair)])
+    header = [
+        "cells", "mixing of shared / private types, before", "now", "NMI, before", "now", "PCA",
+        "types lost, worst call, before", "now",
     ]  # fmt: skip
     return markdown(header, rows)
 

@@ -7,6 +7,9 @@ Every run is a call of `sysvi.integrate` (or of a peer) with another seed on a s
 kept in benchmarks/.cache/trust, its row in results/paper_trust.csv: the script continues where it was interrupted, and
 stops before a run that would begin after `--seconds`.
 
+Rows of the variant "default before" are of several systems and of the version of commit 52e0f02: its decoder's hidden
+layers saw the covariates of any number of systems, and the closeness of anchors was the mean over the members.
+
 Columns: `shared` (share of neighbours of the same type from other systems, 1: full mixing), `private` and
 `worst_private` (the same for types of one system, of any type: 0 is right; over all their cells, and of the worst
 type), `nmi` (of Leiden clusters named after types) and `nmi_pca` (of PCA's own), `lost` (types of 20 cells or more of

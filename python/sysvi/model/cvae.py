@@ -196,6 +196,7 @@ class Model(nn.Module):
         rest = (variance - loadings.square().sum(dim=1)).clamp(min=MIN_VARIANCE)
         return loadings @ self.decoder.start_linear(k).T, rest
 
+    @one_thread()
     @torch.no_grad()
     def init_prior(self, cells: Cells, rows: Tensor | None, init: torch.Generator) -> None:
         """Set the prior's initial components from the cells in `rows`, (K,), or from random draws if there are none."""

@@ -142,3 +142,18 @@ def test_a_linear_start_carries_as_many_dimensions_as_there_are(cells, n_latent,
     assert (mean.std(0) > 0.05).sum() == carried
     assert torch.isfinite(variance).all()
     assert torch.isfinite(model.likelihood.nll(x, model.decoder(mean, c))).all()
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_prior_components_have_the_same_bits_whatever_the_number_of_threads(make_cells, make_model, threads):
+    cells, before = make_cells(n_cells=200, n_genes=600), torch.get_num_threads()
+    given = {"prior": "gmm", "n_hidden": 128, "n_prior_components": 5}
+    try:
+        torch.set_num_threads(1)
+        expected = make_model(cells, **given).prior.state_dict()
+        torch.set_num_threads(threads)
+        found = make_model(cells, **given).prior.state_dict()
+    finally:
+        torch.set_num_threads(before)
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
