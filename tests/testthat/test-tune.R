@@ -272,7 +272,7 @@ test_that("the defaults are the engine's and RunSysVI's", {
   for (name in c("cycle_weights", "kl_weights", "priors", "seeds", "min_cells", "max_cells", "device")) {
     expect_equal(ours[[name]], unlist(engine[[name]]), label = name)
   }
-  shared <- setdiff(intersect(names(formals(RunSysVI.default)), names(ours)), c("...", "object", "system"))
+  shared <- setdiff(intersect(names(formals(RunSysVI.default)), names(ours)), c("...", "object", "system", "folder"))
   for (name in shared) expect_identical(formals(RunSysVI.default)[[name]], formals(TuneSysVI.default)[[name]])
 })
 

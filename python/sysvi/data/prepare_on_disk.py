@@ -65,9 +65,10 @@ def prepare_on_disk(
     >>> cells = sysvi.prepare(sysvi.datasets.simulate_systems(300, 200, seed=1), "system", min_cells=3)
     >>> with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
     ...     warnings.simplefilter("ignore")  # 200 genes are few
-    ...     found = prepare_on_disk(cells.X, AnnData(obs=cells.obs, var=cells.var), Path(folder, "a.h5ad"), "system")
+    ...     empty, path = AnnData(obs=cells.obs, var=cells.var), Path(folder, "a.h5ad")
+    ...     found = prepare_on_disk(cells.X, empty, path, "system", min_cells=3)
     >>> found.shape, type(found.X).__name__
-    ((300, 200), '_CSRDataset')
+    ((300, 189), '_CSRDataset')
     """
     system = check_obs_column(cells, system_key, "system_key")
     batch = None if batch_key is None else check_obs_column(cells, batch_key, "batch_key")

@@ -298,8 +298,9 @@ def test_ready_goes_through_the_input_three_times(counts, monkeypatch):
     if not counts:
         adata.X = np.log1p(adata.X)
     passes = []
-    blocks = module.row_blocks
-    monkeypatch.setattr(module, "row_blocks", lambda *a: (passes.append(None), blocks(*a))[1])
+    for name in ("row_ranges", "row_blocks"):  # one of them for each pass
+        function = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, function=function: (passes.append(None), function(*a))[1])
     cells, layer = ensure_prepared(adata, "system", **SMALL)
     assert len(passes) == 3
     assert layer is None

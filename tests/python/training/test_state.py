@@ -44,11 +44,12 @@ def start(make_cells, make_model, tmp_path):
         """The cells on disk, read in windows of two minibatches."""
         import h5py
 
-        group = h5py.File(tmp_path / "x.h5", "a")
-        if "x" not in group:
-            write_elem(group, "x", in_memory.x)
+        path = tmp_path / "x.h5"
+        if not path.exists():
+            with h5py.File(path, "w") as group:
+                write_elem(group, "x", in_memory.x)
         c = in_memory.covariates
-        x = StoredExpression(sparse_dataset(group["x"]), 20)
+        x = StoredExpression(sparse_dataset(h5py.File(path)["x"]), 20)
         return Cells(x, c.system.numpy(), c.categorical.numpy(), c.continuous.numpy(), n_systems=2)
 
     def train_new(file=None, stop=None, on_disk=False, on_event=lambda event: None, **settings):
