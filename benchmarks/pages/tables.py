@@ -959,17 +959,31 @@ def imports() -> str:
 
 
 @is_table
+def ranks() -> str:
+    """Training speed of several processes, medians over rounds."""
+    runs = read("ranks").groupby("setup", sort=False)[["cells_per_second", "loss"]].median()
+    one = runs["cells_per_second"]["1 process x 2 threads"]
+    rows = [
+        [name, f"{row['cells_per_second']:,.0f}", number(row["cells_per_second"] / one), number(row["loss"])]
+        for name, row in runs.iterrows()
+    ]
+    return markdown(["processes", "cells a second", "relative", "loss of the last epoch"], rows)
+
+
+@is_table
 def scale_disk() -> str:
     """Preparing files into a store, and training from it."""
-    titles = {"prepare": "preparing {files:.0f} files into a {store} store", "memory": "training in memory, {epochs}",
+    titles = {"prepare": "preparing {files} into a {store} store", "memory": "training in memory, {epochs}",
               "disk": "training from disk, {epochs}, windows of {window_cells:,.0f} cells"}  # fmt: skip
     rows = []
     for row in read("scale_disk").to_dict("records"):
         epochs = "" if pd.isna(row["epochs"]) else f"{row['epochs']:.0f} epoch" + ("s" if row["epochs"] > 1 else "")
-        title = titles[row["what"]].format(**row | {"epochs": epochs})
-        rows.append([number(row["cells"], 0), title, number(row["cpu_seconds"], 1), number(row["seconds"], 0),
-                     f"{row['peak_mb']:,.0f} MB"])  # fmt: skip
-    return markdown(["cells", "what", "CPU seconds", "seconds", "peak memory of the process"], rows)
+        files = f"{row['files']} file" + ("s" if row["files"] > 1 else "")
+        title = titles[row["what"]].format(**row | {"epochs": epochs, "files": files})
+        rows.append([number(row["cells"], 0), title, number(row["seconds"], 0), number(row["cpu_seconds"], 0),
+                     number(row["cells_per_second"], 0), f"{row['peak_mb']:,.0f} MB"])  # fmt: skip
+    header = ["cells", "what", "seconds", "CPU seconds", "cells a second in training", "peak memory of the process"]
+    return markdown(header, rows)
 
 
 def metric_speed() -> tuple[float, float, float, float]:

@@ -55,8 +55,8 @@ def test_losses_and_embedding_do_not_depend_on_the_number_of_processes(prepared,
     for name, expected in alone.items():
         for found in ranks[1:]:
             np.testing.assert_array_equal(found[name], ranks[0][name], err_msg=name)
-        # The products of hidden layers are rounded to bfloat16 by default, where the processor has such instructions. Then
-        # losses are close, but single values of the embedding are not.
+        # The products of hidden layers are rounded to bfloat16 by default, where the processor has such instructions.
+        # Then losses are close, but single values of the embedding are not.
         if name == "defaults.embedding":
             assert np.corrcoef(ranks[0][name].ravel(), expected.ravel())[0, 1] > 0.95
             continue
