@@ -119,10 +119,10 @@ def _place(name: str) -> tuple[bool, int, str]:
     return name.startswith("family"), 0 if name.startswith("family") else first, name
 
 
-def mixing(name: str, variant: str = "default") -> str:
-    """Mixing of shared types, of private types, and NMI of a variant."""
+def mixing(name: str, variant: str = "default", columns: Iterable[str] = ("shared", "private", "nmi")) -> str:
+    """Scores of a variant: by default mixing of shared types, of private types, and NMI."""
     row = trust_summary().loc[(name, variant)]
-    return " / ".join(number(row[column]) for column in ("shared", "private", "nmi") if pd.notna(row[column]))
+    return " / ".join(number(row[column]) for column in columns if pd.notna(row[column]))
 
 
 @is_table
@@ -187,10 +187,11 @@ def trust_several() -> str:
     """More than two systems: the default of before, in which hidden layers saw the covariates, and today's."""
     table, rows = trust_summary(), []
     for name in table.xs(FORMER_SEVERAL, level="variant").index:
-        pair = table.loc[(name, FORMER_SEVERAL)], table.loc[(name, "default")]
-        scores = [f"{number(row['shared'])} / {number(row['private'])}".removesuffix(" / ") for row in pair]
+        variants = FORMER_SEVERAL, "default"
+        pair = [table.loc[(name, variant)] for variant in variants]
+        mixed = [mixing(name, variant, ("shared", "private")) for variant in variants]
         kept = [number(row["nmi"]) for row in pair]
-        rows.append([name, *scores, *kept, number(pair[1]["nmi_pca"]), *(f"{row['lost']:.0f}" for row in pair)])
+        rows.append([name, *mixed, *kept, number(pair[1]["nmi_pca"]), *(number(row["lost"], 0) for row in pair)])
     header = [
         "cells", "mixing of shared / private types, before", "now", "NMI, before", "now", "PCA",
         "types lost, worst call, before", "now",
