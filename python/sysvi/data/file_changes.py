@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-from anndata.abc import CSCDataset, CSRDataset
 
 from sysvi._core.errors import InputError
 
@@ -30,7 +29,7 @@ def file_state(matrix: Any) -> dict[str, tuple[int, int]]:
     dict
         Size in bytes and time of the last change in nanoseconds, by name; empty for a matrix in memory.
     """
-    item = matrix.group if isinstance(matrix, CSRDataset | CSCDataset) else matrix
+    item = getattr(matrix, "group", matrix)  # of a sparse matrix
     if isinstance(item, h5py.Group | h5py.Dataset):
         with suppress(OSError, ValueError):  # a file of another kind than on a disk
             return {"": _size_and_time(os.fstat(item.file.id.get_vfd_handle()))}

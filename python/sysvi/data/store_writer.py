@@ -22,8 +22,8 @@ from sysvi._core.files import check_folder, check_free_space, write_atomically, 
 from sysvi.data.h5ad import check_output, open_for_writing
 from sysvi.data.stores import import_zarr, is_zarr
 
-CHUNK_VALUES = 2**17  # of a zarr store: about as many as a row block of sysvi.data.stored has
-SHARD_CHUNKS = 32  # at most, in a file of a zarr store, each of which can be read without the others
+CHUNK_VALUES = 2**15  # of a zarr store: less than a row block of sysvi.data.stored has, of which parts are decoded
+SHARD_CHUNKS = 128  # at most, in a file of a zarr store, each of which can be read without the others
 
 
 def check_store_output(path: Path, overwrite: bool) -> None:
@@ -121,7 +121,7 @@ def write_store(
         def create(group: Any, name: str, *, shape: tuple[int], dtype: type) -> Any:
             chunks = (max(1, min(shape[0], CHUNK_VALUES)),)
             if hasattr(group, "create_array"):  # zarr 3
-                compressors = import_module("zarr.codecs").ZstdCodec(checksum=True)
+                compressors = import_module("zarr.codecs").ZstdCodec(checksum=True)  # checked in parts of shards too
                 n_chunks = -(-shape[0] // chunks[0])
                 shards = (chunks[0] * min(n_chunks, SHARD_CHUNKS),) if n_chunks > 1 else None
                 options = {"chunks": chunks, "shards": shards, "compressors": compressors}

@@ -20,7 +20,7 @@ from torch import Tensor
 from sysvi._core.errors import InputError
 from sysvi._core.ranks import BLOCK_CELLS, Share
 from sysvi.data.file_changes import check_unchanged, file_state
-from sysvi.data.row_blocks import n_stored_values, read_rows
+from sysvi.data.row_blocks import n_stored_values, read_rows, row_sliceable
 
 WINDOWS_IN_MEMORY = 4  # one in use, the next, which is being read, and the parts of which it is put together
 BYTES_PER_VALUE = 8  # of CSR: a float32 and an int32
@@ -48,7 +48,7 @@ class StoredExpression:
     """
 
     def __init__(self, matrix: Any, window_cells: int, share: Share | None = None):
-        self.matrix, self.window_cells, self.share = matrix, window_cells, share
+        self.matrix, self.window_cells, self.share = row_sliceable(matrix), window_cells, share
         self.shape: tuple[int, int] = (int(matrix.shape[0]), int(matrix.shape[1]))
         self.nnz = n_stored_values(matrix)
         self._state = file_state(matrix)

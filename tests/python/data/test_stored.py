@@ -1,5 +1,7 @@
 """Expression on disk: rows, the order of an epoch, windows; and models that are trained from it."""
 
+import sys
+
 import h5py
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from sysvi._core.errors import InputError
 from sysvi._core.seeds import generator
 from sysvi.data import stored
 from sysvi.data.cells import Cells, minibatches, n_minibatches
-from sysvi.data.row_blocks import read_rows
+from sysvi.data.row_blocks import read_rows, row_sliceable
 from sysvi.data.stored import StoredExpression, epoch_groups
 
 
@@ -30,10 +32,13 @@ def on_disk(folder, x, kind):
     return group["x"] if "dense" in kind else sparse_dataset(group["x"])
 
 
+@pytest.mark.parametrize("decoder", ["zarr", "zarrs"])
 @pytest.mark.parametrize("kind", ["h5", "h5 dense", "zarr 2", "zarr 3", "zarr dense 3"])
-def test_rows_are_those_of_the_matrix(tmp_path, kind):
+def test_rows_are_those_of_the_matrix(tmp_path, kind, decoder, monkeypatch):
     x = sp.random(700, 9, 0.3, format="csr", dtype=np.float32, rng=np.random.default_rng(0))
     matrix = on_disk(tmp_path, x, kind)
+    if decoder == "zarr":
+        monkeypatch.setitem(sys.modules, "zarrs", None)  # as if it were not installed
     rng = np.random.default_rng(1)
     for size in (1, 5, 200, 700):
         rows = np.sort(rng.choice(700, size, replace=False))
@@ -41,6 +46,25 @@ def test_rows_are_those_of_the_matrix(tmp_path, kind):
         mixed = rng.choice(700, size)  # in any order, some of them twice
         np.testing.assert_array_equal(StoredExpression(matrix, 10)[mixed].toarray(), x.toarray()[mixed])
     assert read_rows(matrix, np.array([], int)).shape == (0, 9)
+
+
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_arrays_of_a_store_are_decoded_by_zarrs_if_it_is_installed(tmp_path, is_installed, monkeypatch):
+    pytest.importorskip("zarrs")
+    matrix = on_disk(tmp_path, sp.eye(20, format="csr", dtype=np.float32), "zarr 3")
+    if not is_installed:
+        monkeypatch.setitem(sys.modules, "zarrs", None)
+    matrix = row_sliceable(matrix)
+    pipelines = {type(array.async_array.codec_pipeline).__module__ for array in (matrix.data, matrix.indices)}
+    assert pipelines == {"zarrs" if is_installed else "zarr.core.codec_pipeline"}
+
+
+@pytest.mark.parametrize("rows", [slice(3, 9), slice(9, 3), slice(-4, None), slice(0, 20, 3), np.array([7, 2, 7])])
+def test_rows_of_csr_on_disk_are_indexed_as_in_memory(tmp_path, rows):
+    x = sp.random(20, 9, 0.3, format="csr", dtype=np.float32, rng=np.random.default_rng(0))
+    matrix = row_sliceable(on_disk(tmp_path, x, "h5"))
+    assert (matrix.shape, matrix.nnz) == ((20, 9), x.nnz)
+    np.testing.assert_array_equal(matrix[rows].toarray(), x.toarray()[rows])
 
 
 def test_distant_rows_are_not_read_together():
