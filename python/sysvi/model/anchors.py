@@ -32,6 +32,7 @@ MAX_SAMPLED_CELLS = 1_000  # of each system, among which anchors are searched
 SHARE_OF_NEIGHBORS = 0.15  # of a system's sampled cells that count as nearest neighbours of a cell
 SHARE_AROUND = 0.25  # of a system's sampled cells that lie within the radius of a cell of this system
 MIN_NEIGHBORS = 10
+ENOUGH_ANCHORS = 0.5  # of their usual number, for which a cell moves as far as one with more
 N_ROUNDS = 3
 N_SMOOTHED = 30  # sampled cells whose moves are averaged
 CELLS_AT_A_TIME = 10_000
@@ -163,8 +164,10 @@ def find_moves(
     Of each system at most 1,000 cells are used, a random sample. A cell's nearest neighbours in another system are 15 %
     of that system's sampled cells (at least 10 cells), and pairs that are neighbours of each other in the embeddings of
     all members, and close, are anchors. In each of three rounds, every cell is moved to
-    the mean of itself and its counterparts, one for each other system: the mean of its anchors there. Moves and numbers
-    of counterparts are averaged over the cells around each cell, so that a cell among few anchors moves less.
+    the mean of itself and its counterparts, one for each other system: the mean of its anchors there. A counterpart of
+    fewer anchors than half of their usual number (the median over the cells that have some) counts in proportion to
+    this number: a cell of a type that the other system lacks has a few anchors by chance. Moves and weights of
+    counterparts are averaged over the cells around each cell, so that a cell among few anchors moves less.
 
     Parameters
     ----------
@@ -211,19 +214,26 @@ def _move_onto_anchors(
 ) -> dict[int, Floats]:
     """Move the systems that have a smoothing towards their anchors in the others, in rounds; positions are (p, L)."""
     moved = dict(position)
+    n_anchors = {key: pairs.sum(axis=1).reshape(-1, 1) for key, pairs in anchors.items()}  # (cells of the first, 1)
+    weight = {key: _weight_of_counterparts(n) for key, n in n_anchors.items()}
     for _ in range(N_ROUNDS):
         gaps = {code: np.zeros_like(moved[code]) for code in smoothing}
         n_counterparts = {code: np.zeros((len(moved[code]), 1)) for code in smoothing}
         for (a, b), pairs in anchors.items():
-            n_anchors = pairs.sum(axis=1).reshape(-1, 1)  # (cells of a, 1)
-            counterpart = pairs @ moved[b] / np.maximum(n_anchors, 1)
-            gaps[a] += (n_anchors > 0) * (counterpart - moved[a])
-            n_counterparts[a] += n_anchors > 0
+            counterpart = pairs @ moved[b] / np.maximum(n_anchors[a, b], 1)
+            gaps[a] += weight[a, b] * (counterpart - moved[a])
+            n_counterparts[a] += weight[a, b]
         moved |= {
             code: moved[code] + smooth @ gaps[code] / (1 + smooth @ n_counterparts[code])
             for code, smooth in smoothing.items()
         }
     return moved
+
+
+def _weight_of_counterparts(n_anchors: Floats) -> Floats:
+    """How much each cell's counterpart counts, 0 to 1, by its number of anchors: 1 from half of the usual number on."""
+    usual = np.median(n_anchors[n_anchors > 0]) if n_anchors.any() else 1.0
+    return np.minimum(1.0, n_anchors / (ENOUGH_ANCHORS * usual))
 
 
 def _anchors(members: Sequence[tuple[np.ndarray, np.ndarray]], min_closeness: MinCloseness) -> sp.csr_array:

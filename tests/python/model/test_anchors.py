@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -65,10 +66,14 @@ def moved_by_loops(embeddings, system, min_closeness, further=None, reached=None
         for a in codes if further is None else [further]:
             gap, count = np.zeros_like(moved[rows[a]]), np.zeros((len(rows[a]), 1))
             for b in codes:
+                if b == a:
+                    continue
+                usual = np.median([n for n in pairs[a, b].sum(1) if n > 0])
                 for i, row in enumerate(rows[a]):
-                    if b != a and pairs[a, b][i].any():
-                        gap[i] += moved[rows[b]][pairs[a, b][i]].mean(0) - moved[row]
-                        count[i] += 1
+                    if pairs[a, b][i].any():
+                        weight = min(1, pairs[a, b][i].sum() / (usual / 2))
+                        gap[i] += weight * (moved[rows[b]][pairs[a, b][i]].mean(0) - moved[row])
+                        count[i] += weight
             after[rows[a]] += (smoothing[a] @ gap) / (1 + smoothing[a] @ count)
         moved = after
     final = mean.copy()
@@ -252,3 +257,19 @@ def test_cells_in_the_same_place():
     found = moved(members, system)
     assert np.isfinite(found).all()
     assert cdist(found[:40], found[:1]).max() < 1e-9
+
+
+def test_cells_with_few_anchors_hardly_move():
+    """Two groups of each system, equally far from those of the other: one with all pairs as anchors, one with a few."""
+    n, rng = 40, np.random.default_rng(0)
+    group = np.repeat([0, 1], n)
+    z = {code: np.stack([100.0 * group, 4.0 * code + rng.normal(0, 0.1, 2 * n)], axis=1) for code in (0, 1)}
+    pairs = np.zeros((2 * n, 2 * n))
+    pairs[:n, :n] = 1
+    pairs[np.arange(n, 2 * n), rng.permutation(np.arange(n, 2 * n))] = 1
+    anchors = {(0, 1): sp.csr_array(pairs), (1, 0): sp.csr_array(pairs.T)}
+    smoothing = {code: module._smoothing(x, x) for code, x in z.items()}
+    moved = module._move_onto_anchors(z, smoothing, anchors)
+    gap = [abs(moved[0][group == g, 1].mean() - moved[1][group == g, 1].mean()) for g in (0, 1)]
+    assert gap[0] < 0.5
+    assert gap[1] > 2
