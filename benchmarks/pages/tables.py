@@ -271,6 +271,20 @@ def anchors_of_several() -> str:
     return _anchor_settings(anchor_sets()[7:])
 
 
+@is_table
+def anchor_weights() -> str:
+    """Mixing of shared types, of private types and of the worst, by how many anchors a counterpart needs."""
+    table = read("paper_anchor_weights")
+    columns = ["shared", "private", "worst_private"]
+    mean = table.groupby(["set", "enough", "power"], sort=False)[columns].mean()
+    kinds = table[["enough", "power"]].drop_duplicates().to_records(index=False).tolist()
+    rows = [
+        [name, *(" / ".join(number(value) for value in mean.loc[(name, *kind)]) for kind in kinds)]
+        for name in dict.fromkeys(table["set"])
+    ]
+    return markdown(["cells", *(f"{share:g}, power {power}" if share else "in full" for share, power in kinds)], rows)
+
+
 # -- the findings of the paper
 
 

@@ -1,6 +1,6 @@
 """Finding 9: which pairs of cells are anchors, how far anchors may reach, and how many members an ensemble should have.
 
-    python benchmarks/paper/anchors.py [--sets ...] [--seeds 0 1] [--seconds 3000]
+    python benchmarks/paper/anchors.py [--sets ...] [--seeds 0 1] [--seconds 3000] [--weights]
 
 For each set of `trust_sets.py` and each seed, the members of a default call are trained; their embeddings are kept in
 benchmarks/.cache/trust. Rows that are there are not made again.
@@ -15,6 +15,10 @@ benchmarks/.cache/trust. Rows that are there are not made again.
    and scored as in `trust.py`: `neighbors`, the share of a system's cells that count as nearest neighbours, and
    `closeness`. "former" is the rule before: 10 % of the cells (with four members 6 %), in all members a closeness of
    0.15 (several systems: 0.8) by the 15 nearest cells and the smaller radius. "none" leaves the systems where they are.
+   A cell's counterpart always counts in full here, of however few anchors it is the mean.
+3. *Weights*, with --weights alone (results/paper_anchor_weights.csv). Ensembles of all members are moved with today's
+   closeness; `enough` is the share of the usual number of anchors from which a counterpart counts in full (0: always),
+   and with fewer it counts by the power `power` of their number.
 """
 
 import argparse
@@ -22,6 +26,7 @@ import itertools
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from unittest.mock import patch
 
 import numpy as np
@@ -35,10 +40,12 @@ from trust import Cells
 
 import sysvi
 from sysvi._core.samples import sample_rows
+from sysvi.api.ensemble import CLOSENESS_OF_SEVERAL, CLOSENESS_OF_TWO
 from sysvi.model import anchors
 from sysvi.model.combination import combine
 
 PAIRS, TABLE = RESULTS / "paper_anchor_pairs.csv", RESULTS / "paper_anchors.csv"
+WEIGHTS = RESULTS / "paper_anchor_weights.csv"
 SETS = [
     *("baron", "baron_1000", "baron_few_shared", "kang", "family_01", "family_12", "family_23"),  # two systems
     *("malaria_part", "protocols", "family_10", "family_14", "family_19", "family_20"),  # several
@@ -54,6 +61,7 @@ MEMBERS = (4, 8)
 SETTINGS_OF_TWO = [(0.1, 1.5), (0.15, 1.5), (0.15, 1.6), (0.25, 1.6)]
 SETTINGS_OF_SEVERAL = [(0.1, 2.5), (0.15, 2.5), (0.15, 2.75)]
 OTHERS = [("none", np.nan), ("former", np.nan)]
+WEIGHTINGS = [(0.0, 0), (0.25, 1), (0.25, 2), (0.5, 1), (0.5, 2)]  # share of the usual number of anchors, and power
 KEYS = ["set", "seed", "members", "neighbors", "closeness"]
 
 
@@ -63,12 +71,16 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=SETS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--seconds", type=float, default=np.inf)
+    parser.add_argument("--weights", action="store_true", help="measure the weights of counterparts")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     end = time.monotonic() + args.seconds
     for seed, name in itertools.product(args.seeds, args.sets):
         cells = Cells(name)
         members = embeddings(cells, seed)
+        if args.weights:
+            weights(cells, seed, members)
+            continue
         if not has_rows(PAIRS, {"set": name, "seed": seed}):
             add_rows(PAIRS, [{"set": name, "seed": seed} | row for row in auroc_of_closeness(cells, members)])
         settings = SETTINGS_OF_TWO if len(np.unique(cells.system)) == 2 else SETTINGS_OF_SEVERAL
@@ -81,6 +93,32 @@ def main() -> None:
             row = key | cells.scores(moved(cells, members[:n_members], share, closeness))
             add_rows(TABLE, [row])
             print({k: round(x, 2) if isinstance(x, float) else x for k, x in row.items()}, flush=True)
+
+
+def weights(cells: Cells, seed: int, members: list[np.ndarray]) -> None:
+    """Add the rows of the third study."""
+    combined = combine(members).apply(members)
+    codes = np.unique(cells.system, return_inverse=True)[1]
+    closeness = CLOSENESS_OF_TWO if codes.max() == 1 else CLOSENESS_OF_SEVERAL
+    for enough, power in WEIGHTINGS:
+        key = {"set": cells.name, "seed": seed, "enough": enough, "power": power}
+        if has_rows(WEIGHTS, key):
+            continue
+        with patch.object(anchors, "_weight_of_counterparts", partial(weight_of_counterparts, enough, power)):
+            moves = anchors.find_moves(members, combined, codes, closeness)
+        row = key | cells.scores(moves.apply(combined, codes).astype(np.float32))
+        add_rows(WEIGHTS, [row])
+        print({k: round(x, 2) if isinstance(x, float) else x for k, x in row.items()}, flush=True)
+
+
+def weight_of_counterparts(enough: float, power: float, n_anchors: np.ndarray) -> np.ndarray:
+    """How much each cell's counterpart counts; in full, of however few anchors, if none are `enough`."""
+    if not enough or not n_anchors.any():
+        return (n_anchors > 0).astype(float)
+    return np.minimum(1, n_anchors / (enough * np.median(n_anchors[n_anchors > 0]))) ** power
+
+
+IN_FULL = partial(weight_of_counterparts, 0.0, 0)
 
 
 def has_rows(path, key: dict) -> bool:
@@ -146,11 +184,17 @@ def moved(cells: Cells, members: list[np.ndarray], share: float | str, closeness
     if share == "none":
         return combined.astype(np.float32)
     if share == "former":
-        with patch.object(anchors, "_anchors", former_anchors):
+        with (
+            patch.object(anchors, "_anchors", former_anchors),
+            patch.object(anchors, "_weight_of_counterparts", IN_FULL),
+        ):
             former = anchors.MinCloseness(0.15 if codes.max() == 1 else 0.8)
             moves = anchors.find_moves(members, combined, codes, former)
     else:
-        with patch.object(anchors, "SHARE_OF_NEIGHBORS", share):
+        with (
+            patch.object(anchors, "SHARE_OF_NEIGHBORS", share),
+            patch.object(anchors, "_weight_of_counterparts", IN_FULL),
+        ):
             moves = anchors.find_moves(members, combined, codes, anchors.MinCloseness(closeness))
     return moves.apply(combined, codes).astype(np.float32)
 

@@ -32,7 +32,7 @@ MAX_SAMPLED_CELLS = 1_000  # of each system, among which anchors are searched
 SHARE_OF_NEIGHBORS = 0.15  # of a system's sampled cells that count as nearest neighbours of a cell
 SHARE_AROUND = 0.25  # of a system's sampled cells that lie within the radius of a cell of this system
 MIN_NEIGHBORS = 10
-ENOUGH_ANCHORS = 0.5  # of their usual number, for which a cell moves as far as one with more
+ENOUGH_ANCHORS = 0.25  # of their usual number, for which a cell moves as far as one with more
 N_ROUNDS = 3
 N_SMOOTHED = 30  # sampled cells whose moves are averaged
 CELLS_AT_A_TIME = 10_000
@@ -165,9 +165,9 @@ def find_moves(
     of that system's sampled cells (at least 10 cells), and pairs that are neighbours of each other in the embeddings of
     all members, and close, are anchors. In each of three rounds, every cell is moved to
     the mean of itself and its counterparts, one for each other system: the mean of its anchors there. A counterpart of
-    fewer anchors than half of their usual number (the median over the cells that have some) counts in proportion to
-    this number: a cell of a type that the other system lacks has a few anchors by chance. Moves and weights of
-    counterparts are averaged over the cells around each cell, so that a cell among few anchors moves less.
+    fewer anchors than a quarter of their usual number (the median over the cells that have some) counts less, by the
+    square of this number: a cell of a type that the other system lacks has a few anchors by chance. Moves and weights
+    of counterparts are averaged over the cells around each cell, so that a cell among few anchors moves less.
 
     Parameters
     ----------
@@ -231,9 +231,9 @@ def _move_onto_anchors(
 
 
 def _weight_of_counterparts(n_anchors: Floats) -> Floats:
-    """How much each cell's counterpart counts, 0 to 1, by its number of anchors: 1 from half of the usual number on."""
+    """How much each cell's counterpart counts, 0 to 1, by its number of anchors: 1 from a quarter of the usual one on."""
     usual = np.median(n_anchors[n_anchors > 0]) if n_anchors.any() else 1.0
-    return np.minimum(1.0, n_anchors / (ENOUGH_ANCHORS * usual))
+    return np.minimum(1.0, np.square(n_anchors / (ENOUGH_ANCHORS * usual)))
 
 
 def _anchors(members: Sequence[tuple[np.ndarray, np.ndarray]], min_closeness: MinCloseness) -> sp.csr_array:

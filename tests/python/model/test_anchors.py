@@ -71,7 +71,7 @@ def moved_by_loops(embeddings, system, min_closeness, further=None, reached=None
                 usual = np.median([n for n in pairs[a, b].sum(1) if n > 0])
                 for i, row in enumerate(rows[a]):
                     if pairs[a, b][i].any():
-                        weight = min(1, pairs[a, b][i].sum() / (usual / 2))
+                        weight = min(1, (pairs[a, b][i].sum() / (usual / 4)) ** 2)
                         gap[i] += weight * (moved[rows[b]][pairs[a, b][i]].mean(0) - moved[row])
                         count[i] += weight
             after[rows[a]] += (smoothing[a] @ gap) / (1 + smoothing[a] @ count)
