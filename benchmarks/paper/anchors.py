@@ -183,18 +183,13 @@ def moved(cells: Cells, members: list[np.ndarray], share: float | str, closeness
     codes = np.unique(cells.system, return_inverse=True)[1]
     if share == "none":
         return combined.astype(np.float32)
+    counting_in_full = patch.object(anchors, "_weight_of_counterparts", IN_FULL)
     if share == "former":
-        with (
-            patch.object(anchors, "_anchors", former_anchors),
-            patch.object(anchors, "_weight_of_counterparts", IN_FULL),
-        ):
+        with counting_in_full, patch.object(anchors, "_anchors", former_anchors):
             former = anchors.MinCloseness(0.15 if codes.max() == 1 else 0.8)
             moves = anchors.find_moves(members, combined, codes, former)
     else:
-        with (
-            patch.object(anchors, "SHARE_OF_NEIGHBORS", share),
-            patch.object(anchors, "_weight_of_counterparts", IN_FULL),
-        ):
+        with counting_in_full, patch.object(anchors, "SHARE_OF_NEIGHBORS", share):
             moves = anchors.find_moves(members, combined, codes, anchors.MinCloseness(closeness))
     return moves.apply(combined, codes).astype(np.float32)
 

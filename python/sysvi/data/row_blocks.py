@@ -345,9 +345,8 @@ def _damage_as_input_error(matrix: Any) -> Iterator[None]:
 
     A damaged chunk of a zarr store can make its decoders raise anything.
     """
-    is_on_disk = isinstance(matrix, CsrOnDisk | CSRDataset | CSCDataset) or (
-        hasattr(matrix, "chunks") and hasattr(matrix, "store")
-    )
+    is_sparse = isinstance(matrix, CsrOnDisk | CSRDataset | CSCDataset)
+    is_on_disk = is_sparse or (hasattr(matrix, "chunks") and hasattr(matrix, "store"))
     try:
         yield
     except (InputError, MemoryError):

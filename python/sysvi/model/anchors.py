@@ -231,7 +231,7 @@ def _move_onto_anchors(
 
 
 def _weight_of_counterparts(n_anchors: Floats) -> Floats:
-    """How much each cell's counterpart counts, 0 to 1, by its number of anchors: 1 from a quarter of the usual one on."""
+    """How much each cell's counterpart counts, 0 to 1, by its number of anchors: 1 from a quarter of the usual on."""
     usual = np.median(n_anchors[n_anchors > 0]) if n_anchors.any() else 1.0
     return np.minimum(1.0, np.square(n_anchors / (ENOUGH_ANCHORS * usual)))
 
