@@ -84,7 +84,25 @@ def is_missing(values: pd.Series) -> np.ndarray:
     >>> is_missing(pd.Series(["human", None, "nan", " NA ", "Nancy"])).tolist()
     [False, True, True, True, False]
     """
+    if isinstance(values.dtype, pd.CategoricalDtype):  # each category is looked at once
+        is_missing_category = np.append(is_missing(pd.Series(values.cat.categories)), True)
+        return np.asarray(is_missing_category[values.cat.codes], bool)
     return (values.isna() | values.astype(str).str.strip().str.lower().isin(MISSING_NAMES)).to_numpy(bool)
+
+
+def to_text(values: pd.Series) -> np.ndarray:
+    """Text of each value, (n,) object.
+
+    Cells of a category share one string; pandas would make one for each cell, 100 bytes or more.
+
+    Examples
+    --------
+    >>> to_text(pd.Series(["human", None, "human"], dtype="category")).tolist()
+    ['human', 'nan', 'human']
+    """
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        return np.append(to_text(pd.Series(values.cat.categories)), "nan")[values.cat.codes]
+    return np.asarray(values.astype(str).to_numpy(dtype=object))
 
 
 def get_obs_column(adata: AnnData, key: str, argument: str) -> pd.Series:
@@ -132,7 +150,7 @@ def check_obs_column(adata: AnnData, key: str, argument: str) -> np.ndarray:
     ['human', 'mouse']
     """
     column = get_obs_column(adata, key, argument)
-    labels = column.astype(str).to_numpy(dtype=object)  # (n_cells,)
+    labels = to_text(column)  # (n_cells,)
     missing = is_missing(column)
     if missing.any():
         n = int(missing.sum())

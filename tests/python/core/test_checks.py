@@ -13,8 +13,10 @@ from sysvi._core.checks import (
     check_obs_column,
     check_shared_genes,
     check_unique_names,
+    is_missing,
     listing,
     looks_like_counts,
+    to_text,
 )
 from sysvi._core.errors import InputError
 
@@ -137,3 +139,13 @@ def test_many_genes_but_a_small_part_are_warned_about():
 def test_a_tenth_of_the_genes_of_the_system_with_fewest_is_enough(n, recwarn):
     check_shared_genes(n, {"human": 30000, "mouse": 10 * n}, "of")
     assert not recwarn
+
+
+@pytest.mark.parametrize(
+    "values", [["a", "b", None, "a", " NA ", ""], [3, 1, None, 3], [True, False], [1.5, np.nan], []]
+)
+def test_text_and_missing_values_of_categories_are_those_of_their_values(values):
+    plain = pd.Series(values, dtype=object)
+    categories = pd.Series(values).astype("category")
+    assert to_text(categories).tolist() == categories.astype(str).tolist()
+    np.testing.assert_array_equal(is_missing(categories), is_missing(plain))
