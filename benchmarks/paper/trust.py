@@ -8,14 +8,16 @@ kept in benchmarks/.cache/trust, its row in results/paper_trust.csv: the script 
 stops before a run that would begin after `--seconds`.
 
 Rows of the variant "default before" are of several systems and of the version of commit 52e0f02: its decoder's hidden
-layers saw the covariates of any number of systems, and the closeness of anchors was the mean over the members.
+layers saw the covariates of any number of systems, and the closeness of anchors was the mean over the members. Rows of
+"all anchors count" are of commit 132a389, in which the counterpart of a cell counted in full however few its anchors.
 
 Columns: `shared` (share of neighbours of the same type from other systems, 1: full mixing), `private` and
 `worst_private` (the same for types of one system, of any type: 0 is right; over all their cells, and of the worst
 type), `nmi` (of Leiden clusters named after types) and `nmi_pca` (of PCA's own), `lost` (types of 20 cells or more of
 which no cluster is named or Jaccard's index is below one half) and `lost_pca`, `same` (neighbours of the same type),
 `moran`, `support` (AUROC of the support for cells of shared types against private ones), shares of cells of private and
-of shared types whose support is below some thresholds, `seconds` (on two cores).
+of shared types whose support is below some thresholds, `seconds` (on two cores, which other programs may have used too:
+total_time.py compares times).
 `agreement`, in the report, is the share of the 15 nearest neighbours that two repeats have in common; `halves` is the
 same for principal components (15) of two random halves of the genes, which tells how far the data determine neighbours.
 """
