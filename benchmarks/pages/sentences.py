@@ -460,7 +460,12 @@ def of_findings() -> list[str]:
         ]
         for key, group in read("paper_prior_components").groupby(["data", "prior"])
     }
+    weights = read("paper_anchor_weights").groupby(["enough", "power", "set"])[["shared", "private"]].mean()
+    in_full, weighted = weights.loc[(0, 0)], weights.loc[(0.25, 2)]
     return [
+        f"in `family_02` private types mix by {in_full['private']['family_02']:.2f} if every counterpart counts in full, and "
+        f"by {weighted['private']['family_02']:.2f} with today's rule",
+        f"on Baron's cells {weighted['shared']['baron']:.2f} instead of {in_full['shared']['baron']:.2f}",
         "Frozen components (iLISI {:.2f} and NMI {:.2f} with five)".format(*start.loc[("random cells", False)]),
         "initial components ({:.2f} and {:.2f}) do as well".format(*start.loc[("as many of each system", True)]),
         "five human cells mix less ({:.2f} and {:.2f})".format(*start.loc[("cells of one system", True)]),
