@@ -234,11 +234,11 @@ def report(table: pd.DataFrame) -> None:
         if len(paths) > 1 and all(path.exists() for path in paths):  # embeddings of earlier runs may not be there
             found = [nearest_neighbors(np.load(path), 15).indices for path in paths]
             pairs = [(a[:, :, None] == b[:, None, :]).any(2).mean() for a, b in itertools.combinations(found, 2)]
-            known.loc[(name, variant)] = {
-                "runs": len(paths),
-                "agreement": np.mean(pairs),
-                "halves": agreement_of_halves(name),
-            }
+            known.loc[(name, variant), ["runs", "agreement", "halves"]] = (
+                len(paths),
+                np.mean(pairs),
+                agreement_of_halves(name),
+            )
     known.astype({"runs": int}).to_csv(AGREEMENT, float_format="%.4f")
     summary = trust_summary()
     plot(summary.assign(nmi_lost=summary["nmi_pca"] - summary["nmi"]).reset_index())
