@@ -78,6 +78,8 @@ def main() -> None:
     for seed, name in itertools.product(args.seeds, args.sets):
         cells = Cells(name)
         members = embeddings(cells, seed)
+        if args.weights and time.monotonic() > end:
+            return
         if args.weights:
             weights(cells, seed, members)
             continue
@@ -96,7 +98,7 @@ def main() -> None:
 
 
 def weights(cells: Cells, seed: int, members: list[np.ndarray]) -> None:
-    """Add the rows of the third study."""
+    """Add the scores of an ensemble for each weighting of counterparts."""
     combined = combine(members).apply(members)
     codes = np.unique(cells.system, return_inverse=True)[1]
     closeness = CLOSENESS_OF_TWO if codes.max() == 1 else CLOSENESS_OF_SEVERAL
@@ -112,7 +114,7 @@ def weights(cells: Cells, seed: int, members: list[np.ndarray]) -> None:
 
 
 def weight_of_counterparts(enough: float, power: float, n_anchors: np.ndarray) -> np.ndarray:
-    """How much each cell's counterpart counts; in full, of however few anchors, if none are `enough`."""
+    """Weight of each cell's counterpart by its number of anchors; if `enough` is 0, any number gives 1."""
     if not enough or not n_anchors.any():
         return (n_anchors > 0).astype(float)
     return np.minimum(1, n_anchors / (enough * np.median(n_anchors[n_anchors > 0]))) ** power

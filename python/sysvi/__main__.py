@@ -22,7 +22,7 @@ def main() -> None:
 
 
 def end_without_destructors(status: int | str) -> NoReturn:
-    """End this process, one of several that failed, with an exit status.
+    """End this process, one of several that were launched together, with an exit status after an error.
 
     The process group is not destroyed after an error, since that would wait for the other processes. Its threads are
     still running then, and an ordinary exit of Python would destroy them, which aborts the process now and then.

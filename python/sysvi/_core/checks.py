@@ -84,7 +84,7 @@ def is_missing(values: pd.Series) -> np.ndarray:
     >>> is_missing(pd.Series(["human", None, "nan", " NA ", "Nancy"])).tolist()
     [False, True, True, True, False]
     """
-    if isinstance(values.dtype, pd.CategoricalDtype):  # each category is looked at once
+    if isinstance(values.dtype, pd.CategoricalDtype):  # look at each category instead of each cell
         is_missing_category = np.append(is_missing(pd.Series(values.cat.categories)), True)
         return np.asarray(is_missing_category[values.cat.codes], bool)
     return (values.isna() | values.astype(str).str.strip().str.lower().isin(MISSING_NAMES)).to_numpy(bool)

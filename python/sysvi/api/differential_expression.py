@@ -17,7 +17,7 @@ from scipy import sparse
 from sklearn.covariance import EllipticEnvelope
 
 from sysvi._core.arguments import check_types, row_numbers
-from sysvi._core.checks import get_obs_column, is_missing, listing
+from sysvi._core.checks import get_obs_column, is_missing, listing, to_text
 from sysvi._core.errors import InputError
 from sysvi._core.events import Event, OnEvent
 from sysvi._core.memory import check_memory
@@ -299,7 +299,7 @@ def _comparisons(
             "There are no groups to compare: name the column of adata.obs with them (groupby), or give rows (idx1)."
         )
     column = get_obs_column(adata, groupby, "groupby")
-    label = column.astype(str).to_numpy(dtype=object)
+    label = to_text(column)
     label[is_missing(column)] = None
     known = sorted({name for name in label if name is not None})
     first = known if group1 is None else [group1] if isinstance(group1, str) else list(dict.fromkeys(group1))

@@ -11,7 +11,7 @@ import torch
 from anndata import AnnData
 from anndata.abc import CSCDataset
 
-from sysvi._core.checks import get_expression
+from sysvi._core.checks import get_expression, to_text
 from sysvi._core.errors import InputError
 from sysvi._core.fingerprint import fingerprint
 from sysvi._core.ranks import Ranks
@@ -55,7 +55,7 @@ def check_same_call(ranks: Ranks, adata: AnnData, columns: Columns, settings: Ma
         "columns": json.dumps(columns.to_json()),
         "names of the cells": fingerprint(np.asarray(adata.obs_names, dtype=object)),
         "names of the genes": fingerprint(np.asarray(adata.var_names, dtype=object)),
-        "systems, batches or covariates of the cells": fingerprint(*(adata.obs[key].astype(str) for key in keys)),
+        "systems, batches or covariates of the cells": fingerprint(*(to_text(adata.obs[key]) for key in keys)),
         "number of values": n_stored_values(matrix),
         "expression": None if x is None else fingerprint(x.data, x.indices, x.indptr),
         **{name: plain_value(value) for name, value in settings.items()},

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from anndata import AnnData
 
+from sysvi._core.checks import to_text
 from sysvi._core.errors import InputError
 from sysvi._core.events import Event, OnEvent
 from sysvi._core.files import create_folder, locked_folder, write_atomically
@@ -139,7 +140,7 @@ def identify_run(
         "names of the cells": fingerprint(np.asarray(adata.obs_names, dtype=object)),
         "names of the genes": fingerprint(np.asarray(vocabulary.genes, dtype=object)),
         "systems, batches or covariates of the cells": fingerprint(*covariates),
-        "labels of the cells": fingerprint(adata.obs[label_key].astype(str)) if label_key in adata.obs else None,
+        "labels of the cells": fingerprint(to_text(adata.obs[label_key])) if label_key in adata.obs else None,
         "expression": fingerprint(found.sums, found.n_detected),
         "cells in memory at a time": window_cells,
         "members": n_members,

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from sysvi._core.checks import MISSING_NAMES, check_obs_column, get_obs_column, is_missing
+from sysvi._core.checks import MISSING_NAMES, check_obs_column, get_obs_column, is_missing, to_text
 from sysvi._core.errors import InputError
 
 UNLABELLED = (*MISSING_NAMES, "unlabelled", "unlabeled", "unknown", "unassigned")
@@ -113,7 +113,7 @@ def read_labels(
         raise InputError(
             f"adata.obs[{key!r}] ({argument}) labels no cell: choose another column, or give no {argument}."
         )
-    labels = column.astype(str).to_numpy(dtype=object)
+    labels = to_text(column)
     check_groups(labels[labelled], f"adata.obs[{key!r}] ({argument})")
     return labels, labelled
 

@@ -22,7 +22,7 @@ from sysvi._core.files import check_folder, check_free_space, write_atomically, 
 from sysvi.data.h5ad import check_output, open_for_writing
 from sysvi.data.stores import import_zarr, is_zarr
 
-CHUNK_VALUES = 2**15  # of a zarr store: less than a row block of sysvi.data.stored has, of which parts are decoded
+CHUNK_VALUES = 2**15  # of a zarr store: few, so that little is decoded beside the row blocks that are read
 SHARD_CHUNKS = 128  # at most, in a file of a zarr store, each of which can be read without the others
 
 
@@ -121,7 +121,8 @@ def write_store(
         def create(group: Any, name: str, *, shape: tuple[int], dtype: type) -> Any:
             chunks = (max(1, min(shape[0], CHUNK_VALUES)),)
             if hasattr(group, "create_array"):  # zarr 3
-                compressors = import_module("zarr.codecs").ZstdCodec(checksum=True)  # checked in parts of shards too
+                # zarrs checks this checksum of a part of a shard, but not CRC32C.
+                compressors = import_module("zarr.codecs").ZstdCodec(checksum=True)
                 n_chunks = -(-shape[0] // chunks[0])
                 shards = (chunks[0] * min(n_chunks, SHARD_CHUNKS),) if n_chunks > 1 else None
                 options = {"chunks": chunks, "shards": shards, "compressors": compressors}

@@ -48,10 +48,10 @@ class StoredExpression:
     """
 
     def __init__(self, matrix: Any, window_cells: int, share: Share | None = None):
+        self._state = file_state(matrix)  # before any of its values are read
         self.matrix, self.window_cells, self.share = row_sliceable(matrix), window_cells, share
         self.shape: tuple[int, int] = (int(matrix.shape[0]), int(matrix.shape[1]))
         self.nnz = n_stored_values(matrix)
-        self._state = file_state(matrix)
 
     def __getitem__(self, rows: np.ndarray) -> sp.csr_matrix:
         """Read some cells, in any order, (B,) -> (B, G). Of several processes, each reads its own for all."""

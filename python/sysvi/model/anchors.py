@@ -32,7 +32,7 @@ MAX_SAMPLED_CELLS = 1_000  # of each system, among which anchors are searched
 SHARE_OF_NEIGHBORS = 0.15  # of a system's sampled cells that count as nearest neighbours of a cell
 SHARE_AROUND = 0.25  # of a system's sampled cells that lie within the radius of a cell of this system
 MIN_NEIGHBORS = 10
-ENOUGH_ANCHORS = 0.25  # of their usual number, for which a cell moves as far as one with more
+ENOUGH_ANCHORS = 0.25  # share of the usual number of anchors from which on a counterpart counts in full
 N_ROUNDS = 3
 N_SMOOTHED = 30  # sampled cells whose moves are averaged
 CELLS_AT_A_TIME = 10_000
@@ -231,7 +231,7 @@ def _move_onto_anchors(
 
 
 def _weight_of_counterparts(n_anchors: Floats) -> Floats:
-    """How much each cell's counterpart counts, 0 to 1, by its number of anchors: 1 from a quarter of the usual on."""
+    """Weight of each cell's counterpart, from 0 to 1, (cells, 1), by its number of anchors, (cells, 1)."""
     usual = np.median(n_anchors[n_anchors > 0]) if n_anchors.any() else 1.0
     return np.minimum(1.0, np.square(n_anchors / (ENOUGH_ANCHORS * usual)))
 

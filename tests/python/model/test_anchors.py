@@ -260,7 +260,7 @@ def test_cells_in_the_same_place():
 
 
 def test_cells_with_few_anchors_hardly_move():
-    """Two groups of each system, equally far from those of the other: one with all pairs as anchors, one with a few."""
+    """Two groups of each system, as far from those of the other: all pairs of one are anchors, few of the other."""
     n, rng = 40, np.random.default_rng(0)
     group = np.repeat([0, 1], n)
     z = {code: np.stack([100.0 * group, 4.0 * code + rng.normal(0, 0.1, 2 * n)], axis=1) for code in (0, 1)}
