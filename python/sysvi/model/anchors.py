@@ -6,6 +6,10 @@ difference between the systems that training has left, so the anchors, and with 
 onto each other. Cells of a type that the other system lacks are seldom anchors: their mutual neighbours differ between
 members, or are farther away than cells of their own type. They stay where they are.
 
+The anchors of a cell lie around it, so their mean is nearer to the middle of the type than the cell is. The mean of
+those cells of its own system that are its neighbours by the same rule is so too. A cell therefore moves by the
+difference of the two means: systems that lie on each other already stay as they are, and types keep their extent.
+
 A further system can be moved onto those that are there, which then stay where they are (`Moves.extend`).
 
 Shapes: M members, n cells, L latent dimensions, P sampled cells of all systems.
@@ -141,6 +145,7 @@ class Moves:
             (code, other): _anchors([*zip(new, self.in_members[:, cells], strict=True)], min_closeness)
             for other, cells in known.items()
         }
+        anchors[code, code] = _anchors([*zip(new, new, strict=True)], min_closeness)
         reached = self.position + self.move
         start = {code: position} | {other: reached[cells] for other, cells in known.items()}
         moved = _move_onto_anchors(start, {code: _smoothing(position, position)}, anchors)[code]
@@ -164,7 +169,8 @@ def find_moves(
     Of each system at most 1,000 cells are used, a random sample. A cell's nearest neighbours in another system are 15 %
     of that system's sampled cells (at least 10 cells), and pairs that are neighbours of each other in the embeddings of
     all members, and close, are anchors. In each of three rounds, every cell is moved to
-    the mean of itself and its counterparts, one for each other system: the mean of its anchors there. A counterpart of
+    the mean of itself and its counterparts, one for each other system. The counterpart is as far from the cell as the
+    mean of its anchors there is from the mean of its neighbours by the same rule in its own system. A counterpart of
     fewer anchors than a quarter of their usual number (the median over the cells that have some) counts less, by the
     square of this number: a cell of a type that the other system lacks has a few anchors by chance. Moves and weights
     of counterparts are averaged over the cells around each cell, so that a cell among few anchors moves less.
@@ -200,6 +206,7 @@ def find_moves(
     for a, b in combinations(cells, 2):
         anchors[a, b] = _anchors([(z[cells[a]], z[cells[b]]) for z in embeddings], min_closeness)
         anchors[b, a] = sp.csr_array(anchors[a, b].T)
+    anchors |= {(a, a): _anchors([(z[cells[a]], z[cells[a]]) for z in embeddings], min_closeness) for a in cells}
     moved = _move_onto_anchors(position, smoothing, anchors)
     return Moves(
         np.concatenate([np.full(len(rows), code, np.int64) for code, rows in cells.items()]),
@@ -212,17 +219,20 @@ def find_moves(
 def _move_onto_anchors(
     position: dict[int, Floats], smoothing: dict[int, sp.csr_array], anchors: dict[tuple[int, int], sp.csr_array]
 ) -> dict[int, Floats]:
-    """Move the systems that have a smoothing towards their anchors in the others, in rounds; positions are (p, L)."""
+    """Move the systems that have a smoothing towards their anchors in the others, in rounds; positions are (p, L).
+
+    Anchors of a system in itself are the neighbours of a cell in its own system, among them the cell itself.
+    """
     moved = dict(position)
     n_anchors = {key: pairs.sum(axis=1).reshape(-1, 1) for key, pairs in anchors.items()}  # (cells of the first, 1)
-    weight = {key: _weight_of_counterparts(n) for key, n in n_anchors.items()}
+    weight = {(a, b): _weight_of_counterparts(n) for (a, b), n in n_anchors.items() if a != b}
     for _ in range(N_ROUNDS):
+        around = {(a, b): anchors[a, b] @ moved[b] / np.maximum(n, 1) for (a, b), n in n_anchors.items()}
         gaps = {code: np.zeros_like(moved[code]) for code in smoothing}
         n_counterparts = {code: np.zeros((len(moved[code]), 1)) for code in smoothing}
-        for (a, b), pairs in anchors.items():
-            counterpart = pairs @ moved[b] / np.maximum(n_anchors[a, b], 1)
-            gaps[a] += weight[a, b] * (counterpart - moved[a])
-            n_counterparts[a] += weight[a, b]
+        for (a, b), w in weight.items():
+            gaps[a] += w * (around[a, b] - around[a, a])
+            n_counterparts[a] += w
         moved |= {
             code: moved[code] + smooth @ gaps[code] / (1 + smooth @ n_counterparts[code])
             for code, smooth in smoothing.items()

@@ -43,8 +43,6 @@ def moved_by_loops(embeddings, system, min_closeness, further=None, reached=None
     pairs = {}
     for a in codes:
         for b in codes:
-            if a == b:
-                continue
             k_a, k_b = (max(10, round(0.15 * len(rows[code]))) for code in (a, b))
             agreed = np.ones((len(rows[a]), len(rows[b])), bool)
             closeness = np.ones((len(embeddings), *agreed.shape))
@@ -54,7 +52,7 @@ def moved_by_loops(embeddings, system, min_closeness, further=None, reached=None
                     own = radius(z[rows[a]], one)
                     for j, other in enumerate(z[rows[b]]):
                         agreed[i, j] &= j in near and i in set(nearest(z[rows[a]], other, k_a))
-                        of_member[i, j] = max(own, radius(z[rows[b]], other)) / np.linalg.norm(one - other)
+                        of_member[i, j] = max(own, radius(z[rows[b]], other)) / max(np.linalg.norm(one - other), 1e-99)
             over_members = {"mean": scipy.stats.gmean, "smallest": np.min}[min_closeness.of](closeness, axis=0)
             pairs[a, b] = agreed & (over_members >= min_closeness.value)
     smoothing = {code: weights_by_loops(mean[rows[code]], mean[rows[code]]) for code in codes}
@@ -69,10 +67,12 @@ def moved_by_loops(embeddings, system, min_closeness, further=None, reached=None
                 if b == a:
                     continue
                 usual = np.median([n for n in pairs[a, b].sum(1) if n > 0])
-                for i, row in enumerate(rows[a]):
+                for i in range(len(rows[a])):
                     if pairs[a, b][i].any():
                         weight = min(1, (pairs[a, b][i].sum() / (usual / 4)) ** 2)
-                        gap[i] += weight * (moved[rows[b]][pairs[a, b][i]].mean(0) - moved[row])
+                        there = moved[rows[b]][pairs[a, b][i]].mean(0)
+                        here = moved[rows[a]][pairs[a, a][i]].mean(0)
+                        gap[i] += weight * (there - here)
                         count[i] += weight
             after[rows[a]] += (smoothing[a] @ gap) / (1 + smoothing[a] @ count)
         moved = after
@@ -141,6 +141,15 @@ def test_systems_that_correspond_meet_at_their_common_mean(n_systems):
     gaps = [np.ptp([z[system == code].mean(0) for code in range(n_systems)], axis=0).max() for z in (before, after)]
     assert gaps[1] < 0.25 * gaps[0]
     np.testing.assert_allclose(after.mean(0), before.mean(0), atol=0.05)
+
+
+@pytest.mark.parametrize("sizes", [[400, 400], [500, 60], [300, 200, 100]])
+def test_systems_that_lie_on_each_other_stay(sizes):
+    """Moving cells to the mean of their anchors would draw all of them towards the middle of the cloud."""
+    members, system = clouds(sizes, [0.0] * len(sizes))
+    before, after = mean_of(members), moved(members, system)
+    assert np.linalg.norm(after - before, axis=1).mean() < 0.15 * np.linalg.norm(before, axis=1).mean()
+    np.testing.assert_allclose(after.std(axis=0), before.std(axis=0), rtol=0.1)
 
 
 def test_a_group_of_one_system_stays_where_it_is():
@@ -268,6 +277,7 @@ def test_cells_with_few_anchors_hardly_move():
     pairs[:n, :n] = 1
     pairs[np.arange(n, 2 * n), rng.permutation(np.arange(n, 2 * n))] = 1
     anchors = {(0, 1): sp.csr_array(pairs), (1, 0): sp.csr_array(pairs.T)}
+    anchors |= {(code, code): sp.csr_array((group[:, None] == group).astype(float)) for code in z}
     smoothing = {code: module._smoothing(x, x) for code, x in z.items()}
     moved = module._move_onto_anchors(z, smoothing, anchors)
     gap = [abs(moved[0][group == g, 1].mean() - moved[1][group == g, 1].mean()) for g in (0, 1)]
