@@ -2,13 +2,12 @@
 
     python benchmarks/paper/methods.py [--sets protocols kang ...] [--methods harmony,sysvi,...] [--seeds 3]
         [--grid full] [--hours H] [--timeout 7200] [--jobs 1] [--environments FOLDER] [--constraint FILE]
-    python benchmarks/paper/methods.py --report      tables in Markdown, from the results that are there
 
 Runs `sysvi compare` on each set. Each run has one thread, and with more than one job, times are to be read as ratios
-only. Runs are kept in benchmarks/.cache/compare, so that a call continues where another one stopped, by itself after
-`--hours`, or interrupted. (They are reused as long as the version of sysvi is the same: remove the folder after a
-change of the engine.) The tables keep the rows of methods, settings and seeds that are not asked for, so methods can be
-run one after the other, on different days. Writes for each set results/paper_fig5_<set>.csv (one row for each run),
+only. A method and seed whose rows are all in the table of the set is not run again: remove its rows after a change of
+the engine. Within a machine, runs are also kept in benchmarks/.cache/compare (remove that folder too). So a call
+continues where another one stopped, by itself after `--hours`, or interrupted, also on another day and machine. Writes
+for each set, after each seed of some methods, results/paper_fig5_<set>.csv (one row for each run),
 _methods.csv (one for each method: version, or the reason why there is no result), _tests.csv (Welch's tests of sysVI
 against each other method, corrected) and figures/fig5_<set>.png.
 """
@@ -23,12 +22,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from runs import CACHE, FIGURES, MIN_CELLS, RESULTS, TITLES, DataSet
+from runs import CACHE, FIGURES, MIN_CELLS, RESULTS, DataSet
 
 from sysvi.comparison.compare import compare
 from sysvi.comparison.figures import plot_comparison
 from sysvi.comparison.files import DRAWN_METRICS
-from sysvi.comparison.tables import RUN_COLUMNS, USAGE, scored_runs, summary_table, tests_table
+from sysvi.comparison.methods import choose_methods, read_methods
+from sysvi.comparison.tables import RUN_COLUMNS, scored_runs, summary_table, tests_table
 
 SETS = ["protocols", "kang", "hard", "held_out", "baron", "malaria"]
 # The order in which they are run: those that take seconds first.
@@ -37,14 +37,13 @@ METHODS = (
     "scmgca,glue,saturn,scgen,scanvi"
 )
 NOT_METRICS = {*RUN_COLUMNS, "score", "chosen", "representative", "overall"}
-IDENTITY = ["method", "parameter", "value", "seed"]
+IDENTITY = ["method", "parameter", "value", "seed"]  # of a run
 TEXT = {"parameter": "", "value": "", "reason": ""}  # columns of text, which CSV cannot tell from missing values
-SHOWN = ["overall", "iLISI", "CiLISI", "NMI", "Moran", "private mixed", "seconds", "peak_mb"]
 TESTED = ["overall", "iLISI", "CiLISI", "NMI", "Moran", "kNN purity", "Jaccard", "private mixed"]
 
 
 def main() -> None:
-    """Run the comparison on each data set, or print the report."""
+    """Make the missing runs on each data set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", default=METHODS)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
@@ -55,34 +54,48 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--environments", type=Path)
     parser.add_argument("--constraint", type=Path)
-    parser.add_argument("--report", action="store_true")
     args = parser.parse_args()
-    if args.report:
-        report(args.sets)
-        return
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")  # for each run
     if args.hours is not None:
         timer = threading.Timer(args.hours * 3600, _thread.interrupt_main)
         timer.daemon = True
         timer.start()
     for name in args.sets:
-        try:
-            run(name, args)
-        finally:  # what is finished, after an interrupt too
-            write(name)
+        for seeds, methods in missing(name, args.methods.split(","), args.grid, args.seeds).items():
+            try:
+                run(name, methods, seeds, args)
+            finally:  # what is finished, after an interrupt too
+                write(name)
 
 
-def run(name: str, args: argparse.Namespace) -> None:
-    """Make the missing runs on one set."""
+def missing(name: str, methods: list[str], grid: str, n_seeds: int) -> dict[tuple[int, ...], list[str]]:
+    """Methods without all rows of their grid in the table of a set, by the seeds that they lack."""
+    runs = read_runs(result(name))
+    there = set() if runs.empty else set(runs[IDENTITY].itertuples(index=False, name=None))
+    lacking: dict[tuple[int, ...], list[str]] = {}
+    for method in choose_methods(read_methods(), methods):
+        points = [(parameter, "" if value is None else str(value)) for parameter, value in method.grid_points(grid)]
+        seeds = tuple(
+            seed
+            for seed in range(1 if method.deterministic else n_seeds)
+            if not all((method.name, *point, seed) in there for point in points)
+        )
+        if seeds:
+            lacking.setdefault(seeds, []).append(method.name)
+    return lacking
+
+
+def run(name: str, methods: list[str], seeds: tuple[int, ...], args: argparse.Namespace) -> None:
+    """Make the runs of some methods with some seeds on one set; those in the cache are reused."""
     compare(
         DataSet(name).adata,
         CACHE / "compare" / name,
         system_key="system",
         batch_key="batch",
         label_key="cell_type",
-        methods=args.methods.split(","),
+        methods=methods,
         grid=args.grid,
-        seeds=args.seeds,
+        seeds=seeds,
         jobs=args.jobs,
         timeout=args.timeout,
         min_cells=MIN_CELLS[name],
@@ -158,59 +171,6 @@ def of_sysvi(tests: pd.DataFrame) -> pd.DataFrame:
         columns |= {"difference": sign * tests["difference"], "p": tests["p"], "p_adjusted": tests["p_adjusted"]}
         columns |= {"note": tests["note"]}
     return pd.DataFrame(columns)[mine]
-
-
-def report(sets: list[str]) -> None:
-    """Print for each set the table of methods, where sysVI is behind, and what is missing, in Markdown."""
-    for name in sets:
-        runs = read_runs(result(name))
-        if runs.empty or not runs["chosen"].any():
-            print(f"\n## {TITLES[name]}\n\nNot run.")
-            continue
-        table = summary_table(runs, metrics_of(runs))
-        methods = pd.read_csv(result(name, "_methods")).fillna({"reason": ""}).set_index("method")
-        tests = pd.read_csv(result(name, "_tests")).fillna({"note": ""})
-        shown = [column for column in SHOWN if column in table]
-        print(f"\n## {TITLES[name]}\n\n| at its best setting | runs | {' | '.join(shown)} |")
-        print("|---" * (2 + len(shown)) + "|")
-        for _, row in table.iterrows():
-            setting = f", {row['parameter']} {row['value']}" if row["parameter"] else ""
-            title = f"**{row['title']}**" if row["method"] == "sysvi" else row["title"]
-            values = " | ".join(_shown(column, row[column], row[f"{column} sd"]) for column in shown)
-            print(f"| {title}{setting} | {row['runs']} | {values} |")
-        if "sysvi" in set(table["method"]):
-            print("\n**sysVI is behind** (Welch's test, corrected):\n")
-            print("\n".join(behind(tests, table, methods["labels"])) or "- in nothing that was measured.")
-        if not (without := methods[(methods["finished"] == 0) & (methods["reason"] != "")]).empty:
-            print("\nWithout a result:\n")
-            print("\n".join(f"- {row['title']}: {row['reason']}." for _, row in without.iterrows()))
-        if missing := [method for method in METHODS.split(",") if method not in methods.index]:
-            print(f"\nNot run yet: {', '.join(missing)}.")
-
-
-def behind(tests: pd.DataFrame, table: pd.DataFrame, uses_labels: pd.Series) -> list[str]:
-    """Lines that say in what sysVI is worse than another method that uses no cell types."""
-    titles, lines = table.set_index("method")["title"], []
-    for method, of_method in tests.groupby("method", sort=False):
-        if uses_labels[method]:
-            continue
-        worse = np.where(of_method["metric"] == "private mixed", 1, -1) * of_method["difference"] > 0
-        parts = [
-            f"{row['metric']} by {abs(row['difference']):.2f} "
-            + (f"(p {row['p_adjusted']:.2g})" if pd.notna(row["p_adjusted"]) else f"({row['note']})")
-            for _, row in of_method[worse].iterrows()
-        ]
-        if parts:
-            lines.append(f"- {titles[method]}: {', '.join(parts)}.")
-    return lines
-
-
-def _shown(column: str, value: float, deviation: float) -> str:
-    if pd.isna(value):
-        return ""
-    digits = 0 if column in USAGE else 2
-    spread = f" ± {deviation:.2f}" if column == "overall" and pd.notna(deviation) else ""
-    return f"{value:,.{digits}f}{spread}"
 
 
 if __name__ == "__main__":
