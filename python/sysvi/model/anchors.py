@@ -37,7 +37,7 @@ SHARE_OF_NEIGHBORS = 0.15  # of a system's sampled cells that count as nearest n
 SHARE_AROUND = 0.25  # of a system's sampled cells that lie within the radius of a cell of this system
 MIN_NEIGHBORS = 10
 ENOUGH_ANCHORS = 0.25  # share of the usual number of anchors from which on a counterpart counts in full
-N_ROUNDS = 3
+N_ROUNDS = 2
 N_SMOOTHED = 30  # sampled cells whose moves are averaged
 CELLS_AT_A_TIME = 10_000
 
@@ -168,7 +168,7 @@ def find_moves(
 
     Of each system at most 1,000 cells are used, a random sample. A cell's nearest neighbours in another system are 15 %
     of that system's sampled cells (at least 10 cells), and pairs that are neighbours of each other in the embeddings of
-    all members, and close, are anchors. In each of three rounds, every cell is moved to
+    all members, and close, are anchors. In each of two rounds, every cell is moved to
     the mean of itself and its counterparts, one for each other system. The counterpart is as far from the cell as the
     mean of its anchors there is from the mean of its neighbours by the same rule in its own system. A counterpart of
     fewer anchors than a quarter of their usual number (the median over the cells that have some) counts less, by the

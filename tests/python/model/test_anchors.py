@@ -59,7 +59,7 @@ def moved_by_loops(embeddings, system, min_closeness, further=None, reached=None
     moved = mean.copy()
     if further is not None:
         moved[system != further] = reached
-    for _ in range(3):
+    for _ in range(2):
         after = moved.copy()
         for a in codes if further is None else [further]:
             gap, count = np.zeros_like(moved[rows[a]]), np.zeros((len(rows[a]), 1))
