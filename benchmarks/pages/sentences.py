@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 
+import fig5
 import pandas as pd
 from scipy.stats import ttest_ind
 from tables import (
@@ -44,7 +45,7 @@ GIVEN: dict[str, tuple[str, ...]] = {
         "by 0.5 to 1.5 (natural logarithm)", "(standard deviation 0.5)", "than in the others (0.2)",
         "a false discovery rate of 0.05",
     ),
-    "docs/other-methods.md": ("scvi-tools 1.4.2", "none yet with 1.5.1"),
+    "docs/other-methods.md": ("scvi-tools 1.4.2", "0.6 biology + 0.4 batch correction"),
     "docs/guide.md": ("A support below 0.2",),
     "docs/kernels.md": ("at most 40 % of the expression",),
     "docs/how-it-works.md": ("between 0.1 and 0.6 of training",),
@@ -359,19 +360,22 @@ def of_beta_cells() -> list[str]:
 
 def of_other_methods() -> list[str]:
     """Sentences of docs/other-methods.md."""
-    kang = read("compare_kang").set_index("method")
-    hard = method_runs("hard").groupby("method")["iLISI"].mean()
-    seurat = kang.loc[["seurat-cca", "seurat-rpca"], "NMI"].min()
+    kang, baron = (fig5.best_of(name).set_index("method") for name in ("kang", "baron"))
+    score, mixed = baron["overall"], baron["iLISI"]
+    seurat = kang.loc[["seurat-cca", "seurat-rpca"], "overall"]
     return [
-        f"({kang['overall']['harmony']:.2f}; sysVI {kang['overall']['sysvi']:.2f} at its best setting) and takes "
-        f"{kang['seconds']['harmony']:.0f} s where sysVI takes minutes",
-        f"(NMI {seurat:.2f} against {kang['NMI']['sysvi']:.2f})",
+        f"it has {score['sysvi']:.2f}, Seurat CCA {score['seurat-cca']:.2f}, Harmony {score['harmony']:.2f} (its R package "
+        f"{score['harmony-r']:.2f}) and scVital {score['scvital']:.2f}. sysVI keeps types best (NMI {baron['NMI'].max():.2f}), "
+        f"but its iLISI is {mixed['sysvi']:.2f}, that of Seurat CCA {mixed['seurat-cca']:.2f}",
+        f"sysVI mixes shared types by {trust('baron'):.2f} and Harmony by {trust('baron', variant='Harmony'):.2f}",
+        f"the paper's score of Harmony's R package is {kang['overall']['harmony-r']:.2f}, that of sysVI "
+        f"{kang['overall']['sysvi']:.2f}, and those of Seurat's two integrations {seurat.min():.2f} and {seurat.max():.2f}",
+        f"takes {kang['seconds']['harmony-r']:.0f} s, sysVI {kang['seconds']['sysvi']:.0f} s",
         f"it mixes shared types by {trust('baron_1000', variant='Harmony'):.2f}, sysVI's default by "
         f"{trust('baron_1000'):.2f}, but it keeps types less well (NMI {trust('baron_1000', 'nmi', 'Harmony'):.2f} against "
         f"{trust('baron_1000', 'nmi'):.2f})",
         f"Moran's I is {trust('baron', 'moran', 'Harmony'):.2f} on Baron, sysVI's {trust('baron', 'moran'):.2f}",
-        f"({hard['scvi']:.2f} and {hard['cvae']:.2f} against {hard['sysvi']:.2f})",
-        f"on Baron {trust('baron', 'seconds'):.0f} s against {trust('baron', 'seconds', 'Harmony'):.0f} s",
+        f"(iLISI {mixed['vamp']:.2f} for VAMP, {mixed['cyc']:.2f} for CYC)",
     ]
 
 

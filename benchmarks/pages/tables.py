@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import fig5
 import pandas as pd
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -94,6 +95,7 @@ def is_table(function: Callable[[], str]) -> Callable[[], str]:
 # -- trust: mixing of shared and private types, types kept
 
 FORMER_SEVERAL = "default before"  # rows of several systems that were made by an earlier version
+DRAWN = "cells drawn to anchors"  # rows of the rule for moves before
 
 
 @functools.cache
@@ -180,6 +182,20 @@ def trust() -> str:
         "neighbours in common (PCA, halves of genes)", "support, AUROC", "Harmony: shared / private / NMI",
     ]  # fmt: skip
     return markdown(header, rows)
+
+
+@is_table
+def trust_moves() -> str:
+    """The default, and the rule before, by which cells moved onto the mean of their anchors."""
+    table, rows = trust_summary(), []
+    for name in table.xs(DRAWN, level="variant").index:
+        if (name, "default") not in table.index:
+            continue
+        pair = [table.loc[(name, variant)] for variant in (DRAWN, "default")]
+        keys = "shared", "worst private", "nmi", "moran"
+        rows.append([name, *(number(row[key]) for key in keys for row in pair)])
+    header = ["cells", "mixing of shared types, before", "now", "of private types, worst call, before", "now"]
+    return markdown([*header, "NMI, before", "now", "Moran's I, before", "now"], rows)
 
 
 @is_table
@@ -374,27 +390,8 @@ def methods_held_out() -> str:
     return _methods("held_out", ("private mixed",))
 
 
-@is_table
-def methods() -> str:
-    """The paper's overall score of each method, by data set."""
-    scores = {}
-    for name, title in {"baron": "Baron islets", "hard": "hard simulation", "held_out": "held-out simulation"}.items():
-        groups = method_runs(name).groupby("title")["overall"]
-        scores[title] = groups.agg(lambda s: f"{s.mean():.2f}" + (f" ± {s.std():.2f}" if len(s) > 1 else ""))
-    table = pd.DataFrame(scores).sort_values("Baron islets", ascending=False)
-    return markdown(["method", *table.columns], table.reset_index().itertuples(index=False))
-
-
-@is_table
-def methods_kang() -> str:
-    """Every method over its grid on Kang's cells, at its best setting."""
-    rows = []
-    for row in read("compare_kang").to_dict("records"):
-        setting = "" if pd.isna(row["parameter"]) else f", {row['parameter'].replace('_', ' ')} {row['value']}"
-        title = f"**{row['title']}**" if row["method"] == "sysvi" else row["title"]
-        scores = (number(row[key]) for key in ("overall", "iLISI", "NMI", "Moran"))
-        rows.append([title + setting, *scores, number(row["seconds"], 0)])
-    return markdown(["at its best setting", "overall", "iLISI", "NMI", "Moran", "s"], rows)
+TABLES |= {f"fig5_{name}": functools.partial(fig5.table_of, name) for name in fig5.SETS}
+TABLES |= {"fig5_overall": fig5.overall, "fig5_behind": fig5.behind}
 
 
 @is_table
@@ -976,13 +973,14 @@ def imports() -> str:
 @is_table
 def ranks() -> str:
     """Training speed of several processes, medians over rounds."""
-    runs = read("ranks").groupby("setup", sort=False)[["cells_per_second", "loss"]].median()
-    one = runs["cells_per_second"]["1 process x 2 threads"]
+    runs = read("ranks").groupby(["minibatch", "setup"], sort=False)[["cells_per_second", "loss"]].median()
+    speed = runs["cells_per_second"]
     rows = [
-        [name, f"{row['cells_per_second']:,.0f}", number(row["cells_per_second"] / one), number(row["loss"])]
-        for name, row in runs.iterrows()
-    ]
-    return markdown(["processes", "cells a second", "relative", "loss of the last epoch"], rows)
+        [number(size, 0), name, number(speed[size, name], 0),
+         number(speed[size, name] / speed[size, "1 process x 2 threads"]), number(loss)]
+        for (size, name), loss in runs["loss"].items()
+    ]  # fmt: skip
+    return markdown(["minibatch", "processes", "cells a second", "relative", "loss of the last epoch"], rows)
 
 
 @is_table

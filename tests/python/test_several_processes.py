@@ -63,7 +63,8 @@ def test_losses_and_embedding_do_not_depend_on_the_number_of_processes(prepared,
         rtol, atol = (0.02, 0.5) if name.startswith("defaults") else (2e-3, 2e-2)
         np.testing.assert_allclose(ranks[0][name], expected, rtol=rtol, atol=atol, err_msg=name)
         if name.endswith("total_train"):
-            np.testing.assert_allclose(ranks[0][name], expected, rtol=1e-3, err_msg=name)
+            rtol = 5e-3 if name.startswith("defaults") else 1e-3
+            np.testing.assert_allclose(ranks[0][name], expected, rtol=rtol, err_msg=name)
 
 
 def test_torchrun_writes_one_output_and_goes_on_from_a_checkpoint(prepared, tmp_path):
