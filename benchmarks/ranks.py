@@ -1,6 +1,6 @@
 """Two processes with one thread each, compared with one process with two threads and one with one, on the CPU.
 
-    python benchmarks/ranks.py [--rounds 5] [--cells 50000] [--genes 2000] [--epochs 3] [--minibatches 256 1024 4096]
+    python benchmarks/ranks.py [--rounds 5] [--cells 50000] [--genes 2000] [--epochs 3] [--minibatches 1024 ...]
 
 One model is trained on simulated cells, 11 % of the values non-zero, at several sizes of the minibatch. Each
 measurement has processes of its own, which communicate by gloo on this machine; the three are measured in turn. What
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=50_000)
     parser.add_argument("--genes", type=int, default=2_000)
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--minibatches", type=int, nargs="+", default=[256, 1024, 4096])
+    parser.add_argument("--minibatches", type=int, nargs="+", default=[1024, 4096, 16384])
     parser.add_argument("--train", help=argparse.SUPPRESS)  # one process of a measurement
     args = parser.parse_args()
     if args.train:

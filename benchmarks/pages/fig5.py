@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from results import RESULTS, markdown, number
 
 from sysvi.comparison.methods import read_methods
 from sysvi.comparison.tables import summary_table
 
-RESULTS = Path(__file__).parents[1] / "results"
 SETS = {
     "baron": "Baron islets, human and mouse",
     "kang": "Kang, control and stimulated",
@@ -66,22 +66,21 @@ def table_of(name: str) -> str:
         return "Not run yet."
     table = best_of(name)
     shown = {metric: heading for metric, heading in METRICS.items() if metric in table}
-    lines = [["at its best setting", "settings", "seeds", "overall", *shown.values(), "s", "MB"]]
-    lines.append(["---"] * len(lines[0]))
+    rows = []
     for row in table.to_dict("records"):
         title = f"**{row['title']}**" if row["method"] == "sysvi" else row["title"]
         setting = f", {row['parameter'].replace('_', ' ')} {row['value']}" if row["parameter"] else ""
         spread = f" ± {row['overall sd']:.2f}" if pd.notna(row["overall sd"]) else ""
-        metrics = [f"{row[metric]:.2f}" if pd.notna(row[metric]) else "" for metric in shown]
-        usage = [f"{row['seconds']:,.0f}", f"{row['peak_mb']:,.0f}"]
-        tried = [str(row["settings"]), str(row["runs"])]
-        lines.append([title + setting, *tried, f"{row['overall']:.2f}{spread}", *metrics, *usage])
+        rows.append(
+            [title + setting, row["settings"], row["runs"], number(row["overall"]) + spread,
+             *(number(row[metric]) for metric in shown), number(row["seconds"], 0), number(row["peak_mb"], 0)]
+        )  # fmt: skip
     methods = methods_of(name)
     without = [
         f"{row['title']} ({row['reason'].rstrip('.')})" for _, row in methods[methods["finished"] == 0].iterrows()
     ]
     without += [f"{method.title} (not run yet)" for key, method in read_methods().items() if key not in methods.index]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    text = markdown(["at its best setting", "settings", "seeds", "overall", *shown.values(), "s", "MB"], rows)
     return f"{text}\n\nWithout a result: {'; '.join(without)}." if without else text
 
 
@@ -91,10 +90,7 @@ def overall() -> str:
     scores = {title: best_of(name).set_index("title")["overall"] for name, title in sets.items()}
     table = pd.DataFrame(scores)
     table = table.loc[table.mean(axis=1).sort_values(ascending=False).index]
-    lines = [["method", *table.columns], ["---"] * (1 + len(table.columns))]
-    for title, row in table.iterrows():
-        lines.append([str(title), *("" if pd.isna(score) else f"{score:.2f}" for score in row)])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown(["method", *table.columns], ([title, *map(number, row)] for title, row in table.iterrows()))
 
 
 def behind() -> str:
@@ -114,7 +110,7 @@ def behind_on(name: str) -> list[str]:
         of_method = tests[tests["method"] == method]
         worse = np.where(of_method["metric"] == "private mixed", 1, -1) * of_method["difference"] > LEAST
         parts = [
-            f"{row['metric']} by {abs(row['difference']):.2f}"
+            f"{METRICS.get(row['metric'], row['metric'])} by {abs(row['difference']):.2f}"
             + (f" (p {row['p_adjusted']:.2g})" if pd.notna(row["p_adjusted"]) else "")
             for _, row in of_method[worse].iterrows()
         ]

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import fig5
 import pandas as pd
-
-RESULTS = Path(__file__).parents[1] / "results"
+from results import beside, markdown, number, read, span
 
 TRUST_SETS = {
     "baron": "Baron islets, human and mouse",
@@ -58,34 +56,6 @@ TRANSLATIONS = {
 TABLES: dict[str, Callable[[], str]] = {}
 
 
-@functools.cache
-def read(name: str) -> pd.DataFrame:
-    """The committed table of this name."""
-    return pd.read_csv(RESULTS / f"{name}.csv")
-
-
-def markdown(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """A table in Markdown; missing values are empty."""
-    header = list(header)
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join("" if pd.isna(cell) else str(cell) for cell in line) + " |" for line in lines)
-
-
-def number(value: float, digits: int = 2) -> str:
-    """A number with `digits` decimal places and separated thousands; empty if it is missing."""
-    return "" if pd.isna(value) else f"{value:,.{digits}f}"
-
-
-def span(values: pd.Series, digits: int = 2) -> str:
-    """The mean, with the lowest and highest value in brackets."""
-    return f"{number(values.mean(), digits)} ({number(values.min(), digits)} - {number(values.max(), digits)})"
-
-
-def beside(value: float, other: float, digits: int = 2) -> str:
-    """A number, with another one in brackets; empty if the first is missing."""
-    return "" if pd.isna(value) else f"{number(value, digits)} ({number(other, digits)})"
-
-
 def is_table(function: Callable[[], str]) -> Callable[[], str]:
     """Add a table under the name of its function."""
     TABLES[function.__name__] = function
@@ -95,7 +65,7 @@ def is_table(function: Callable[[], str]) -> Callable[[], str]:
 # -- trust: mixing of shared and private types, types kept
 
 FORMER_SEVERAL = "default before"  # rows of several systems that were made by an earlier version
-DRAWN = "cells drawn to anchors"  # rows of the rule for moves before
+DRAWN = "cells drawn to anchors"  # rows of the former rule, by which cells moved onto the mean of their anchors
 
 
 @functools.cache
@@ -189,8 +159,6 @@ def trust_moves() -> str:
     """The default, and the rule before, by which cells moved onto the mean of their anchors."""
     table, rows = trust_summary(), []
     for name in table.xs(DRAWN, level="variant").index:
-        if (name, "default") not in table.index:
-            continue
         pair = [table.loc[(name, variant)] for variant in (DRAWN, "default")]
         keys = "shared", "worst private", "nmi", "moran"
         rows.append([name, *(number(row[key]) for key in keys for row in pair)])

@@ -37,7 +37,7 @@ METHODS = (
     "scmgca,glue,saturn,scgen,scanvi"
 )
 NOT_METRICS = {*RUN_COLUMNS, "score", "chosen", "representative", "overall"}
-IDENTITY = ["method", "parameter", "value", "seed"]  # of a run
+IDENTITY = ["method", "parameter", "value", "seed"]  # the columns that identify a run
 TEXT = {"parameter": "", "value": "", "reason": ""}  # columns of text, which CSV cannot tell from missing values
 TESTED = ["overall", "iLISI", "CiLISI", "NMI", "Moran", "kNN purity", "Jaccard", "private mixed"]
 

@@ -10,10 +10,12 @@ import anndata
 import numpy as np
 import processes
 import pytest
+import torch
 from click.testing import CliRunner
 
 import sysvi
 from sysvi.cli import main
+from sysvi.kernels.plan import _has_bfloat16
 
 COLUMNS = ["--system", "system", "--batch", "batch", "--device", "cpu"]
 FAST = [*COLUMNS, "--members", "2", "--epochs", "3", "--batch-size", "64", "--precision", "float32"]
@@ -63,7 +65,8 @@ def test_losses_and_embedding_do_not_depend_on_the_number_of_processes(prepared,
         rtol, atol = (0.02, 0.5) if name.startswith("defaults") else (2e-3, 2e-2)
         np.testing.assert_allclose(ranks[0][name], expected, rtol=rtol, atol=atol, err_msg=name)
         if name.endswith("total_train"):
-            rtol = 5e-3 if name.startswith("defaults") else 1e-3
+            rounded = name.startswith("defaults") and _has_bfloat16(torch.device("cpu"))
+            rtol = 3e-3 if rounded else 1e-3
             np.testing.assert_allclose(ranks[0][name], expected, rtol=rtol, err_msg=name)
 
 

@@ -55,7 +55,7 @@ class TestNumbers:
         with pytest.MonkeyPatch.context() as patch:
             patch.syspath_prepend(folder)
             yield load_script(folder / "write.py")
-        for name in ("write", "tables", "sentences"):
+        for name in ("write", "tables", "sentences", "fig5", "results"):
             sys.modules.pop(name, None)
 
     def test_of_tables(self, numbers):
