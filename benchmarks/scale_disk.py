@@ -1,7 +1,7 @@
 """Training with the expression on disk, compared with memory: speed, peak memory and quality, on the CPU.
 
     python benchmarks/scale_disk.py [--cells 50000 200000] [--epochs 2] [--stores zarr h5ad] [--files 4]
-    python benchmarks/scale_disk.py --quality [--seeds 0 1] [--members 4]       Baron's islets (needs SYSVI_DATA)
+    python benchmarks/scale_disk.py --quality [--sets baron hard] [--seeds 0 1 2 3 4]       (baron needs SYSVI_DATA)
 
 Simulated cells of two systems x 2,000 genes, 11 % of the values non-zero, are written as files of counts, which
 `sysvi.prepare_files` joins, shuffles and writes as a zarr store or an h5ad file, in a process of its own. (More than
@@ -12,8 +12,9 @@ seconds. Rows are written to results/scale_disk.csv as they are measured, in pla
 files and store; a measurement that fails, for example for lack of memory, ends the script. `--what` chooses some of the
 measurements (prepare comes first).
 
---quality trains on Baron's islets at the defaults, in memory and from disk in windows of 1,024 cells (a fifth of them),
-and writes the metrics of sysvi.evaluate to results/scale_disk_quality.csv.
+--quality trains on Baron's islets and on the hard simulation at the defaults, in memory and from disk in windows of a
+fifth of the cells, and writes the metrics of sysvi.evaluate to results/scale_disk_quality.csv. Runs that are there are
+not repeated.
 """
 
 import argparse
@@ -34,7 +35,7 @@ GENES, SIMULATED = 2_000, 200_000
 TABLE, QUALITY = RESULTS / "scale_disk.csv", RESULTS / "scale_disk_quality.csv"
 IDENTITY = ["cells", "files", "store", "what"]
 WHAT = ("prepare", "memory", "disk")
-WINDOW, WINDOW_OF_QUALITY = 10_000, 1024  # cells
+WINDOW = 10_000  # cells
 
 
 def main() -> None:
@@ -45,9 +46,9 @@ def main() -> None:
     parser.add_argument("--stores", nargs="+", choices=("zarr", "h5ad"), default=("zarr", "h5ad"))
     parser.add_argument("--files", type=int, nargs="+", default=(4,), help="numbers of files that are prepared")
     parser.add_argument("--what", nargs="+", choices=WHAT, default=WHAT, help="what is measured")
-    parser.add_argument("--quality", action="store_true", help="measure the quality on Baron's islets instead")
-    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1), help="seeds of the quality")
-    parser.add_argument("--members", type=int, default=4, help="members of the ensembles of the quality")
+    parser.add_argument("--quality", action="store_true", help="measure the quality instead")
+    parser.add_argument("--sets", nargs="+", choices=("baron", "hard"), default=("baron", "hard"), help="sets of it")
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2, 3, 4), help="seeds of it")
     parser.add_argument("--step", nargs="+", help=argparse.SUPPRESS)  # one measurement, in a process of its own
     args = parser.parse_args()
     if args.step:
@@ -56,7 +57,7 @@ def main() -> None:
     print(machine(n_cores()), flush=True)
     CACHE.mkdir(exist_ok=True)
     if args.quality:
-        quality(args.seeds, args.members)
+        quality(args.sets, args.seeds)
         return
     for cells, n_files, kind in itertools.product(args.cells, args.files, args.stores):
         files = [CACHE / f"disk_{cells}_{n_files}_{i}.h5ad" for i in range(n_files)]
@@ -160,8 +161,8 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
-def quality(seeds: list[int], members: int) -> None:
-    """Metrics of embeddings from memory and from disk."""
+def quality(sets: list[str], seeds: list[int]) -> None:
+    """Metrics of embeddings from memory and from disk; the two of one seed follow each other."""
     import anndata
     import data
 
@@ -169,19 +170,24 @@ def quality(seeds: list[int], members: int) -> None:
     import sysvi.api.integrate as module
     from sysvi.api.storage import Storage
 
-    path = data.baron()
-    adata = anndata.read_h5ad(path)
-    module.choose_storage = lambda *arguments: Storage(WINDOW_OF_QUALITY, 0.0, "windows of a fifth of the cells")
-    rows = []
-    for seed in seeds:
-        for where, memory in (("memory", None), ("disk", "1GB")):
-            model = sysvi.integrate(path, "system", "batch", members=members, seed=seed, memory=memory, progress=False)
-            adata.obsm["X_sysVI"] = model.adata.obsm["X_sysVI"]
-            keys = {"system_key": "system", "batch_key": "batch", "label_key": "cell_type"}
-            found = sysvi.evaluate(adata, "X_sysVI", **keys, progress=False)
-            rows.append({"where": where, "members": members, "seed": seed, **found["X_sysVI"].to_dict()})
-            pd.DataFrame(rows).to_csv(QUALITY, float_format="%.4f", index=False)
-    print(pd.DataFrame(rows).groupby("where").mean(numeric_only=True).round(3).T.to_string())
+    keys = {"system_key": "system", "batch_key": "batch", "label_key": "cell_type"}
+    for name, seed, where in itertools.product(sets, seeds, ("memory", "disk")):
+        identity = {"set": name, "seed": seed, "where": where}
+        table = pd.read_csv(QUALITY) if QUALITY.exists() else pd.DataFrame(columns=[*identity])
+        if (table[[*identity]] == [*identity.values()]).all(axis=1).any():
+            continue
+        path = {"baron": data.baron, "hard": data.hard}[name]()
+        adata = anndata.read_h5ad(path)
+        window = Storage(-(-adata.n_obs // 5), 0.0, "windows of a fifth of the cells")
+        module.choose_storage = lambda *arguments, window=window: window
+        memory = "1GB" if where == "disk" else None
+        model = sysvi.integrate(path, "system", "batch", seed=seed, memory=memory, progress=False)
+        adata.obsm["X_sysVI"] = model.adata.obsm["X_sysVI"]
+        found = sysvi.evaluate(adata, "X_sysVI", **keys, progress=False)["X_sysVI"]
+        row = {**identity, "members": len(model.members), **found.to_dict()}
+        pd.DataFrame([*table.to_dict("records"), row]).to_csv(QUALITY, float_format="%.4f", index=False)
+    found = pd.read_csv(QUALITY).drop(columns=["seed", "members"]).groupby(["set", "where"]).agg(["mean", "min", "max"])
+    print(found.T.round(3).to_string())
 
 
 if __name__ == "__main__":
