@@ -65,7 +65,8 @@ def is_table(function: Callable[[], str]) -> Callable[[], str]:
 # -- trust: mixing of shared and private types, types kept
 
 FORMER_SEVERAL = "default before"  # rows of several systems that were made by an earlier version
-DRAWN = "cells drawn to anchors"  # rows of the former rule, by which cells moved onto the mean of their anchors
+# Rows of former rules: cells moved onto the mean of their anchors; then, a system's effect was always its mean.
+FORMER_RULES = "cells drawn to anchors", "systems at their means"
 
 
 @functools.cache
@@ -156,14 +157,16 @@ def trust() -> str:
 
 @is_table
 def trust_moves() -> str:
-    """The default, and the rule before, by which cells moved onto the mean of their anchors."""
-    table, rows = trust_summary(), []
-    for name in table.xs(DRAWN, level="variant").index:
-        pair = [table.loc[(name, variant)] for variant in (DRAWN, "default")]
-        keys = "shared", "worst private", "nmi", "moran"
-        rows.append([name, *(number(row[key]) for key in keys for row in pair)])
-    header = ["cells", "mixing of shared types, before", "now", "of private types, worst call, before", "now"]
-    return markdown([*header, "NMI, before", "now", "Moran's I, before", "now"], rows)
+    """The default beside former rules: by which cells moved, and by which training started."""
+    table = trust_summary()
+    variants = [*FORMER_RULES, "default"]
+    former = table[table.index.get_level_values("variant").isin(FORMER_RULES)].index
+    rows = []
+    for name in dict.fromkeys(former.get_level_values("set")):
+        runs = table.loc[name].reindex(variants)
+        rows.append([name, *(number(runs.loc[v, key]) for key in ("shared", "worst private", "nmi") for v in variants)])
+    titles = "mixing of shared types", "of private types, worst call", "NMI"
+    return markdown(["cells", *(f"{title}: {v.replace('default', 'now')}" for title in titles for v in variants)], rows)
 
 
 @is_table

@@ -21,7 +21,7 @@ from sysvi._core.ranks import ALONE, Part, Ranks, Share
 from sysvi.data.row_blocks import row_blocks, select_genes
 from sysvi.data.scan import Scan, scan
 from sysvi.data.stored import SharedExpression, StoredExpression, Window, epoch_groups
-from sysvi.data.summary import Summary, sample_for_summary, summarise
+from sysvi.data.summary import Summary, align_systems, sample_for_summary, summarise
 from sysvi.kernels.backend import choose_backend
 from sysvi.kernels.sparse import SparseExpression
 
@@ -238,7 +238,8 @@ class Cells:
             rows = sample_for_summary(self.n_cells)
             codes = zip([c.system, *c.categorical.T], [self.n_systems, *n_categories], strict=True)
             one_hot = [code.cpu().numpy()[rows, None] == np.arange(n) for code, n in codes]
-            self._summary = summarise(self.x[rows], np.hstack([*one_hot, c.continuous.cpu().numpy()[rows]]))
+            x, design = self.x[rows], np.hstack([*one_hot, c.continuous.cpu().numpy()[rows]])
+            self._summary = align_systems(summarise(x, design), x, design, self.n_systems)
         return self._summary
 
     def scan(self) -> Scan:

@@ -1,5 +1,6 @@
 """What a linear model says about the expression: effects of the covariates and principal components of the rest.
 
+Systems whose types differ in frequency are aligned in the space of the components (`sysvi.data.composition`).
 Training starts from it (`sysvi.model.cvae.Model.start_at_data`).
 
 Shapes: n cells, G genes, D columns of the design, k components.
@@ -16,8 +17,10 @@ from scipy.sparse.linalg import LinearOperator, svds
 
 from sysvi._core.parallel import one_blas_thread
 from sysvi._core.samples import sample_rows
+from sysvi.data.composition import composition_shifts
 
 N_COMPONENTS = 30
+N_COMPONENTS_OF_SHIFT = 15  # the first, in which systems are aligned
 MAX_CELLS = 20_000  # of more cells, a random sample is enough
 RIDGE = 1e-2  # keeps the effects defined: the columns of a system and of its batches are linearly dependent
 MIN_VARIANCE = 1e-3
@@ -47,6 +50,11 @@ class Summary:
     variance: Floats
     axes: Floats
     sd: Floats
+
+    def components(self, x: sp.csr_matrix, design: np.ndarray, k: int) -> Floats:
+        """First k principal components, (n, k), of cells with expression x, (n, G), and this design, (n, D)."""
+        axes = self.axes[:, :k]
+        return np.asarray(x @ axes - self.mean @ axes - design @ (self.effects @ axes), np.float64)
 
 
 def sample_for_summary(n_cells: int) -> np.ndarray:
@@ -104,3 +112,40 @@ def summarise(x: sp.csr_matrix, design: np.ndarray) -> Summary:
     sd = singular[order] / np.sqrt(n)  # (k,)
     kept = sd > max(1e-6 * sd.max(), 1e-8)
     return Summary(mean, effects, variance, axes[order][kept].T, sd[kept])
+
+
+def align_systems(summary: Summary, x: sp.csr_matrix, design: np.ndarray, n_systems: int) -> Summary:
+    """Take from the systems' effects what comes from their composition, if it is clear (`sysvi.data.composition`).
+
+    Parameters
+    ----------
+    summary
+        The linear model of these cells.
+    x, design
+        As in `summarise`; the first `n_systems` columns of the design are the systems, one-hot.
+
+    Returns
+    -------
+    Summary
+        The same model of other parts: what is no longer an effect of the systems is in the principal components.
+    """
+    k = min(N_COMPONENTS_OF_SHIFT, len(summary.sd))
+    system = design[:, :n_systems].argmax(axis=1)
+    shifts = composition_shifts(summary.components(x, design, k), system, n_systems)  # (S, k)
+    if not shifts.any():
+        return summary
+    share = np.bincount(system, minlength=n_systems) / len(system)
+    shifts = np.pad(shifts - share @ shifts, ((0, 0), (0, len(summary.sd) - k)))  # the mean of all cells stays
+    # Within a system the components have mean 0, so that the shifts add to their covariance, in the span of the axes.
+    covariance = np.diag(summary.sd**2) + shifts.T @ (share[:, None] * shifts)
+    squared_sd, rotation = np.linalg.eigh(covariance)
+    of_genes = shifts @ summary.axes.T  # (S, G)
+    effects = summary.effects.copy()
+    effects[:n_systems] -= of_genes
+    return Summary(
+        summary.mean,
+        effects,
+        summary.variance + share @ of_genes**2,
+        summary.axes @ rotation[:, ::-1],
+        np.sqrt(squared_sd[::-1]),
+    )
