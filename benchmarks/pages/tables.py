@@ -970,6 +970,38 @@ def scale_disk() -> str:
     return markdown(header, rows)
 
 
+@is_table
+def scale_model() -> str:
+    """Costs of 1 to 100 million cells, in proportion to what was measured."""
+    table = read("scale_model").set_index("what")
+    rows = [[what, *(f"{value:,.{0 if value >= 100 else 1 if value >= 1 else 2}f}" for value in row)]
+            for what, row in table.iterrows()]  # fmt: skip
+    return markdown(["cells", *(number(int(cells), 0) for cells in table.columns)], rows)
+
+
+@is_table
+def scale_constants() -> str:
+    """The constants of these costs."""
+    of = read("scale_model_constants").set_index("constant")["value"]
+    each = "for each cell"
+    rows = [
+        ["in the store", f"{of['bytes in the store']:,.0f} bytes {each}"],
+        ["memory: expression in memory, on disk, of preparing",
+         " / ".join(f"{of[f'bytes of memory, {what}']:,.0f}"
+                    for what in ("expression in memory", "expression on disk", "preparing")) + f" bytes {each}"],
+        ["preparing, two cores", f"{1e6 * of['seconds of preparing']:.0f} microseconds {each}"],
+        ["reading, in each pass", f"{1e6 * of['CPU seconds of reading, each pass']:.1f} CPU microseconds {each}"],
+        ["training an epoch, two cores: from disk, in memory",
+         " / ".join(f"{1e6 * of[f'seconds of training {where}, each epoch']:.0f}" for where in ("from disk", "in memory"))
+         + f" microseconds {each}"],
+        ["training on one NVIDIA H200, expression on the card",
+         f"{of['cells a second of a card'] / 1e6:.1f} million cells a second"],
+        ["minibatch, epochs, members", f"{of['minibatch']:,.0f} cells, {of['epochs']:.0f}, {of['members']:.0f}"],
+        ["parameters of a model", f"{of['parameters']:,.0f}"],
+    ]  # fmt: skip
+    return markdown(["what", "cost"], rows)
+
+
 def metric_speed() -> tuple[float, float, float, float]:
     """Seconds and GB of memory of nine metrics on 100,000 cells: sysvi's, then scib-metrics'."""
     table = read("metrics_speed_100000").set_index("metric")[["sysvi", "scib-metrics"]]

@@ -160,7 +160,8 @@ class SysVI(QueryMethodsOfScvi, DecodingMethodsOfScvi, DifferentialMethodsOfScvi
         same in all cells then need no hidden layer.
     initialisation
         Start of training. ``"linear"``: the effects of systems and other covariates on each gene, and the principal
-        components of the expression without these effects, as in probabilistic principal component analysis;
+        components of the expression without these effects, as in probabilistic principal component analysis. Where
+        types differ in frequency between systems, the effects of the systems are corrected for it, if this is clear.
         ``"data"``: the same effects, and random combinations of the components; ``"random"``: random weights.
     embed_categorical_covariates
         Learn a vector for each category instead of one-hot codes; for covariates of many categories.

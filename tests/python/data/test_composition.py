@@ -100,7 +100,11 @@ def expression():
     rng = np.random.default_rng(0)
     z, system, _ = cells(UNEQUAL)
     batch = 2 * system + rng.integers(0, 2, len(z))
-    x = z @ rng.standard_normal((4, 40)) + rng.standard_normal((2, 40))[system] + 0.3 * rng.standard_normal((len(z), 40))
+    x = (
+        z @ rng.standard_normal((4, 40))
+        + rng.standard_normal((2, 40))[system]
+        + 0.3 * rng.standard_normal((len(z), 40))
+    )
     x = sp.csr_matrix(np.maximum(x + 5, 0).astype(np.float32))
     return x, np.hstack([np.eye(2)[system], np.eye(4)[batch]]), system
 
