@@ -61,7 +61,7 @@ def test_the_embedding_is_what_the_engine_gives(found):
     [path] = (found.folder / "cells").glob("*/cells.h5ad")
     cells = anndata.read_h5ad(path)
     run = found.runs.set_index("method")["run"]
-    settings = {"preset": "mixing", "members": 1, "prior": "standard_normal", "cycle_weight": 0, "max_epochs": 2}
+    settings = {"preset": "paper", "prior": "standard_normal", "cycle_weight": 0, "max_epochs": 2}
     sysvi.integrate(cells, "system", "batch", seed=0, progress=False, **settings)
     np.testing.assert_allclose(_embedding(found, run["cvae"]), cells.obsm["X_sysVI"], rtol=1e-3, atol=1e-4)
     assert _embedding(found, run["sysvi"]).shape == (200, 15)
@@ -89,8 +89,7 @@ def test_settings_of_our_methods_are_settings_of_the_engine(name):
     method = read_methods()[name]
     for parameter, value in method.grid_points("full"):
         settings = dict(MethodRun(method, parameter, value, 0, None, "", "").settings)
-        single = (None, None) if name == "sysvi" else (1, "mixing")  # baselines are single models
-        assert (settings.pop("members", None), settings.pop("preset", None)) == single
+        assert settings.pop("preset", None) == (None if name == "sysvi" else "paper")
         of_model, of_training = split_settings("test", settings)
         sysvi.ModelSettings(**of_model)
         sysvi.TrainSettings(**of_training)
