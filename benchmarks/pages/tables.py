@@ -971,6 +971,19 @@ def scale_disk() -> str:
 
 
 @is_table
+def scale_quality() -> str:
+    """Metrics of embeddings from memory and from disk: means and ranges over seeds."""
+    runs = read("scale_disk_quality")
+    metrics = {"shared_neighbors": "shared neighbours", "iLISI": "iLISI", "nmi": "NMI", "ari": "ARI",
+               "knn_purity": "same type", "label_transfer": "label transfer", "moran": "Moran's I"}  # fmt: skip
+    rows = [
+        [f"{set_}, {where} ({len(part)} seeds)", *(span(part[name]) for name in metrics if name in runs)]
+        for (set_, where), part in runs.groupby(["set", "where"], sort=False)
+    ]
+    return markdown(["cells", *(title for name, title in metrics.items() if name in runs)], rows)
+
+
+@is_table
 def scale_model() -> str:
     """Costs of 1 to 100 million cells, in proportion to what was measured."""
     table = read("scale_model").set_index("what")

@@ -2,10 +2,12 @@
 
 The linear model of the expression (`sysvi.data.summary`) takes the difference between the means of two systems as the
 effect of the system. Where a cell type is frequent in one system and rare in the other, a part of this difference
-comes from their composition, and without it the types of one system lie beside those of the other. The shift that puts
-the types onto each other is found without labels by iterative closest points (Besl and McKay, 1992): the systems'
-cells, each weighted inversely to the density around it so that the size of a type does not matter, are moved onto
-their nearest cells of the other system, with Welsch's robust weights, so that types of one system only do not count.
+comes from their composition. If it is taken out as well, the types of one system lie beside those of the other.
+
+The shift that puts them onto each other is found without labels by iterative closest points (Besl and McKay, 1992): the
+cells of a system are moved onto their nearest cells of the other system, again and again. Cells in sparse regions weigh
+as much as those in dense ones, so that the size of a type does not matter, and the weight of a pair falls with its
+distance (Welsch's robust weights), so that types of one system only do not count.
 
 A shift is taken only if it is clear: it covers more of the two systems than no shift does, no other shift covers nearly
 as much, and it is short.
@@ -31,7 +33,7 @@ MAX_CELLS = 4_000  # of each system that are used
 N_POINTS = 200  # of each system that are moved onto each other
 N_AVERAGED = 15  # cells whose mean is a point
 KERNEL_WIDTH = 0.3  # of the robust weights, relative to the median distance of points of one system
-MIN_COVERAGE = 0.2  # of the two systems, from 0 to 1
+MIN_COVERAGE = 0.2  # by a shift: mean weight of the nearest pairs, from 0 to 1
 MIN_GAIN = 1.2  # of a shift's coverage, relative to no shift
 MIN_MARGIN = 1.3  # relative to any other shift
 MAX_LENGTH = 2.5  # of a shift, in widths of the kernel
