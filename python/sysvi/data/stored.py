@@ -22,6 +22,7 @@ from sysvi._core.ranks import BLOCK_CELLS, Share
 from sysvi.data.file_changes import check_unchanged, file_state
 from sysvi.data.row_blocks import n_stored_values, read_rows, row_sliceable
 
+BLOCKS_OF_WINDOW = 16  # at least, from all over the store, so that a window has cells of all kinds
 WINDOWS_IN_MEMORY = 4  # one in use, the next, which is being read, and the parts of which it is put together
 BYTES_PER_VALUE = 8  # of CSR: a float32 and an int32
 
@@ -148,8 +149,9 @@ class Window:
 def epoch_groups(index: Tensor, n_batches: int, window_cells: int, order: torch.Generator) -> Iterator[list[Tensor]]:
     """Shuffle cells such that their expression can be read in row blocks, and split them into minibatches, in groups.
 
-    Row blocks of 512 cells are put into random order, and cut into windows of whole minibatches; within a window, all
-    cells are shuffled. If all cells are in one window, this is an ordinary shuffle of all.
+    Row blocks of 512 cells, or of a sixteenth of a window if this is less, are put into random order, and cut into
+    windows of whole minibatches; within a window, all cells are shuffled. If all cells are in one window, this is an
+    ordinary shuffle of all.
 
     Parameters
     ----------
@@ -175,12 +177,13 @@ def epoch_groups(index: Tensor, n_batches: int, window_cells: int, order: torch.
     """
     n_in_window = max(1, window_cells // -(-len(index) // n_batches))
     if n_in_window < n_batches:
-        blocks = torch.split(index, BLOCK_CELLS)
+        of_window = n_in_window * len(index) // n_batches  # cells
+        blocks = torch.split(index, min(BLOCK_CELLS, max(1, of_window // BLOCKS_OF_WINDOW)))
         index = torch.cat([blocks[i] for i in torch.randperm(len(blocks), generator=order).tolist()])
     sizes = [len(batch) for batch in torch.tensor_split(torch.empty(len(index), 0), n_batches)]
     start = 0
     for first in range(0, n_batches, n_in_window):
-        of_window = sizes[first : first + n_in_window]
-        cells = index[start : start + sum(of_window)]
+        in_window = sizes[first : first + n_in_window]
+        cells = index[start : start + sum(in_window)]
         start += len(cells)
-        yield list(torch.split(cells[torch.randperm(len(cells), generator=order).to(cells.device)], of_window))
+        yield list(torch.split(cells[torch.randperm(len(cells), generator=order).to(cells.device)], in_window))

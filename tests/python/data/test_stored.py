@@ -113,6 +113,15 @@ def test_a_window_is_read_in_blocks_and_mixed():
         assert starts.std() < 0.05 * n  # each minibatch from the whole window
 
 
+def test_small_windows_too_have_cells_from_the_whole_store():
+    """In a store sorted by system, each minibatch has cells of both, in about the same shares."""
+    index, system = torch.arange(5000), torch.arange(5000) >= 3000
+    for seed in range(5):
+        for group in epoch_groups(index, 10, 1000, generator(seed, "order")):
+            assert len(group) == 2
+            assert all(0.1 < system[batch].float().mean() < 0.8 for batch in group)
+
+
 def test_one_window_has_the_order_of_memory():
     index = torch.arange(50)
     (group,) = epoch_groups(index, n_minibatches(50, 8), 100, generator(3, "order"))
