@@ -40,6 +40,7 @@ GIVEN: dict[str, tuple[str, ...]] = {
     "docs/trust.md": (
         "128, 0.001", "0.002 or 0.004", "rises from 0.1 to 0.6 of training", "its share rises from 0.1 to 0.6 of training",
         "a support below 0.2", "A threshold of 0.3", "all members is at least 1.65", "the mean, 1.5",
+        "at least 1.2 times as much as without a shift", "2.5 widths of the weights",
     ),
     "docs/compare-systems.md": (
         "by 0.5 to 1.5 (natural logarithm)", "(standard deviation 0.5)", "than in the others (0.2)",

@@ -22,7 +22,7 @@ from sysvi._core.ranks import BLOCK_CELLS, Share
 from sysvi.data.file_changes import check_unchanged, file_state
 from sysvi.data.row_blocks import n_stored_values, read_rows, row_sliceable
 
-BLOCKS_OF_WINDOW = 16  # at least, from all over the store, so that a window has cells of all kinds
+BLOCKS_OF_WINDOW = 64  # at least, where neighbouring cells are alike, so that a window has cells of all kinds
 WINDOWS_IN_MEMORY = 4  # one in use, the next, which is being read, and the parts of which it is put together
 BYTES_PER_VALUE = 8  # of CSR: a float32 and an int32
 
@@ -146,12 +146,35 @@ class Window:
         return torch.searchsorted(self.rows, index)
 
 
-def epoch_groups(index: Tensor, n_batches: int, window_cells: int, order: torch.Generator) -> Iterator[list[Tensor]]:
+def in_runs(codes: Tensor) -> bool:
+    """Whether neighbouring cells are alike, as in a file sorted by system, and not as in a shuffled one.
+
+    Parameters
+    ----------
+    codes
+        Codes of the cells, in the order of the file, one column for each covariate, (n, covariates).
+
+    Examples
+    --------
+    >>> sorted_by_system = torch.tensor([0, 1]).repeat_interleave(500)[:, None]
+    >>> in_runs(sorted_by_system), in_runs(sorted_by_system[torch.randperm(1000)])
+    (True, False)
+    """
+    for column in codes.T:
+        by_chance = float((torch.bincount(column) / len(column)).square().sum())
+        alike = float((column[1:] == column[:-1]).float().mean())
+        if alike - by_chance > 0.1 * (1 - by_chance):
+            return True
+    return False
+
+
+def epoch_groups(
+    index: Tensor, n_batches: int, window_cells: int, order: torch.Generator, runs: bool = False
+) -> Iterator[list[Tensor]]:
     """Shuffle cells such that their expression can be read in row blocks, and split them into minibatches, in groups.
 
-    Row blocks of 512 cells, or of a sixteenth of a window if this is less, are put into random order, and cut into
-    windows of whole minibatches; within a window, all cells are shuffled. If all cells are in one window, this is an
-    ordinary shuffle of all.
+    Row blocks of 512 cells are put into random order, and cut into windows of whole minibatches; within a window, all
+    cells are shuffled. If all cells are in one window, this is an ordinary shuffle of all.
 
     Parameters
     ----------
@@ -163,6 +186,8 @@ def epoch_groups(index: Tensor, n_batches: int, window_cells: int, order: torch.
         Largest number of cells of a window, if a minibatch is not larger.
     order
         Generator on the CPU.
+    runs
+        Whether neighbouring cells are alike (`in_runs`). Row blocks are then small enough that a window has 64 of them.
 
     Yields
     ------
@@ -177,13 +202,13 @@ def epoch_groups(index: Tensor, n_batches: int, window_cells: int, order: torch.
     """
     n_in_window = max(1, window_cells // -(-len(index) // n_batches))
     if n_in_window < n_batches:
-        of_window = n_in_window * len(index) // n_batches  # cells
-        blocks = torch.split(index, min(BLOCK_CELLS, max(1, of_window // BLOCKS_OF_WINDOW)))
+        smaller = max(1, n_in_window * len(index) // n_batches // BLOCKS_OF_WINDOW)
+        blocks = torch.split(index, min(BLOCK_CELLS, smaller) if runs else BLOCK_CELLS)
         index = torch.cat([blocks[i] for i in torch.randperm(len(blocks), generator=order).tolist()])
     sizes = [len(batch) for batch in torch.tensor_split(torch.empty(len(index), 0), n_batches)]
     start = 0
     for first in range(0, n_batches, n_in_window):
-        in_window = sizes[first : first + n_in_window]
-        cells = index[start : start + sum(in_window)]
+        of_window = sizes[first : first + n_in_window]
+        cells = index[start : start + sum(of_window)]
         start += len(cells)
-        yield list(torch.split(cells[torch.randperm(len(cells), generator=order).to(cells.device)], in_window))
+        yield list(torch.split(cells[torch.randperm(len(cells), generator=order).to(cells.device)], of_window))
