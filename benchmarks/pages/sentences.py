@@ -376,7 +376,6 @@ def of_other_methods() -> list[str]:
         f"{trust('baron_1000'):.2f}, but it keeps types less well (NMI {trust('baron_1000', 'nmi', 'Harmony'):.2f} against "
         f"{trust('baron_1000', 'nmi'):.2f})",
         f"Moran's I is {trust('baron', 'moran', 'Harmony'):.2f} on Baron, sysVI's {trust('baron', 'moran'):.2f}",
-        f"(iLISI {mixed['vamp']:.2f} for VAMP, {mixed['cyc']:.2f} for CYC)",
     ]
 
 

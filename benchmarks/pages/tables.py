@@ -983,8 +983,9 @@ def scale_quality() -> str:
     metrics = {"iLISI": "iLISI", "CiLISI": "CiLISI", "NMI fixed": "NMI", "ARI fixed": "ARI",
                "kNN purity": "same type", "Moran": "Moran's I"}  # fmt: skip
     names = {"baron": "Baron islets", "hard": "hard simulation"}
+    runs = runs.sort_values(["set", "where"], ascending=[True, False])
     rows = [
-        [names[name], where, len(part), *(span(part[metric]) for metric in metrics)]
+        [names[name], where, len(part), *(span(part[m]) if part[m].notna().any() else "" for m in metrics)]
         for (name, where), part in runs.groupby(["set", "where"], sort=False)
     ]
     return markdown(["cells", "expression", "seeds", *metrics.values()], rows)
