@@ -13,8 +13,8 @@ files and store; a measurement that fails, for example for lack of memory, ends 
 measurements (prepare comes first).
 
 --quality trains on Baron's islets and on the hard simulation at the defaults, in memory and from disk in windows of a
-fifth of the cells, and writes the metrics of sysvi.evaluate to results/scale_disk_quality.csv. Runs that are there are
-not repeated.
+fifth of the cells, and writes the metrics of sysvi.evaluate to results/scale_disk_quality.csv. Runs whose rows are
+there are not repeated.
 """
 
 import argparse
@@ -47,8 +47,10 @@ def main() -> None:
     parser.add_argument("--files", type=int, nargs="+", default=(4,), help="numbers of files that are prepared")
     parser.add_argument("--what", nargs="+", choices=WHAT, default=WHAT, help="what is measured")
     parser.add_argument("--quality", action="store_true", help="measure the quality instead")
-    parser.add_argument("--sets", nargs="+", choices=("baron", "hard"), default=("baron", "hard"), help="sets of it")
-    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2, 3, 4), help="seeds of it")
+    parser.add_argument(
+        "--sets", nargs="+", choices=("baron", "hard"), default=("baron", "hard"), help="sets of the quality"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2, 3, 4), help="seeds of the quality")
     parser.add_argument("--step", nargs="+", help=argparse.SUPPRESS)  # one measurement, in a process of its own
     args = parser.parse_args()
     if args.step:

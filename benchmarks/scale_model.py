@@ -5,8 +5,8 @@
 Every cost is linear in the number of cells. Constants for each cell are taken from the rows of results/scale_disk.csv
 (2,000 genes, 11 % of the values non-zero, two cores): 1,000,000 cells for time, which no other program disturbed, and
 the smallest and largest size for memory. The time of a step on a card is that of results/gpu_steps.csv. The parameters
-are counted in a model of as many genes. Writes results/scale_model.csv, and docs/scale.png, which has the measured
-times beside the linear ones.
+are counted in a model of as many genes. Writes results/scale_model.csv, the constants into
+results/scale_model_constants.csv, and docs/scale.png, which has the measured times beside the linear ones.
 """
 
 import argparse
@@ -112,13 +112,13 @@ def plot(measured: pd.DataFrame) -> None:
     """Draw measured CPU seconds by number of cells, and the line through those of one million cells."""
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     ax = figure.subplots()
+    sizes = sorted(set(measured.index.get_level_values("cells")))
+    ends = np.array([sizes[0], sizes[-1]])
     for (what, title), color in zip(TITLES.items(), ("#009e73", "#0072b2", "#d55e00"), strict=True):
         seconds = measured.loc[what]["cpu_seconds"].sort_index()
-        ends = measured.index.get_level_values("cells").to_numpy()[[0, -1]]
         ax.plot(ends, seconds[1_000_000] * ends / 1e6, color=color, linewidth=1)
         ax.scatter(seconds.index, seconds, color=color, label=title)
     ax.set(xscale="log", yscale="log", xlabel="cells", ylabel="CPU seconds")
-    sizes = sorted(set(measured.index.get_level_values("cells")))
     ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
     ax.minorticks_off()
     ax.grid(color="0.92")

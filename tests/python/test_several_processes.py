@@ -74,7 +74,9 @@ def test_losses_and_embedding_do_not_depend_on_the_number_of_processes(prepared,
         if name.endswith("embedding"):
             assert_same_up_to_rotation(ranks[0][name], expected)
             continue
-        atol = max(atol, 0.15) if name.endswith("support") else atol  # which cells are neighbours can hang on rounding
+        atol = (
+            max(atol, 0.15) if name.endswith("support") else atol
+        )  # which cells are neighbours can depend on rounding
         np.testing.assert_allclose(ranks[0][name], expected, rtol=rtol, atol=atol, err_msg=name)
         if name.endswith("total_train"):
             rounded = name.startswith("defaults") and _has_bfloat16(torch.device("cpu"))

@@ -20,7 +20,7 @@ from sysvi._core.forks import check_fork
 from sysvi._core.ranks import ALONE, Part, Ranks, Share
 from sysvi.data.row_blocks import row_blocks, select_genes
 from sysvi.data.scan import Scan, scan
-from sysvi.data.stored import SharedExpression, StoredExpression, Window, epoch_groups, in_runs
+from sysvi.data.stored import SharedExpression, StoredExpression, Window, epoch_groups, is_sorted
 from sysvi.data.summary import Summary, align_systems, sample_for_summary, summarise
 from sysvi.kernels.backend import choose_backend
 from sysvi.kernels.sparse import SparseExpression
@@ -198,7 +198,7 @@ class Cells:
         self.device_csr: tuple[Tensor, Tensor, Tensor] | None = None  # row starts, columns and values
         self._summary: Summary | None = None
         self._scan: Scan | None = None
-        self._in_runs: bool | None = None
+        self._is_sorted: bool | None = None
         categorical = np.zeros((n, 0)) if categorical is None else categorical
         continuous = np.zeros((n, 0)) if continuous is None else continuous
         self.covariates = Covariates(
@@ -243,12 +243,12 @@ class Cells:
             self._summary = align_systems(summarise(x, design), x, design, self.n_systems)
         return self._summary
 
-    def in_runs(self) -> bool:
+    def is_sorted(self) -> bool:
         """Whether neighbouring cells are of the same system or categories more often than by chance, computed once."""
-        if self._in_runs is None:
+        if self._is_sorted is None:
             c = self.covariates
-            self._in_runs = in_runs(torch.cat([c.system[:, None], c.categorical], dim=1).cpu())
-        return self._in_runs
+            self._is_sorted = is_sorted(torch.cat([c.system[:, None], c.categorical], dim=1).cpu())
+        return self._is_sorted
 
     def scan(self) -> Scan:
         """What one pass over the expression tells of each gene in each system, computed once."""
@@ -305,7 +305,7 @@ class Cells:
         """Shuffle the cells in `index` and split them into the minibatches of an epoch, in groups for `load`."""
         if isinstance(self.x, StoredExpression):
             n_batches = n_minibatches(len(index), batch_size)
-            yield from epoch_groups(index, n_batches, self.x.window_cells, order, self.in_runs())
+            yield from epoch_groups(index, n_batches, self.x.window_cells, order, self.is_sorted())
         else:
             yield minibatches(index, batch_size, order)
 

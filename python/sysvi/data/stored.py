@@ -146,7 +146,7 @@ class Window:
         return torch.searchsorted(self.rows, index)
 
 
-def in_runs(codes: Tensor) -> bool:
+def is_sorted(codes: Tensor) -> bool:
     """Whether neighbouring cells are alike, as in a file sorted by system, and not as in a shuffled one.
 
     Parameters
@@ -157,7 +157,7 @@ def in_runs(codes: Tensor) -> bool:
     Examples
     --------
     >>> sorted_by_system = torch.tensor([0, 1]).repeat_interleave(500)[:, None]
-    >>> in_runs(sorted_by_system), in_runs(sorted_by_system[torch.randperm(1000)])
+    >>> is_sorted(sorted_by_system), is_sorted(sorted_by_system[torch.randperm(1000)])
     (True, False)
     """
     for column in codes.T:
@@ -169,7 +169,7 @@ def in_runs(codes: Tensor) -> bool:
 
 
 def epoch_groups(
-    index: Tensor, n_batches: int, window_cells: int, order: torch.Generator, runs: bool = False
+    index: Tensor, n_batches: int, window_cells: int, order: torch.Generator, sorted_cells: bool = False
 ) -> Iterator[list[Tensor]]:
     """Shuffle cells such that their expression can be read in row blocks, and split them into minibatches, in groups.
 
@@ -186,8 +186,8 @@ def epoch_groups(
         Largest number of cells of a window, if a minibatch is not larger.
     order
         Generator on the CPU.
-    runs
-        Whether neighbouring cells are alike (`in_runs`). Row blocks are then small enough that a window has 64 of them.
+    sorted_cells
+        Whether neighbouring cells are alike (`is_sorted`). Row blocks are then so small that a window has 64 of them.
 
     Yields
     ------
@@ -203,7 +203,7 @@ def epoch_groups(
     n_in_window = max(1, window_cells // -(-len(index) // n_batches))
     if n_in_window < n_batches:
         smaller = max(1, n_in_window * len(index) // n_batches // BLOCKS_OF_WINDOW)
-        blocks = torch.split(index, min(BLOCK_CELLS, smaller) if runs else BLOCK_CELLS)
+        blocks = torch.split(index, min(BLOCK_CELLS, smaller) if sorted_cells else BLOCK_CELLS)
         index = torch.cat([blocks[i] for i in torch.randperm(len(blocks), generator=order).tolist()])
     sizes = [len(batch) for batch in torch.tensor_split(torch.empty(len(index), 0), n_batches)]
     start = 0

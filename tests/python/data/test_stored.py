@@ -16,7 +16,7 @@ from sysvi._core.seeds import generator
 from sysvi.data import stored
 from sysvi.data.cells import Cells, minibatches, n_minibatches
 from sysvi.data.row_blocks import read_rows, row_sliceable
-from sysvi.data.stored import StoredExpression, epoch_groups, in_runs
+from sysvi.data.stored import StoredExpression, epoch_groups, is_sorted
 
 
 def on_disk(folder, x, kind):
@@ -117,26 +117,28 @@ def test_small_windows_of_a_sorted_store_have_cells_from_all_of_it():
     """Each minibatch has cells of both systems, in about the same shares; with blocks of 512 cells it would not."""
     index, system = torch.arange(5000), torch.arange(5000) >= 3000
 
-    def worst_share(runs):
-        groups = [group for seed in range(5) for group in epoch_groups(index, 10, 1000, generator(seed, "a"), runs)]
+    def worst_share(sorted_cells):
+        groups = [
+            group for seed in range(5) for group in epoch_groups(index, 10, 1000, generator(seed, "a"), sorted_cells)
+        ]
         assert {len(group) for group in groups} == {2}
         return max(abs(float(system[batch].float().mean()) - 0.4) for group in groups for batch in group)
 
-    assert worst_share(runs=True) < 0.25 < worst_share(runs=False)
+    assert worst_share(sorted_cells=True) < 0.25 < worst_share(sorted_cells=False)
 
 
 @pytest.mark.parametrize("covariate", ["system", "batch"])
 def test_whether_neighbouring_cells_are_alike(covariate):
     rng = np.random.default_rng(0)
     codes = np.stack([rng.integers(0, 2, 2000), rng.integers(0, 30, 2000)], axis=1)
-    assert not in_runs(torch.from_numpy(codes))
+    assert not is_sorted(torch.from_numpy(codes))
     column = ["system", "batch"].index(covariate)
     codes[:, column] = np.sort(codes[:, column])
-    assert in_runs(torch.from_numpy(codes))
+    assert is_sorted(torch.from_numpy(codes))
 
 
-def test_one_category_is_no_run():
-    assert not in_runs(torch.zeros(100, 2, dtype=torch.long))
+def test_cells_of_one_category_are_not_sorted():
+    assert not is_sorted(torch.zeros(100, 2, dtype=torch.long))
 
 
 def test_one_window_has_the_order_of_memory():
