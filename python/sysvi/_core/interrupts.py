@@ -14,6 +14,7 @@ STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 TO_BE_CONTINUED = 75  # exit status of a program that goes on when it is run again: EX_TEMPFAIL of sysexits.h
 SECONDS_BETWEEN_ATTEMPTS = 0.1  # to raise an interrupt again that was lost
 _last = signal.SIGINT  # the stop signal that arrived last
+_postponed: set[int] = set()  # stop signals that have arrived in `postpone_interrupts`
 
 
 @contextmanager
@@ -59,6 +60,27 @@ def raise_interrupts() -> Iterator[None]:
             sys.unraisablehook = report
 
 
+@contextmanager
+def postpone_interrupts() -> Iterator[None]:
+    """Let stop signals that would raise KeyboardInterrupt at once raise it in `raise_postponed`, or at the end.
+
+    This is for compiled code that calls back into Python, and is left in a broken state if such a call raises. A second
+    Ctrl-C raises at once.
+    """
+    with _handled_by(_postpone, unless_caught=True):
+        try:
+            yield
+        finally:
+            raise_postponed()
+
+
+def raise_postponed() -> None:
+    """Raise KeyboardInterrupt if a stop signal has arrived in `postpone_interrupts`."""
+    if _postponed and threading.current_thread() is threading.main_thread():
+        _postponed.clear()
+        raise KeyboardInterrupt
+
+
 def exit_status(goes_on: bool = False) -> int:
     """Exit status of a program that a stop signal has ended: 128 and the signal's number, as shells count.
 
@@ -87,13 +109,25 @@ def _raise_interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _postpone(signum: int, frame: FrameType | None) -> None:
+    if signum == signal.SIGINT and signum in _postponed:
+        _postponed.clear()
+        _raise_interrupt(signum, frame)
+    _remember(signum)
+    _postponed.add(signum)
+
+
 @contextmanager
-def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Let `handler` handle Ctrl-C, and the other stop signals where the program has no handler of its own."""
+def _handled_by(handler: Callable[[int, FrameType | None], None], *, unless_caught: bool = False) -> Iterator[None]:
+    """Let `handler` handle Ctrl-C, and the other stop signals where the program has no handler of its own.
+
+    With `unless_caught` this holds for Ctrl-C too.
+    """
     before = {}
+    raising = (signal.SIG_DFL, signal.default_int_handler, _raise_interrupt)
     if threading.current_thread() is threading.main_thread():
         for number in STOP_SIGNALS:
-            if number == signal.SIGINT or signal.getsignal(number) in (signal.SIG_DFL, _raise_interrupt):
+            if (number == signal.SIGINT and not unless_caught) or signal.getsignal(number) in raising:
                 before[number] = signal.signal(number, handler)
     try:
         yield

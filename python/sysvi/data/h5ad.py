@@ -19,6 +19,7 @@ from anndata.io import read_elem, sparse_dataset, write_elem
 
 from sysvi._core.errors import InputError
 from sysvi._core.files import check_folder, check_free_space, check_regular, write_atomically
+from sysvi._core.interrupts import postpone_interrupts, raise_postponed
 from sysvi.data.h5ad_checks import check_structure, named_layers
 from sysvi.data.other_formats import explain_folder, explain_hdf5, explain_other_file
 
@@ -172,6 +173,7 @@ def write_anndata(path: Path, adata: AnnData) -> None:
             file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
             for name in ("X", "raw", "obs", "var", "obsm", "varm", "obsp", "varp", "layers", "uns"):
                 part = getattr(adata, name)
+                raise_postponed()
                 if part is not None:
                     write_elem(file, name, dict(part) if isinstance(part, Mapping) else part)
         except Exception as error:  # anndata raises errors of many kinds for what it cannot write
@@ -208,18 +210,20 @@ def write_with_layer(path: Path, adata: AnnData, layer: str, blocks: Iterable[np
         matrix.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
         start = 0
         for block in blocks:
+            raise_postponed()
             matrix[start : start + len(block)] = block
             start += len(block)
 
 
 @contextmanager
 def open_for_writing(path: Path, mode: str) -> Iterator[h5py.File]:
-    """Open an HDF5 file for writing such that a full disk raises one OSError.
+    """Open an HDF5 file for writing such that a full disk raises one OSError, and stop signals wait.
 
-    HDF5 keeps what it could not write and tries again when the file is closed and when the process ends; it then prints
-    hundreds of lines and crashes.
+    HDF5 keeps what it could not write, because the disk was full or writing was interrupted, and tries again when the
+    file is closed and when the process ends; it then prints hundreds of lines and crashes. Stop signals raise
+    KeyboardInterrupt in `raise_postponed`, which is to be called where writing takes long, and when the file is closed.
     """
-    with open(path, "r+b" if mode == "r+" else "w+b", buffering=0) as raw:
+    with open(path, "r+b" if mode == "r+" else "w+b", buffering=0) as raw, postpone_interrupts():
         shielded = _ShieldedFile(raw)
         try:
             with h5py.File(shielded, mode) as file:

@@ -19,6 +19,7 @@ from scipy import sparse
 
 from sysvi._core.errors import InputError
 from sysvi._core.files import check_folder, check_free_space, write_atomically, write_folder_atomically
+from sysvi._core.interrupts import raise_postponed
 from sysvi.data.h5ad import check_output, open_for_writing
 from sysvi.data.stores import import_zarr, is_zarr
 
@@ -100,6 +101,7 @@ def write_store(
         starts = np.zeros(len(obs) + 1, np.int64)
         row = end = 0
         for block in blocks:
+            raise_postponed()
             n, start = block.shape[0], end
             end += block.nnz
             if block.nnz:

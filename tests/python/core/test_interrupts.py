@@ -6,7 +6,15 @@ import time
 
 import pytest
 
-from sysvi._core.interrupts import STOP_SIGNALS, by_signal, catch_interrupts, exit_status, raise_interrupts
+from sysvi._core.interrupts import (
+    STOP_SIGNALS,
+    by_signal,
+    catch_interrupts,
+    exit_status,
+    postpone_interrupts,
+    raise_interrupts,
+    raise_postponed,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +52,63 @@ def test_training_in_a_program_that_raises_takes_note(number):
         assert interrupted()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_postponed_stop_signal_raises_when_asked_for_or_at_the_end(number, asked):
+    reached = []
+    with raise_interrupts():
+        raise_postponed()  # nothing was postponed
+        with pytest.raises(KeyboardInterrupt), postpone_interrupts():
+            raise_postponed()
+            signal.raise_signal(number)
+            reached.append("after the signal")
+            if asked:
+                raise_postponed()
+                reached.append("after asking")
+        raise_postponed()  # no longer
+        assert reached == ["after the signal"]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+    assert exit_status() == 128 + number
+
+
+def test_a_second_ctrl_c_is_not_postponed():
+    reached = []
+    with pytest.raises(KeyboardInterrupt), postpone_interrupts():
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        reached.append("after the first")
+        signal.raise_signal(signal.SIGINT)
+        reached.append("after the second")
+    assert reached == ["after the first"]
+    raise_postponed()
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_what_is_caught_is_not_postponed(number):
+    with raise_interrupts(), catch_interrupts() as interrupted:
+        with postpone_interrupts():
+            signal.raise_signal(number)
+        assert interrupted()
+
+
+def test_other_threads_do_not_raise_what_was_postponed():
+    raised = []
+
+    def ask():
+        try:
+            raise_postponed()
+        except KeyboardInterrupt:
+            raised.append(True)
+
+    with pytest.raises(KeyboardInterrupt), postpone_interrupts():
+        signal.raise_signal(signal.SIGINT)
+        thread = threading.Thread(target=ask)
+        thread.start()
+        thread.join()
+    assert not raised
 
 
 def test_only_a_second_ctrl_c_raises():

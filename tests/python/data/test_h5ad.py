@@ -1,5 +1,7 @@
 """Adding results to a copy of an h5ad file; test_cli.py has whole files."""
 
+import signal
+
 import anndata
 import h5py
 import numpy as np
@@ -9,6 +11,8 @@ from hdf5_edits import replace
 from scipy import sparse
 
 from sysvi._core.errors import InputError
+from sysvi._core.interrupts import raise_interrupts
+from sysvi.data import h5ad
 from sysvi.data.h5ad import OtherCellsError, read_h5ad, write_with_results
 from sysvi.data.prepare import prepare
 
@@ -188,3 +192,35 @@ def test_large_files_of_few_values_are_intact(tmp_path, compression):
         path, compression=compression
     )
     assert read_h5ad(path).shape == (n, 3)
+
+
+@pytest.mark.parametrize("callback", ["readinto", "write", "truncate", "seek"])
+def test_an_interrupt_while_hdf5_calls_the_file_leaves_nothing_open(cells, tmp_path, monkeypatch, callback, capfd):
+    """A signal arrives in each of the callbacks in turn; HDF5 cannot be interrupted there."""
+    adata = anndata.read_h5ad(cells)
+    original = getattr(h5ad._ShieldedFile, callback)
+    arrives_at = n_calls = 0
+
+    def call(self, *args):
+        nonlocal n_calls
+        if n_calls == arrives_at:
+            signal.raise_signal(signal.SIGTERM)
+        n_calls += 1
+        return original(self, *args)
+
+    monkeypatch.setattr(h5ad._ShieldedFile, callback, call)
+    before = h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE)
+    with raise_interrupts():
+        while True:
+            n_calls = 0
+            try:
+                h5ad.write_anndata(tmp_path / "out.h5ad", adata)
+            except KeyboardInterrupt:
+                assert h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE) == before
+                arrives_at += 1
+                continue
+            break
+    assert arrives_at == n_calls, "an interrupt was lost"
+    assert capfd.readouterr().err == ""
+    assert n_calls > 0 or callback == "readinto"
+    assert anndata.read_h5ad(tmp_path / "out.h5ad").shape == adata.shape
