@@ -963,17 +963,33 @@ def ranks() -> str:
 @is_table
 def scale_disk() -> str:
     """Preparing files into a store, and training from it."""
-    titles = {"prepare": "preparing {files} into a {store} store", "memory": "training in memory, {epochs}",
-              "disk": "training from disk, {epochs}, windows of {window_cells:,.0f} cells"}  # fmt: skip
+    titles = {"prepare": "preparing {files} into {store}", "memory": "training in memory, from {store}, {epochs}",
+              "disk": "training from disk, {store}, {epochs}, windows of {window_cells:,.0f} cells"}  # fmt: skip
+    stores = {"zarr": "a zarr store", "h5ad": "an h5ad file"}
     rows = []
     for row in read("scale_disk").to_dict("records"):
         epochs = "" if pd.isna(row["epochs"]) else f"{row['epochs']:.0f} epoch" + ("s" if row["epochs"] > 1 else "")
         files = f"{row['files']} file" + ("s" if row["files"] > 1 else "")
-        title = titles[row["what"]].format(**row | {"epochs": epochs, "files": files})
+        words = {"epochs": epochs, "files": files, "store": stores[row["store"]]}
+        title = titles[row["what"]].format(**row | words)
         rows.append([number(row["cells"], 0), title, number(row["seconds"], 0), number(row["cpu_seconds"], 0),
                      number(row["cells_per_second"], 0), f"{row['peak_mb']:,.0f} MB"])  # fmt: skip
     header = ["cells", "what", "seconds", "CPU seconds", "cells a second in training", "peak memory of the process"]
     return markdown(header, rows)
+
+
+@is_table
+def reading() -> str:
+    """Microseconds for each cell that is read from a store, beside annbatch."""
+    titles = {"512": "windows, row blocks of 512 cells", "2500": "windows, row blocks of 2,500 cells",
+              "random": "20,000 random cells"}  # fmt: skip
+    runs = read("reading").set_index(["what", "reader"])
+    columns = "microseconds", "cpu_microseconds"
+    rows = [
+        [title, *(number(runs.loc[(what, reader), name], 1) for reader in ("sysvi", "annbatch") for name in columns)]
+        for what, title in titles.items()
+    ]
+    return markdown(["what is read", "sysVI", "CPU", "annbatch", "CPU"], rows)
 
 
 @is_table

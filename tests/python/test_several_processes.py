@@ -29,11 +29,14 @@ pytestmark = [
 ]
 
 
-def assert_same_up_to_rotation(found, expected):
-    """Rounding rotates principal components of nearly the same variance, and grows during training."""
+def difference_up_to_rotation(found, expected):
+    """Relative difference of two embeddings; rounding rotates principal components of nearly the same variance.
+
+    It is a few millionths, but for runs in which rounding decides whether a hidden unit is above zero, or which cells
+    are anchors: both are steps, not continuous.
+    """
     rotation, _ = orthogonal_procrustes(found, expected)
-    left = np.linalg.norm(found @ rotation - expected) / np.linalg.norm(expected)
-    assert left < 0.1, left
+    return np.linalg.norm(found @ rotation - expected) / np.linalg.norm(expected)
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +65,7 @@ def test_losses_and_embedding_do_not_depend_on_the_number_of_processes(prepared,
     assert codes == [0] * size, errors
     ranks = [np.load(tmp_path / f"rank{rank}-of-{size}.npz") for rank in range(size)]
     assert len(alone) > 50
+    differences = []
     for name, expected in alone.items():
         for found in ranks[1:]:
             np.testing.assert_array_equal(found[name], ranks[0][name], err_msg=name)
@@ -72,16 +76,18 @@ def test_losses_and_embedding_do_not_depend_on_the_number_of_processes(prepared,
             continue
         rtol, atol = (0.02, 0.5) if name.startswith("defaults") else (2e-3, 2e-2)
         if name.endswith("embedding"):
-            assert_same_up_to_rotation(ranks[0][name], expected)
+            differences.append(difference_up_to_rotation(ranks[0][name], expected))
             continue
-        atol = (
-            max(atol, 0.15) if name.endswith("support") else atol
-        )  # which cells are neighbours can depend on rounding
+        if name.endswith("support"):  # which cells are neighbours can depend on rounding
+            atol = max(atol, 0.15)
         np.testing.assert_allclose(ranks[0][name], expected, rtol=rtol, atol=atol, err_msg=name)
         if name.endswith("total_train"):
             rounded = name.startswith("defaults") and _has_bfloat16(torch.device("cpu"))
             rtol = 3e-3 if rounded else 1e-3
             np.testing.assert_allclose(ranks[0][name], expected, rtol=rtol, err_msg=name)
+    assert len(differences) == len(processes.SCENARIOS) - 1
+    assert np.median(differences) < 1e-3, differences
+    assert max(differences) < 0.1, differences
 
 
 def test_torchrun_writes_one_output_and_goes_on_from_a_checkpoint(prepared, tmp_path):
@@ -111,7 +117,7 @@ def test_torchrun_writes_one_output_and_goes_on_from_a_checkpoint(prepared, tmp_
     result = CliRunner().invoke(main, [str(x) for x in ["integrate", prepared, *FAST, "-o", single]])
     assert result.exit_code == 0, result.output
     expected = anndata.read_h5ad(single)
-    assert_same_up_to_rotation(found.obsm["X_sysVI"], expected.obsm["X_sysVI"])
+    assert difference_up_to_rotation(found.obsm["X_sysVI"], expected.obsm["X_sysVI"]) < 0.1
     np.testing.assert_allclose(found.obs["sysvi_support"], expected.obs["sysvi_support"], atol=0.15)
     assert found.X.nnz == expected.X.nnz > 0
     loaded = sysvi.load(model).get_latent_representation(found)

@@ -20,7 +20,7 @@ from sysvi._core.forks import check_fork
 from sysvi._core.ranks import ALONE, Part, Ranks, Share
 from sysvi.data.row_blocks import row_blocks, select_genes
 from sysvi.data.scan import Scan, scan
-from sysvi.data.stored import SharedExpression, StoredExpression, Window, epoch_groups, is_sorted
+from sysvi.data.stored import SharedExpression, StoredExpression, Window, epoch_groups, is_sorted, n_cells_of_block
 from sysvi.data.summary import Summary, align_systems, sample_for_summary, summarise
 from sysvi.kernels.backend import choose_backend
 from sysvi.kernels.sparse import SparseExpression
@@ -305,7 +305,9 @@ class Cells:
         """Shuffle the cells in `index` and split them into the minibatches of an epoch, in groups for `load`."""
         if isinstance(self.x, StoredExpression):
             n_batches = n_minibatches(len(index), batch_size)
-            yield from epoch_groups(index, n_batches, self.x.window_cells, order, self.is_sorted())
+            window, shuffled = self.x.window_cells, self.x.is_shuffled
+            of_block = n_cells_of_block(window, sorted_cells=self.is_sorted(), is_shuffled=shuffled)
+            yield from epoch_groups(index, n_batches, window, order, of_block)
         else:
             yield minibatches(index, batch_size, order)
 

@@ -36,6 +36,7 @@ from sysvi._core.ranks import ALONE, Ranks, Share
 from sysvi.data.cells import Cells, Vocabulary
 from sysvi.data.columns import Columns
 from sysvi.data.own_genes import lacking_genes, read_own_genes
+from sysvi.data.prepare import was_shuffled
 from sysvi.data.reference import Reference
 from sysvi.data.row_blocks import check_sparse, computed, read_rows, select_genes
 from sysvi.data.stored import SharedExpression, StoredExpression
@@ -364,7 +365,7 @@ def _encode(
     system = _codes(vocabulary.system_key, values.system, vocabulary.systems)
     own_genes = vocabulary.own_genes  # (S, G)
     if window_cells is not None:
-        x = StoredExpression(matrix, window_cells, share)
+        x = StoredExpression(matrix, window_cells, share, was_shuffled(adata))
     elif share is not None:
         rows = share.rows(adata.n_obs)
         own = read_rows(matrix, rows)

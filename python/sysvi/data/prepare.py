@@ -277,6 +277,12 @@ def read_preparation(adata: AnnData) -> dict[str, Any] | None:
     return plain(written) if isinstance(written, Mapping) and written else None
 
 
+def was_shuffled(adata: AnnData) -> bool:
+    """Whether the cells were written in random order, as `prepare_files` does, whose record has the seed."""
+    record = adata.uns.get(PREPARED_KEY)
+    return isinstance(record, Mapping) and "seed" in record
+
+
 class LogTotals:
     """To how many counts, over all genes, the cells of log-normalised expression were normalised.
 

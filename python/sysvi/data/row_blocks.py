@@ -15,6 +15,7 @@ from sysvi._core.errors import InputError
 
 BLOCK_VALUES = 2**19  # values of a row block, which take about 20 MB during its processing
 MAX_GAP = 32  # rows that are this near are read together: reading those between them is faster than to skip them
+MAX_GAP_OF_ZARR = 256  # of sparse rows in zarr stores, of which each read takes as long as a few hundred rows
 PART_ROWS = 4096  # at most so many are read at once
 
 
@@ -277,7 +278,8 @@ def read_rows(matrix: Any, rows: np.ndarray) -> sparse.csr_matrix:
     rows = np.asarray(rows, np.int64)
     if not len(rows):
         return sparse.csr_matrix((0, matrix.shape[1]), dtype=np.float32)
-    apart = (np.diff(rows) > MAX_GAP) | (np.diff(rows // PART_ROWS) > 0)
+    is_zarr = isinstance(matrix, CsrOnDisk) and not isinstance(matrix.group, h5py.Group)
+    apart = (np.diff(rows) > (MAX_GAP_OF_ZARR if is_zarr else MAX_GAP)) | (np.diff(rows // PART_ROWS) > 0)
     parts = np.split(rows, np.flatnonzero(apart) + 1)
     blocks = []
     for part in parts:

@@ -20,9 +20,10 @@ from torch import Tensor
 from sysvi._core.errors import InputError
 from sysvi._core.ranks import BLOCK_CELLS, Share
 from sysvi.data.file_changes import check_unchanged, file_state
-from sysvi.data.row_blocks import n_stored_values, read_rows, row_sliceable
+from sysvi.data.row_blocks import PART_ROWS, n_stored_values, read_rows, row_sliceable
 
-BLOCKS_OF_WINDOW = 64  # at least, where neighbouring cells are alike, so that a window has cells of all kinds
+BLOCKS_IF_SORTED = 64  # at least, of a window where neighbouring cells are alike, so that it has cells of all kinds
+BLOCKS_IF_SHUFFLED = 4  # of a window where the cells are in random order: long blocks are read faster
 WINDOWS_IN_MEMORY = 4  # one in use, the next, which is being read, and the parts of which it is put together
 BYTES_PER_VALUE = 8  # of CSR: a float32 and an int32
 
@@ -41,6 +42,8 @@ class StoredExpression:
         Cells of a window, W.
     share
         The cells that one of several processes reads; None: all.
+    is_shuffled
+        Whether the cells were written in random order.
 
     Attributes
     ----------
@@ -48,9 +51,10 @@ class StoredExpression:
         Number of cells and genes, and number of stored values.
     """
 
-    def __init__(self, matrix: Any, window_cells: int, share: Share | None = None):
+    def __init__(self, matrix: Any, window_cells: int, share: Share | None = None, is_shuffled: bool = False):
         self._state = file_state(matrix)  # before any of its values are read
         self.matrix, self.window_cells, self.share = row_sliceable(matrix), window_cells, share
+        self.is_shuffled = is_shuffled
         self.shape: tuple[int, int] = (int(matrix.shape[0]), int(matrix.shape[1]))
         self.nnz = n_stored_values(matrix)
 
@@ -168,13 +172,37 @@ def is_sorted(codes: Tensor) -> bool:
     return False
 
 
+def n_cells_of_block(window_cells: int, *, sorted_cells: bool, is_shuffled: bool) -> int:
+    """Number of consecutive cells that are read at a time for a window.
+
+    Long blocks are read faster, but a window of few blocks has few kinds of cells if neighbouring cells are alike.
+
+    Parameters
+    ----------
+    window_cells
+        Cells of a window.
+    sorted_cells
+        Whether neighbouring cells are alike (`is_sorted`). A window then has at least 64 blocks.
+    is_shuffled
+        Whether the cells were written in random order. A window then has about 4 blocks, of at most 4,096 cells.
+
+    Examples
+    --------
+    >>> [n_cells_of_block(16_000, sorted_cells=a, is_shuffled=b) for a, b in ((True, False), (False, False), (False, True))]
+    [250, 512, 4000]
+    """
+    if sorted_cells:
+        return min(BLOCK_CELLS, max(1, window_cells // BLOCKS_IF_SORTED))
+    return min(PART_ROWS, max(BLOCK_CELLS, window_cells // BLOCKS_IF_SHUFFLED)) if is_shuffled else BLOCK_CELLS
+
+
 def epoch_groups(
-    index: Tensor, n_batches: int, window_cells: int, order: torch.Generator, sorted_cells: bool = False
+    index: Tensor, n_batches: int, window_cells: int, order: torch.Generator, block_cells: int = BLOCK_CELLS
 ) -> Iterator[list[Tensor]]:
     """Shuffle cells such that their expression can be read in row blocks, and split them into minibatches, in groups.
 
-    Row blocks of 512 cells are put into random order, and cut into windows of whole minibatches; within a window, all
-    cells are shuffled. If all cells are in one window, this is an ordinary shuffle of all.
+    Row blocks are put into random order, and cut into windows of whole minibatches; within a window, all cells are
+    shuffled. If all cells are in one window, this is an ordinary shuffle of all.
 
     Parameters
     ----------
@@ -186,8 +214,8 @@ def epoch_groups(
         Largest number of cells of a window, if a minibatch is not larger.
     order
         Generator on the CPU.
-    sorted_cells
-        Whether neighbouring cells are alike (`is_sorted`). Row blocks are then so small that a window has 64 of them.
+    block_cells
+        Number of cells of a row block.
 
     Yields
     ------
@@ -202,8 +230,7 @@ def epoch_groups(
     """
     n_in_window = max(1, window_cells // -(-len(index) // n_batches))
     if n_in_window < n_batches:
-        smaller = max(1, n_in_window * len(index) // n_batches // BLOCKS_OF_WINDOW)
-        blocks = torch.split(index, min(BLOCK_CELLS, smaller) if sorted_cells else BLOCK_CELLS)
+        blocks = torch.split(index, block_cells)
         index = torch.cat([blocks[i] for i in torch.randperm(len(blocks), generator=order).tolist()])
     sizes = [len(batch) for batch in torch.tensor_split(torch.empty(len(index), 0), n_batches)]
     start = 0

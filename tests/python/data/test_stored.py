@@ -15,8 +15,12 @@ from sysvi._core.errors import InputError
 from sysvi._core.seeds import generator
 from sysvi.data import stored
 from sysvi.data.cells import Cells, minibatches, n_minibatches
+from sysvi.data.prepare import prepare, was_shuffled
+from sysvi.data.prepare_files import prepare_files
 from sysvi.data.row_blocks import read_rows, row_sliceable
-from sysvi.data.stored import StoredExpression, epoch_groups, is_sorted
+from sysvi.data.simulate import simulate_systems
+from sysvi.data.stored import StoredExpression, epoch_groups, is_sorted, n_cells_of_block
+from sysvi.data.stores import open_cells
 
 
 def on_disk(folder, x, kind):
@@ -118,13 +122,36 @@ def test_small_windows_of_a_sorted_store_have_cells_from_all_of_it():
     index, system = torch.arange(5000), torch.arange(5000) >= 3000
 
     def worst_share(sorted_cells):
-        groups = [
-            group for seed in range(5) for group in epoch_groups(index, 10, 1000, generator(seed, "a"), sorted_cells)
-        ]
+        n = n_cells_of_block(1000, sorted_cells=sorted_cells, is_shuffled=False)
+        groups = [group for seed in range(5) for group in epoch_groups(index, 10, 1000, generator(seed, "a"), n)]
         assert {len(group) for group in groups} == {2}
         return max(abs(float(system[batch].float().mean()) - 0.4) for group in groups for batch in group)
 
     assert worst_share(sorted_cells=True) < 0.25 < worst_share(sorted_cells=False)
+
+
+@pytest.mark.parametrize(("window", "n_cells"), [(100, 512), (10_000, 2500), (100_000, 4096)])
+def test_windows_of_a_shuffled_store_have_few_long_blocks(window, n_cells):
+    assert n_cells_of_block(window, sorted_cells=False, is_shuffled=True) == n_cells
+    assert n_cells_of_block(window, sorted_cells=True, is_shuffled=True) <= window / 64 + 1  # it was changed since
+    index = torch.arange(20 * window)
+    groups = epoch_groups(index, n_minibatches(len(index), window // 10), window, generator(0, "order"), n_cells)
+    for group in groups:
+        n_blocks = 1 + (torch.cat(group).sort().values.diff() > 1).sum().item()
+        assert n_blocks <= window / n_cells + 3
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_whether_cells_were_shuffled_is_in_the_record(joined, tmp_path):
+    adata = simulate_systems(200, 60, seed=0)
+    if joined:
+        adata.write_h5ad(tmp_path / "counts.h5ad")
+        path = prepare_files([tmp_path / "counts.h5ad"], tmp_path / "prepared.h5ad", "system", "batch", min_cells=3)
+        found = open_cells(path)
+    else:
+        found = prepare(adata, "system", "batch", min_cells=3)
+    assert was_shuffled(found) is joined
+    assert not was_shuffled(adata)
 
 
 @pytest.mark.parametrize("covariate", ["system", "batch"])
