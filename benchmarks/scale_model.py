@@ -1,4 +1,4 @@
-"""What 1 to 100 million cells cost, extrapolated from the measurements of scale_disk.py and gpu.py.
+"""What 1 to 100 million cells cost, extrapolated from the measurements of scale_disk.py, reading.py and gpu.py.
 
     python benchmarks/scale_model.py
 
@@ -43,14 +43,14 @@ def constants_for_a_cell(measured: pd.DataFrame) -> dict[str, float]:
     size = 1_000_000
     at = {what: measured.loc[(what, size)] for what in TITLES}
     step = pd.read_csv(RESULTS / "gpu_steps.csv").sort_values("ms").iloc[0]
-    reading = at["disk"]["cpu_seconds"] - at["memory"]["cpu_seconds"]
+    reading = pd.read_csv(RESULTS / "reading.csv").set_index(["reader", "what"]).loc[("sysvi", "2500")]
     return {
         "bytes in the store": 1e6 * at["prepare"]["store_mb"] / size,
         "bytes of memory, expression in memory": bytes_for_a_cell(measured, "memory"),
         "bytes of memory, expression on disk": bytes_for_a_cell(measured, "disk"),
         "bytes of memory, preparing": bytes_for_a_cell(measured, "prepare"),
         "seconds of preparing": at["prepare"]["seconds"] / size,
-        "CPU seconds of reading, each pass": reading / size / (at["disk"]["epochs"] + PASSES),
+        "CPU seconds of reading, each pass": reading["cpu_microseconds"] / 1e6,
         "seconds of training from disk, each epoch": 1 / at["disk"]["cells_per_second"],
         "seconds of training in memory, each epoch": 1 / at["memory"]["cells_per_second"],
         "cells a second of a card": 1000 * step["minibatch"] / step["ms"],

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from typing import NoReturn
 
 
@@ -16,16 +17,18 @@ def main() -> None:
     except SystemExit as end:
         from sysvi._core.launcher import n_launched
 
-        if end.code and n_launched() > 1:
+        reads_zarr = any(thread.name.startswith("zarr") for thread in threading.enumerate())
+        if end.code and (n_launched() > 1 or reads_zarr):
             end_without_destructors(end.code)
         raise
 
 
 def end_without_destructors(status: int | str) -> NoReturn:
-    """End this process, one of several that were launched together, with an exit status after an error.
+    """End this process with an exit status after an error, while threads of a library are running.
 
-    The process group is not destroyed after an error, since that would wait for the other processes. Its threads are
-    still running then, and an ordinary exit of Python would destroy them, which aborts the process now and then.
+    The process group of several processes is not destroyed after an error, since that would wait for the others. An
+    ordinary exit of Python would destroy its threads, which aborts the process now and then. And it would close zarr's
+    event loop, whose tasks may be pending after an error, and print a traceback for each of them.
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -502,7 +502,9 @@ def main() -> None:
 
 @main.command(cls=CommandWithSettings)
 @input_options(label="optional")
-@click.option("-o", "--output", type=FILE, help="The h5ad file to write.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="The h5ad file to write; of cells in a zarr store, it may be a .zarr store too."
+)
 @click.option(
     "--in-place",
     is_flag=True,
@@ -584,6 +586,7 @@ def integrate(
     from sysvi.data.ensure_prepared import ensure_prepared, is_prepared
     from sysvi.data.h5ad import check_output
     from sysvi.data.store_results import check_in_place
+    from sysvi.data.store_writer import check_store_output
 
     if (output is None) != in_place:
         raise click.UsageError(
@@ -623,6 +626,9 @@ def integrate(
     n_bytes = copied + output_bytes(adata.n_obs, given.get("n_latent", ModelSettings.n_latent))
     if output is None:
         check_free_space(input / "obsm" / key, n_bytes)
+    elif output.suffix == ".zarr":
+        check_store_output(output, overwrite)
+        check_free_space(output, n_bytes)
     else:
         check_output(output, overwrite, n_bytes)
     check_model_output(save_model, overwrite)
@@ -687,6 +693,7 @@ def integrate(
             n_members=len(model.members),
             report=report_path,
             model=save_model,
+            has_expression=copied > 0 or in_place,
         )
     )
 
@@ -1705,11 +1712,17 @@ def check_copy(source: Path, target: Path, copy: bool, on_disk: bool) -> int:
     if copy and is_store:
         raise sysvi.InputError("--copy copies h5ad files, but the input is a zarr store: leave the option out.")
     if copy or not (on_disk or is_store):
+        if target.suffix == ".zarr":
+            raise sysvi.InputError(
+                f"{target} has the name of a zarr store, but the output is a copy of an h5ad file: name it .h5ad, or make "
+                "a store of the input with sysvi prepare, which is integrated without a copy."
+            )
         return source.stat().st_size
     if target.exists() and target.samefile(source):
+        advice = "use --in-place" if is_store else "pass --copy"
         raise sysvi.InputError(
             f"{target} is the input, and the output of cells that stay on disk has no expression: give --output "
-            "another name, or pass --copy."
+            f"another name, or {advice}."
         )
     return 0
 
@@ -1725,7 +1738,8 @@ def write_results_of(
 ) -> None:
     """Write a copy of an h5ad file with what `integrate`, `map` or `tune` wrote into its prepared cells, `adata`.
 
-    Without a `source` to copy, the file has obs, the results and the record of the model, but no expression. Without a
+    Without a `source` to copy, the file, or the zarr store by the name of `target`, has obs, the results and the record
+    of the model, but no expression. Without a
     `target`, the results are added to the source, a zarr store. Further columns of obs are given as `columns`. The
     record of the model in uns also has the genes that it was trained on, since the copy has all genes. If the source
     was replaced during the run, the results are written without its expression, into a file beside `target`, and an
@@ -1739,6 +1753,7 @@ def write_results_of(
     from sysvi.data.h5ad import OtherCellsError, write_anndata, write_with_results
     from sysvi.data.query import QUERY_KEY
     from sysvi.data.store_results import add_results
+    from sysvi.data.store_writer import write_cells
 
     support = adata.obs.get(SUPPORT_KEY)
     obs = {SUPPORT_KEY: None if support is None else support.to_numpy(), **(columns or {})}
@@ -1753,7 +1768,7 @@ def write_results_of(
 
     if source is None:
         assert target is not None
-        write_atomically(target, lambda path: write_anndata(path, results()), overwrite=overwrite)
+        write_cells(target, results(), overwrite)
         return
     try:
         if target is None:

@@ -80,6 +80,7 @@ def of_integrate(
     n_members: int,
     report: Path | None,
     model: Path | None,
+    has_expression: bool,
 ) -> Closing:
     """The closing words of ``sysvi integrate``.
 
@@ -99,6 +100,8 @@ def of_integrate(
         Number of models.
     report, model
         Report and folder of the model that were written too.
+    has_expression
+        Whether the output has the expression, without which principal components cannot be computed.
     """
     models = "one model" if n_members == 1 else f"{n_members} models"
     chosen = [] if key == "X_sysVI" else ["--key", key]
@@ -110,6 +113,7 @@ def of_integrate(
         words = ["sysvi", "report", output, *chosen, *label, "-o", output.with_suffix(".html")]
         steps.append(Step("All of it on one page, with findings and what to do", command(*words)))
     embedding = [] if key == "X_sysVI" else ["--embedding", "X_pca", "--embedding", key]
+    embedding = embedding if has_expression else ["--embedding", key]
     words = ["sysvi", "evaluate", output, *column_options(columns), *(label or ["--label", "CELL_TYPE"]), *embedding]
     purpose = "How well systems mix and cell types are kept"
     note = "" if label_key is not None else " (CELL_TYPE: your column of cell types; leave it out if you have none)"

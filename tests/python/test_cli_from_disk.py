@@ -4,12 +4,16 @@ Zarr stores are also the input of `sysvi report` and `sysvi evaluate`.
 """
 
 import json
+import re
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
@@ -69,6 +73,64 @@ def test_the_output_has_the_results_without_expression(prepared, little_memory, 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "out.h5ad"]
 
 
+def test_the_output_may_be_a_store(prepared, little_memory, tmp_path):
+    output, file = tmp_path / "out.zarr", tmp_path / "out.h5ad"
+    run("integrate", prepared, *FAST, *little_memory, "-o", output)
+    run("integrate", prepared, *FAST, *little_memory, "-o", file)
+    found, expected = anndata.read_zarr(output), anndata.read_h5ad(file)
+    assert found.X is None
+    pd.testing.assert_frame_equal(found.obs, expected.obs)
+    np.testing.assert_array_equal(found.obsm["X_sysVI"], expected.obsm["X_sysVI"])
+    assert list(found.uns["sysvi"]["genes"]) == list(expected.uns["sysvi"]["genes"])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.h5ad", "out.zarr"]
+    for path in (output, file):  # as the last words suggest
+        run("evaluate", path, *COLUMNS[:4], "--label", "cell_type", "--embedding", "X_sysVI", "-o", tmp_path / path.suffix)
+    refused = run("integrate", prepared, *FAST, *little_memory, "-o", output, code=1)
+    assert "exists already" in refused.stderr
+
+
+def test_a_copy_of_a_file_is_no_store(prepared, tmp_path):
+    code = 0 if prepared.is_dir() else 1
+    result = run("integrate", prepared, *FAST, "-o", tmp_path / "out.zarr", code=code)
+    assert "the output is a copy of an h5ad file: name it .h5ad" in result.stderr or prepared.is_dir()
+    result = run("report", prepared, "-o", tmp_path / "report.zarr", code=1)
+    assert "has the name of a zarr store, but a file is written" in result.stderr
+
+
+def test_a_damaged_chunk_of_a_store_is_one_sentence(cells, tmp_path):
+    """Tasks of zarr that are pending after the error print nothing at the end of the process."""
+    cells.write_h5ad(tmp_path / "counts.h5ad")
+    path = sysvi.prepare_files([tmp_path / "counts.h5ad"], tmp_path / "cells.zarr", "system", "batch", min_cells=3)
+    chunk = path / "X" / "data" / "c" / "0"
+    content = bytearray(chunk.read_bytes())
+    content[len(content) // 3 : len(content) // 3 + 8] = b"zzzzzzzz"
+    chunk.write_bytes(content)
+    command = [sys.executable, "-m", "sysvi", "integrate", path, *FAST, "-o", tmp_path / "out.h5ad"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("Error: ")
+    assert "damaged" in last
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out.h5ad").exists()
+
+
+def test_memory_that_is_too_little_names_the_least_that_is_enough(prepared, tmp_path):
+    call = ["integrate", prepared, *FAST, "-o", tmp_path / "out.h5ad", "--dry-run", "--memory"]
+    message = run(*call, "100MB", code=1).stderr
+    least = re.search(r"take about ([\d,]+ MB)", message)[1].replace(",", "")
+    run(*call, least)
+    assert "is too little" in run(*call, f"{int(least.split()[0]) - 2} MB", code=1).stderr
+
+
+def test_a_folder_of_other_files_is_no_checkpoint(prepared, tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "text.txt").write_text("mine")
+    call = ["integrate", prepared, *FAST, "-o", tmp_path / "out.h5ad", "--checkpoint", tmp_path / "notes"]
+    assert "has no checkpoint but other files (text.txt)" in run(*call, code=1).stderr
+    assert [path.name for path in (tmp_path / "notes").iterdir()] == ["text.txt"]
+
+
 def test_what_was_chosen_is_said(prepared, little_memory, tmp_path):
     lines = run("integrate", prepared, *FAST, *little_memory, "-o", tmp_path / "out.h5ad", "--json").stdout.splitlines()
     (event,) = [event for event in map(json.loads, lines) if event["stage"] == "storage"]
@@ -99,8 +161,9 @@ def test_copy_is_the_whole_file(prepared, little_memory, tmp_path):
 
 def test_an_input_is_not_replaced_by_a_file_without_expression(prepared, little_memory, tmp_path):
     if prepared.is_dir():
-        result = run("integrate", prepared, *FAST, *little_memory, "-o", prepared, "--overwrite", code=2)
-        assert "is a directory" in result.stderr
+        result = run("integrate", prepared, *FAST, *little_memory, "-o", prepared, "--overwrite", code=1)
+        assert "is the input, and the output" in result.stderr
+        assert "or use --in-place" in result.stderr
         return
     before = prepared.read_bytes()
     result = run("integrate", prepared, *FAST, *little_memory, "-o", prepared, "--overwrite", code=1)

@@ -13,8 +13,9 @@ PLAIN, ODD = Columns("species"), Columns("the species", "donor's")
 IN, OUT, FOLDER = Path("my cells.h5ad"), Path("out/integrated v1.h5ad"), Path("out.v1")
 
 
-def integrated(columns, key="X_sysVI", label=None, report=None, model=None, output=OUT):
+def integrated(columns, key="X_sysVI", label=None, report=None, model=None, output=OUT, has_expression=True):
     given = {"label_key": label, "shape": (1200, 30), "n_members": 8, "report": report, "model": model}
+    given["has_expression"] = has_expression
     return of_integrate(output, columns, key, **given)
 
 
@@ -27,6 +28,7 @@ CLOSINGS = {
     "integrate": integrated(PLAIN),
     "integrate with all": integrated(ODD, "X_own", "cell type", Path("r.html"), FOLDER),
     "integrate in place": integrated(PLAIN, model=FOLDER, output=Path("cells.zarr")),
+    "integrate without expression": integrated(PLAIN, has_expression=False),
     "prepare": of_prepare(OUT, ODD, (1200, 30)),
     "prepare from disk": of_prepare(Path("cells.zarr"), PLAIN, None),
     "map": of_map(IN, OUT, FOLDER, "X_sysVI", 50, None, None),
@@ -52,6 +54,12 @@ def test_commands_are_understood(name, tmp_path, monkeypatch):
         for option in ("--system", "--batch", "--label", "--key", "--model"):
             if option in words:
                 assert any(str(value) == words[words.index(option) + 1] for value in values)
+
+
+def test_principal_components_are_not_suggested_without_expression():
+    (command,) = [step.command for step in CLOSINGS["integrate without expression"].steps if "evaluate" in step.command]
+    assert "--embedding X_sysVI" in command
+    assert "X_pca" not in command
 
 
 def test_what_was_done_is_said():

@@ -238,7 +238,7 @@ def modalities(file):
 FILES = [
     ("missing", nothing, "There is no file absent.h5ad: check the path"),
     ("a pipe", pipe("in.h5ad"), "in.h5ad is a pipe or a device: give the name of a file"),
-    ("a folder", empty_folder, "store is a folder: give the name of an h5ad file"),
+    ("a folder", empty_folder, "store is a folder, but no zarr store: give the name of an h5ad file"),
     (
         "a zarr store",
         text("cells.zarr/.zgroup"),

@@ -111,7 +111,7 @@ def describe_run(
         lines.append(f"The expression would be read {n_passes} times, about {n_passes * n_bytes / 1e9:,.1f} GB in all.")
     else:
         lines.append(f"The run would take up to about {storage.n_bytes / 1e9:.1f} GB of memory.")
-    lines.append(f"The output would take about {output / 1e6:,.0f} MB. Nothing was done.")
+    lines.append(f"The output would take about {max(output / 1e6, 1):,.0f} MB. Nothing was done.")
     values = {
         "cells": n,
         "genes": n_genes,

@@ -5,6 +5,7 @@ Shapes: n cells, G genes, W cells of a window.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +89,8 @@ def choose_storage(
         return Storage(None, whole, f"The expression of {n:,} cells is in memory already.")
     if whole <= limit:
         why = (
-            f"The expression is read into memory: with it the run takes about {_gb(whole)}, and {_gb(limit)} are given."
+            f"The expression is read into memory: with it the run takes about {_amount(whole)}, and {_amount(limit)} are "
+            "given."
         )
         return Storage(None, whole, why)
     if isinstance(matrix, CSCDataset):
@@ -97,17 +99,18 @@ def choose_storage(
             "again with sysvi.prepare, or give more memory."
         )
     per_cell = n_parallel * WINDOWS_IN_MEMORY * of_values / max(n, 1)
-    least = fixed + min(MIN_WINDOW_CELLS, n) * per_cell
-    if least > limit:
+    on_disk = fixed + min(MIN_WINDOW_CELLS, n) * per_cell
+    if on_disk > limit:  # few cells may take less in memory
+        models = f"{n_members} {'model' if n_members == 1 else 'models'}"
         raise InputError(
-            f"memory={memory!r} is too little: with the expression on disk, {n:,} cells and {n_members} "
-            f"{'model' if n_members == 1 else 'models'} take about {_gb(least)}. Give more, or fewer members."
+            f"memory={memory!r} is too little: {n:,} cells and {models} take about {_amount(min(whole, on_disk))}, with "
+            f"the expression {'in memory' if whole < on_disk else 'on disk'}. Give more, or fewer members."
         )
     window = int(min(MAX_WINDOW_CELLS, n, (limit - fixed) / per_cell))
     n_bytes = fixed + window * per_cell
     why = (
-        f"The expression stays on disk: in memory, the run would take about {_gb(whole)}, and {_gb(limit)} are given. "
-        f"It is read in windows of {window:,} cells, with about {_gb(n_bytes)} in all."
+        f"The expression stays on disk: in memory, the run would take about {_amount(whole)}, and {_amount(limit)} are "
+        f"given. It is read in windows of {window:,} cells, with about {_amount(n_bytes)} in all."
     )
     return Storage(window, n_bytes, why)
 
@@ -117,5 +120,12 @@ def storage_values(storage: Storage) -> dict[str, Any]:
     return {"on_disk": storage.window_cells is not None, "window_cells": storage.window_cells, "bytes": storage.n_bytes}
 
 
-def _gb(n_bytes: float) -> str:
-    return f"{n_bytes / 1e9:.1f} GB"
+def _amount(n_bytes: float) -> str:
+    """An amount of memory in words, rounded up.
+
+    Examples
+    --------
+    >>> _amount(612.3e6), _amount(12.31e9)
+    ('613 MB', '12.4 GB')
+    """
+    return f"{math.ceil(n_bytes / 1e6):,} MB" if n_bytes < 10e9 else f"{math.ceil(n_bytes / 1e8) / 10:,.1f} GB"

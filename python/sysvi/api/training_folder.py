@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from anndata import AnnData
 
-from sysvi._core.checks import to_text
+from sysvi._core.checks import listing, to_text
 from sysvi._core.errors import InputError
 from sysvi._core.events import Event, OnEvent
 from sysvi._core.files import create_folder, locked_folder, write_atomically
@@ -89,13 +89,17 @@ def open_training_folder(
     Raises
     ------
     InputError
-        If the folder is that of other data or settings, is damaged, is in use or cannot be written.
+        If the folder is that of other data or settings, has other files, is damaged, is in use or cannot be written.
     """
     create_folder(folder)
     with locked_folder(folder) if ranks.is_first else nullcontext():
         run = json.loads(json.dumps(run))  # as it is read
         found = _read_run(folder) if ranks.is_first else run
         if found is None:
+            if others := [path.name for path in sorted(folder.iterdir()) if not path.name.startswith((".", "member-"))]:
+                raise InputError(
+                    f"The folder {folder} has no checkpoint but other files ({listing(others, 3)}): choose another folder."
+                )
             text = json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, "run": run}, indent=1)
             write_atomically(folder / RUN_FILE, lambda path: path.write_text(text, encoding="utf-8"))
         elif different := differences(found, run):

@@ -11,6 +11,7 @@ import h5py
 
 from sysvi._core.errors import InputError
 
+REMOVED = (-1, -1)  # in place of a size and a time
 # Of a zarr store: a chunk is written under another name and moved, which changes the time of its folder.
 WATCHED = ("", "c", "zarr.json", ".zarray", ".zattrs")
 
@@ -27,7 +28,8 @@ def file_state(matrix: Any) -> dict[str, tuple[int, int]]:
     Returns
     -------
     dict
-        Size in bytes and time of the last change in nanoseconds, by name; empty for a matrix in memory.
+        Size in bytes and time of the last change in nanoseconds, by name; empty for a matrix in memory, and -1 of a
+        zarr store that is not there.
     """
     item = getattr(matrix, "group", matrix)  # of a sparse matrix
     if isinstance(item, h5py.Group | h5py.Dataset):
@@ -43,11 +45,11 @@ def file_state(matrix: Any) -> dict[str, tuple[int, int]]:
         for name in WATCHED:
             with suppress(FileNotFoundError, NotADirectoryError):
                 found[f"{part}/{name}"] = _size_and_time((folder / part / name).stat())
-    return found
+    return found or {"": REMOVED}
 
 
 def check_unchanged(matrix: Any, state: dict[str, tuple[int, int]] | None) -> None:
-    """Check, after values were read, that a matrix on disk has the state that it had before.
+    """Check, after values were read, that a matrix on disk has the state that it had before, and is still there.
 
     Raises
     ------
@@ -55,9 +57,10 @@ def check_unchanged(matrix: Any, state: dict[str, tuple[int, int]] | None) -> No
         If it has not.
     """
     now = file_state(matrix)
-    if state and now and now != state:
+    if state and now and now != state:  # nothing now: it was read into memory
         raise InputError(
-            "The expression was changed on disk while it was read: run it again, and leave the file as it is meanwhile."
+            "The expression was changed on disk while it was read, or removed: run it again, and leave the file as it is "
+            "meanwhile."
         )
 
 

@@ -133,9 +133,11 @@ def check_output(path: Path, overwrite: bool, n_bytes: int = 0) -> None:
     Raises
     ------
     InputError
-        If the file exists and `overwrite` is False, if its folder does not exist or cannot be written to, or if the
-        disk has too little space.
+        If the file exists and `overwrite` is False, if its name is that of a zarr store, if its folder does not exist
+        or cannot be written to, or if the disk has too little space.
     """
+    if path.suffix == ".zarr":
+        raise InputError(f"{path} has the name of a zarr store, but a file is written: give its name another ending.")
     check_regular(path)
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists already; pass overwrite=True to replace it, or choose another name.")
@@ -161,6 +163,18 @@ def write_anndata(path: Path, adata: AnnData) -> None:
     OSError
         If the file cannot be written.
     """
+    with open_for_writing(path, "w") as file:
+        write_parts(file, adata, "an h5ad file")
+
+
+def write_parts(root: Any, adata: AnnData, kind: str) -> None:
+    """Write all parts of `adata` into an open h5ad file or zarr store, which messages call `kind`.
+
+    Raises
+    ------
+    InputError
+        If `adata` holds something that cannot be written.
+    """
     for axis in ("obs", "var"):
         table = getattr(adata, axis)
         if RESERVED_COLUMN in table:
@@ -168,19 +182,17 @@ def write_anndata(path: Path, adata: AnnData) -> None:
             setattr(adata, axis, writable_columns(table))
     adata.strings_to_categoricals()
     # anndata before 0.11 cannot read nullable strings, so the output has them only where the input does.
-    with open_for_writing(path, "w") as file, anndata.settings.override(allow_write_nullable_strings=True):
+    with anndata.settings.override(allow_write_nullable_strings=True):
         try:
-            file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+            root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
             for name in ("X", "raw", "obs", "var", "obsm", "varm", "obsp", "varp", "layers", "uns"):
                 part = getattr(adata, name)
                 raise_postponed()
                 if part is not None:
-                    write_elem(file, name, dict(part) if isinstance(part, Mapping) else part)
+                    write_elem(root, name, dict(part) if isinstance(part, Mapping) else part)
         except Exception as error:  # anndata raises errors of many kinds for what it cannot write
             reason = str(error).partition("\n")[0].rstrip(".")
-            raise InputError(
-                f"adata holds something that an h5ad file cannot: {reason}. Remove or convert it."
-            ) from error
+            raise InputError(f"adata holds something that {kind} cannot: {reason}. Remove or convert it.") from error
 
 
 def write_with_layer(path: Path, adata: AnnData, layer: str, blocks: Iterable[np.ndarray]) -> None:

@@ -16,7 +16,7 @@ def explain_folder(path: Path) -> str:
         return f"{path} is a zarr store: convert it with anndata.io.read_zarr({str(path)!r}).{WRITE}."
     if "matrix.mtx" in names:
         return f"{path} holds a matrix of 10x Genomics: {_convert_mtx(path)}."
-    return f"{path} is a folder: give the name of an h5ad file."
+    return f"{path} is a folder, but no zarr store: give the name of an h5ad file or a store."
 
 
 def explain_other_file(path: Path) -> str:

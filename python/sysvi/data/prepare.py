@@ -30,6 +30,7 @@ from sysvi._core.checks import (
     whole_numbers,
 )
 from sysvi._core.errors import InputError
+from sysvi._core.fingerprint import fingerprint
 from sysvi._core.settings import flag, positive_number, whole_number
 from sysvi.data.block_map import BlockMap
 from sysvi.data.own_genes import GENE_SETS, OWN_GENES_KEY, own_genes_record, read_own_genes
@@ -277,10 +278,22 @@ def read_preparation(adata: AnnData) -> dict[str, Any] | None:
     return plain(written) if isinstance(written, Mapping) and written else None
 
 
+def order_of(names: pd.Index) -> str:
+    """Digest of the order of cells, from ten thousand of their names.
+
+    Examples
+    --------
+    >>> names = pd.Index(["a", "b", "c"])
+    >>> order_of(names) == order_of(names.copy()), order_of(names) == order_of(names[::-1])
+    (True, False)
+    """
+    return fingerprint(names[:: max(1, len(names) // 10_000)].astype(str), np.array([len(names)]))
+
+
 def was_shuffled(adata: AnnData) -> bool:
-    """Whether the cells were written in random order, as `prepare_files` does, whose record has the seed."""
+    """Whether the cells are in the random order in which `prepare_files` wrote them, which is in its record."""
     record = adata.uns.get(PREPARED_KEY)
-    return isinstance(record, Mapping) and "seed" in record
+    return isinstance(record, Mapping) and str(record.get("order")) == order_of(adata.obs_names)
 
 
 class LogTotals:

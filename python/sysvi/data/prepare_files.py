@@ -47,6 +47,7 @@ from sysvi.data.prepare import (
     group_cells,
     log_normalise,
     logarithm_base,
+    order_of,
 )
 from sysvi.data.row_blocks import read_into_memory, read_rows
 from sysvi.data.store_writer import check_store_output, write_store
@@ -232,7 +233,12 @@ def prepare_files(
         "fractional_counts": fractional_counts,
         "flavor": flavor,
     }
-    record = chosen.record(settings) | {"files": np.array([s.path.name for s in sources], object), "seed": seed}
+    obs = obs.iloc[np.concatenate(windows)]
+    record = chosen.record(settings) | {
+        "files": np.array([source.path.name for source in sources], object),
+        "seed": seed,
+        "order": order_of(obs.index),
+    }
     normalise, totals = _NormaliseWindow(expression, chosen.detected, chosen.kept, target), _Totals(chosen, target)
 
     def uns() -> dict[str, Any]:
@@ -241,7 +247,7 @@ def prepare_files(
 
     write_store(
         path,
-        obs.iloc[np.concatenate(windows)],
+        obs,
         pd.DataFrame(index=genes[chosen.kept]),
         uns,
         totals.blocks(map_windows(normalise, windows)),
@@ -344,7 +350,10 @@ def _open_all(
                 names = names[mapped.var["ortholog_source"]].set_axis(mapped.var_names)
         sources.append(_Source(path, cells.obs, cells.uns, where, matrix, names, system))
     if unknown := [name for name in orthologs if not any(name in source.system for source in sources)]:
-        raise InputError(f"orthologs names {unknown[0]!r}, which is none of the systems: correct its name.")
+        raise InputError(
+            f"There is a table of orthologues (orthologs) for {unknown[0]!r}, which is none of the systems: correct its "
+            "name."
+        )
     return sources
 
 
@@ -377,7 +386,12 @@ def _systems_of(path: Path, cells: AnnData, system_key: str, system_of_file: Map
     if len(given) > 1:
         raise InputError(f"system_of_file gives it several systems ({listing(sorted(given))}): give one.")
     if not given:
-        return check_obs_column(cells, system_key, "system_key")
+        try:
+            return check_obs_column(cells, system_key, "system_key")
+        except InputError as error:
+            if system_key in cells.obs:
+                raise
+            raise InputError(f"{error} If all its cells are of one system, name it in system_of_file.") from error
     (name,) = given
     if is_missing(pd.Series([name])).any():
         raise InputError(f"system_of_file names its system {name!r}, which stands for missing values: rename it.")

@@ -20,7 +20,7 @@ from scipy import sparse
 from sysvi._core.errors import InputError
 from sysvi._core.files import check_folder, check_free_space, write_atomically, write_folder_atomically
 from sysvi._core.interrupts import raise_postponed
-from sysvi.data.h5ad import check_output, open_for_writing
+from sysvi.data.h5ad import check_output, open_for_writing, write_anndata, write_parts
 from sysvi.data.stores import import_zarr, is_zarr
 
 CHUNK_VALUES = 2**15  # of a zarr store: few, so that little is decoded beside the row blocks that are read
@@ -47,6 +47,35 @@ def check_store_output(path: Path, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists already; pass overwrite=True to replace it, or choose another name.")
     check_folder(path.parent)
+
+
+def write_cells(path: Path, adata: AnnData, overwrite: bool) -> None:
+    """Write cells in memory as an h5ad file or, by its name, a zarr store, which appears when it is complete.
+
+    Parameters
+    ----------
+    path
+        File or store, as `check_store_output` accepts it.
+    adata
+        The cells.
+    overwrite
+        Whether a file or store of this name may be replaced.
+
+    Raises
+    ------
+    InputError
+        If `adata` holds something that cannot be written, or there is too little space.
+    """
+
+    def write_zarr(temporary: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "zarr v3 autosharding|Writing zarr v2")
+            write_parts(import_zarr().open_group(temporary, mode="w"), adata, "a zarr store")
+
+    if path.suffix == ".zarr":
+        write_folder_atomically(path, write_zarr, overwrite=overwrite)
+    else:
+        write_atomically(path, lambda temporary: write_anndata(temporary, adata), overwrite=overwrite)
 
 
 def write_store(

@@ -50,6 +50,19 @@ def test_reading_changes_nothing_and_results_may_be_added(tmp_path, kind):
     check_unchanged(matrix, state)
 
 
+@pytest.mark.parametrize("kind", ["zarr2", "zarr3", "sharded"])
+def test_a_store_that_is_removed_or_moved_is_noticed(tmp_path, kind):
+    """zarr would read its chunks as zeros."""
+    path = tmp_path / "cells"
+    write(path, kind)
+    stored = StoredExpression(open_cells(path).X, 100)
+    path.rename(tmp_path / "moved")
+    with pytest.raises(sysvi.InputError, match="changed on disk while it was read, or removed"):
+        stored[np.array([7])]
+    (tmp_path / "moved").rename(path)
+    assert stored[np.array([7])].shape == (1, 20)
+
+
 @pytest.mark.parametrize("kind", KINDS[:-1])
 def test_a_change_of_values_is_noticed(tmp_path, kind):
     path = tmp_path / "cells"

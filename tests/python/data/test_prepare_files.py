@@ -300,6 +300,7 @@ def test_mistakes_of_arguments(files, tmp_path):
     refused("which is none of the systems", orthologs={"zebrafish": "table.tsv"})
     refused("several systems", files=[files[2], files[0]], orthologs={"system1": "table.tsv"})
     refused(r"part0\.h5ad: its column 'system' has system1, but system_of_file names 'b'", system_of_file={"*0*": "b"})
+    refused(r"'absent'.*If all its cells are of one system, name it in system_of_file\.", key="absent")
     refused("flavor is 'x'", flavor="x")
     (tmp_path / "folder.zarr").mkdir()
     (tmp_path / "folder.zarr" / "thesis.tex").touch()
