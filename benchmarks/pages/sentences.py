@@ -130,7 +130,10 @@ def missing_simulations() -> int:
 
 def readme() -> list[str]:
     """Sentences of README.md."""
+    largest = read("scale_disk").query("what == 'disk'").sort_values("cells").iloc[-1]
+    assert largest["cells"] == 5_000_000
     return [
+        f"Five million cells x 2,000 genes trained within {largest['peak_mb'] / 1e3:.1f} GB",
         f"keeps cell types about as well as PCA does (NMI at most {nmi_lost():.2f} lower) and keeps private types apart "
         f"(mixing of at most {worst_private(REAL):.2f} in the worst call)",
         f"In simulations whose types PCA finds, private types mix by at most {worst_private(simulations(False)):.2f}; "

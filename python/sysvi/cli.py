@@ -503,7 +503,10 @@ def main() -> None:
 @main.command(cls=CommandWithSettings)
 @input_options(label="optional")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="The h5ad file to write; of cells in a zarr store, it may be a .zarr store too."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="The h5ad file to write; of cells in a zarr store, it may be a .zarr store too.",
 )
 @click.option(
     "--in-place",
@@ -1714,8 +1717,8 @@ def check_copy(source: Path, target: Path, copy: bool, on_disk: bool) -> int:
     if copy or not (on_disk or is_store):
         if target.suffix == ".zarr":
             raise sysvi.InputError(
-                f"{target} has the name of a zarr store, but the output is a copy of an h5ad file: name it .h5ad, or make "
-                "a store of the input with sysvi prepare, which is integrated without a copy."
+                f"{target} has the name of a zarr store, but the output is a copy of an h5ad file: name it .h5ad, or "
+                "make a store of the input with sysvi prepare, which is integrated without a copy."
             )
         return source.stat().st_size
     if target.exists() and target.samefile(source):

@@ -84,7 +84,17 @@ def test_the_output_may_be_a_store(prepared, little_memory, tmp_path):
     assert list(found.uns["sysvi"]["genes"]) == list(expected.uns["sysvi"]["genes"])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.h5ad", "out.zarr"]
     for path in (output, file):  # as the last words suggest
-        run("evaluate", path, *COLUMNS[:4], "--label", "cell_type", "--embedding", "X_sysVI", "-o", tmp_path / path.suffix)
+        run(
+            "evaluate",
+            path,
+            *COLUMNS[:4],
+            "--label",
+            "cell_type",
+            "--embedding",
+            "X_sysVI",
+            "-o",
+            tmp_path / path.suffix,
+        )
     refused = run("integrate", prepared, *FAST, *little_memory, "-o", output, code=1)
     assert "exists already" in refused.stderr
 

@@ -44,7 +44,10 @@ def memory_in_bytes(memory: str | float) -> float:
         with suppress(ValueError):  # two points
             n_bytes = float(found[1]) * UNITS[found[2].upper()]
     if not 0 < n_bytes < math.inf:
-        raise InputError(f"memory is {memory!r}; it must be an amount of memory above 0, such as '4GB' (KB, MB, GB, TB, KiB, MiB, GiB).")
+        raise InputError(
+            f"memory is {memory!r}; it must be an amount of memory above 0, such as '4GB' (KB, MB, GB, TB, KiB, MiB or "
+            "GiB)."
+        )
     return n_bytes
 
 

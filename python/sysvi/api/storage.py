@@ -89,8 +89,8 @@ def choose_storage(
         return Storage(None, whole, f"The expression of {n:,} cells is in memory already.")
     if whole <= limit:
         why = (
-            f"The expression is read into memory: with it the run takes about {_amount(whole)}, and {_amount(limit)} are "
-            "given."
+            f"The expression is read into memory: with it the run takes about {_amount(whole)}, and {_amount(limit)} "
+            "are given."
         )
         return Storage(None, whole, why)
     if isinstance(matrix, CSCDataset):
@@ -103,8 +103,8 @@ def choose_storage(
     if on_disk > limit:  # few cells may take less in memory
         models = f"{n_members} {'model' if n_members == 1 else 'models'}"
         raise InputError(
-            f"memory={memory!r} is too little: {n:,} cells and {models} take about {_amount(min(whole, on_disk))}, with "
-            f"the expression {'in memory' if whole < on_disk else 'on disk'}. Give more, or fewer members."
+            f"memory={memory!r} is too little: {n:,} cells and {models} take about {_amount(min(whole, on_disk))}, "
+            f"with the expression {'in memory' if whole < on_disk else 'on disk'}. Give more, or fewer members."
         )
     window = int(min(MAX_WINDOW_CELLS, n, (limit - fixed) / per_cell))
     n_bytes = fixed + window * per_cell

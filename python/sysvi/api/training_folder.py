@@ -98,7 +98,7 @@ def open_training_folder(
         if found is None:
             if others := [path.name for path in sorted(folder.iterdir()) if not path.name.startswith((".", "member-"))]:
                 raise InputError(
-                    f"The folder {folder} has no checkpoint but other files ({listing(others, 3)}): choose another folder."
+                    f"The folder {folder} has no checkpoint but other files ({listing(others, 3)}): choose another one."
                 )
             text = json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, "run": run}, indent=1)
             write_atomically(folder / RUN_FILE, lambda path: path.write_text(text, encoding="utf-8"))

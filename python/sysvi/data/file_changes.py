@@ -59,8 +59,8 @@ def check_unchanged(matrix: Any, state: dict[str, tuple[int, int]] | None) -> No
     now = file_state(matrix)
     if state and now and now != state:  # nothing now: it was read into memory
         raise InputError(
-            "The expression was changed on disk while it was read, or removed: run it again, and leave the file as it is "
-            "meanwhile."
+            "The expression was changed on disk while it was read, or removed: run it again, and leave the file as it "
+            "is meanwhile."
         )
 
 

@@ -351,8 +351,8 @@ def _open_all(
         sources.append(_Source(path, cells.obs, cells.uns, where, matrix, names, system))
     if unknown := [name for name in orthologs if not any(name in source.system for source in sources)]:
         raise InputError(
-            f"There is a table of orthologues (orthologs) for {unknown[0]!r}, which is none of the systems: correct its "
-            "name."
+            f"There is a table of orthologues (orthologs) for {unknown[0]!r}, which is none of the systems: correct "
+            "its name."
         )
     return sources
 

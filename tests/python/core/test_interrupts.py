@@ -58,15 +58,20 @@ def test_training_in_a_program_that_raises_takes_note(number):
 @pytest.mark.parametrize("asked", [False, True])
 def test_a_postponed_stop_signal_raises_when_asked_for_or_at_the_end(number, asked):
     reached = []
-    with raise_interrupts():
-        raise_postponed()  # nothing was postponed
-        with pytest.raises(KeyboardInterrupt), postpone_interrupts():
+
+    def work():
+        with postpone_interrupts():
             raise_postponed()
             signal.raise_signal(number)
             reached.append("after the signal")
             if asked:
                 raise_postponed()
                 reached.append("after asking")
+
+    with raise_interrupts():
+        raise_postponed()  # nothing was postponed
+        with pytest.raises(KeyboardInterrupt):
+            work()
         raise_postponed()  # no longer
         assert reached == ["after the signal"]
         with pytest.raises(KeyboardInterrupt):
@@ -76,12 +81,17 @@ def test_a_postponed_stop_signal_raises_when_asked_for_or_at_the_end(number, ask
 
 def test_a_second_ctrl_c_is_not_postponed():
     reached = []
-    with pytest.raises(KeyboardInterrupt), postpone_interrupts():
-        signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGINT)
-        reached.append("after the first")
-        signal.raise_signal(signal.SIGINT)
-        reached.append("after the second")
+
+    def work():
+        with postpone_interrupts():
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
+            reached.append("after the first")
+            signal.raise_signal(signal.SIGINT)
+            reached.append("after the second")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
     assert reached == ["after the first"]
     raise_postponed()
 
@@ -103,11 +113,15 @@ def test_other_threads_do_not_raise_what_was_postponed():
         except KeyboardInterrupt:
             raised.append(True)
 
-    with pytest.raises(KeyboardInterrupt), postpone_interrupts():
-        signal.raise_signal(signal.SIGINT)
-        thread = threading.Thread(target=ask)
-        thread.start()
-        thread.join()
+    def work():
+        with postpone_interrupts():
+            signal.raise_signal(signal.SIGINT)
+            thread = threading.Thread(target=ask)
+            thread.start()
+            thread.join()
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
     assert not raised
 
 

@@ -151,7 +151,9 @@ def test_whether_cells_were_shuffled_is_in_the_record(joined, tmp_path):
     else:
         found = prepare(adata, "system", "batch", min_cells=3)
     assert was_shuffled(found) is joined
-    assert not was_shuffled(found[np.argsort(found.obs["cell_type"].to_numpy(), kind="stable")].to_memory())  # sorted since
+    assert not was_shuffled(
+        found[np.argsort(found.obs["cell_type"].to_numpy(), kind="stable")].to_memory()
+    )  # sorted since
     assert not was_shuffled(adata)
 
 
