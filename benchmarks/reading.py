@@ -1,28 +1,30 @@
-"""Reading rows of a zarr store during training from disk, compared with annbatch, which needs Python 3.12.
+"""Reading rows of a zarr store during training from disk, with annbatch and without it.
 
     python benchmarks/reading.py [--cells 1000000] [--rounds 5]
 
 The store is the one that scale_disk.py prepares (simulated cells x 2,000 genes), made here if it is not there. Both
 read the same rows, decoded by zarrs: windows of 10,000 cells in row blocks of 512 and 2,500 cells, and 20,000 random
-cells, as the linear model of the start needs them. Each measurement is a process of its own, in turn; the store is in
-the operating system's cache. annbatch gets an environment of its own, by a Python of this machine that suits. Writes
-medians to results/reading.csv.
+cells, as the linear model of the start needs them. They are read by sysvi without annbatch, by sysvi with annbatch,
+which needs Python 3.12, and by annbatch's loader alone. Each measurement is a process of its own, in turn; the store is
+in the operating system's cache. annbatch gets an environment of its own, by a Python of this machine that suits.
+Writes medians to results/reading.csv.
 """
 
 import argparse
 import itertools
 import json
+import os
 import subprocess
 import sys
 import time
 
 import numpy as np
 import pandas as pd
-from common import CACHE, RESULTS, machine, n_cores
+from common import CACHE, HERE, RESULTS, machine, n_cores
 
-ANNBATCH, VERSION = CACHE / "venv-annbatch", "annbatch[zarrs]==0.3.1"
+ANNBATCH, REQUIREMENTS = CACHE / "venv-annbatch", ["annbatch[zarrs]==0.3.1", "lazy-loader"]
 WINDOW = 10_000  # cells
-READERS, WHAT = ("sysvi", "annbatch"), ("512", "2500", "random")
+READERS, WHAT = ("sysvi", "sysvi with annbatch", "annbatch"), ("512", "2500", "random")
 
 
 def main() -> None:
@@ -44,11 +46,12 @@ def main() -> None:
         files = [CACHE / f"disk_{args.cells}_4_{i}.h5ad" for i in range(4)]
         step("counts", args.cells, *files)
         step("prepare", store, *files)
-    pythons = dict(zip(READERS, (sys.executable, annbatch_python()), strict=True))
+    pythons = dict.fromkeys(READERS, annbatch_python()) | {"sysvi": sys.executable}
+    environment = os.environ | {"PYTHONPATH": str(HERE.parent / "python")}
     rows = []
     for _, what, reader in itertools.product(range(args.rounds), WHAT, READERS):
         command = [pythons[reader], __file__, "--cells", str(args.cells), "--read", reader, what, str(store)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
         if done.returncode:
             raise SystemExit(done.stderr[-2000:])
         rows.append({"what": what, "reader": reader, **json.loads(done.stdout.splitlines()[-1])})
@@ -63,10 +66,10 @@ def annbatch_python() -> str:
     from sysvi.comparison.interpreters import find_interpreter
 
     python, installed = ANNBATCH / "bin" / "python", ANNBATCH / "installed.txt"
-    if not (installed.exists() and installed.read_text() == VERSION):
+    if not (installed.exists() and installed.read_text().split() == REQUIREMENTS):
         subprocess.run([find_interpreter(">=3.12").path, "-m", "venv", "--clear", ANNBATCH], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", VERSION], check=True)
-        installed.write_text(VERSION)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *REQUIREMENTS], check=True)
+        installed.write_text("\n".join(REQUIREMENTS))
     return str(python)
 
 
@@ -80,7 +83,7 @@ def measure(reader: str, what: str, store: str, n_cells: int) -> dict:
         starts = rng.permutation(n_cells // block) * block
         windows = np.sort(starts[: 25 * (WINDOW // block)].reshape(25, -1))  # first cells of the row blocks of each
         requests = [np.concatenate([np.arange(start, start + block) for start in window]) for window in windows]
-    read = {"sysvi": read_by_sysvi, "annbatch": read_by_annbatch}[reader](store, requests)
+    read = (read_by_annbatch if reader == "annbatch" else read_by_sysvi)(store, requests)
     seconds, cpu_seconds = time.perf_counter(), time.process_time()
     shapes = [x.shape[0] for x in read]
     cpu_seconds, seconds = time.process_time() - cpu_seconds, time.perf_counter() - seconds

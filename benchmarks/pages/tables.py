@@ -980,16 +980,17 @@ def scale_disk() -> str:
 
 @is_table
 def reading() -> str:
-    """Microseconds for each cell that is read from a store, beside annbatch."""
+    """Microseconds for each cell that is read from a store, with and without annbatch."""
+    readers = {"sysvi": "sysVI", "sysvi with annbatch": "with annbatch", "annbatch": "annbatch's loader"}
     titles = {"512": "windows, row blocks of 512 cells", "2500": "windows, row blocks of 2,500 cells",
               "random": "20,000 random cells"}  # fmt: skip
     runs = read("reading").set_index(["what", "reader"])
     columns = "microseconds", "cpu_microseconds"
     rows = [
-        [title, *(number(runs.loc[(what, reader), name], 1) for reader in ("sysvi", "annbatch") for name in columns)]
+        [title, *(number(runs.loc[(what, reader), name], 1) for reader in readers for name in columns)]
         for what, title in titles.items()
     ]
-    return markdown(["what is read", "sysVI", "CPU", "annbatch", "CPU"], rows)
+    return markdown(["what is read", *(word for name in readers.values() for word in (name, "CPU"))], rows)
 
 
 @is_table

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import h5py
@@ -12,9 +13,11 @@ from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
 
 from sysvi._core.errors import InputError
+from sysvi.data.annbatch_rows import ReadRows, annbatch_reader
 
 BLOCK_VALUES = 2**19  # values of a row block, which take about 20 MB during its processing
 MAX_GAP = 32  # rows that are this near are read together: reading those between them is faster than to skip them
+LONG_RUNS = 64  # rows in a run, on average, from which on annbatch reads them faster
 MAX_GAP_OF_ZARR = 256  # of sparse rows in zarr stores, of which each read takes as long as a few hundred rows
 PART_ROWS = 4096  # at most so many are read at once
 
@@ -45,6 +48,11 @@ class CsrOnDisk:
         with _decoding_by_zarrs(self.group):
             self.data, self.indices = self.group["data"], self.group["indices"]
         self.nnz = int(self.data.shape[0])
+
+    @cached_property
+    def by_annbatch(self) -> ReadRows | None:
+        """Reads rows by their numbers, if annbatch can read this matrix."""
+        return annbatch_reader(self.dataset)
 
     def __getitem__(self, rows: Any) -> sparse.csr_matrix:
         """Read a slice of rows as a new CSR matrix; rows given by their numbers are read by anndata, more slowly."""
@@ -240,8 +248,13 @@ def _ranges_of_chunks(sizes: Iterable[int], n_rows: int) -> list[tuple[int, int]
 
 def read_slice(matrix: Any, start: int, stop: int) -> sparse.csr_matrix:
     """Read rows start to stop of a matrix that `row_sliceable` returned, as `row_blocks` yields them."""
+    return _as_row_block(matrix, lambda: computed(matrix[start:stop]))
+
+
+def _as_row_block(matrix: Any, read: Callable[[], Any]) -> sparse.csr_matrix:
+    """Rows of a matrix, which a function reads, in the form of `row_blocks`."""
     with _damage_as_input_error(matrix):
-        block = sparse.csr_matrix(computed(matrix[start:stop]), dtype=np.float32)
+        block = sparse.csr_matrix(read(), dtype=np.float32)
     if isinstance(matrix, CsrOnDisk):
         check_sparse(block)
     if sparse.issparse(matrix) and np.may_share_memory(block.data, matrix.data):
@@ -281,6 +294,9 @@ def read_rows(matrix: Any, rows: np.ndarray) -> sparse.csr_matrix:
     is_zarr = isinstance(matrix, CsrOnDisk) and not isinstance(matrix.group, h5py.Group)
     apart = (np.diff(rows) > (MAX_GAP_OF_ZARR if is_zarr else MAX_GAP)) | (np.diff(rows // PART_ROWS) > 0)
     parts = np.split(rows, np.flatnonzero(apart) + 1)
+    if is_zarr and len(rows) >= LONG_RUNS * len(parts) and (read := matrix.by_annbatch) is not None:
+        with _decoding_by_zarrs(matrix.group):
+            return _as_row_block(matrix, lambda: read(rows))
     blocks = []
     for part in parts:
         block = read_slice(matrix, int(part[0]), int(part[-1]) + 1)
