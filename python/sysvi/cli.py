@@ -244,6 +244,22 @@ def input_options(
     return combined(*options, layer_option, raw_option)
 
 
+of_files_options = combined(
+    click.option(
+        "--system-of-file",
+        multiple=True,
+        metavar="FILE=SYSTEM",
+        help="System of a file without such a column; FILE is its path, its name, or a pattern. Can be repeated.",
+    ),
+    click.option(
+        "--orthologs",
+        multiple=True,
+        metavar="SYSTEM=TABLE",
+        help="Table of orthologues by which the genes of a system are renamed; can be repeated.",
+    ),
+)
+
+
 def min_cells_per_group_option(default: int, least: int) -> Decorator:
     """Cells that a cell type needs in a sample to be measured."""
     return click.option(
@@ -501,12 +517,12 @@ def main() -> None:
 
 
 @main.command(cls=CommandWithSettings)
-@input_options(label="optional")
+@input_options(label="optional", many=True)
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="The h5ad file to write; of cells in a zarr store, it may be a .zarr store too.",
+    help="The h5ad file to write; of several inputs, or of cells in a zarr store, it may be a .zarr store too.",
 )
 @click.option(
     "--in-place",
@@ -519,6 +535,7 @@ def main() -> None:
 @min_cells_per_gene_option
 @fractional_counts_option
 @click.option("--all-genes", is_flag=True, help="Use all genes of log-normalised input instead of variable ones.")
+@of_files_options
 @covariate_options
 @ensemble_options
 @settings_options()
@@ -543,11 +560,13 @@ def main() -> None:
 @pass_columns
 def integrate(
     report: Report,
-    input: Path,
+    inputs: tuple[Path, ...],
     raw: bool,
     label_key: str | None,
     output: Path | None,
     in_place: bool,
+    system_of_file: tuple[str, ...],
+    orthologs: tuple[str, ...],
     report_path: Path | None,
     columns: Columns,
     overwrite: bool,
@@ -565,11 +584,14 @@ def integrate(
     dry_run: bool,
     **settings: Any,
 ) -> None:
-    """Integrate the systems of an h5ad file or a zarr store.
+    """Integrate the systems of h5ad files and zarr stores.
 
-    INPUT holds the cells of all systems with the same genes, as counts (which are prepared as in the paper: genes seen
+    INPUTS hold the cells of all systems with the same genes, as counts (which are prepared as in the paper: genes seen
     in every system, normalised, variable in every system) or log-normalised (variable genes are chosen). The output is
-    a copy of INPUT with the embedding in obsm; use it for neighbours, UMAP and clustering.
+    a copy of the h5ad file with the embedding in obsm; use it for neighbours, UMAP and clustering.
+
+    Several INPUTS are prepared as by sysvi prepare, into a temporary store beside the output, which then has obs, the
+    embedding and the record of the model, but no expression.
 
     Several models are trained and combined. How far they agree that a cell has counterparts in other systems, from 0 to
     1, is written into sysvi_support in obs, and for each other system into sysvi_support in obsm.
@@ -590,6 +612,7 @@ def integrate(
     from sysvi.data.h5ad import check_output
     from sysvi.data.store_results import check_in_place
     from sysvi.data.store_writer import check_store_output
+    from sysvi.data.stores import open_cells
 
     if (output is None) != in_place:
         raise click.UsageError(
@@ -597,7 +620,30 @@ def integrate(
         )
     if in_place and copy:
         raise click.UsageError("--copy is for --output: with --in-place, the expression stays where it is.")
-    adata = read_input(input, raw, columns.layer, or_zarr=True)
+    input = inputs[0]
+    if len(inputs) > 1 or system_of_file or orthologs:
+        for is_given, name in ((in_place, "--in-place"), (copy, "--copy"), (raw, "--raw"), (all_genes, "--all-genes")):
+            if is_given:
+                raise click.UsageError(f"{name} is for a single INPUT: leave it out, or run sysvi prepare first.")
+        if n_launched() > 1 or dry_run:
+            what = "--dry-run" if dry_run else "Several processes"
+            raise sysvi.InputError(f"{what} is for prepared cells: run sysvi prepare with these inputs first.")
+        assert output is not None
+        check_model_output(save_model, overwrite)
+        settings_of_preparation = {
+            "layer": columns.layer,
+            "n_top_genes": n_top_genes,
+            "min_cells": min_cells,
+            "fractional_counts": fractional_counts,
+            "seed": seed,
+            "report": report.preparation(),
+        }
+        of_file, tables = pairs(system_of_file, "--system-of-file"), pairs(orthologs, "--orthologs")
+        prepared_inputs = prepared_beside(output, overwrite, inputs, columns, of_file, tables, settings_of_preparation)
+        input = click.get_current_context().with_resource(prepared_inputs)
+        adata, columns = open_cells(input), replace(columns, layer=None)
+    else:
+        adata = read_input(input, raw, columns.layer, or_zarr=True)
     if in_place:
         check_in_place(input, key, overwrite or dry_run)
     given, storage = given_settings(settings), None
@@ -639,9 +685,9 @@ def integrate(
         raise sysvi.InputError("--report needs the expression in memory: leave --report out, or raise --memory.")
     check_report_output(adata, report_path, label_key, overwrite)
     prepared, layer = adata, columns.layer
-    if not on_disk and not several:
-        if storage is not None:
-            report.on_event(Event("storage", storage.why, storage_values(storage)))
+    if not on_disk and not several and storage is not None:
+        report.on_event(Event("storage", storage.why, storage_values(storage)))
+    if not on_disk and not several and input in inputs:
         prepared, layer = ensure_prepared(
             adata,
             columns.system,
@@ -778,18 +824,7 @@ def write_report(
 @genes_option
 @min_cells_per_gene_option
 @fractional_counts_option
-@click.option(
-    "--system-of-file",
-    multiple=True,
-    metavar="FILE=SYSTEM",
-    help="System of a file without such a column; FILE is its path, its name, or a pattern. Can be repeated.",
-)
-@click.option(
-    "--orthologs",
-    multiple=True,
-    metavar="SYSTEM=TABLE",
-    help="Table of orthologues by which the genes of a system are renamed; can be repeated.",
-)
+@of_files_options
 @click.option(
     "--gene-set",
     type=click.Choice(["shared", "union"]),
@@ -888,6 +923,34 @@ def prepare(
     check_output(output, overwrite)
     cells = read_input(inputs[0], raw, layer)
     write_prepared(sysvi.prepare(cells, system_key, batch_key, genes=gene_set, **settings))
+
+
+@contextmanager
+def prepared_beside(
+    output: Path,
+    overwrite: bool,
+    inputs: Sequence[Path],
+    columns: Columns,
+    system_of_file: Mapping[str, str],
+    orthologs: Mapping[str, str],
+    settings: Mapping[str, Any],
+) -> Iterator[Path]:
+    """Prepare several inputs into a store in a temporary folder beside the output, which is removed at the end."""
+    from sysvi._core.files import folder_beside
+    from sysvi.data.h5ad import check_output
+    from sysvi.data.store_writer import check_store_output
+
+    check_store_output(output, overwrite) if output.suffix == ".zarr" else check_output(output, overwrite)
+    with folder_beside(output) as folder:
+        yield sysvi.prepare_files(
+            inputs,
+            folder / "prepared.zarr",
+            columns.system,
+            columns.batch,
+            system_of_file=system_of_file,
+            orthologs=orthologs,
+            **settings,
+        )
 
 
 def pairs(values: Sequence[str], option: str) -> dict[str, str]:

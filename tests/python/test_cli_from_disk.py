@@ -99,6 +99,61 @@ def test_the_output_may_be_a_store(prepared, little_memory, tmp_path):
     assert "exists already" in refused.stderr
 
 
+@pytest.fixture(scope="module")
+def parts(cells, tmp_path_factory):
+    """Counts in a file of each system, one of them without the column of the system, and the options that name it."""
+    folder = tmp_path_factory.mktemp("parts")
+    for name in ("system1", "system2"):
+        cells[cells.obs["system"] == name].copy().write_h5ad(folder / f"{name}.h5ad")
+    part = anndata.read_h5ad(folder / "system2.h5ad")
+    del part.obs["system"]
+    part.write_zarr(folder / "other.zarr")
+    (folder / "system2.h5ad").unlink()
+    return [
+        folder / "system1.h5ad",
+        folder / "other.zarr",
+        "--system-of-file",
+        "other.zarr=system2",
+        "--min-cells",
+        "3",
+    ]
+
+
+@pytest.mark.parametrize("memory", [[], ["--memory", "60kB"]], ids=["in memory", "from disk"])
+def test_several_inputs_are_prepared_and_integrated(parts, little_memory, memory, tmp_path):
+    prepared, output, expected = tmp_path / "prepared.zarr", tmp_path / "out.h5ad", tmp_path / "expected.h5ad"
+    run("prepare", *parts, *COLUMNS[:4], "-o", prepared)
+    run("integrate", prepared, *FAST, *memory, "-o", expected)
+    call = ["integrate", *parts, *FAST, *memory, "-o", output, "--checkpoint", tmp_path / "kept"]
+    result = run(*call, "--save-model", tmp_path / "model", "--report", tmp_path / "r.html", code=1 if memory else 0)
+    if memory:
+        assert "--report needs the expression in memory" in result.stderr
+        run(*call, "--save-model", tmp_path / "model")
+    names = ["expected.h5ad", "kept", "model", "out.h5ad", "prepared.zarr"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names + ([] if memory else ["r.html"])
+    found, expected = anndata.read_h5ad(output), anndata.read_h5ad(expected)
+    assert found.X is None
+    pd.testing.assert_frame_equal(found.obs, expected.obs)
+    np.testing.assert_array_equal(found.obsm["X_sysVI"], expected.obsm["X_sysVI"])
+    again = run(*call, "--overwrite")  # the same cells in the same order, so that training has ended already
+    assert "goes on from the checkpoint" in again.stderr or "goes on from the checkpoint" in again.stdout
+    np.testing.assert_array_equal(anndata.read_h5ad(output).obsm["X_sysVI"], expected.obsm["X_sysVI"])
+
+
+def test_what_several_inputs_do_not_have(parts, tmp_path):
+    call, output = ["integrate", *parts, *FAST], ["-o", tmp_path / "out.h5ad"]
+    for option in ("--copy", "--raw", "--all-genes"):
+        assert f"{option} is for a single INPUT" in run(*call, *output, option, code=2).stderr
+    assert "--in-place is for a single INPUT" in run(*call, "--in-place", code=2).stderr
+    assert "--dry-run is for prepared cells: run sysvi prepare" in run(*call, *output, "--dry-run", code=1).stderr
+    (tmp_path / "out.h5ad").write_text("old")
+    assert "exists already" in run(*call, *output, code=1).stderr
+    message = run("integrate", *parts[:2], *FAST, *output, "--overwrite", code=1).stderr
+    assert "other.zarr: --system 'system' is not a column of obs" in message
+    assert "If all its cells are of one system, name it in --system-of-file." in message
+    assert [path.name for path in tmp_path.iterdir()] == ["out.h5ad"]
+
+
 def test_a_copy_of_a_file_is_no_store(prepared, tmp_path):
     code = 0 if prepared.is_dir() else 1
     result = run("integrate", prepared, *FAST, "-o", tmp_path / "out.zarr", code=code)

@@ -139,7 +139,9 @@ def write_store(
             row += n
         if (row, end) != (len(obs), n_values):
             raise InputError(f"The cells changed while they were read, so {path} was not written: run it again.")
-        create(x, "indptr", shape=starts.shape, dtype=np.int64)[:] = starts
+        # Of few values of the type of the indices, which compiled code expects.
+        dtype = np.int32 if n_values <= np.iinfo(np.int32).max else np.int64
+        create(x, "indptr", shape=starts.shape, dtype=dtype)[:] = starts.astype(dtype)
         write_elem(root, "uns", dict(uns()))
 
     def write_h5ad(temporary: Path) -> None:

@@ -53,6 +53,9 @@ def principal_components(expression: Any, n_components: int, *, seed: int = 0) -
         )
     if not varies.all():
         expression = expression[:, np.flatnonzero(varies)]
+    if isinstance(expression, sparse.csr_matrix) and expression.indptr.dtype != expression.indices.dtype:
+        parts = expression.data, expression.indices, expression.indptr  # as in stores; scikit-learn takes one type only
+        expression = sparse.csr_matrix(parts, shape=expression.shape)
     n_components = min(whole_number("n_pcs", n_components, 1), min(expression.shape) - 1)
     try:
         return PCA(n_components, svd_solver="arpack", random_state=seed_of_32_bits(seed)).fit_transform(expression)

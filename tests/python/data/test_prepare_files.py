@@ -5,6 +5,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
 import scipy.sparse as sp
 from click.testing import CliRunner
 from hypothesis import given, settings
@@ -410,6 +411,15 @@ def test_a_mark_of_scanpy_that_lost_its_form_means_the_natural_logarithm(cells, 
         paths.append(tmp_path / f"{name}.h5ad")
     assert sysvi.prepare(anndata.read_h5ad(paths[0]), "batch", min_cells=3, normalize=False).n_vars
     assert anndata.read_h5ad(sysvi.prepare_files(paths, tmp_path / "all.h5ad", "system", min_cells=3)).n_obs == 600
+
+
+@pytest.mark.parametrize("output", ["all.h5ad", "all.zarr"])
+def test_other_programs_can_compute_with_the_expression(files, tmp_path, output):
+    """Compiled code takes one type of index only."""
+    found = open_cells(sysvi.prepare_files(files, tmp_path / output, "system", min_cells=3)).to_memory()
+    assert found.X.indptr.dtype == found.X.indices.dtype == np.int32
+    sc.pp.pca(found, n_comps=5)
+    assert found.obsm["X_pca"].shape == (600, 5)
 
 
 def test_chunks_of_a_store_have_checksums(files, tmp_path):

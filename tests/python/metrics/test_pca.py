@@ -43,3 +43,12 @@ def test_nothing_varies(x):
     for matrix in (x, sparse.csr_matrix(x)):
         with pytest.raises(InputError, match="two cells and two genes that vary"):
             principal_components(matrix, 2)
+
+
+def test_types_of_indices_may_differ():
+    """As in a store of more values than an index of 32 bits can count."""
+    x = sparse.random(50, 20, 0.5, format="csr", dtype=np.float32, rng=np.random.default_rng(0))
+    mixed = x.copy()
+    mixed.indptr = mixed.indptr.astype(np.int64)
+    np.testing.assert_array_equal(principal_components(mixed, 5), principal_components(x, 5))
+    assert mixed.indptr.dtype == np.int64  # the caller's
