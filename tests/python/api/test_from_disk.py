@@ -168,7 +168,7 @@ def test_storage_is_chosen_by_the_memory(tmp_path):
     assert choose_storage(adata, None, None, 1, cpu).window_cells is None
     with pytest.raises(
         sysvi.InputError,
-        match="memory='800MB' is too little: 400,000 cells and 1 model take about 1,312 MB, with the expression on disk",
+        match="memory='800MB' is too little: 400,000 cells and 1 model take about 1,312 MB, with the expression on",
     ):
         choose_storage(adata, None, "800MB", 1, cpu)
 
