@@ -626,8 +626,8 @@ def integrate(
             if is_given:
                 raise click.UsageError(f"{name} is for a single INPUT: leave it out, or run sysvi prepare first.")
         if n_launched() > 1 or dry_run:
-            what = "--dry-run" if dry_run else "Several processes"
-            raise sysvi.InputError(f"{what} is for prepared cells: run sysvi prepare with these inputs first.")
+            what = "--dry-run is" if dry_run else "Several processes are"
+            raise sysvi.InputError(f"{what} for prepared cells: run sysvi prepare with these inputs first.")
         assert output is not None
         check_model_output(save_model, overwrite)
         settings_of_preparation = {
