@@ -83,7 +83,7 @@ def test_a_second_ctrl_c_is_not_postponed():
     reached = []
 
     def work():
-        with postpone_interrupts():
+        with raise_interrupts(), postpone_interrupts():  # what runs in the background ignores Ctrl-C
             signal.raise_signal(signal.SIGTERM)
             signal.raise_signal(signal.SIGINT)
             reached.append("after the first")
@@ -114,7 +114,7 @@ def test_other_threads_do_not_raise_what_was_postponed():
             raised.append(True)
 
     def work():
-        with postpone_interrupts():
+        with raise_interrupts(), postpone_interrupts():
             signal.raise_signal(signal.SIGINT)
             thread = threading.Thread(target=ask)
             thread.start()
