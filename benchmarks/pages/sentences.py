@@ -147,6 +147,7 @@ def of_trust() -> list[str]:
     private, shared = support["private_below_0.2"].dropna(), support["shared_below_0.2"].dropna()
     more = support["private_below_0.3"].dropna()
     closeness = read("paper_anchor_pairs").groupby(["radius", "cell", "members", "set"])["auroc"].mean()
+    worst_type = read("paper_trust").query("set == 'family_07' and variant == 'default'")["worst_private"].max()
     old, new = closeness["15 nearest", "smaller", "smallest"], closeness["25%", "larger", "mean"]
     lost = simulations(True)
     halves = trust_summary()["halves"].dropna()
@@ -171,6 +172,10 @@ def of_trust() -> list[str]:
         "unless the effect is weak ({:.2f} to {:.2f})".format(
             *(f([trust(name, variant="Harmony") for name in STRONG]) for f in (min, max))
         ),
+        f"private type mixes by {worst_type:.2f} and is lost; without it, private types mix by "
+        f"{worst_private([name for name in simulations(False) if name != 'family_07']):.2f} at most",
+        f"by {trust('family_04'):.2f}, and the NMI falls to {trust('family_04', 'nmi'):.2f} (PCA "
+        f"{trust('family_04', 'nmi_pca'):.2f})",
         f"in `family_18` they mix by {trust('family_18'):.2f}, with an NMI of {trust('family_18', 'nmi'):.2f}",
         f"Shared types of 1,000 of Baron's cells mix by {trust('baron_1000'):.2f}, where Harmony has "
         f"{trust('baron_1000', variant='Harmony'):.2f}",
