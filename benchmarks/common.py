@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from itertools import pairwise
@@ -29,7 +29,12 @@ class Failed(RuntimeError):
 
 
 def make_peer_environment() -> None:
-    """Create or complete the environment of the peers (scvi-tools, scib-metrics, harmonypy).
+    """Create or complete the environment of the peers (scvi-tools, scib-metrics, harmonypy)."""
+    make_environment(PEER_ENVIRONMENT, REQUIREMENTS, PEER_VERSIONS)
+
+
+def make_environment(folder: Path, requirements: Sequence[str], python_versions: str) -> Path:
+    """Create or complete an environment with these packages, the first of them first and alone; returns its Python.
 
     It is made by the newest Python on this machine that suits (`sysvi.comparison.interpreters`). An environment of
     other versions in the same folder is replaced.
@@ -43,16 +48,16 @@ def make_peer_environment() -> None:
     """
     from sysvi.comparison.interpreters import find_interpreter
 
-    installed = PEER_ENVIRONMENT / "installed.txt"  # written last, so that a failed installation is repeated
-    if installed.exists() and installed.read_text().split() == list(REQUIREMENTS):
-        return
-    if installed.exists() or not PEER_PYTHON.exists():
-        python = find_interpreter(PEER_VERSIONS).path
-        subprocess.run([python, "-m", "venv", "--clear", PEER_ENVIRONMENT], check=True)
-    pip = [str(PEER_PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, REQUIREMENTS[0]], check=True)
-    subprocess.run([*pip, *REQUIREMENTS], check=True)
-    installed.write_text("\n".join(REQUIREMENTS) + "\n")
+    python, installed = folder / "bin" / "python", folder / "installed.txt"
+    if installed.exists() and installed.read_text().split() == list(requirements):
+        return python
+    if installed.exists() or not python.exists():
+        subprocess.run([find_interpreter(python_versions).path, "-m", "venv", "--clear", folder], check=True)
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, requirements[0]], check=True)
+    subprocess.run([*pip, *requirements], check=True)
+    installed.write_text("\n".join(requirements) + "\n")  # last, so that a failed installation is repeated
+    return python
 
 
 def ours(script: str, *arguments: object, threads: int | None = None) -> dict:

@@ -20,9 +20,9 @@ import time
 
 import numpy as np
 import pandas as pd
-from common import CACHE, HERE, RESULTS, machine, n_cores
+from common import CACHE, HERE, RESULTS, machine, make_environment, n_cores
 
-ANNBATCH, REQUIREMENTS = CACHE / "venv-annbatch", ["annbatch[zarrs]==0.3.1", "lazy-loader"]
+REQUIREMENTS = ("annbatch[zarrs]==0.3.1", "lazy-loader")
 WINDOW = 10_000  # cells
 READERS, WHAT = ("sysvi", "sysvi with annbatch", "annbatch"), ("512", "2500", "random")
 
@@ -46,7 +46,8 @@ def main() -> None:
         files = [CACHE / f"disk_{args.cells}_4_{i}.h5ad" for i in range(4)]
         step("counts", args.cells, *files)
         step("prepare", store, *files)
-    pythons = dict.fromkeys(READERS, annbatch_python()) | {"sysvi": sys.executable}
+    python = str(make_environment(CACHE / "venv-annbatch", REQUIREMENTS, ">=3.12"))
+    pythons = dict.fromkeys(READERS, python) | {"sysvi": sys.executable}
     environment = os.environ | {"PYTHONPATH": str(HERE.parent / "python")}
     rows = []
     for _, what, reader in itertools.product(range(args.rounds), WHAT, READERS):
@@ -61,27 +62,17 @@ def main() -> None:
     print(table.to_string())
 
 
-def annbatch_python() -> str:
-    """Python of an environment with annbatch, which is made if it is not there."""
-    from sysvi.comparison.interpreters import find_interpreter
-
-    python, installed = ANNBATCH / "bin" / "python", ANNBATCH / "installed.txt"
-    if not (installed.exists() and installed.read_text().split() == REQUIREMENTS):
-        subprocess.run([find_interpreter(">=3.12").path, "-m", "venv", "--clear", ANNBATCH], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *REQUIREMENTS], check=True)
-        installed.write_text("\n".join(REQUIREMENTS))
-    return str(python)
-
-
 def measure(reader: str, what: str, store: str, n_cells: int) -> dict:
-    """Read 25 windows, or the random cells; microseconds for each cell."""
+    """Read up to 25 windows, or the random cells; microseconds for each cell."""
     rng = np.random.default_rng(0)
     if what == "random":
         requests = [np.sort(rng.choice(n_cells, 20_000, replace=False))]
     else:
         block = int(what)
         starts = rng.permutation(n_cells // block) * block
-        windows = np.sort(starts[: 25 * (WINDOW // block)].reshape(25, -1))  # first cells of the row blocks of each
+        n_blocks = WINDOW // block
+        n_windows = min(25, len(starts) // n_blocks)
+        windows = np.sort(starts[: n_windows * n_blocks].reshape(n_windows, n_blocks))  # first cells of row blocks
         requests = [np.concatenate([np.arange(start, start + block) for start in window]) for window in windows]
     read = (read_by_annbatch if reader == "annbatch" else read_by_sysvi)(store, requests)
     seconds, cpu_seconds = time.perf_counter(), time.process_time()

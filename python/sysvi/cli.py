@@ -609,9 +609,8 @@ def integrate(
     from sysvi.api.dry_run import describe_run, output_bytes
     from sysvi.api.storage import choose_storage, storage_values
     from sysvi.data.ensure_prepared import ensure_prepared, is_prepared
-    from sysvi.data.h5ad import check_output
     from sysvi.data.store_results import check_in_place
-    from sysvi.data.store_writer import check_store_output
+    from sysvi.data.store_writer import check_cells_output
     from sysvi.data.stores import open_cells
 
     if (output is None) != in_place:
@@ -675,11 +674,8 @@ def integrate(
     n_bytes = copied + output_bytes(adata.n_obs, given.get("n_latent", ModelSettings.n_latent))
     if output is None:
         check_free_space(input / "obsm" / key, n_bytes)
-    elif output.suffix == ".zarr":
-        check_store_output(output, overwrite)
-        check_free_space(output, n_bytes)
     else:
-        check_output(output, overwrite, n_bytes)
+        check_cells_output(output, overwrite, n_bytes)
     check_model_output(save_model, overwrite)
     if report_path is not None and on_disk:
         raise sysvi.InputError("--report needs the expression in memory: leave --report out, or raise --memory.")
@@ -870,10 +866,10 @@ def prepare(
     With --gene-set union, genes that some systems lack are kept too, and the counts of one-to-many and many-to-many
     orthologues are summed. Give one file of each system; they are joined in memory.
     """
-    from sysvi._core.files import write_atomically
     from sysvi.data.block_map import connected
-    from sysvi.data.h5ad import check_output, write_anndata
+    from sysvi.data.h5ad import check_output
     from sysvi.data.prepare_files import join_files
+    from sysvi.data.store_writer import write_cells
 
     settings: dict[str, Any] = {
         "layer": layer,
@@ -884,7 +880,7 @@ def prepare(
     }
 
     def write_prepared(prepared: AnnData) -> None:
-        write_atomically(output, lambda path: write_anndata(path, prepared), overwrite=overwrite)
+        write_cells(output, prepared, overwrite)
         report.wrote(output, f": {prepared.n_obs:,} cells x {prepared.n_vars:,} genes")
         report.close(of_prepare(output, Columns(system_key, batch_key), prepared.shape))
 
@@ -937,10 +933,9 @@ def prepared_beside(
 ) -> Iterator[Path]:
     """Prepare several inputs into a store in a temporary folder beside the output, which is removed at the end."""
     from sysvi._core.files import folder_beside
-    from sysvi.data.h5ad import check_output
-    from sysvi.data.store_writer import check_store_output
+    from sysvi.data.store_writer import check_cells_output
 
-    check_store_output(output, overwrite) if output.suffix == ".zarr" else check_output(output, overwrite)
+    check_cells_output(output, overwrite)
     with folder_beside(output) as folder:
         yield sysvi.prepare_files(
             inputs,
@@ -1805,18 +1800,16 @@ def write_results_of(
     """Write a copy of an h5ad file with what `integrate`, `map` or `tune` wrote into its prepared cells, `adata`.
 
     Without a `source` to copy, the file, or the zarr store by the name of `target`, has obs, the results and the record
-    of the model, but no expression. Without a
-    `target`, the results are added to the source, a zarr store. Further columns of obs are given as `columns`. The
-    record of the model in uns also has the genes that it was trained on, since the copy has all genes. If the source
-    was replaced during the run, the results are written without its expression, into a file beside `target`, and an
-    InputError is raised.
+    of the model, but no expression. Without a `target`, the results are added to the source, a zarr store. Further
+    columns of obs are given as `columns`. The record of the model in uns also has the genes that it was trained on,
+    since the copy has all genes. If the source was replaced during the run, the results are written without its
+    expression, into a file beside `target`, and an InputError is raised.
     """
     import numpy as np
     from anndata import AnnData
 
-    from sysvi._core.files import write_atomically
     from sysvi.api.support import SUPPORT_KEY
-    from sysvi.data.h5ad import OtherCellsError, write_anndata, write_with_results
+    from sysvi.data.h5ad import OtherCellsError, write_with_results
     from sysvi.data.query import QUERY_KEY
     from sysvi.data.store_results import add_results
     from sysvi.data.store_writer import write_cells
@@ -1844,7 +1837,7 @@ def write_results_of(
     except OtherCellsError as error:
         place = target or source
         kept = place.with_name(f"{place.stem}.results.h5ad")
-        write_atomically(kept, lambda path: write_anndata(path, results()))
+        write_cells(kept, results(), overwrite=True)
         raise sysvi.InputError(f"{error} Their embedding, with their names and columns, is in {kept}.") from error
 
 

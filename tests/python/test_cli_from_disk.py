@@ -83,7 +83,7 @@ def test_the_output_may_be_a_store(prepared, little_memory, tmp_path):
     np.testing.assert_array_equal(found.obsm["X_sysVI"], expected.obsm["X_sysVI"])
     assert list(found.uns["sysvi"]["genes"]) == list(expected.uns["sysvi"]["genes"])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.h5ad", "out.zarr"]
-    for path in (output, file):  # as the last words suggest
+    for path in (output, file):  # as the command suggests
         run(
             "evaluate",
             path,

@@ -62,7 +62,7 @@ def raise_interrupts() -> Iterator[None]:
 
 @contextmanager
 def postpone_interrupts() -> Iterator[None]:
-    """Let stop signals that would raise KeyboardInterrupt at once raise it in `raise_postponed`, or at the end.
+    """Keep stop signals from raising KeyboardInterrupt until `raise_postponed` is called or the block ends.
 
     This is for compiled code that calls back into Python, and is left in a broken state if such a call raises. A second
     Ctrl-C raises at once.
@@ -121,7 +121,7 @@ def _postpone(signum: int, frame: FrameType | None) -> None:
 def _handled_by(handler: Callable[[int, FrameType | None], None], *, unless_caught: bool = False) -> Iterator[None]:
     """Let `handler` handle Ctrl-C, and the other stop signals where the program has no handler of its own.
 
-    With `unless_caught` this holds for Ctrl-C too.
+    With `unless_caught`, it does not handle Ctrl-C either where the program catches it already.
     """
     before = {}
     raising = (signal.SIG_DFL, signal.default_int_handler, _raise_interrupt)

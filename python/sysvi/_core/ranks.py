@@ -30,7 +30,7 @@ from sysvi._core.launcher import n_launched
 SECONDS_TO_JOIN = 120.0  # in which all processes must have started
 BLOCK_CELLS = 512  # consecutive cells that belong to one process, as row blocks on disk
 BLOCKS_PER_RANK = 32  # at least, of few cells, so that minibatches are shared out evenly
-SHORT_VALUES = 2**15  # of so few numbers, gloo gathers all in less time than it takes to sum them
+SHORT_VALUES = 2**15  # up to so many, of all processes, are gathered and then summed, which is faster than gloo's sum
 FAILURES = "sysvi/failures"
 
 

@@ -17,8 +17,8 @@ from sysvi.data.annbatch_rows import ReadRows, annbatch_reader
 
 BLOCK_VALUES = 2**19  # values of a row block, which take about 20 MB during its processing
 MAX_GAP = 32  # rows that are this near are read together: reading those between them is faster than to skip them
-LONG_RUNS = 64  # rows in a run, on average, from which on annbatch reads them faster
-MAX_GAP_OF_ZARR = 256  # of sparse rows in zarr stores, of which each read takes as long as a few hundred rows
+MAX_GAP_OF_ZARR = 256  # the same in zarr stores, where starting a read takes as long as reading a few hundred rows
+LONG_RUNS = 64  # annbatch reads consecutive rows faster if runs of them have at least so many on average
 PART_ROWS = 4096  # at most so many are read at once
 
 

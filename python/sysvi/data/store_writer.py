@@ -28,18 +28,29 @@ SHARD_CHUNKS = 128  # at most, in a file of a zarr store, each of which can be r
 
 
 def check_store_output(path: Path, overwrite: bool) -> None:
-    """Check, before any work is done, that an h5ad file or, by its name, a zarr store can be written.
+    """Check an output as `check_cells_output` does, and that its name says what it is.
 
     Raises
     ------
     InputError
-        If its name ends in neither ``.h5ad`` nor ``.zarr``, if it exists and `overwrite` is False, if something else
-        than a zarr store would be replaced by one, or if its folder cannot be written to.
+        If its name ends in neither ``.h5ad`` nor ``.zarr``, or as `check_cells_output` does.
     """
     if path.suffix not in (".h5ad", ".zarr"):
         raise InputError(f"{path} is no name of an output: it must end in .h5ad (a file) or .zarr (a store, a folder).")
-    if path.suffix == ".h5ad":
-        check_output(path, overwrite)
+    check_cells_output(path, overwrite)
+
+
+def check_cells_output(path: Path, overwrite: bool, n_bytes: int = 0) -> None:
+    """Check, before any work is done, that an h5ad file or, by its name, a zarr store of `n_bytes` can be written.
+
+    Raises
+    ------
+    InputError
+        If it exists and `overwrite` is False, if something else than a zarr store would be replaced by one, if its
+        folder cannot be written to, or if the disk has too little space.
+    """
+    if path.suffix != ".zarr":
+        check_output(path, overwrite, n_bytes)
         return
     import_zarr()
     if path.exists() and not is_zarr(path):
@@ -47,6 +58,7 @@ def check_store_output(path: Path, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists already; pass overwrite=True to replace it, or choose another name.")
     check_folder(path.parent)
+    check_free_space(path, n_bytes)
 
 
 def write_cells(path: Path, adata: AnnData, overwrite: bool) -> None:
@@ -55,7 +67,7 @@ def write_cells(path: Path, adata: AnnData, overwrite: bool) -> None:
     Parameters
     ----------
     path
-        File or store, as `check_store_output` accepts it.
+        File or store, as `check_cells_output` accepts it.
     adata
         The cells.
     overwrite
@@ -139,7 +151,7 @@ def write_store(
             row += n
         if (row, end) != (len(obs), n_values):
             raise InputError(f"The cells changed while they were read, so {path} was not written: run it again.")
-        # Of few values of the type of the indices, which compiled code expects.
+        # Both index arrays have the same type unless there are too many values, since compiled code expects it.
         dtype = np.int32 if n_values <= np.iinfo(np.int32).max else np.int64
         create(x, "indptr", shape=starts.shape, dtype=dtype)[:] = starts.astype(dtype)
         write_elem(root, "uns", dict(uns()))
