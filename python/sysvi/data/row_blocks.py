@@ -294,7 +294,8 @@ def read_rows(matrix: Any, rows: np.ndarray) -> sparse.csr_matrix:
     is_zarr = isinstance(matrix, CsrOnDisk) and not isinstance(matrix.group, h5py.Group)
     apart = (np.diff(rows) > (MAX_GAP_OF_ZARR if is_zarr else MAX_GAP)) | (np.diff(rows // PART_ROWS) > 0)
     parts = np.split(rows, np.flatnonzero(apart) + 1)
-    if is_zarr and len(rows) >= LONG_RUNS * len(parts) and (read := matrix.by_annbatch) is not None:
+    n_runs = 1 + np.count_nonzero(np.diff(rows) != 1)  # of consecutive rows
+    if is_zarr and len(rows) >= LONG_RUNS * n_runs and (read := matrix.by_annbatch) is not None:
         with _decoding_by_zarrs(matrix.group):
             return _as_row_block(matrix, lambda: read(rows))
     blocks = []
