@@ -65,8 +65,7 @@ def is_table(function: Callable[[], str]) -> Callable[[], str]:
 # -- trust: mixing of shared and private types, types kept
 
 FORMER_SEVERAL = "default before"  # rows of several systems that were made by an earlier version
-# Rows of former rules: cells moved onto the mean of their anchors; then, a system's effect was always its mean.
-FORMER_RULES = "cells drawn to anchors", "systems at their means"
+FORMER_RULES = "anchors of all members"  # rows of the rules by which systems were moved before
 
 
 @functools.cache
@@ -157,22 +156,14 @@ def trust() -> str:
 
 @is_table
 def trust_moves() -> str:
-    """The default beside former rules: by which cells moved, and by which training started."""
-    table = trust_summary()
-    variants = [*FORMER_RULES, "default"]
-    former = table[table.index.get_level_values("variant").isin(FORMER_RULES)].index
-    rows = []
-    for name in dict.fromkeys(former.get_level_values("set")):
-        runs = table.loc[name].reindex(variants)
-        rows.append([name, *(number(runs.loc[v, key]) for key in ("shared", "worst private", "nmi") for v in variants)])
+    """The default beside the former rules for moving systems onto each other, where both were run."""
+    table, rows = trust_summary(), []
+    for name in table.xs("default", level="variant").index:
+        if (name, FORMER_RULES) in table.index:
+            runs = table.loc[name].loc[[FORMER_RULES, "default"]]
+            rows.append([name, *(number(value) for key in ("shared", "worst private", "nmi") for value in runs[key])])
     titles = "mixing of shared types", "of private types, worst call", "NMI"
-    return markdown(["cells", *(f"{title}: {v.replace('default', 'now')}" for title in titles for v in variants)], rows)
-
-
-def latest(name: str) -> str:
-    """The default, or for sets that were not run with it, the latest rule before."""
-    there = trust_summary().loc[name].index
-    return next(variant for variant in ("default", *reversed(FORMER_RULES)) if variant in there)
+    return markdown(["cells", *(f"{title}: {when}" for title in titles for when in ("before", "now"))], rows)
 
 
 @is_table
@@ -180,7 +171,7 @@ def trust_several() -> str:
     """More than two systems: the default of before, in which hidden layers saw the covariates, and today's."""
     table, rows = trust_summary(), []
     for name in table.xs(FORMER_SEVERAL, level="variant").index:
-        variants = FORMER_SEVERAL, latest(name)
+        variants = FORMER_SEVERAL, "default"
         pair = [table.loc[(name, variant)] for variant in variants]
         mixed = [mixing(name, variant, ("shared", "private")) for variant in variants]
         kept = [number(row["nmi"]) for row in pair]
@@ -239,43 +230,18 @@ def anchor_sets() -> list[str]:
             "malaria_part", "protocols", "family_10", "family_14", "family_19", "family_20"]  # fmt: skip
 
 
-def _anchor_settings(sets: list[str]) -> str:
-    table = read("paper_anchors")
-    table = table[table["set"].isin(sets)]
-    rows = []
-    for (members, share, closeness), group in table.groupby(
-        ["members", "neighbors", "closeness"], sort=False, dropna=False
-    ):
-        by_set = group.groupby("set")[["shared", "private", "nmi"]].mean()
-        scores = [" / ".join(number(value) for value in by_set.loc[name]) for name in sets]
-        rows.append([members, share, closeness, *scores])
-    return markdown(["members", "neighbors", "closeness", *sets], rows)
-
-
 @is_table
-def anchors_of_two() -> str:
-    """Mixing of shared and private types and NMI by settings of the anchors, two systems."""
-    return _anchor_settings(anchor_sets()[:7])
-
-
-@is_table
-def anchors_of_several() -> str:
-    """The same for more than two systems."""
-    return _anchor_settings(anchor_sets()[7:])
-
-
-@is_table
-def anchor_weights() -> str:
-    """Mixing of shared types, of private types and of the worst, by how many anchors a counterpart needs."""
-    table = read("paper_anchor_weights")
-    columns = ["shared", "private", "worst_private"]
-    mean = table.groupby(["set", "enough", "power"], sort=False)[columns].mean()
-    kinds = table[["enough", "power"]].drop_duplicates().to_records(index=False).tolist()
+def anchor_rules() -> str:
+    """Mixing of shared types, of private types and NMI, by rules that differ from today's in one respect."""
+    table = read("paper_anchor_rules")
+    columns = ["shared", "private", "nmi"]
+    mean = table.groupby(["set", "rule"], sort=False)[columns].mean()
+    rules, sets = (list(dict.fromkeys(table[key])) for key in ("rule", "set"))
     rows = [
-        [name, *(" / ".join(number(value) for value in mean.loc[(name, *kind)]) for kind in kinds)]
-        for name in dict.fromkeys(table["set"])
+        [name, *(" / ".join(number(value) for value in mean.loc[(name, rule)] if pd.notna(value)) for rule in rules)]
+        for name in sets
     ]
-    return markdown(["cells", *(f"{share:g}, power {power}" if share else "in full" for share, power in kinds)], rows)
+    return markdown(["cells", *rules], rows)
 
 
 # -- the findings of the paper

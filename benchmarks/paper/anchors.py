@@ -1,24 +1,23 @@
-"""Finding 9: which pairs of cells are anchors, how far anchors may reach, and how many members an ensemble should have.
+"""Finding 9: which pairs of cells are anchors, and how systems are moved onto each other around them.
 
-    python benchmarks/paper/anchors.py [--sets ...] [--seeds 0 1] [--seconds 3000] [--weights]
+    python benchmarks/paper/anchors.py [--sets ...] [--seeds 0 1] [--seconds 3000] [--pairs]
 
 For each set of `trust_sets.py` and each seed, the members of a default call are trained; their embeddings are kept in
 benchmarks/.cache/trust. Rows that are there are not made again.
 
-1. *Closeness* (results/paper_anchor_pairs.csv). Of pairs of cells that are mutual neighbours in all members, those of
-   the same type are right, and those with a cell of a private type (without such pairs: of different types) are wrong.
-   How well does the closeness of a pair tell them apart (AUROC)? It is a radius around a cell, divided by the distance
-   of the pair. `radius` is the mean distance to the 15 nearest cells of the own system, or the distance within which a
-   share of its cells lie; `cell` says which cell of the pair gives the radius, `members` whether the smallest closeness
-   of all members counts, or the geometric mean.
-2. *Settings* (results/paper_anchors.csv). Ensembles of the first members are moved with some settings of the anchors
-   and scored as in `trust.py`: `neighbors`, the share of a system's cells that count as nearest neighbours, and
-   `closeness`. "former" is the rule before: 10 % of the cells (with four members 6 %), in all members a closeness of
-   0.15 (several systems: 0.8) by the 15 nearest cells and the smaller radius. "none" leaves the systems where they are.
-   A cell's counterpart always counts in full here, of however few anchors it is the mean.
-3. *Weights*, with --weights alone (results/paper_anchor_weights.csv). Ensembles of all members are moved with today's
-   closeness; `enough` is the share of the usual number of anchors from which a counterpart counts in full (0: always),
-   and with fewer it counts by the power `power` of their number.
+1. *Rules* (results/paper_anchor_rules.csv). The members are combined, the systems moved by today's rules or by rules
+   that differ in one respect, and the result scored as in `trust.py`. `rule` says in which: how close anchors must be,
+   in which share of the members they must be mutual neighbours, rounds of moves, moves by the difference of means
+   without that of covariances, or the weight of counterparts that was used before: the squared number of anchors,
+   relative to a quarter of their usual number (the median over the cells that have some). "before" is the rule before:
+   differences of means, this weight, pairs mutual in all members of a closeness of 1.5 (more than two systems: 1.65 in
+   every member), two rounds. "none" leaves the systems where they are.
+2. *Closeness*, with --pairs (results/paper_anchor_pairs.csv). Of pairs of cells that are mutual neighbours in all
+   members, those of the same type are right, and those with a cell of a private type (without such pairs: of different
+   types) are wrong. How well does the closeness of a pair tell them apart (AUROC)? It is a radius around a cell,
+   divided by the distance of the pair. `radius` is the mean distance to the 15 nearest cells of the own system, or the
+   distance within which a share of its cells lie; `cell` says which cell of the pair gives the radius, `members`
+   whether the smallest closeness of all members counts, or the geometric mean.
 """
 
 import argparse
@@ -26,7 +25,7 @@ import itertools
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from functools import partial
+from contextlib import ExitStack
 from unittest.mock import patch
 
 import numpy as np
@@ -44,11 +43,10 @@ from sysvi.api.ensemble import CLOSENESS_OF_SEVERAL, CLOSENESS_OF_TWO
 from sysvi.model import anchors
 from sysvi.model.combination import combine
 
-PAIRS, TABLE = RESULTS / "paper_anchor_pairs.csv", RESULTS / "paper_anchors.csv"
-WEIGHTS = RESULTS / "paper_anchor_weights.csv"
+PAIRS, RULES = RESULTS / "paper_anchor_pairs.csv", RESULTS / "paper_anchor_rules.csv"
 SETS = [
-    *("baron", "baron_1000", "baron_few_shared", "kang", "family_01", "family_12", "family_23"),  # two systems
-    *("malaria_part", "protocols", "family_10", "family_14", "family_19", "family_20"),  # several
+    *("baron", "baron_2500", "baron_1000", "baron_few_shared", "kang", "family_01", "family_12", "family_23"),  # two
+    *("malaria_part", "protocols", "family_09", "family_10", "family_14", "family_19", "family_20"),  # several
 ]
 RADII: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of each point, from the sorted distances to all, (n, n)
     "15 nearest": lambda distances: distances[:, 1:16].mean(axis=1),
@@ -57,12 +55,44 @@ RADII: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of each point, from 
     },
 }
 OF_CELLS = {"smaller": np.minimum, "larger": np.maximum}
-MEMBERS = (4, 8)
-SETTINGS_OF_TWO = [(0.1, 1.5), (0.15, 1.5), (0.15, 1.6), (0.25, 1.6)]
-SETTINGS_OF_SEVERAL = [(0.1, 2.5), (0.15, 2.5), (0.15, 2.75)]
-OTHERS = [("none", np.nan), ("former", np.nan)]
-WEIGHTINGS = [(0.0, 0), (0.25, 1), (0.25, 2), (0.5, 1), (0.5, 2)]  # share of the usual number of anchors, and power
-KEYS = ["set", "seed", "members", "neighbors", "closeness"]
+
+
+def usual_weight(pairs: sp.csr_array, n_own: np.ndarray, n_of_others: np.ndarray) -> np.ndarray:
+    """Weight of each cell's counterpart before: by its number of anchors, relative to a quarter of the usual number."""
+    n = pairs.sum(axis=1)
+    return np.minimum(1, np.square(n / (0.25 * np.median(n[n > 0])))) if n.any() else n
+
+
+def no_transport(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Keep the covariance, so that cells move by the difference of means."""
+    return np.broadcast_to(np.eye(source.shape[1]), source.shape)
+
+
+def before(members: list[tuple[np.ndarray, np.ndarray]], min_closeness: float, of: Callable) -> sp.csr_array:
+    """Anchors before: mutual in all members, and close on average over the members, or in each."""
+    with patch.object(anchors, "SHARE_OF_MEMBERS", 1.0):
+        mutual = ANCHORS(members, 0.0)
+    rows, columns = mutual.nonzero()
+    closeness = of([anchors._log_closeness(a, b, rows, columns) for a, b in members], axis=0)
+    close = closeness >= np.log(min_closeness)
+    return sp.csr_array((np.ones(close.sum()), (rows[close], columns[close])), shape=mutual.shape)
+
+
+ANCHORS = anchors._anchors
+MEANS, USUAL = {"_transport": no_transport}, {"_weight_of_counterparts": usual_weight}
+BEFORE = {**MEANS, **USUAL, "N_ROUNDS": 2}
+CHANGES: dict[str, dict] = {  # what differs from today's rules, by rule
+    "today": {},
+    "closeness 0.15 less": {"closeness": -0.15},
+    "closeness 0.15 more": {"closeness": 0.15},
+    "half of the members": {"SHARE_OF_MEMBERS": 0.5},
+    "all members": {"SHARE_OF_MEMBERS": 1.0},
+    "2 rounds": {"N_ROUNDS": 2},
+    "4 rounds": {"N_ROUNDS": 4},
+    "8 rounds": {"N_ROUNDS": 8},
+    "means only": MEANS,
+    "weight by the usual number": USUAL,
+}
 
 
 def main() -> None:
@@ -71,69 +101,58 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=SETS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--seconds", type=float, default=np.inf)
-    parser.add_argument("--weights", action="store_true", help="measure the weights of counterparts")
+    parser.add_argument("--pairs", action="store_true", help="measure kinds of closeness")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     end = time.monotonic() + args.seconds
     for seed, name in itertools.product(args.seeds, args.sets):
+        if time.monotonic() > end:
+            return
         cells = Cells(name)
         members = embeddings(cells, seed)
-        if args.weights and time.monotonic() > end:
-            return
-        if args.weights:
-            weights(cells, seed, members)
+        if args.pairs:
+            if not has_rows(PAIRS, {"set": name, "seed": seed}):
+                add_rows(PAIRS, [{"set": name, "seed": seed} | row for row in auroc_of_closeness(cells, members)])
             continue
-        if not has_rows(PAIRS, {"set": name, "seed": seed}):
-            add_rows(PAIRS, [{"set": name, "seed": seed} | row for row in auroc_of_closeness(cells, members)])
-        settings = SETTINGS_OF_TWO if len(np.unique(cells.system)) == 2 else SETTINGS_OF_SEVERAL
-        for n_members, (share, closeness) in itertools.product(MEMBERS, [*OTHERS, *settings]):
-            key = dict(zip(KEYS, (name, seed, n_members, str(share), closeness), strict=True))
-            if has_rows(TABLE, key):
+        for rule in ("none", "before", *CHANGES):
+            key = {"set": name, "seed": seed, "rule": rule}
+            if has_rows(RULES, key):
                 continue
-            if time.monotonic() > end:
-                return
-            row = key | cells.scores(moved(cells, members[:n_members], share, closeness))
-            add_rows(TABLE, [row])
+            row = key | cells.scores(moved(cells, members, rule))
+            add_rows(RULES, [row])
             print({k: round(x, 2) if isinstance(x, float) else x for k, x in row.items()}, flush=True)
 
 
-def weights(cells: Cells, seed: int, members: list[np.ndarray]) -> None:
-    """Add the scores of an ensemble for each weighting of counterparts."""
+def moved(cells: Cells, members: list[np.ndarray], rule: str) -> np.ndarray:
+    """Embedding of an ensemble, (n, d), moved by a rule."""
     combined = combine(members).apply(members)
     codes = np.unique(cells.system, return_inverse=True)[1]
-    closeness = CLOSENESS_OF_TWO if codes.max() == 1 else CLOSENESS_OF_SEVERAL
-    for enough, power in WEIGHTINGS:
-        key = {"set": cells.name, "seed": seed, "enough": enough, "power": power}
-        if has_rows(WEIGHTS, key):
-            continue
-        with patch.object(anchors, "_weight_of_counterparts", partial(weight_of_counterparts, enough, power)):
-            moves = anchors.find_moves(members, combined, codes, closeness)
-        row = key | cells.scores(moves.apply(combined, codes).astype(np.float32))
-        add_rows(WEIGHTS, [row])
-        print({k: round(x, 2) if isinstance(x, float) else x for k, x in row.items()}, flush=True)
-
-
-def weight_of_counterparts(enough: float, power: float, n_anchors: np.ndarray) -> np.ndarray:
-    """Weight of each cell's counterpart by its number of anchors; if `enough` is 0, any number gives 1."""
-    if not enough or not n_anchors.any():
-        return (n_anchors > 0).astype(float)
-    return np.minimum(1, n_anchors / (enough * np.median(n_anchors[n_anchors > 0]))) ** power
-
-
-IN_FULL = partial(weight_of_counterparts, 0.0, 0)
+    if rule == "none":
+        return combined.astype(np.float32)
+    is_two = codes.max() == 1
+    changes = dict(CHANGES.get(rule, BEFORE))
+    closeness = (CLOSENESS_OF_TWO if is_two else CLOSENESS_OF_SEVERAL) + changes.pop("closeness", 0.0)
+    if rule == "before":
+        closeness, of = (1.5, np.mean) if is_two else (1.65, np.min)
+        changes["_anchors"] = lambda members, value: before(members, value, of)
+    with ExitStack() as stack:
+        for name, value in changes.items():
+            stack.enter_context(patch.object(anchors, name, value))
+        moves = anchors.find_moves(members, combined, codes, closeness)
+    return moves.apply(combined, codes).astype(np.float32)
 
 
 def has_rows(path, key: dict) -> bool:
     """Whether a table has a row with these values."""
     if not path.exists():
         return False
-    table = pd.read_csv(path, dtype={"neighbors": str})
-    return bool(np.all([table[k].isna() if v != v else table[k] == v for k, v in key.items()], axis=0).any())
+    table = pd.read_csv(path)
+    return bool(np.all([table[k] == v for k, v in key.items()], axis=0).any())
 
 
 def add_rows(path, rows: list[dict]) -> None:
     """Add rows to a table, which is made where it does not exist."""
-    before = [pd.read_csv(path, dtype={"neighbors": str})] if path.exists() else []
+    before = [pd.read_csv(path)] if path.exists() else []
     pd.concat([*before, pd.DataFrame(rows)]).to_csv(path, index=False, float_format="%.4f")
 
 
@@ -152,8 +171,8 @@ def auroc_of_closeness(cells: Cells, members: list[np.ndarray]) -> Iterator[dict
     found, labels = [], []
     for one, other in itertools.combinations(sorted(sampled), 2):
         a, b = sampled[one], sampled[other]
-        with patch.object(anchors, "_log_closeness", lambda a, b, rows, columns: np.zeros(len(rows))):
-            rows, columns = anchors._anchors([(z[a], z[b]) for z in members], anchors.MinCloseness()).nonzero()
+        with patch.object(anchors, "SHARE_OF_MEMBERS", 1.0):
+            rows, columns = anchors._anchors([(z[a], z[b]) for z in members], 0.0).nonzero()
         labels.append(np.stack([cells.label[a[rows]], cells.label[b[columns]]]))
         found.append([closeness_by_kind(z[a], z[b], rows, columns) for z in members])
     label = np.concatenate(labels, axis=1)
@@ -177,34 +196,6 @@ def closeness_by_kind(a: np.ndarray, b: np.ndarray, rows: np.ndarray, columns: n
         (kind, which): of_cells(radius(sorted_a)[rows], radius(sorted_b)[columns]) / distance
         for (kind, radius), (which, of_cells) in itertools.product(RADII.items(), OF_CELLS.items())
     }
-
-
-def moved(cells: Cells, members: list[np.ndarray], share: float | str, closeness: float) -> np.ndarray:
-    """Embedding of an ensemble, (n, d), with these settings of the anchors."""
-    combined = combine(members).apply(members)
-    codes = np.unique(cells.system, return_inverse=True)[1]
-    if share == "none":
-        return combined.astype(np.float32)
-    counting_in_full = patch.object(anchors, "_weight_of_counterparts", IN_FULL)
-    if share == "former":
-        with counting_in_full, patch.object(anchors, "_anchors", former_anchors):
-            former = anchors.MinCloseness(0.15 if codes.max() == 1 else 0.8)
-            moves = anchors.find_moves(members, combined, codes, former)
-    else:
-        with counting_in_full, patch.object(anchors, "SHARE_OF_NEIGHBORS", share):
-            moves = anchors.find_moves(members, combined, codes, anchors.MinCloseness(closeness))
-    return moves.apply(combined, codes).astype(np.float32)
-
-
-def former_anchors(members: list[tuple[np.ndarray, np.ndarray]], min_closeness: anchors.MinCloseness) -> sp.csr_array:
-    """Anchors as they were found before this study."""
-    pairs = np.ones((len(members[0][0]), len(members[0][1])), bool)
-    with patch.object(anchors, "SHARE_OF_NEIGHBORS", min(0.1, 0.06 ** (4 / len(members)))):
-        for a, b in members:
-            mutual = anchors._neighbors(b, a).multiply(anchors._neighbors(a, b).T).toarray() > 0
-            own_a, own_b = (RADII["15 nearest"](np.sort(cdist(z, z), axis=1)) for z in (a, b))
-            pairs &= mutual & (np.minimum(own_a[:, None], own_b[None]) >= min_closeness.value * cdist(a, b))
-    return sp.csr_array(pairs.astype(np.float64))
 
 
 if __name__ == "__main__":

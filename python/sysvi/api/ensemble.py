@@ -23,14 +23,14 @@ from sysvi.api.sysvi import SysVI, model_file, posteriors, write_model_folder
 from sysvi.data.cells import Cells, Vocabulary
 from sysvi.data.columns import Columns
 from sysvi.model.agreement import neighbor_agreement
-from sysvi.model.anchors import MinCloseness, Moves, find_moves
+from sysvi.model.anchors import Moves, find_moves
 from sysvi.model.checkpoint import corruption_as_input_error, holds_ensemble, load_ensemble, save_ensemble
 from sysvi.model.combination import Combination, combine
 
 # How close anchors must be: among several systems there is more often a cell that is near by mistake (docs/trust.md).
-CLOSENESS_OF_TWO = MinCloseness(1.5)
-CLOSENESS_OF_SEVERAL = MinCloseness(1.65, "smallest")
-CLOSENESS_OF_NEW = MinCloseness(2.75)  # of systems that the models were not trained on
+CLOSENESS_OF_TWO = 1.35
+CLOSENESS_OF_SEVERAL = 1.65
+CLOSENESS_OF_NEW = 2.75  # of systems that the models were not trained on
 WORST_FIRST = ("failed", "interrupted", "stopped_early", "finished")  # status of an ensemble: the worst of its members
 
 
@@ -41,7 +41,7 @@ class Ensemble(DifferentialMethodsOfScvi, MethodsOfScvi):
     (:func:`sysvi.model.combination.combine`). What a single model learns by chance, such as a cell type of one system
     that lies among the cells of another type, differs between seeds and has little weight; what all members learn is
     kept. Then the systems are moved onto each other around
-    those cells that correspond in all members (:func:`sysvi.model.anchors.find_moves`). :func:`sysvi.integrate` makes
+    those cells that correspond in most members (:func:`sysvi.model.anchors.find_moves`). :func:`sysvi.integrate` makes
     ensembles, and :func:`sysvi.load` reads them.
 
     Parameters

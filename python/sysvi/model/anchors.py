@@ -1,18 +1,18 @@
-"""Moving systems onto each other where all members of an ensemble agree which of their cells correspond.
+"""Moving systems onto each other where the members of an ensemble agree which of their cells correspond.
 
-Two cells of different systems that are mutual nearest neighbours (Haghverdi et al., 2018) in the embedding of every
-member, and not far apart, are a pair of anchors. What still separates them in the combined embedding is a
-difference between the systems that training has left, so the anchors, and with them the cells around them, are moved
-onto each other. Cells of a type that the other system lacks are seldom anchors: their mutual neighbours differ between
-members, or are farther away than cells of their own type. They stay where they are.
+Two cells of different systems that are mutual nearest neighbours (Haghverdi et al., 2018) in most members, and not far
+apart, are a pair of anchors. What still separates them in the combined embedding is a difference between the systems
+that training has left, so the anchors, and with them the cells around them, are moved onto each other. Cells of a type
+that the other system lacks are seldom anchors: their mutual neighbours differ between members, or are farther away than
+cells of their own type. They stay where they are.
 
-The anchors of a cell lie around it, so their mean is nearer to the middle of the type than the cell is. The mean of
-those cells of its own system that are its neighbours by the same rule is so too. A cell therefore moves by the
-difference of the two means: systems that lie on each other already stay as they are, and types keep their extent.
+The anchors of a cell lie around it, and so do its neighbours by the same rule in its own system. The cell moves by the
+linear map that takes the mean and covariance of these neighbours to those of the anchors, which is the optimal
+transport between two normal distributions. Systems that lie on each other already stay as they are.
 
 A further system can be moved onto those that are there, which then stay where they are (`Moves.extend`).
 
-Shapes: M members, n cells, L latent dimensions, P sampled cells of all systems.
+Shapes: M members, n cells, L latent dimensions, P sampled cells of all systems; a and b sampled cells of two systems.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -36,32 +35,12 @@ MAX_SAMPLED_CELLS = 1_000  # of each system, among which anchors are searched
 SHARE_OF_NEIGHBORS = 0.15  # of a system's sampled cells that count as nearest neighbours of a cell
 SHARE_AROUND = 0.25  # of a system's sampled cells that lie within the radius of a cell of this system
 MIN_NEIGHBORS = 10
-ENOUGH_ANCHORS = 0.25  # share of the usual number of anchors from which on a counterpart counts in full
-N_ROUNDS = 2
+SHARE_OF_MEMBERS = 0.75  # in which the cells of a pair must be mutual neighbours
+N_ROUNDS = 6
+MIN_VARIANCE = 1e-3  # of a direction, relative to the mean over all, so that no covariance is singular
+SMALLEST_VARIANCE = 1e-100  # of cells in the same place
 N_SMOOTHED = 30  # sampled cells whose moves are averaged
 CELLS_AT_A_TIME = 10_000
-
-
-class MinCloseness(NamedTuple):
-    """How close the cells of a pair must be to be anchors.
-
-    Parameters
-    ----------
-    value
-        The smallest closeness. The closeness of a pair in a member is the radius within which a quarter of the cells of
-        a cell's own system lie around it, of the two cells the larger radius, divided by the distance of the pair. A
-        cell without counterpart has nearest neighbours in the other system too, but they are farther away, compared
-        with the extent of its own surroundings.
-    of
-        Which closeness counts: the geometric ``"mean"`` over the members, or the ``"smallest"``, so that no member may
-        find the pair far apart.
-    """
-
-    value: float = 0.0
-    of: Literal["mean", "smallest"] = "mean"
-
-
-HOWEVER_FAR = MinCloseness()
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +101,7 @@ class Moves:
         embeddings: Sequence[np.ndarray],
         combined: np.ndarray,
         code: int,
-        min_closeness: MinCloseness = HOWEVER_FAR,
+        min_closeness: float = 0.0,
     ) -> Moves:
         """Also move a further system onto the moved cells of the others, which stay where they are.
 
@@ -135,7 +114,7 @@ class Moves:
         code
             Code of the further system.
         min_closeness
-            How close anchors must be.
+            How close anchors must be, as in `find_moves`.
         """
         rows = sample_rows(np.arange(len(embeddings[0])), MAX_SAMPLED_CELLS)
         new = np.stack([np.asarray(z, np.float64)[rows] for z in embeddings])  # (M, p, L)
@@ -145,7 +124,8 @@ class Moves:
             (code, other): _anchors([*zip(new, self.in_members[:, cells], strict=True)], min_closeness)
             for other, cells in known.items()
         }
-        anchors[code, code] = _anchors([*zip(new, new, strict=True)], min_closeness)
+        of_systems = {code: new} | {other: self.in_members[:, cells] for other, cells in known.items()}
+        anchors |= {(a, a): _anchors([*zip(z, z, strict=True)], min_closeness) for a, z in of_systems.items()}
         reached = self.position + self.move
         start = {code: position} | {other: reached[cells] for other, cells in known.items()}
         moved = _move_onto_anchors(start, {code: _smoothing(position, position)}, anchors)[code]
@@ -162,18 +142,18 @@ def find_moves(
     embeddings: Sequence[np.ndarray],
     combined: np.ndarray,
     system: np.ndarray,
-    min_closeness: MinCloseness = HOWEVER_FAR,
+    min_closeness: float = 0.0,
 ) -> Moves:
-    """Find the cells that correspond in all members, and how to move the systems onto each other there.
+    """Find the cells that correspond in most members, and how to move the systems onto each other there.
 
     Of each system at most 1,000 cells are used, a random sample. A cell's nearest neighbours in another system are 15 %
-    of that system's sampled cells (at least 10 cells), and pairs that are neighbours of each other in the embeddings of
-    all members, and close, are anchors. In each of two rounds, every cell is moved to
-    the mean of itself and its counterparts, one for each other system. The counterpart is as far from the cell as the
-    mean of its anchors there is from the mean of its neighbours by the same rule in its own system. A counterpart of
-    fewer anchors than a quarter of their usual number (the median over the cells that have some) counts less, by the
-    square of this number: a cell of a type that the other system lacks has a few anchors by chance. Moves and weights
-    of counterparts are averaged over the cells around each cell, so that a cell among few anchors moves less.
+    of that system's sampled cells (at least 10 cells), and pairs that are neighbours of each other in three quarters of
+    the members, and close, are anchors. In each of six rounds, every cell is moved to the mean of itself and its
+    counterparts, one for each other system. The counterpart is where the cell would be if its neighbours by the same
+    rule in its own system had the mean and covariance of its anchors. A counterpart of fewer anchors than the cell and
+    the anchors have neighbours in their own systems counts less, by the square of this ratio: a cell of a type that the
+    other system lacks has a few anchors by chance. Moves and weights of counterparts are averaged over the cells around
+    each cell, so that a cell among few anchors moves less.
 
     Parameters
     ----------
@@ -184,7 +164,10 @@ def find_moves(
     system
         Code of the system of each cell, (n,).
     min_closeness
-        How close anchors must be; by default, however far.
+        How close anchors must be. The closeness of a pair in a member is the radius within which a quarter of the cells
+        of a cell's own system lie around it, of the two cells the larger radius, divided by the distance of the pair;
+        of the members, the geometric mean counts. A cell without counterpart has nearest neighbours in the other system
+        too, but they are farther away, compared with the extent of its own surroundings. By default, however far.
 
     Returns
     -------
@@ -224,40 +207,90 @@ def _move_onto_anchors(
     Anchors of a system in itself are the neighbours of a cell in its own system, among them the cell itself.
     """
     moved = dict(position)
-    n_anchors = {key: pairs.sum(axis=1).reshape(-1, 1) for key, pairs in anchors.items()}  # (cells of the first, 1)
-    weight = {(a, b): _weight_of_counterparts(n) for (a, b), n in n_anchors.items() if a != b}
+    n_anchors = {key: pairs.sum(axis=1) for key, pairs in anchors.items()}  # of each cell, (cells of the first,)
+    weight = {
+        (a, b): _weight_of_counterparts(pairs, n_anchors[a, a], n_anchors[b, b])[:, None]
+        for (a, b), pairs in anchors.items()
+        if a != b and a in smoothing
+    }
+    n_counterparts = {
+        code: 1 + smooth @ np.sum([w for (a, _), w in weight.items() if a == code], axis=0)
+        for code, smooth in smoothing.items()
+    }
     for _ in range(N_ROUNDS):
-        around = {(a, b): anchors[a, b] @ moved[b] / np.maximum(n, 1) for (a, b), n in n_anchors.items()}
         gaps = {code: np.zeros_like(moved[code]) for code in smoothing}
-        n_counterparts = {code: np.zeros((len(moved[code]), 1)) for code in smoothing}
         for (a, b), w in weight.items():
-            gaps[a] += w * (around[a, b] - around[a, a])
-            n_counterparts[a] += w
-        moved |= {
-            code: moved[code] + smooth @ gaps[code] / (1 + smooth @ n_counterparts[code])
-            for code, smooth in smoothing.items()
-        }
+            counterparts = _counterparts(moved[a], moved[b], anchors[a, a], anchors[a, b])
+            gaps[a] += w * (counterparts - moved[a])
+        moved |= {code: moved[code] + smooth @ gaps[code] / n_counterparts[code] for code, smooth in smoothing.items()}
     return moved
 
 
-def _weight_of_counterparts(n_anchors: Floats) -> Floats:
-    """Weight of each cell's counterpart, from 0 to 1, (cells, 1), by its number of anchors, (cells, 1)."""
-    usual = np.median(n_anchors[n_anchors > 0]) if n_anchors.any() else 1.0
-    return np.minimum(1.0, np.square(n_anchors / (ENOUGH_ANCHORS * usual)))
+def _weight_of_counterparts(pairs: sp.csr_array, n_own: Floats, n_of_others: Floats) -> Floats:
+    """Weight of each cell's counterpart, from 0 to 1, (a,).
+
+    It is the squared ratio of its number of anchors to the geometric mean of its own number of neighbours in its
+    system, (a,), and of that of its anchors in theirs, from (b,).
+    """
+    n = pairs.sum(axis=1)
+    of_anchors = pairs @ n_of_others / np.maximum(n, 1)  # mean over the anchors of each cell
+    return np.asarray(np.minimum(1.0, np.square(n) / np.maximum(n_own * of_anchors, 1)), np.float64)
 
 
-def _anchors(members: Sequence[tuple[np.ndarray, np.ndarray]], min_closeness: MinCloseness) -> sp.csr_array:
-    """Pairs that are mutual neighbours in all members, and close, from embeddings of two systems: 0 or 1, (a, b)."""
-    pairs: sp.csr_array | None = None
-    for a, b in members:
-        mutual = _neighbors(b, a).multiply(_neighbors(a, b).T)
-        pairs = sp.csr_array(mutual if pairs is None else pairs.multiply(mutual))
-    assert pairs is not None
-    rows, columns = pairs.nonzero()
-    by_member = np.stack([_log_closeness(a, b, rows, columns) for a, b in members])
-    closeness = by_member.mean(axis=0) if min_closeness.of == "mean" else by_member.min(axis=0)
-    close = closeness >= np.log(min_closeness.value) if min_closeness.value > 0 else np.ones(len(rows), bool)
-    return sp.csr_array((np.ones(close.sum()), (rows[close], columns[close])), shape=pairs.shape)
+def _counterparts(z: Floats, others: Floats, neighbors: sp.csr_array, pairs: sp.csr_array) -> Floats:
+    """Where the cells z, (a, L), would be among the others, (b, L); where a cell has no anchors, its own place, (a, L).
+
+    The neighbours of a cell in its own system, (a, a), and its anchors among the others, (a, b), are taken as samples
+    of two normal distributions. A cell is mapped as optimal transport from the first to the second maps it.
+    """
+    counterparts, n_latent = z.copy(), z.shape[1]
+    found = np.flatnonzero(pairs.sum(axis=1))
+    here, covariance_here, n_here = _distributions(neighbors[found], z)
+    there, covariance_there, n_there = _distributions(pairs[found], others)
+    # The covariance of few cells is drawn to the mean of both, as if L further cells had this one.
+    pooled = (covariance_here + covariance_there) / 2
+    variance = np.maximum(MIN_VARIANCE * np.trace(pooled, axis1=1, axis2=2) / n_latent, SMALLEST_VARIANCE)
+    source, target = (
+        (n * own + n_latent * pooled) / (n + n_latent) + variance[:, None, None] * np.eye(n_latent)
+        for n, own in ((n_here, covariance_here), (n_there, covariance_there))
+    )
+    counterparts[found] = there + np.einsum("nij,nj->ni", _transport(source, target), z[found] - here)
+    return counterparts
+
+
+def _distributions(chosen: sp.csr_array, points: Floats) -> tuple[Floats, Floats, Floats]:
+    """Mean and covariance of the points, (p, L), that each row of a matrix of 0 and 1, (n, p), chooses, and how many.
+
+    Returns arrays (n, L), (n, L, L) and (n, 1, 1).
+    """
+    n = np.maximum(chosen.sum(axis=1), 1)[:, None]
+    mean = chosen @ points / n
+    products = (points[:, :, None] * points[:, None]).reshape(len(points), -1)
+    squares = (chosen @ products / n).reshape(-1, *mean.shape[1:] * 2)
+    return mean, squares - mean[:, :, None] * mean[:, None], n[:, :, None]
+
+
+def _transport(source: Floats, target: Floats) -> Floats:
+    """Matrices T, symmetric and positive definite, with T source T = target, for covariances (n, L, L).
+
+    It is the linear part of the optimal transport between normal distributions (Takatsu, 2011), here by the Cholesky
+    factor C of the source: T = C⁻ᵀ (Cᵀ target C)^½ C⁻¹.
+    """
+    factor = np.linalg.cholesky(source)
+    transposed = np.swapaxes(factor, 1, 2)
+    values, vectors = np.linalg.eigh(transposed @ target @ factor)
+    root = vectors * np.sqrt(np.maximum(values, 0))[:, None] @ np.swapaxes(vectors, 1, 2)
+    inverse = np.linalg.inv(factor)
+    return np.asarray(np.swapaxes(inverse, 1, 2) @ root @ inverse, np.float64)
+
+
+def _anchors(members: Sequence[tuple[np.ndarray, np.ndarray]], min_closeness: float) -> sp.csr_array:
+    """Pairs of cells that are anchors, from members' embeddings of two systems: a matrix of 0 and 1, (a, b)."""
+    mutual = sum(_neighbors(b, a).multiply(_neighbors(a, b).T) for a, b in members)  # number of members
+    rows, columns = (mutual.tocsr() >= SHARE_OF_MEMBERS * len(members)).nonzero()
+    closeness = np.mean([_log_closeness(a, b, rows, columns) for a, b in members], axis=0)
+    close = closeness >= np.log(min_closeness) if min_closeness > 0 else np.ones(len(rows), bool)
+    return sp.csr_array((np.ones(close.sum()), (rows[close], columns[close])), shape=mutual.shape)
 
 
 def _log_closeness(a: np.ndarray, b: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> Floats:

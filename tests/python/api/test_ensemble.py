@@ -16,7 +16,7 @@ import sysvi
 from sysvi import Ensemble, InputError, Ramp, SysVI
 from sysvi._core.settings import DEFAULT_PRESET
 from sysvi.api import support
-from sysvi.model.anchors import MinCloseness, Moves, find_moves
+from sysvi.model.anchors import Moves, find_moves
 from sysvi.model.checkpoint import FORMAT_VERSION, read_file, write_file
 from sysvi.model.combination import combine
 from sysvi.training.loop import train
@@ -74,7 +74,7 @@ def test_the_embedding_is_that_of_the_members_combined_and_moved_onto_each_other
     own = [member.get_latent_representation() for member in model.members]
     combined = combine(own).apply(own)
     codes = adata.obs["system"].cat.codes.to_numpy()
-    expected = find_moves(own, combined, codes, MinCloseness(1.5)).apply(combined, codes)
+    expected = find_moves(own, combined, codes, 1.35).apply(combined, codes)
     np.testing.assert_array_equal(adata.obsm["X_sysVI"], expected.astype(np.float32))
     np.testing.assert_array_equal(model.get_latent_representation(), adata.obsm["X_sysVI"])
     assert adata.obsm["X_sysVI"].shape == (300, 4)
