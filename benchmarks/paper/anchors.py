@@ -26,16 +26,16 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-import trust_sets
 from runs import RESULTS
 from scipy.spatial.distance import cdist
 from sklearn.metrics import roc_auc_score
-from trust import Cells
+from trust import Cells, members_path
 
 import sysvi
 from sysvi._core.samples import sample_rows
@@ -68,17 +68,24 @@ def no_transport(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.broadcast_to(np.eye(source.shape[1]), source.shape)
 
 
-def before(members: list[tuple[np.ndarray, np.ndarray]], min_closeness: float, of: Callable) -> sp.csr_array:
+def anchors_before(
+    a: np.ndarray, b: np.ndarray, radius_a: np.ndarray, radius_b: np.ndarray, min_closeness: float, of: Callable
+) -> sp.csr_array:
     """Anchors before: mutual in all members, and close on average over the members, or in each."""
-    with patch.object(anchors, "SHARE_OF_MEMBERS", 1.0):
-        mutual = ANCHORS(members, 0.0)
-    rows, columns = mutual.nonzero()
-    closeness = of([anchors._log_closeness(a, b, rows, columns) for a, b in members], axis=0)
-    close = closeness >= np.log(min_closeness)
-    return sp.csr_array((np.ones(close.sum()), (rows[close], columns[close])), shape=mutual.shape)
+    mutual = mutual_in_all(a, b)
+    distances = [cdist(*z) for z in zip(a, b, strict=True)]
+    radii = [np.maximum(one[:, None], other) for one, other in zip(radius_a, radius_b, strict=True)]
+    closeness = of([np.log(radius) - np.log(d + 1e-300) for radius, d in zip(radii, distances, strict=True)], axis=0)
+    return sp.csr_array(mutual.multiply(closeness >= np.log(min_closeness)))
 
 
-ANCHORS = anchors._anchors
+def mutual_in_all(a: np.ndarray, b: np.ndarray) -> sp.csr_array:
+    """Pairs that are mutual neighbours in all members, from embeddings (M, a, L) and (M, b, L)."""
+    distances = [cdist(*z) for z in zip(a, b, strict=True)]
+    nearest = anchors._are_nearest
+    return sp.csr_array(np.all([nearest(d) & nearest(d.T).T for d in distances], axis=0).astype(float))
+
+
 MEANS, USUAL = {"_transport": no_transport}, {"_weight_of_counterparts": usual_weight}
 BEFORE = {**MEANS, **USUAL, "N_ROUNDS": 2}
 CHANGES: dict[str, dict] = {  # what differs from today's rules, by rule
@@ -134,7 +141,7 @@ def moved(cells: Cells, members: list[np.ndarray], rule: str) -> np.ndarray:
     closeness = (CLOSENESS_OF_TWO if is_two else CLOSENESS_OF_SEVERAL) + changes.pop("closeness", 0.0)
     if rule == "before":
         closeness, of = (1.5, np.mean) if is_two else (1.65, np.min)
-        changes["_anchors"] = lambda members, value: before(members, value, of)
+        changes["_anchors"] = partial(anchors_before, of=of)
     with ExitStack() as stack:
         for name, value in changes.items():
             stack.enter_context(patch.object(anchors, name, value))
@@ -158,7 +165,7 @@ def add_rows(path, rows: list[dict]) -> None:
 
 def embeddings(cells: Cells, seed: int) -> list[np.ndarray]:
     """Embeddings of the members of a default call, trained once."""
-    path = trust_sets.FOLDER / f"{cells.name}, default, members of seed {seed}.npz"
+    path = members_path(cells.name, seed)
     if not path.exists():
         model = sysvi.integrate(cells.adata, "system", "batch", seed=seed, progress=False)
         np.savez(path, members=model.member_embeddings())
@@ -171,8 +178,7 @@ def auroc_of_closeness(cells: Cells, members: list[np.ndarray]) -> Iterator[dict
     found, labels = [], []
     for one, other in itertools.combinations(sorted(sampled), 2):
         a, b = sampled[one], sampled[other]
-        with patch.object(anchors, "SHARE_OF_MEMBERS", 1.0):
-            rows, columns = anchors._anchors([(z[a], z[b]) for z in members], 0.0).nonzero()
+        rows, columns = mutual_in_all(np.stack(members)[:, a], np.stack(members)[:, b]).nonzero()
         labels.append(np.stack([cells.label[a[rows]], cells.label[b[columns]]]))
         found.append([closeness_by_kind(z[a], z[b], rows, columns) for z in members])
     label = np.concatenate(labels, axis=1)

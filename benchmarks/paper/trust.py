@@ -5,7 +5,9 @@
 
 Every run is a call of `sysvi.integrate` (or of a peer) with another seed on a set of `trust_sets.py`. Its embedding is
 kept in benchmarks/.cache/trust, its row in results/paper_trust.csv: the script continues where it was interrupted, and
-stops before a run that would begin after `--seconds`.
+stops before a run that would begin after `--seconds`. The members' embeddings of the default are kept too. Where they
+are there, they are combined, and the systems moved onto each other, without training again (then there are no
+`seconds`): remove the rows of the default to measure other rules for this.
 
 Rows of the variant "default before" are of several systems and of the version of commit 52e0f02: its decoder's hidden
 layers saw the covariates of any number of systems, and the closeness of anchors was the mean over the members. Rows of
@@ -29,6 +31,7 @@ import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import anndata
 import numpy as np
@@ -45,6 +48,8 @@ from tables import trust_summary
 
 import sysvi
 from sysvi import Ramp
+from sysvi.api.ensemble import CLOSENESS_OF_SEVERAL, CLOSENESS_OF_TWO
+from sysvi.api.support import neighbor_support
 from sysvi.metrics import (
     jaccard,
     leiden,
@@ -55,6 +60,8 @@ from sysvi.metrics import (
     nmi,
     shared_neighbors,
 )
+from sysvi.model.anchors import find_moves
+from sysvi.model.combination import combine
 
 TABLE = RESULTS / "paper_trust.csv"
 AGREEMENT = RESULTS / "paper_trust_agreement.csv"
@@ -186,8 +193,12 @@ def main() -> None:
 def run(cells: Cells, variant: str, repeat: int, peer_python: str) -> dict:
     """One call, measured; its embedding is kept."""
     path = trust_sets.FOLDER / f"{cells.name}, {variant}, {repeat}.npy"
-    start = time.perf_counter()
-    if variant in PEERS:
+    members = members_path(cells.name, repeat)
+    start, is_trained = time.perf_counter(), variant == "default" and members.exists()
+    if is_trained:
+        z = move_again(cells, [*np.load(members)["members"]])
+        np.save(path, z)
+    elif variant in PEERS:
         script = trust_sets.HERE / "peers" / PEERS[variant]
         seed = ["--seed", str(repeat)] if variant != "Harmony" else []
         arguments = [str(trust_sets.path(cells.name)), str(path), "--threads", "2", *seed]
@@ -198,9 +209,11 @@ def run(cells: Cells, variant: str, repeat: int, peer_python: str) -> dict:
         model = sysvi.integrate(cells.adata, "system", "batch", seed=repeat, progress=False, **settings)
         if model.status != "finished":  # a stop signal ends training early
             raise SystemExit(f"{cells.name}, {variant}, {repeat}: {model.status}, no row is written.")
+        if variant == "default":
+            np.savez(members, members=model.member_embeddings())
         z = cells.adata.obsm["X_sysVI"]
         np.save(path, z)
-    seconds = time.perf_counter() - start
+    seconds = np.nan if is_trained else time.perf_counter() - start
     pca = cells.scores(cells.pca)
     return {
         "set": cells.name,
@@ -212,6 +225,20 @@ def run(cells: Cells, variant: str, repeat: int, peer_python: str) -> dict:
         "seconds": seconds,
         **(cells.support_scores() if variant not in PEERS else {}),
     }
+
+
+def members_path(name: str, seed: int) -> Path:
+    """File of the embeddings of the members of a default call."""
+    return trust_sets.FOLDER / f"{name}, default, members of seed {seed}.npz"
+
+
+def move_again(cells: Cells, members: list[np.ndarray]) -> np.ndarray:
+    """The embedding of an ensemble of these members, (n, L); their support is added to the cells."""
+    codes = np.unique(cells.system, return_inverse=True)[1]
+    combined = combine(members).apply(members)
+    moves = find_moves(members, combined, codes, CLOSENESS_OF_TWO if codes.max() == 1 else CLOSENESS_OF_SEVERAL)
+    cells.adata.obs["sysvi_support"] = neighbor_support(members, cells.system).max(axis=1).to_numpy()
+    return moves.apply(combined, codes).astype(np.float32)
 
 
 def settings_of(n_cells: int, variant: str) -> dict:

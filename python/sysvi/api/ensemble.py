@@ -30,7 +30,6 @@ from sysvi.model.combination import Combination, combine
 # How close anchors must be: among several systems there is more often a cell that is near by mistake (docs/trust.md).
 CLOSENESS_OF_TWO = 1.35
 CLOSENESS_OF_SEVERAL = 1.65
-CLOSENESS_OF_NEW = 2.75  # of systems that the models were not trained on
 WORST_FIRST = ("failed", "interrupted", "stopped_early", "finished")  # status of an ensemble: the worst of its members
 
 
@@ -272,7 +271,7 @@ class Ensemble(DifferentialMethodsOfScvi, MethodsOfScvi):
             combined = self.combination.apply(embeddings)
             for code in range(known, cells.n_systems):
                 new = system == code
-                moves = moves.extend([z[new] for z in embeddings], combined[new], code, CLOSENESS_OF_NEW)
+                moves = moves.extend([z[new] for z in embeddings], combined[new], code, CLOSENESS_OF_SEVERAL)
         return Ensemble(members, self.seed, self.combination, moves, agreement=self.agreement)
 
     # -- saving -------------------------------------------------------------------------------------------------------

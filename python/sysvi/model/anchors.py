@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations_with_replacement
 
 import numpy as np
 import scipy.sparse as sp
@@ -120,12 +120,12 @@ class Moves:
         new = np.stack([np.asarray(z, np.float64)[rows] for z in embeddings])  # (M, p, L)
         position = np.asarray(combined, np.float64)[rows]
         known = {other: self.system == other for other in np.unique(self.system)}
+        in_members = {code: new} | {other: self.in_members[:, cells] for other, cells in known.items()}
+        radius = {a: _radius(z) for a, z in in_members.items()}
+        pairs = [(code, a) for a in in_members] + [(other, other) for other in known]
         anchors = {
-            (code, other): _anchors([*zip(new, self.in_members[:, cells], strict=True)], min_closeness)
-            for other, cells in known.items()
+            (a, b): _anchors(in_members[a], in_members[b], radius[a], radius[b], min_closeness) for a, b in pairs
         }
-        of_systems = {code: new} | {other: self.in_members[:, cells] for other, cells in known.items()}
-        anchors |= {(a, a): _anchors([*zip(z, z, strict=True)], min_closeness) for a, z in of_systems.items()}
         reached = self.position + self.move
         start = {code: position} | {other: reached[cells] for other, cells in known.items()}
         moved = _move_onto_anchors(start, {code: _smoothing(position, position)}, anchors)[code]
@@ -185,15 +185,16 @@ def find_moves(
     cells = {code: sample_rows(np.flatnonzero(system == code), MAX_SAMPLED_CELLS) for code in np.unique(system)}
     position = {code: np.asarray(combined, np.float64)[rows] for code, rows in cells.items()}
     smoothing = {code: _smoothing(z, z) for code, z in position.items()}
+    in_members = {code: np.stack([np.asarray(z, np.float64)[rows] for z in embeddings]) for code, rows in cells.items()}
+    radius = {code: _radius(z) for code, z in in_members.items()}
     anchors = {}
-    for a, b in combinations(cells, 2):
-        anchors[a, b] = _anchors([(z[cells[a]], z[cells[b]]) for z in embeddings], min_closeness)
+    for a, b in combinations_with_replacement(cells, 2):
+        anchors[a, b] = _anchors(in_members[a], in_members[b], radius[a], radius[b], min_closeness)
         anchors[b, a] = sp.csr_array(anchors[a, b].T)
-    anchors |= {(a, a): _anchors([(z[cells[a]], z[cells[a]]) for z in embeddings], min_closeness) for a in cells}
     moved = _move_onto_anchors(position, smoothing, anchors)
     return Moves(
         np.concatenate([np.full(len(rows), code, np.int64) for code, rows in cells.items()]),
-        np.concatenate([np.stack([z[rows] for z in embeddings]) for rows in cells.values()], axis=1, dtype=np.float64),
+        np.concatenate([*in_members.values()], axis=1),
         np.concatenate([*position.values()]),
         np.concatenate([moved[code] - position[code] for code in cells]),
     )
@@ -263,11 +264,12 @@ def _distributions(chosen: sp.csr_array, points: Floats) -> tuple[Floats, Floats
 
     Returns arrays (n, L), (n, L, L) and (n, 1, 1).
     """
-    n = np.maximum(chosen.sum(axis=1), 1)[:, None]
-    mean = chosen @ points / n
-    products = (points[:, :, None] * points[:, None]).reshape(len(points), -1)
+    n, origin = np.maximum(chosen.sum(axis=1), 1)[:, None], points.mean(axis=0)
+    centred = points - origin  # so that little is lost where means are subtracted from squares
+    mean = chosen @ centred / n
+    products = (centred[:, :, None] * centred[:, None]).reshape(len(points), -1)
     squares = (chosen @ products / n).reshape(-1, *mean.shape[1:] * 2)
-    return mean, squares - mean[:, :, None] * mean[:, None], n[:, :, None]
+    return origin + mean, squares - mean[:, :, None] * mean[:, None], n[:, :, None]
 
 
 def _transport(source: Floats, target: Floats) -> Floats:
@@ -284,34 +286,33 @@ def _transport(source: Floats, target: Floats) -> Floats:
     return np.asarray(np.swapaxes(inverse, 1, 2) @ root @ inverse, np.float64)
 
 
-def _anchors(members: Sequence[tuple[np.ndarray, np.ndarray]], min_closeness: float) -> sp.csr_array:
-    """Pairs of cells that are anchors, from members' embeddings of two systems: a matrix of 0 and 1, (a, b)."""
-    mutual = sum(_neighbors(b, a).multiply(_neighbors(a, b).T) for a, b in members)  # number of members
-    rows, columns = (mutual.tocsr() >= SHARE_OF_MEMBERS * len(members)).nonzero()
-    closeness = np.mean([_log_closeness(a, b, rows, columns) for a, b in members], axis=0)
-    close = closeness >= np.log(min_closeness) if min_closeness > 0 else np.ones(len(rows), bool)
-    return sp.csr_array((np.ones(close.sum()), (rows[close], columns[close])), shape=mutual.shape)
+def _anchors(a: Floats, b: Floats, radius_a: Floats, radius_b: Floats, min_closeness: float) -> sp.csr_array:
+    """Pairs of cells of two systems that are anchors, a matrix of 0 and 1, (a, b).
+
+    From the members' embeddings, (M, a, L) and (M, b, L), and the radii of the cells, (M, a) and (M, b).
+    """
+    n_mutual, log_closeness = np.zeros((2, a.shape[1], b.shape[1]))
+    smallest = np.finfo(np.float64).tiny  # so that a pair in the same place is the closest
+    for z_a, z_b, r_a, r_b in zip(a, b, radius_a, radius_b, strict=True):
+        distance = cdist(z_a, z_b)
+        n_mutual += _are_nearest(distance) & _are_nearest(distance.T).T
+        radius = np.maximum(r_a[:, None], r_b)
+        log_closeness += np.log(np.maximum(radius, smallest)) - np.log(np.maximum(distance, smallest))
+    are_close = log_closeness >= len(a) * (np.log(min_closeness) if min_closeness > 0 else -np.inf)
+    return sp.csr_array((are_close & (n_mutual >= SHARE_OF_MEMBERS * len(a))).astype(np.float64))
 
 
-def _log_closeness(a: np.ndarray, b: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> Floats:
-    """Logarithm of the closeness of pairs of cells in one member, (pairs,); a pair in the same place is closest."""
-    radius = np.maximum(_radius(a)[rows], _radius(b)[columns])
-    distance = np.linalg.norm(a[rows] - b[columns], axis=1)
-    smallest = np.finfo(np.float64).tiny
-    return np.asarray(np.log(np.maximum(radius, smallest)) - np.log(np.maximum(distance, smallest)), np.float64)
+def _are_nearest(distance: Floats) -> NDArray[np.bool_]:
+    """Whether each point (column) is among the nearest neighbours of each cell (row), from their distances."""
+    k = min(max(MIN_NEIGHBORS, round(SHARE_OF_NEIGHBORS * distance.shape[1])), distance.shape[1])
+    return np.asarray(distance <= np.partition(distance, k - 1, axis=1)[:, [k - 1]], np.bool_)
 
 
-def _radius(z: np.ndarray) -> Floats:
-    """Distance of each point, (n, L), within which a quarter of the other points lie, (n,); 0 of a single point."""
-    k = min(max(MIN_NEIGHBORS, round(SHARE_AROUND * len(z))), len(z) - 1)
-    return np.asarray(np.partition(cdist(z, z), k, axis=1)[:, k], np.float64)
-
-
-def _neighbors(points: np.ndarray, queries: np.ndarray) -> sp.csr_array:
-    """Which of the points are nearest neighbours of each query: 0 or 1, (queries, points)."""
-    k = max(MIN_NEIGHBORS, round(SHARE_OF_NEIGHBORS * len(points)))
-    _, found = nearest_points(points, queries, k)
-    return _sparse_rows(np.ones(found.shape), found, len(points))
+def _radius(z: Floats) -> Floats:
+    """Distance of each point within which a quarter of the others lie, (M, n) of (M, n, L); 0 of a single point."""
+    n = z.shape[1]
+    k = min(max(MIN_NEIGHBORS, round(SHARE_AROUND * n)), n - 1)
+    return np.stack([np.partition(cdist(of_member, of_member), k, axis=1)[:, k] for of_member in z])
 
 
 def _smoothing(points: np.ndarray, queries: np.ndarray) -> sp.csr_array:
@@ -320,10 +321,6 @@ def _smoothing(points: np.ndarray, queries: np.ndarray) -> sp.csr_array:
     width = distance[:, [distance.shape[1] // 2]]
     relative = np.divide(distance, width, out=np.zeros_like(distance), where=width > 0)
     weight = np.exp(-np.square(relative))
-    return _sparse_rows(weight / weight.sum(axis=1, keepdims=True), found, len(points))
-
-
-def _sparse_rows(values: np.ndarray, columns: np.ndarray, n_columns: int) -> sp.csr_array:
-    """The sparse matrix, (n, n_columns), that has the k values of each row in these columns, (n, k) each."""
-    n, k = columns.shape
-    return sp.csr_array((values.ravel(), columns.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n_columns))
+    weight /= weight.sum(axis=1, keepdims=True)
+    n, k = found.shape
+    return sp.csr_array((weight.ravel(), found.ravel(), np.arange(0, n * k + 1, k)), shape=(n, len(points)))
