@@ -399,7 +399,7 @@ def of_guide() -> list[str]:
     return [
         f"{union['n_lacking']:,.0f} of the union's {union['n_genes']:,.0f} genes are in one species only",
         f"the species share {union['shared_neighbors']:.2f} of their neighbours within types instead of "
-        f"{shared['shared_neighbors']:.2f}, and clusters match types better (NMI {union['nmi']:.2f} instead of "
+        f"{shared['shared_neighbors']:.2f}, and clusters match types less well (NMI {union['nmi']:.2f} instead of "
         f"{shared['nmi']:.2f})",
         f"labels transfer as well ({union['accuracy']:.2f} instead of {shared['accuracy']:.2f})",
         f"Training takes {(seconds['union'] / seconds['shared']).median():.1f} times as long",
