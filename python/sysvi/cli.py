@@ -712,7 +712,7 @@ def integrate(
             save_trained_model(model, save_model, overwrite, report)
     details = f": obsm[{key!r}], {' x '.join(map(str, prepared.obsm[key].shape))}"
     if len(model.members) > 1:
-        details += f", the mean of {len(model.members)} models; their agreement in sysvi_support of obs and obsm"
+        details += f", combined from {len(model.members)} models; their agreement in sysvi_support of obs and obsm"
     report.wrote(output or input, details, key=key)
     if model.status == "interrupted" or interrupted():
         sys.exit(exit_status())

@@ -537,7 +537,7 @@ def test_an_ensemble_is_trained_by_default(counts, cells, tmp_path, assert_same)
     assert re.search(
         r"Counterparts on which the members agree: \d+ of 150 cells of system1 in system2; ", result.stderr
     )
-    assert "300 x 15, the mean of 8 models; their agreement in sysvi_support of obs and obsm" in result.stderr
+    assert "300 x 15, combined from 8 models; their agreement in sysvi_support of obs and obsm" in result.stderr
 
 
 def contents(path):
