@@ -101,7 +101,7 @@ def mixing(name: str, variant: str = "default", columns: Iterable[str] = ("share
 def readme() -> str:
     """The measurements of the README."""
     table = trust_summary()
-    agreement = table["agreement"].dropna()
+    agreement = table.xs("default", level="variant")["agreement"].dropna()
     stages, metrics = stages_without_training(), metric_speed()
     sysvi, peer = (read("scaling").query("cells == 1_000_000").set_index("method")["seconds"][m] / 60 for m in
                    ("sysvi", "scvi-tools SysVI"))  # fmt: skip
