@@ -40,7 +40,8 @@ GIVEN: dict[str, tuple[str, ...]] = {
     "README.md": ("Python 3.11 or later",),
     "docs/trust.md": (
         "128, 0.001", "0.002 or 0.004", "rises from 0.1 to 0.6 of training", "its share rises from 0.1 to 0.6 of training",
-        "a support below 0.2", "A threshold of 0.3", "by 0.04 and of 400 islet cells by 0.11", "a closeness of 1.35", "  1.65). The radius", "at least 1.65",
+        "a support below 0.2", "A threshold of 0.3", "by 0.04 and of 400 islet cells by 0.11", "a closeness of 1.35",
+        "1.65). The radius", "at least 1.65",
         "at least 1.2 times as much as without a shift", "2.5 widths of the weights",
     ),
     "docs/compare-systems.md": (

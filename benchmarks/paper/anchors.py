@@ -39,7 +39,7 @@ from trust import Cells, members_path
 
 import sysvi
 from sysvi._core.samples import sample_rows
-from sysvi.api.ensemble import CLOSENESS_OF_SEVERAL, CLOSENESS_OF_TWO
+from sysvi.api.ensemble import closeness_of
 from sysvi.model import anchors
 from sysvi.model.combination import combine
 
@@ -138,7 +138,7 @@ def moved(cells: Cells, members: list[np.ndarray], rule: str) -> np.ndarray:
         return combined.astype(np.float32)
     is_two = codes.max() == 1
     changes = dict(CHANGES.get(rule, BEFORE))
-    closeness = (CLOSENESS_OF_TWO if is_two else CLOSENESS_OF_SEVERAL) + changes.pop("closeness", 0.0)
+    closeness = closeness_of(codes.max() + 1) + changes.pop("closeness", 0.0)
     if rule == "before":
         closeness, of = (1.5, np.mean) if is_two else (1.65, np.min)
         changes["_anchors"] = partial(anchors_before, of=of)

@@ -11,7 +11,8 @@ are there, they are combined, and the systems moved onto each other, without tra
 
 Rows of the variant "default before" are of several systems and of the version of commit 52e0f02: its decoder's hidden
 layers saw the covariates of any number of systems, and the closeness of anchors was the mean over the members. Rows of
-"all anchors count" are of commit 132a389, in which the counterpart of a cell counted in full however few its anchors.
+"all anchors count" are of commit 132a389, in which the counterpart of a cell counted in full however few its anchors,
+and rows of "anchors of all members" of commit 15b3318, the last before today's rules for moving systems.
 
 Columns: `shared` (share of neighbours of the same type from other systems, 1: full mixing), `private` and
 `worst_private` (the same for types of one system, of any type: 0 is right; over all their cells, and of the worst
@@ -48,7 +49,7 @@ from tables import trust_summary
 
 import sysvi
 from sysvi import Ramp
-from sysvi.api.ensemble import CLOSENESS_OF_SEVERAL, CLOSENESS_OF_TWO
+from sysvi.api.ensemble import closeness_of
 from sysvi.api.support import neighbor_support
 from sysvi.metrics import (
     jaccard,
@@ -236,7 +237,7 @@ def move_again(cells: Cells, members: list[np.ndarray]) -> np.ndarray:
     """The embedding of an ensemble of these members, (n, L); their support is added to the cells."""
     codes = np.unique(cells.system, return_inverse=True)[1]
     combined = combine(members).apply(members)
-    moves = find_moves(members, combined, codes, CLOSENESS_OF_TWO if codes.max() == 1 else CLOSENESS_OF_SEVERAL)
+    moves = find_moves(members, combined, codes, closeness_of(codes.max() + 1))
     cells.adata.obs["sysvi_support"] = neighbor_support(members, cells.system).max(axis=1).to_numpy()
     return moves.apply(combined, codes).astype(np.float32)
 

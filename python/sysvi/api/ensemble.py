@@ -118,8 +118,8 @@ class Ensemble(DifferentialMethodsOfScvi, MethodsOfScvi):
                 combination, agreement = combine(embeddings), neighbor_agreement(embeddings)
             if moves is None:
                 cells = first.cells_of(None)
-                closeness = CLOSENESS_OF_TWO if cells.n_systems == 2 else CLOSENESS_OF_SEVERAL
-                moves = find_moves(embeddings, combination.apply(embeddings), _systems(cells), closeness)
+                combined = combination.apply(embeddings)
+                moves = find_moves(embeddings, combined, _systems(cells), closeness_of(cells.n_systems))
         self.combination, self.moves, self.agreement = combination, moves, agreement
         self.status = status or min((member.status for member in members), key=WORST_FIRST.index)
 
@@ -352,6 +352,11 @@ def load(
         member.attach(adata, members[0].cells, accelerator, device)
     with corruption_as_input_error(path):
         return Ensemble(members, saved.seed, saved.combination, saved.moves, saved.status, saved.agreement)
+
+
+def closeness_of(n_systems: int) -> float:
+    """How close anchors must be by default when so many systems are moved onto each other."""
+    return CLOSENESS_OF_TWO if n_systems == 2 else CLOSENESS_OF_SEVERAL
 
 
 def _systems(cells: Cells) -> np.ndarray:

@@ -37,8 +37,8 @@ SHARE_AROUND = 0.25  # of a system's sampled cells that lie within the radius of
 MIN_NEIGHBORS = 10
 SHARE_OF_MEMBERS = 0.75  # in which the cells of a pair must be mutual neighbours
 N_ROUNDS = 6
-MIN_VARIANCE = 1e-3  # of a direction, relative to the mean over all, so that no covariance is singular
-SMALLEST_VARIANCE = 1e-100  # of cells in the same place
+ADDED_VARIANCE = 1e-3  # to each direction, relative to the mean variance, so that covariances can be inverted
+SMALLEST_VARIANCE = 1e-100  # is added if all cells lie in the same place
 N_SMOOTHED = 30  # sampled cells whose moves are averaged
 CELLS_AT_A_TIME = 10_000
 
@@ -208,9 +208,9 @@ def _move_onto_anchors(
     Anchors of a system in itself are the neighbours of a cell in its own system, among them the cell itself.
     """
     moved = dict(position)
-    n_anchors = {key: pairs.sum(axis=1) for key, pairs in anchors.items()}  # of each cell, (cells of the first,)
+    n_own = {a: pairs.sum(axis=1) for (a, b), pairs in anchors.items() if a == b}  # neighbours of each cell
     weight = {
-        (a, b): _weight_of_counterparts(pairs, n_anchors[a, a], n_anchors[b, b])[:, None]
+        (a, b): _weight_of_counterparts(pairs, n_own[a], n_own[b])[:, None]
         for (a, b), pairs in anchors.items()
         if a != b and a in smoothing
     }
@@ -250,9 +250,9 @@ def _counterparts(z: Floats, others: Floats, neighbors: sp.csr_array, pairs: sp.
     there, covariance_there, n_there = _distributions(pairs[found], others)
     # The covariance of few cells is drawn to the mean of both, as if L further cells had this one.
     pooled = (covariance_here + covariance_there) / 2
-    variance = np.maximum(MIN_VARIANCE * np.trace(pooled, axis1=1, axis2=2) / n_latent, SMALLEST_VARIANCE)
+    added = np.maximum(ADDED_VARIANCE * np.trace(pooled, axis1=1, axis2=2) / n_latent, SMALLEST_VARIANCE)
     source, target = (
-        (n * own + n_latent * pooled) / (n + n_latent) + variance[:, None, None] * np.eye(n_latent)
+        (n * own + n_latent * pooled) / (n + n_latent) + added[:, None, None] * np.eye(n_latent)
         for n, own in ((n_here, covariance_here), (n_there, covariance_there))
     )
     counterparts[found] = there + np.einsum("nij,nj->ni", _transport(source, target), z[found] - here)
@@ -260,9 +260,9 @@ def _counterparts(z: Floats, others: Floats, neighbors: sp.csr_array, pairs: sp.
 
 
 def _distributions(chosen: sp.csr_array, points: Floats) -> tuple[Floats, Floats, Floats]:
-    """Mean and covariance of the points, (p, L), that each row of a matrix of 0 and 1, (n, p), chooses, and how many.
+    """Mean, (n, L), and covariance, (n, L, L), of n subsets of the points, (p, L), and their sizes, (n, 1, 1).
 
-    Returns arrays (n, L), (n, L, L) and (n, 1, 1).
+    Each row of a matrix of 0 and 1, (n, p), chooses a subset; an empty one has the size 1.
     """
     n, origin = np.maximum(chosen.sum(axis=1), 1)[:, None], points.mean(axis=0)
     centred = points - origin  # so that little is lost where means are subtracted from squares
