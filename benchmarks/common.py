@@ -77,16 +77,20 @@ def _run(python: str | Path, script: Path, arguments: tuple[object, ...], thread
         environment |= dict.fromkeys(names, str(threads))
     command = [str(python), str(script), *map(str, arguments)]
     with standstills() as stalls:
+        start = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode != 0:
         end = "was killed (out of memory?)" if done.returncode == -9 else f"ended with status {done.returncode}"
         raise Failed(f"{script.name} {end}.\n{done.stderr[-2000:]}")
     result = json.loads(done.stdout.strip().splitlines()[-1])
-    return result | _durations(result, stalls)
+    return result | _durations(result, start, stalls)
 
 
-def _durations(result: dict, stalls: list[tuple[float, float]]) -> dict:
-    """Seconds between the clock readings of a script, without the time that the whole machine stood still."""
+def _durations(result: dict, process_start: float, stalls: list[tuple[float, float]]) -> dict:
+    """Seconds between the clock readings of a script, without the time that the whole machine stood still.
+
+    `total_seconds` count from the data in memory, `process_seconds` from the start of Python: imports are among them.
+    """
 
     def duration(start: float, end: float) -> float:
         return end - start - sum(max(0.0, min(end, b) - max(start, a)) for a, b in stalls)
@@ -94,7 +98,8 @@ def _durations(result: dict, stalls: list[tuple[float, float]]) -> dict:
     seconds: dict = {}
     if "span" in result:
         start, end = result["span"]
-        seconds = {"total_seconds": duration(start, end), "still_seconds": end - start - duration(start, end)}
+        seconds = {"total_seconds": duration(start, end), "process_seconds": duration(process_start, end)}
+        seconds["still_seconds"] = end - process_start - duration(process_start, end)
     if "marks" in result:
         epochs = [duration(start, end) for start, end in pairwise(result["marks"])]
         seconds |= {"epoch_seconds": epochs, "seconds_per_epoch": statistics.mean(epochs)}
