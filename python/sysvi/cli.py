@@ -713,6 +713,8 @@ def integrate(
     details = f": obsm[{key!r}], {' x '.join(map(str, prepared.obsm[key].shape))}"
     if len(model.members) > 1:
         details += f", combined from {len(model.members)} models; their agreement in sysvi_support of obs and obsm"
+    if model.status == "interrupted":
+        details += _interrupted(len(model.members), checkpoint)
     report.wrote(output or input, details, key=key)
     if model.status == "interrupted" or interrupted():
         sys.exit(exit_status())
@@ -741,6 +743,13 @@ def integrate(
             has_expression=copied > 0 or in_place,
         )
     )
+
+
+def _interrupted(n_models: int, checkpoint: Path | None) -> str:
+    """What an interrupted `sysvi integrate` has written, and how to go on."""
+    models = "of one model, without support" if n_models == 1 else f"of {n_models} models"
+    again = "" if checkpoint is None else "; the same command with --overwrite goes on from the checkpoint"
+    return f". Training was interrupted, so this is the embedding {models}{again}"
 
 
 @main.command("report")

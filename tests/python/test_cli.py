@@ -591,13 +591,18 @@ def test_an_interrupted_ensemble_is_written(counts, tmp_path, monkeypatch):
         def __call__(self, event):
             if event.stage == "epoch":
                 raise KeyboardInterrupt
+            super().__call__(event)
 
     monkeypatch.setattr("sysvi._core.progress.JsonLines", Impatient)
     options = [*COLUMNS, "--members", 3, "--epochs", 100_000, "--device", "cpu", "--json"]
-    run("integrate", counts, *options, "-o", tmp_path / "out.h5ad", code=130)
+    options += ["--checkpoint", tmp_path / "kept"]
+    result = run("integrate", counts, *options, "-o", tmp_path / "out.h5ad", code=130)
     output = anndata.read_h5ad(tmp_path / "out.h5ad")
     assert json.loads(output.uns["sysvi"]["status"]) == "interrupted"
     assert np.isfinite(output.obsm["X_sysVI"]).all()
+    (written,) = (line["message"] for line in json_lines(result.stdout) if line["stage"] == "write")
+    assert "Training was interrupted, so this is the embedding of " in written
+    assert written.endswith("; the same command with --overwrite goes on from the checkpoint")
 
 
 def test_the_preset_of_the_paper(counts, tmp_path):

@@ -26,7 +26,7 @@ from sysvi._core.settings import (
 )
 from sysvi.api.arguments import fill_in, find_preset, number_of_members, split_settings
 from sysvi.api.ensemble import Ensemble
-from sysvi.api.results import check_embedding_name, write_results
+from sysvi.api.results import check_embedding_name, check_input_columns, check_support_names, write_results
 from sysvi.api.same_call import check_same_call
 from sysvi.api.separation import report_weak_effect, warn_about_separated_systems
 from sysvi.api.storage import choose_storage, storage_values
@@ -175,6 +175,7 @@ def integrate(
         continuous_covariate_keys=continuous_covariate_keys,
         weight_systems=weight_systems,
     )
+    check_input_columns(columns)
     check_writable(adata)
     ranks, window_cells = current_ranks(), None
     call = {
@@ -196,6 +197,8 @@ def integrate(
             window_cells = storage.window_cells
             on_event(Event("storage", storage.why, storage_values(storage)))
         data = read_data(adata, columns, window_cells=window_cells, ranks=ranks)
+        if n_members > 1:
+            check_support_names(data.vocabulary.systems)
         usual = chosen.settings_for(data.cells.n_cells, data.cells.n_systems)
         settings = fill_in(chosen, settings, data.cells.n_cells, data.cells.n_systems)
         system = check_obs_column(adata, system_key, "system_key")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from anndata import AnnData
 
@@ -17,6 +19,7 @@ from sysvi.api.support import (
     warn_about_unsupported_cells,
 )
 from sysvi.api.sysvi import SysVI
+from sysvi.data.columns import Columns
 
 
 def is_hdf5_name(name: object) -> bool:
@@ -51,6 +54,37 @@ def check_embedding_name(key_added: str) -> None:
         raise InputError(f"key_added is {key_added!r}, under which the support is stored: choose another name.")
 
 
+def check_input_columns(columns: Columns) -> None:
+    """Refuse to read the system or a covariate from the column in which the support is written."""
+    if SUPPORT_KEY in columns.all:
+        raise InputError(
+            f"Column {SUPPORT_KEY!r} of adata.obs cannot be the system, the batch or a covariate, as the support of "
+            "cells is written there: rename it."
+        )
+
+
+def check_support_names(systems: Iterable[str]) -> None:
+    """Refuse systems whose columns in ``obsm["sysvi_support"]`` would have the same name.
+
+    Examples
+    --------
+    >>> check_support_names(["cell line/2D", "cell line/3D"])
+    """
+    of_column: dict[str, str] = {}
+    for name in systems:
+        other = of_column.setdefault(_support_column(name), name)
+        if other != name:
+            raise InputError(
+                f"Systems {other!r} and {name!r} would have the same column in obsm[{SUPPORT_KEY!r}], where a slash "
+                "becomes a bar: rename one of them."
+            )
+
+
+def _support_column(system: str) -> str:
+    """Name of a system's column in the table of the support; h5ad files have no slashes there."""
+    return system.replace("/", "|")
+
+
 def write_results(adata: AnnData, model: SysVI | Ensemble, key_added: str, on_event: OnEvent, stacklevel: int) -> None:
     """Write embedding, support and record of a trained model into its data.
 
@@ -80,7 +114,7 @@ def write_results(adata: AnnData, model: SysVI | Ensemble, key_added: str, on_ev
     adata.obsm[key_added] = model.combine(embeddings)
     system = check_obs_column(adata, model.vocabulary.system_key, "system_key")
     support = neighbor_support(embeddings, system).set_index(adata.obs_names)
-    adata.obsm[SUPPORT_KEY] = support.rename(columns=lambda name: name.replace("/", "|"))  # h5ad files have no slashes
+    adata.obsm[SUPPORT_KEY] = support.rename(columns=_support_column)
     adata.obs[SUPPORT_KEY] = support.max(axis=1).to_numpy(np.float32)
     on_event(describe_support(support, system))
     warn_about_unsupported_cells(support, system, stacklevel=stacklevel + 1)

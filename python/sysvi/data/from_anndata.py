@@ -204,8 +204,8 @@ def _small_system_warnings(system: np.ndarray, vocabulary: Vocabulary) -> Iterab
     small = {name: size for name, size in zip(vocabulary.systems, sizes, strict=True) if size < SMALL_SYSTEM}
     if small:
         yield (
-            f"System {listing(small)} has fewer cells ({listing(small.values())}) than a minibatch of {SMALL_SYSTEM} "
-            "holds; mixing may be poor. weight_systems=True (of SysVI: weight_batches=True) makes all systems count "
+            f"System {listing(small)} has fewer cells ({listing(small.values())}) than {SMALL_SYSTEM}; "
+            "mixing may be poor. weight_systems=True (of SysVI: weight_batches=True) makes all systems count "
             "the same."
         )
 

@@ -92,7 +92,7 @@ def of_support(support: pd.DataFrame | None, system: np.ndarray, n_members: int)
             yield Finding(
                 "note",
                 "One model was trained, so it is not known which cells have reliable counterparts.",
-                "Train an ensemble (members=4) to learn the support of each cell.",
+                "Train an ensemble (members=8) to learn the support of each cell.",
             )
         return
     groups = unsupported_cells(support, system)

@@ -156,6 +156,13 @@ FAULTS = [
         r"Only 4 of the 50 genes seen in system 'system2' have the same gene names.*orthologues",
     ),
     *((None, {"key_added": key}, r"key_added is .* a string, not empty, .* without a slash") for key in KEYS),
+    (None, {"system_key": "sysvi_support"}, r"Column 'sysvi_support' of adata\.obs cannot be the system.* rename it"),
+    (None, {"batch_key": "sysvi_support"}, r"Column 'sysvi_support' of adata\.obs cannot be the system.* rename it"),
+    (
+        set_obs("system", lambda obs: obs["system"].map({"system1": "a/b", "system2": "a|b"})),
+        {"members": 2},
+        r"Systems 'a/b' and 'a\|b' would have the same column in obsm\['sysvi_support'\].* rename one",
+    ),
     (None, {CATEGORICAL: ["organ"]}, r"'organ' is not a column"),
     (None, {CONTINUOUS: ["size"]}, r"'size' is not a column"),
     (set_obs("system", "human"), {}, r"obs\['system'\] has one system only \(human\)"),
@@ -211,7 +218,7 @@ def silence(adata):
 
 SINGLES = r"Most of the {} categories of covariate '{}' have one cell only.*continuous_covariate_keys"
 DOUBTS = [
-    (None, {}, r"System system1, system2 has fewer cells \(150, 150\) than a minibatch of 256"),
+    (None, {}, r"System system1, system2 has fewer cells \(150, 150\) than 256"),
     (tiny_system(10), {"batch_key": None}, r"System system1, system2 has fewer cells \(150, 10\)"),
     (silence, {}, r"2 genes are zero in all cells of system 'system2' \(gene_3, gene_4\)"),
     (set_obs("run", "one"), {CATEGORICAL: ["run"]}, r"Covariate 'run' is the same in all cells \(one\)"),
