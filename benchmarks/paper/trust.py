@@ -259,7 +259,9 @@ def report(table: pd.DataFrame) -> None:
     known = pd.read_csv(AGREEMENT).set_index(["set", "variant"])
     for (name, variant), runs in table.groupby(["set", "variant"], sort=False):
         paths = [trust_sets.FOLDER / f"{name}, {variant}, {repeat}.npy" for repeat in runs["repeat"]]
-        if len(paths) > 1 and all(path.exists() for path in paths):  # embeddings of earlier runs may not be there
+        paths = [path for path in paths if path.exists()]  # embeddings of earlier runs may not be there
+        n_known = known["runs"].get((name, variant), 0)
+        if len(paths) >= max(2, n_known):
             found = [nearest_neighbors(np.load(path), 15).indices for path in paths]
             pairs = [(a[:, :, None] == b[:, None, :]).any(2).mean() for a, b in itertools.combinations(found, 2)]
             known.loc[(name, variant), ["runs", "agreement", "halves"]] = (
