@@ -89,7 +89,8 @@ def _run(python: str | Path, script: Path, arguments: tuple[object, ...], thread
 def _durations(result: dict, process_start: float, stalls: list[tuple[float, float]]) -> dict:
     """Seconds between the clock readings of a script, without the time that the whole machine stood still.
 
-    `total_seconds` count from the data in memory, `process_seconds` from the start of Python: imports are among them.
+    `total_seconds` count from the data in memory, `process_seconds` from the start of Python, so with
+    its imports; `still_seconds` is what was subtracted from the latter.
     """
 
     def duration(start: float, end: float) -> float:
@@ -98,8 +99,8 @@ def _durations(result: dict, process_start: float, stalls: list[tuple[float, flo
     seconds: dict = {}
     if "span" in result:
         start, end = result["span"]
-        seconds = {"total_seconds": duration(start, end), "process_seconds": duration(process_start, end)}
-        seconds["still_seconds"] = end - process_start - duration(process_start, end)
+        total, process = duration(start, end), duration(process_start, end)
+        seconds = {"total_seconds": total, "process_seconds": process, "still_seconds": end - process_start - process}
     if "marks" in result:
         epochs = [duration(start, end) for start, end in pairwise(result["marks"])]
         seconds |= {"epoch_seconds": epochs, "seconds_per_epoch": statistics.mean(epochs)}

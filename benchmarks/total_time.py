@@ -39,7 +39,7 @@ import trust_sets
 
 FRACTIONS = (0.125, 0.25, 0.5)  # of the default number of epochs
 WEIGHTS = {"iLISI": 0.4, "NMI": 0.3, "Moran": 0.3}
-EXTRAPOLATED_FROM = 10  # epochs of the peer
+EXTRAPOLATED_FROM = 10  # epochs of the peer, from whose time that of its whole training is computed
 TABLE = RESULTS / "total_time.csv"
 RATIOS = ["whole call, times", "an epoch, times", "to the peer's score, times"]
 

@@ -40,7 +40,8 @@ GIVEN: dict[str, tuple[str, ...]] = {
     "README.md": ("Python 3.11 or later",),
     "docs/trust.md": (
         "128, 0.001", "0.002 or 0.004", "rises from 0.1 to 0.6 of training", "its share rises from 0.1 to 0.6 of training",
-        "a support below 0.2", "A threshold of 0.3", "by 0.04 and of 400 islet cells by 0.11", "must be at least 1.35", "1.65). The radius", "at least 1.65",
+        "a support below 0.2", "A threshold of 0.3", "by 0.04 and of 400 islet cells by 0.11",
+        "must be at least 1.35", "1.65). The radius", "at least 1.65",
         "at least 1.2 times as much as without a shift", "2.5 widths of the weights",
     ),
     "docs/compare-systems.md": (
@@ -61,9 +62,7 @@ GIVEN: dict[str, tuple[str, ...]] = {
         "would be an iLISI of 0.38", "are fully mixed has 0.38", "scvi-tools 1.4.2", "the AUROC below 0.9",
     ),
     "docs/performance.md": ("torch 2.13.0, numba 0.68.1", "scib-metrics 0.5.10", "scvi-tools 1.5.1's SysVI"),
-    "docs/benchmarks.md": (
-        "scib-metrics 0.5.10", "scvi-tools 1.4.2", "0.6 biology + 0.4 batch correction",
-    ),
+    "docs/benchmarks.md": ("scib-metrics 0.5.10", "scvi-tools 1.4.2", "0.6 biology + 0.4 batch correction"),
     "docs/tuning.md": (
         "0.6 biology + 0.4 batch correction", "(at least 0.8 of it)", "and at least by 0.2",
     ),
@@ -139,8 +138,7 @@ def readme() -> list[str]:
         f"keeps cell types about as well as PCA does (NMI at most {nmi_lost():.2f} lower) and keeps private types apart "
         f"(mixing of at most {worst_private(REAL):.2f} in the worst call)",
         f"In simulations whose types PCA finds, private types mix by at most {worst_private(simulations(False)):.2f} "
-        "(one of them loses a type in some calls); "
-        f"where PCA loses types, private types mix too ({trust('family_20', 'private'):.2f})",
+        f"(one of them loses a type in some calls); where PCA loses types, private types mix too ({trust('family_20', 'private'):.2f})",
     ]
 
 
@@ -282,10 +280,10 @@ def metrics_of_few_cells() -> str:
     return f"on 20,000 cells, beside scib-metrics 0.6.1, they take {ours:.1f} s instead of {theirs:.0f} s ({ratio:.0f} times)"
 
 
-def times_of_whole_calls() -> tuple[float, float]:
-    """How many times as long a script with the default call of scvi-tools takes: least and most of the sets."""
+def times_of_whole_calls() -> str:
+    """How many times as long as sysvi's a script with scvi-tools' default call takes: the least and most of all sets."""
     ratio = read("total_time").groupby("set")["whole call, times"].median()
-    return ratio.min(), ratio.max()
+    return f"{ratio.min():.1f} to {ratio.max():.1f} times as long"
 
 
 def of_performance() -> list[str]:
@@ -316,7 +314,7 @@ def of_performance() -> list[str]:
         ),
         "too take {:.0f} s and {:.2f} GB, where scib-metrics takes {:.0f} s and {:.1f} GB".format(*metric_speed()),
         metrics_of_few_cells(),
-        "{:.1f} to {:.1f} times as long".format(*times_of_whole_calls()),
+        times_of_whole_calls(),
         f"The whole table of metrics takes {table['whole table']:.0f} s and {table[memory] / 1000:.1f} GB",
         f"a stratified sample of 100,000 takes {sample['evaluate']:.0f} s and {sample[memory] / 1000:.1f} GB",
         f"Baron's default training ({read('gpu_baron')['epochs'].iloc[0]} epochs) takes "
@@ -473,7 +471,7 @@ def of_measurements() -> list[str]:
     plain = read("steps").pivot_table(index="minibatch", columns="step", values="relative")
     plain = plain["plain: autograd, nothing fused, dense, float32"]
     return [
-        "{:.1f} to {:.1f} times as long".format(*times_of_whole_calls()),
+        times_of_whole_calls(),
         f"make a step {plain.min():.0f} to {plain.max():.1f} times as fast",
         f"sysvi: {seconds['sysvi', 1000]:.1f} s for 1,000 cells",
         "{:.0f} s for 100,000, {:.0f} s for 300,000, {:.0f} s for a million".format(

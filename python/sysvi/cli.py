@@ -714,7 +714,7 @@ def integrate(
     if len(model.members) > 1:
         details += f", combined from {len(model.members)} models; their agreement in sysvi_support of obs and obsm"
     if model.status == "interrupted":
-        details += _interrupted(len(model.members), checkpoint)
+        details += _note_of_interrupt(len(model.members), checkpoint)
     report.wrote(output or input, details, key=key)
     if model.status == "interrupted" or interrupted():
         sys.exit(exit_status())
@@ -745,8 +745,8 @@ def integrate(
     )
 
 
-def _interrupted(n_models: int, checkpoint: Path | None) -> str:
-    """What an interrupted `sysvi integrate` has written, and how to go on."""
+def _note_of_interrupt(n_models: int, checkpoint: Path | None) -> str:
+    """What to add to the message about the output if training was interrupted: its models, and how to go on."""
     models = "of one model, without support" if n_models == 1 else f"of {n_models} models"
     again = "" if checkpoint is None else "; the same command with --overwrite goes on from the checkpoint"
     return f". Training was interrupted, so this is the embedding {models}{again}"

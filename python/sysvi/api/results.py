@@ -16,6 +16,7 @@ from sysvi.api.support import (
     describe_support,
     neighbor_support,
     remove_support,
+    support_column,
     warn_about_unsupported_cells,
 )
 from sysvi.api.sysvi import SysVI
@@ -72,17 +73,12 @@ def check_support_names(systems: Iterable[str]) -> None:
     """
     of_column: dict[str, str] = {}
     for name in systems:
-        other = of_column.setdefault(_support_column(name), name)
+        other = of_column.setdefault(support_column(name), name)
         if other != name:
             raise InputError(
                 f"Systems {other!r} and {name!r} would have the same column in obsm[{SUPPORT_KEY!r}], where a slash "
                 "becomes a bar: rename one of them."
             )
-
-
-def _support_column(system: str) -> str:
-    """Name of a system's column in the table of the support; h5ad files have no slashes there."""
-    return system.replace("/", "|")
 
 
 def write_results(adata: AnnData, model: SysVI | Ensemble, key_added: str, on_event: OnEvent, stacklevel: int) -> None:
@@ -114,7 +110,7 @@ def write_results(adata: AnnData, model: SysVI | Ensemble, key_added: str, on_ev
     adata.obsm[key_added] = model.combine(embeddings)
     system = check_obs_column(adata, model.vocabulary.system_key, "system_key")
     support = neighbor_support(embeddings, system).set_index(adata.obs_names)
-    adata.obsm[SUPPORT_KEY] = support.rename(columns=_support_column)
+    adata.obsm[SUPPORT_KEY] = support.rename(columns=support_column)
     adata.obs[SUPPORT_KEY] = support.max(axis=1).to_numpy(np.float32)
     on_event(describe_support(support, system))
     warn_about_unsupported_cells(support, system, stacklevel=stacklevel + 1)

@@ -67,6 +67,17 @@ def neighbor_support(embeddings: Sequence[np.ndarray], system: np.ndarray) -> pd
     return support
 
 
+def support_column(system: str) -> str:
+    """Name of a system's column in ``obsm["sysvi_support"]``: h5ad files have no slashes in names.
+
+    Examples
+    --------
+    >>> support_column("cell line/2D")
+    'cell line|2D'
+    """
+    return system.replace("/", "|")
+
+
 def remove_support(adata: AnnData) -> None:
     """Remove the support that an earlier model wrote, which does not go with another embedding."""
     for container in (adata.obs, adata.obsm):

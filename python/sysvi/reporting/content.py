@@ -13,7 +13,7 @@ from sysvi._core.checks import check_obs_column, get_expression
 from sysvi._core.errors import InputError
 from sysvi._core.events import Event, OnEvent, ignore_event, preparation_reporter
 from sysvi._core.figures import umap
-from sysvi.api.support import SUPPORT_KEY
+from sysvi.api.support import SUPPORT_KEY, support_column
 from sysvi.data.ensure_prepared import ensure_prepared
 from sysvi.data.labels import read_labels, stratified_sample
 from sysvi.data.prepare import PREPARED_KEY, ignore_few_genes_warning
@@ -175,7 +175,7 @@ def read_support(adata: AnnData, system: np.ndarray) -> pd.DataFrame | None:
     table = adata.obsm.get(SUPPORT_KEY)
     if not isinstance(table, pd.DataFrame):
         return None
-    own = {name.replace("/", "|"): name for name in np.unique(system)}  # h5ad files have no slashes in names
+    own = {support_column(name): name for name in np.unique(system)}
     return table.rename(columns=own).reset_index(drop=True)
 
 
